@@ -1,0 +1,291 @@
+"""Is this machine ready? Python, packages against their pins, GPUs, memory, disk, data sets, keys; one line per finding.
+
+reads   requirements.txt, $DATA_ROOT, the environment and .env (which keys are set, never their values)
+writes  nothing
+
+Needs nothing but the standard library, so it also runs before the set-up. Exit code 0 ready, 3 not ready.
+
+bash scripts/doctor.sh        (python -m configs.doctor --memory_gib 64 --disk_gib 200 for a run of your own)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
+
+from configs.integrity import Check, verify_outputs
+from configs.program import ROOT
+
+GIB = 2**30
+MEMORY_GIB = 4.0  # what the quickstart may take at its peak
+DISK_GIB = 1.0  # room for the quickstart's data set, checkpoints and report
+# .venv is 2.0 GB with CPU wheels; the CUDA wheels alone are 2.8 GB before they are unpacked.
+SETUP_GIB = {"cpu": 3.0, "cuda": 9.0}
+HASH_GIB = 4.0  # bytes of data sets that are hashed without --deep: seconds
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+KEYS = {
+    "OPENAI_API_KEY": "only a teacher or judge model behind an API needs it",
+    "WANDB_API_KEY": "only logging to Weights & Biases needs it",
+    "HF_TOKEN": "only gated models need it",
+}
+PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#]+)")
+KEY_LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `level` is ok, warn or FAIL, and FAIL means not ready."""
+
+    level: str
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<5} {self.subject:<9} {self.text}"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One line of nvidia-smi, memory in GiB."""
+
+    name: str
+    total_gib: float
+    free_gib: float
+
+
+def read_pins(requirements: str) -> dict[str, str]:
+    """{package: exact version} of a requirements file's text."""
+    return {match[1]: match[2] for line in requirements.splitlines() if (match := PIN.match(line))}
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """{package: version} of those of `packages` that this Python can import."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def check_python(version: tuple[int, int], executable: str) -> Finding:
+    text = f"{version[0]}.{version[1]} ({executable})"
+    if (3, 11) <= version <= (3, 13):
+        return Finding("ok", "python", text)
+    return Finding("FAIL", "python", f"{text} is not 3.11-3.13 -> delete .venv, then bash scripts/setup.sh")
+
+
+def check_packages(pins: Mapping[str, str], installed: Mapping[str, str]) -> Iterator[Finding]:
+    """Pins that match share a line; each missing or differing one has its own. A local part (+cpu) does not differ."""
+    if not installed:
+        yield Finding("FAIL", "packages", f"none of {len(pins)} is installed -> bash scripts/setup.sh")
+        return
+    same = [f"{name} {pin}" for name, pin in pins.items() if installed.get(name, "").split("+")[0] == pin]
+    if same:
+        yield Finding("ok", "packages", f"{len(same)} of {len(pins)} as pinned: {', '.join(same)}")
+    for name, pin in pins.items():
+        have = installed.get(name)
+        if have is None:
+            yield Finding("FAIL", "packages", f"{name} {pin} is missing -> bash scripts/setup.sh")
+        elif have.split("+")[0] != pin:
+            level = "warn" if have.split(".")[0] == pin.split(".")[0] else "FAIL"
+            yield Finding(level, "packages", f"{name} is {have}, the pin is {pin} -> bash scripts/setup.sh")
+
+
+def find_gpus() -> list[Gpu]:
+    """What nvidia-smi lists; empty where there is none. torch is not asked: importing it takes seconds."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return parse_gpus(result.stdout) if result.returncode == 0 else []
+
+
+def parse_gpus(text: str) -> list[Gpu]:
+    """GPUs of nvidia-smi's csv lines `name, total MiB, free MiB`; a GPU that tells no memory counts as 0."""
+    rows = [line.rsplit(",", 2) for line in text.splitlines() if line.count(",") >= 2]
+    return [Gpu(name.strip(), _mib(total) / 1024, _mib(free) / 1024) for name, total, free in rows]
+
+
+def _mib(text: str) -> float:
+    return float(text) if text.strip().replace(".", "", 1).isdigit() else 0.0
+
+
+def check_gpus(gpus: list[Gpu], torch: str | None, index_url: str | None) -> Iterator[Finding]:
+    """GPUs, and whether the torch build (its version's local part) fits them."""
+    for position, gpu in enumerate(gpus):
+        memory = f"{gpu.free_gib:.0f} of {gpu.total_gib:.0f} GiB free"
+        yield Finding("ok", "gpu", f"{position}: {gpu.name}, {memory}")
+    cpu_build = torch is not None and torch.endswith("+cpu")
+    if gpus and cpu_build:
+        text = f"torch {torch} has no CUDA -> without TORCH_INDEX_URL: delete .venv, bash scripts/setup.sh"
+        yield Finding("warn", "gpu", text)
+    if not gpus:
+        yield Finding("ok", "gpu", "none: everything runs on the CPU")
+        if torch is None and not index_url and platform.system() == "Linux":
+            text = f"set-up would download CUDA wheels -> TORCH_INDEX_URL={CPU_INDEX} bash scripts/setup.sh"
+            yield Finding("warn", "torch", text)
+
+
+def available_memory() -> int | None:
+    """Bytes a new process can take: the machine's, and no more than its container's or job's limit; None if unknown."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    available = re.search(r"^MemAvailable:\s+(\d+)", meminfo, re.M)
+    free = [int(available[1]) * 1024] if available else []
+    return min(free + list(_free_in_groups()), default=None)
+
+
+def _free_in_groups() -> Iterator[int]:
+    """What each control group (v2) around this process leaves free; cached file pages count as free."""
+    try:
+        own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.M)
+    except OSError:
+        return
+    top = Path("/sys/fs/cgroup")
+    group = top / own[1] if own else top
+    for folder in (group, *group.parents[: len(group.relative_to(top).parts)]):
+        try:
+            limit = int((folder / "memory.max").read_text())  # "max" is no limit, and no int
+            used = int((folder / "memory.current").read_text())
+            cached = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M)
+        except (OSError, ValueError):
+            continue
+        yield limit - used + (int(cached[1]) if cached else 0)
+
+
+def check_memory(available: int | None, needed_gib: float) -> Finding:
+    if available is None:
+        return Finding("warn", "memory", f"unknown here -> make sure that {needed_gib:g} GiB are free")
+    text = f"{available / GIB:.1f} GiB free, {needed_gib:g} GiB needed"
+    if available >= needed_gib * GIB:
+        return Finding("ok", "memory", text)
+    return Finding("FAIL", "memory", f"{text} -> close programs or take a larger machine")
+
+
+def check_cores(cores: int) -> Finding:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return Finding("ok", "cores", f"{cores}{f' (OMP_NUM_THREADS={threads})' if threads else ''}")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_directory(name: str, directory: Path, needed_gib: float) -> Finding:
+    """Can files be written in `directory` (or, before it exists, where it would be made), and is there room?"""
+    present = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    shown = f"{name} = {directory}"
+    try:
+        with tempfile.TemporaryFile(dir=present):
+            pass
+    except OSError as error:
+        return Finding("FAIL", "disk", f"{shown}: cannot write ({error.strerror}) -> point {name} elsewhere")
+    free = shutil.disk_usage(present).free
+    text = f"{shown}: {free / GIB:.1f} GiB free, {needed_gib:g} GiB needed"
+    if free >= needed_gib * GIB:
+        return Finding("ok", "disk", text)
+    return Finding("FAIL", "disk", f"{text} -> free space or point {name} elsewhere")
+
+
+def check_data(root: Path, *, deep: bool) -> Iterator[Finding]:
+    """Every data set below `root`: the files of its finished outputs against their manifests."""
+    sets = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._") if root.is_dir() else []
+    if not sets:
+        yield Finding("ok", "data", f"no data set below {root} yet: scripts/01_prepare_data.sh makes one")
+    budget = sys.maxsize if deep else int(HASH_GIB * GIB)
+    for directory in sets:
+        if not (directory / "manifest.json").exists():
+            text = f"{directory} is unfinished (no manifest.json) -> run stage 01 again"
+            yield Finding("warn", "data", text)
+        check = verify_outputs(directory, hash_budget=budget)
+        budget -= check.hashed
+        for fault in check.faults:
+            yield Finding("FAIL", "data", f"{fault} -> delete that output and run its stage again")
+        if check.outputs and not check.faults:
+            yield sound_data(directory, check)
+
+
+def sound_data(directory: Path, check: Check) -> Finding:
+    """The line of a data set without faults."""
+    text = f"{directory}: {check.outputs} outputs, {check.files} files, {check.bytes / 2**20:.0f} MiB"
+    left = check.bytes - check.hashed
+    if left:
+        return Finding("warn", "data", f"{text}, sizes as written; {left / GIB:.1f} GiB unread -> add --deep")
+    return Finding("ok", "data", f"{text}, sizes and hashes as written")
+
+
+def check_keys(environment: Mapping[str, str], env_file: Path) -> Iterator[Finding]:
+    """Where each key is set. Values are compared with the empty string and go nowhere else."""
+    in_file = {}
+    if env_file.is_file():
+        lines = (KEY_LINE.match(line) for line in env_file.read_text(errors="replace").splitlines())
+        in_file = {match[1]: match[2].strip("'\"") for match in lines if match}
+        if os.name == "posix" and env_file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            yield Finding("warn", "keys", f"{env_file} can be read by others -> chmod 600 {env_file}")
+    for key, purpose in KEYS.items():
+        where = "environment" if environment.get(key) else ".env" if in_file.get(key) else None
+        yield Finding("ok", "keys", f"{key}: {f'set in {where}' if where else f'not set ({purpose})'}")
+
+
+def diagnose(args: argparse.Namespace, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """All findings, the quick ones first."""
+    pins = read_pins((ROOT / "requirements.txt").read_text())
+    installed, gpus = installed_versions(pins), find_gpus()
+    index_url = environment.get("TORCH_INDEX_URL")
+    yield check_python(sys.version_info[:2], sys.executable)
+    yield from check_packages(pins, installed)
+    yield from check_gpus(gpus, installed.get("torch"), index_url)
+    yield check_cores(usable_cores())
+    yield check_memory(available_memory(), args.memory_gib)
+    if "torch" not in installed:
+        yield check_directory(".venv", ROOT / ".venv", SETUP_GIB["cpu" if index_url else "cuda"])
+    data_root = Path(environment.get("DATA_ROOT") or "data")
+    yield check_directory("DATA_ROOT", data_root, args.disk_gib)
+    yield check_directory("OUTPUT_ROOT", Path(environment.get("OUTPUT_ROOT") or "outputs"), args.disk_gib)
+    yield from check_keys(environment, ROOT / ".env")
+    yield from check_data(data_root, deep=args.deep)
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, like every other program's."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"ERROR 2: {message} -> see `--help`\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m configs.doctor", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--memory_gib", type=float, default=MEMORY_GIB, help="free memory the run needs")
+    parser.add_argument("--disk_gib", type=float, default=DISK_GIB, help="free disk the run needs")
+    parser.add_argument("--deep", action="store_true", help=f"hash data beyond {HASH_GIB:g} GiB too")
+    args = parser.parse_args(argv)
+    os.chdir(ROOT)  # relative roots mean the repository
+    failures = 0
+    for finding in diagnose(args, os.environ):
+        print(finding, flush=True)
+        failures += finding.level == "FAIL"
+    print(f"not ready: {failures} to fix, see FAIL above" if failures else "ready")
+    return 3 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""The frame around every program: arguments, `.env`, signals, exit codes, one-line errors.
+
+A stage module ends in
+
+    if __name__ == "__main__":
+        program.run(PrepareArgs, main)
+
+Arguments are one dataclass; a value comes from its default, then from each `--config file.yaml` in turn (nested
+dataclasses merge, lists and free mappings are replaced), then from dotted flags. Unknown keys and wrong types are errors.
+
+Exit codes: 0 outputs complete and valid, 2 bad input or configuration (nothing written), 3 environment (disk, memory,
+GPU, network), 4 numeric (non-finite loss, illegal decoding), 5 external service, 130/143 interrupted and resumable.
+The last line of a failure is `ERROR <code>: <what> <where> -> <what to do>`; `--debug` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
+
+
+class ProgramError(Exception):
+    """An error whose message is the whole story: what, where, what to do. `code` is the exit code."""
+
+    code = 1
+
+
+class InputError(ProgramError):
+    """Bad input or configuration; nothing was written."""
+
+    code = 2
+
+
+class EnvironmentFault(ProgramError):
+    """Disk, memory, GPU or network."""
+
+    code = 3
+
+
+class NumericError(ProgramError):
+    """Non-finite numbers or an illegal decoding."""
+
+    code = 4
+
+
+class ServiceError(ProgramError):
+    """A teacher, judge or other external service."""
+
+    code = 5
+
+
+class AlreadyComplete(Exception):
+    """The requested output exists with the same configuration, inputs and stage version: nothing to do."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM; the exit code is 128 + the signal number and the next run resumes."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.code = 128 + signum
+
+
+class StopFlag:
+    """Set by a signal inside `deferred_signals`; a training loop polls it at each step boundary."""
+
+    signum: int | None = None
+
+    def raise_if_set(self) -> None:
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+
+def _raise_interrupted(signum: int, frame: object) -> NoReturn:
+    raise Interrupted(signum)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[StopFlag]:
+    """Inside, SIGINT and SIGTERM only set a flag, so that a step ends and a checkpoint is written before the exit."""
+    flag = StopFlag()
+    previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(signum: int, frame: object) -> None:
+        flag.signum = signum
+
+    for s in previous:
+        signal.signal(s, remember)
+    try:
+        yield flag
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
+
+
+def make_parser(args_class: type, prog: str | None = None, description: str | None = None) -> Any:
+    """The jsonargparse parser of a dataclass: `--config`, `--debug`, and one flag per field."""
+    from argparse import RawDescriptionHelpFormatter
+
+    from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+        """Keeps the lines of module docstrings."""
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="YAML file of these arguments; may be repeated, later wins"
+    )
+    parser.add_argument("--debug", action="store_true", help="print a traceback on errors")
+    parser.add_class_arguments(args_class, None, as_group=False)
+    return parser
+
+
+def parse(
+    args_class: type[T],
+    argv: list[str] | None = None,
+    *,
+    prog: str | None = None,
+    description: str | None = None,
+) -> tuple[T, bool]:
+    """Parse `argv` into (an instance of `args_class`, the --debug flag). Raises InputError naming the bad flag or key."""
+    from jsonargparse import ArgumentError
+
+    parser = make_parser(args_class, prog, description)
+    try:
+        namespace = parser.parse_args(with_values(args_class, sys.argv[1:] if argv is None else argv))
+        values = parser.instantiate(namespace).as_dict()
+    except ArgumentError as error:
+        raise InputError(f"{_one_line(error)} -> see `--help`") from error
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"arguments: {_one_line(error)} -> see `--help`") from error
+    debug = values.pop("debug")
+    values.pop("config", None)
+    try:
+        return args_class(**values), debug
+    except (TypeError, ValueError) as error:
+        raise InputError(f"arguments: {_one_line(error)} -> see `--help`") from error
+
+
+def with_values(args_class: type, argv: list[str]) -> list[str]:
+    """`argv` with `true` after every boolean flag that stands alone: `--overwrite` means `--overwrite true`."""
+    switches = {f"--{field.name}" for field in dataclasses.fields(args_class) if field.type in ("bool", bool)}
+    following = [*argv[1:], "--"]
+    return [
+        part
+        for flag, after in zip(argv, following, strict=True)
+        for part in ([flag, "true"] if flag in switches and after.startswith("--") else [flag])
+    ]
+
+
+def run(args_class: type[T], main: Callable[[T], None], argv: list[str] | None = None) -> NoReturn:
+    """Parse, call `main(args)`, and leave the process with the exit code that the outcome deserves."""
+    module = sys.modules[main.__module__]
+    name = getattr(getattr(module, "__spec__", None), "name", None) or Path(sys.argv[0]).stem
+    load_environment()
+    if quiet():
+        os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, _raise_interrupted)
+    debug = "--debug" in (sys.argv if argv is None else argv)
+    try:
+        args, debug = parse(args_class, argv, prog=f"python -m {name}", description=module.__doc__)
+        main(args)
+        code = 0
+    except AlreadyComplete as complete:
+        print(f"{name}: {complete}", flush=True)
+        code = 0
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        code = _report(error, debug)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _report(error: BaseException, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    code, text = classify(error)
+    label = "INTERRUPTED" if code in (130, 143) else "ERROR"
+    print(f"{label} {code}: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def classify(error: BaseException) -> tuple[int, str]:
+    """(exit code, one line) of any exception."""
+    if isinstance(error, ProgramError):
+        return error.code, _one_line(error)
+    if isinstance(error, Interrupted):
+        return error.code, f"{error} -> run the same command again to resume"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted -> run the same command again to resume"
+    if isinstance(error, MemoryError):
+        return 3, "out of memory -> use smaller batches or a larger machine"
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            3,
+            f"GPU out of memory ({_one_line(error)[:200]}) -> lower the per-device batch size, max_length or beams",
+        )
+    if isinstance(error, PermissionError):
+        return 2, f"no permission: {error.filename} -> check the path and its owner"
+    if isinstance(error, FileNotFoundError):
+        return 2, f"no such file or directory: {error.filename or error} -> check the path"
+    if isinstance(error, OSError):
+        return 3, f"{_one_line(error)} -> check disk space and permissions"
+    return 1, f"{type(error).__name__}: {_one_line(error)} -> a bug: run again with --debug"
+
+
+def _one_line(error: BaseException | str) -> str:
+    return " ".join(str(error).split())
+
+
+def load_environment() -> None:
+    """Read `.env` of the repository; variables that are already set win. Secrets come from here, never from flags."""
+    path = ROOT / ".env"
+    if path.exists():
+        from dotenv import load_dotenv
+
+        load_dotenv(path, override=False)
+
+
+def as_yaml(args: Any) -> str:
+    """The resolved arguments as YAML; `--config` accepts it again."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(args), sort_keys=False, allow_unicode=True)
+
+
+def quiet() -> bool:
+    """True where progress bars only fill a log: under CI, with QUIET=1, and where stderr is no terminal."""
+    return bool(os.environ.get("CI") or os.environ.get("QUIET")) or not sys.stderr.isatty()
+
+
+def progress(items: Iterable[T], *, label: str, total: int | None = None, unit: str = "row") -> Iterable[T]:
+    """A tqdm bar over `items`; silent where `quiet()`, and for work that ends within a second."""
+    from tqdm import tqdm
+
+    return tqdm(
+        items, desc=label, total=total, unit=unit, disable=quiet(), delay=1.0, mininterval=0.5, leave=False
+    )
+
+
+def peak_mib() -> int:
+    """Peak resident memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform != "darwin" else peak // 2**20
+
+
+class Clock:
+    """Wall seconds since construction."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start

@@ -1,0 +1,193 @@
+"""Schemas of the tables that cross stages: read, check, build.
+
+Optional columns may be missing; columns beyond a schema are allowed and kept (adapter extras). A reader takes the
+directory, requires its manifest, and refuses a table that does not fit in one line that names the column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.program import InputError
+from data.output import require_manifest
+
+SPLITS = ("train", "valid", "test")
+INT_LIST, TEXT_LIST = pa.list_(pa.int32()), pa.list_(pa.string())
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Required and optional columns of one table, and the stage that writes it."""
+
+    file: str
+    written_by: str
+    required: dict[str, pa.DataType]
+    optional: dict[str, pa.DataType]
+    nullable: frozenset[str] = frozenset()
+
+
+ITEMS = Schema(
+    "items.parquet",
+    "scripts/01_prepare_data.sh",
+    {"item_id": pa.int32(), "raw_id": pa.string(), "title": pa.string(), "description": pa.string(),
+     "categories": TEXT_LIST, "brand": pa.string()},
+    {"price": pa.float32(), "image": pa.string(), "item_type": pa.string()},
+    frozenset({"price", "image", "item_type"}),
+)  # fmt: skip
+INTERACTIONS = Schema(
+    "interactions.parquet",
+    "scripts/01_prepare_data.sh",
+    {"user_id": pa.int32(), "item_id": pa.int32(), "order": pa.int32()},
+    {"rating": pa.float32(), "timestamp": pa.int64(), "split": pa.string()},
+    frozenset({"rating", "timestamp", "split"}),
+)
+SEQUENCES = Schema(
+    "sequences.parquet",
+    "scripts/01_prepare_data.sh",
+    {
+        "example_id": pa.int64(),
+        "user_id": pa.int32(),
+        "history": INT_LIST,
+        "target": pa.int32(),
+        "split": pa.string(),
+    },
+    {"timestamp": pa.int64()},
+    frozenset({"timestamp"}),
+)
+USERS = Schema(
+    "users.parquet",
+    "scripts/01_prepare_data.sh",
+    {"user_id": pa.int32(), "raw_id": pa.string()},
+    {},
+    frozenset(),
+)
+SIDS = Schema(
+    "sids.parquet", "scripts/04_build_sids.sh", {"item_id": pa.int32(), "codes": INT_LIST}, {}, frozenset()
+)
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+ANSWER = pa.struct(
+    [
+        ("reasoning", pa.string()),
+        ("item_id", pa.int32()),
+        ("sid", INT_LIST),
+        ("terms", TEXT_LIST),
+        ("text", pa.string()),
+    ]
+)
+EXAMPLES = Schema(
+    "{split}.parquet",
+    "scripts/07_build_examples.sh",
+    {"example_id": pa.int64(), "task": pa.string(), "messages": pa.list_(MESSAGE), "answer": ANSWER,
+     "history": INT_LIST, "target": INT_LIST, "weight": pa.float32()},
+    {"user_id": pa.int32()},
+    frozenset({"user_id"}),
+)  # fmt: skip
+PREDICTIONS = Schema(
+    "predictions.parquet",
+    "evaluate.sh",
+    {"example_id": pa.int64(), "rank": pa.float32(), "item_ids": INT_LIST, "score": pa.float32()},
+    {"codes": INT_LIST, "text": pa.string()},
+    frozenset({"codes", "text"}),
+)
+
+
+def conform(table: pa.Table, schema: Schema, *, where: str) -> pa.Table:
+    """`table` with the schema's columns cast to its types, extras after them; InputError naming the first bad column."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name, kind in (schema.required | schema.optional).items():
+        if name not in table.column_names:
+            if name in schema.required:
+                raise InputError(
+                    f"{where}: column `{name}` ({kind}) is missing -> {schema.written_by} writes it"
+                )
+            continue
+        column = table[name]
+        if column.type != kind:
+            try:
+                column = column.cast(kind)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise InputError(
+                    f"{where}: column `{name}` is {column.type}, not {kind} ({str(error)[:80]})"
+                ) from None
+        if name not in schema.nullable and column.null_count:
+            row = pc.index(column.is_null(), True).as_py()
+            raise InputError(f"{where}: column `{name}` is null in row {row} ({column.null_count} rows)")
+        columns[name] = column
+    extras = {name: table[name] for name in table.column_names if name not in columns}
+    return pa.table(columns | extras)
+
+
+def read_file(path: Path, *, columns: list[str] | None = None) -> pa.Table:
+    """Read one parquet file; InputError naming file and size when it is no parquet."""
+    if not path.exists():
+        raise InputError(f"missing file: {path} -> run the stage that writes it")
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{path} ({path.stat().st_size} bytes) is not a readable parquet file: {str(error)[:100]}"
+        ) from None
+
+
+def read(directory: str | Path, schema: Schema, *, file: str | None = None) -> pa.Table:
+    """The table of `schema` in a finished output directory, checked."""
+    require_manifest(directory, written_by=schema.written_by)
+    path = Path(directory) / (file or schema.file)
+    return conform(read_file(path), schema, where=str(path))
+
+
+def read_items(directory: str | Path) -> pa.Table:
+    """items.parquet of a prepared data set; item_id must be 0..N-1 in order."""
+    items = read(directory, ITEMS)
+    ids = items["item_id"].to_numpy()
+    if not np.array_equal(ids, np.arange(len(ids))):
+        raise InputError(
+            f"{directory}/items.parquet: item_id is not 0..{len(ids) - 1} in order -> run data.prepare again"
+        )
+    return items
+
+
+def read_sequences(directory: str | Path, *, num_items: int | None = None) -> pa.Table:
+    """sequences.parquet of a prepared data set; with `num_items` every item id is checked to lie in 0..N-1."""
+    sequences = read(directory, SEQUENCES)
+    if num_items is not None:
+        flat = sequences["history"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        for name, values in (("history", flat), ("target", sequences["target"].to_numpy())):
+            if len(values) and (values.min() < 0 or values.max() >= num_items):
+                raise InputError(
+                    f"{directory}/sequences.parquet: `{name}` names an item outside 0..{num_items - 1}"
+                )
+    return sequences
+
+
+def ragged(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(offsets int64 [rows + 1], values int32 [total]) of a list<int32> column, whatever its slicing."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], type=column.type)
+    offsets = np.concatenate([[0], np.cumsum(array.value_lengths().to_numpy(zero_copy_only=False))]).astype(
+        np.int64
+    )
+    return offsets, array.flatten().to_numpy(zero_copy_only=False)
+
+
+def int_lists(offsets: np.ndarray, values: np.ndarray) -> pa.ListArray:
+    """The inverse of `ragged`: list<int32>."""
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values.astype(np.int32)))
+
+
+def text_array(values: list[str]) -> pa.Array:
+    """Strings as an Arrow array, also when there are none."""
+    return pa.array(values, pa.string())
+
+
+def int_rows(matrix: np.ndarray) -> pa.ListArray:
+    """A dense integer matrix [N, L] as list<int32> rows of equal length."""
+    rows, width = matrix.shape
+    return int_lists(np.arange(rows + 1) * width, matrix.reshape(-1))

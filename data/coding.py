@@ -1,0 +1,63 @@
+"""Strings become dense integer codes once, while a file is read; everything after that is numpy on codes.
+
+Codes are given in order of first appearance. Memory is one int32 per row plus each distinct string once: the small
+dictionaries of the blocks are merged whenever together they outgrow the merged one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+MERGE_ABOVE = 1 << 18
+
+
+class Coder:
+    """Collects blocks of strings; `finish` gives the code of every row and the distinct strings.
+
+    >>> coder = Coder(); coder.add(pa.array(["b", "a", "b"])); coder.add(pa.array(["c", "a"]))
+    >>> codes, values = coder.finish()      # codes [0, 1, 0, 2, 1], values ["b", "a", "c"]
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[pa.DictionaryArray] = []
+        self._merged = 0
+        self._pending = 0
+
+    def add(self, strings: pa.Array | pa.ChunkedArray) -> None:
+        """Append the rows of `strings` (string, no nulls)."""
+        for chunk in strings.chunks if isinstance(strings, pa.ChunkedArray) else [strings]:
+            encoded = chunk.dictionary_encode()
+            self._chunks.append(encoded)
+            self._pending += len(encoded.dictionary)
+        if self._pending > max(MERGE_ABOVE, self._merged):
+            self._merge()
+
+    def _merge(self) -> None:
+        unified = pa.chunked_array(self._chunks).unify_dictionaries()
+        dictionary = unified.chunk(0).dictionary
+        codes = pa.concat_arrays([chunk.indices for chunk in unified.chunks])
+        self._chunks = [pa.DictionaryArray.from_arrays(codes, dictionary)]
+        self._merged, self._pending = len(dictionary), 0
+
+    def finish(self) -> tuple[np.ndarray, pa.Array]:
+        """(codes int32 [rows], distinct strings [codes.max() + 1])."""
+        if not self._chunks:
+            return np.zeros(0, np.int32), pa.array([], pa.string())
+        self._merge()
+        return self._chunks[0].indices.to_numpy(), self._chunks[0].dictionary
+
+
+def dense_by_first_appearance(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber `codes` (int [rows], values < size) by first appearance.
+
+    Returns (dense codes int32 [rows], old code of each dense code int32 [distinct]).
+    """
+    first = np.full(size, len(codes), np.int64)
+    # Assigning in reverse leaves each code's first position, because the last write to an index wins.
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    seen = np.flatnonzero(first < len(codes))
+    old = seen[np.argsort(first[seen], kind="stable")].astype(np.int32)
+    dense = np.full(size, -1, np.int32)
+    dense[old] = np.arange(len(old), dtype=np.int32)
+    return dense[codes], old

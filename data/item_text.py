@@ -1,0 +1,118 @@
+"""Item text from raw metadata: entities, tags, lists, prices, and the published title filter.
+
+No text is ever blanked or cut for its length. Lists become plain strings joined by a space, so that no brackets or
+quotes of a printed list reach an encoder.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import math
+import re
+from typing import Any, Literal
+
+TitleFilter = Literal["published", "mark_missing", "none"]
+
+# A closed tag is `<` with a letter, `/` or `!` up to `>`; "2 < 3" and "<3" are text. Scraped titles break off inside a
+# tag (`<span class="a-size-medium a-color-secondary"`): such a rest is dropped where it is plainly one.
+_TAG = re.compile(r"<[a-zA-Z/!][^<>]*>|<(?:span|div)\b[^<>]*$|<[a-zA-Z]+\s[^<>]*=[^<>]*$")
+_SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
+_SPAN = re.compile(r"<span\b", re.IGNORECASE)
+_PRICE = re.compile(
+    r"(?:from )?[$£€]?\s*(\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*-\s*[$£€]?\s*[\d,.]+)?", re.IGNORECASE
+)
+_SUSPECT = re.compile(r"[&<]")
+MAX_TITLE_WORDS = 20
+
+
+def unescape_fully(text: str) -> str:
+    """HTML entities resolved until none is left (`&amp;amp;` is `&`): dumps are escaped more than once."""
+    for _ in range(4):
+        plain = html.unescape(text)
+        if plain == text:
+            break
+        text = plain
+    return text
+
+
+def clean_text(text: str) -> str:
+    """Entities resolved, tags stripped, whitespace collapsed, lone surrogates replaced."""
+    if _SUSPECT.search(text):
+        text = unescape_fully(text)
+        if "<" in text:
+            text = _TAG.sub(" ", _SCRIPT.sub(" ", text))
+    text = " ".join(text.split())
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def parse_list(value: Any) -> list[Any]:
+    """A list as it is; a printed list (`"['a', 'b']"`, JSON or Python) read back; any other value as one element."""
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("[") and text.endswith("]"):
+            for read in (json.loads, ast.literal_eval):
+                try:
+                    parsed = read(text)
+                except (ValueError, SyntaxError, MemoryError, RecursionError):
+                    continue
+                if isinstance(parsed, list):
+                    return parsed
+        return [value] if text else []
+    return [value]
+
+
+def clean_parts(value: Any) -> list[str]:
+    """The non-empty cleaned strings of a value that is a string, a list or a printed list."""
+    parts = (clean_text(part) for part in parse_list(value) if isinstance(part, str))
+    return [part for part in parts if part]
+
+
+def description_text(value: Any) -> str:
+    """One string of a description that may be a string, a list of paragraphs or a printed list."""
+    return " ".join(clean_parts(value))
+
+
+def category_path(value: Any) -> list[str]:
+    """The path, coarse to fine; of 2014's several paths (a nested list) the first."""
+    paths = parse_list(value)
+    if paths and isinstance(paths[0], list):
+        paths = paths[0]
+    return clean_parts(paths)
+
+
+def parse_price(value: Any) -> float | None:
+    """A price as float, or None: `12.99`, `"$1,299.00"`; of a range the lower end; `""`, `"—"`, scripts are None."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int | float):
+        return float(value) if math.isfinite(value) and value >= 0 else None
+    match = _PRICE.fullmatch(value.strip()) if isinstance(value, str) else None
+    return float(match[1].replace(",", "")) if match else None
+
+
+def title_is_bad(raw: Any) -> bool:
+    """The published title rule: missing, holds `<span`, at most one character, or more than 20 words.
+
+    Source: MiniOneRec's data set build. It counts words on the title with only `&quot;` and `&amp;` resolved; here they
+    are counted on the cleaned title, so that a double space is no word.
+    """
+    if not isinstance(raw, str) or _SPAN.search(raw):
+        return True
+    title = clean_title(raw)
+    return len(title) <= 1 or title.count(" ") + 1 > MAX_TITLE_WORDS
+
+
+def clean_title(raw: Any) -> str:
+    """A cleaned title without surrounding double quotes; empty when there is none."""
+    return clean_text(raw).strip(' "') if isinstance(raw, str) else ""
+
+
+def kept_title(raw: Any, rule: TitleFilter) -> str:
+    """The title that an item keeps under a rule: `mark_missing` empties a bad one, otherwise only cleaning."""
+    return "" if rule == "mark_missing" and title_is_bad(raw) else clean_title(raw)

@@ -1,0 +1,309 @@
+"""An output directory: one writer at a time, files written whole, a manifest written last.
+
+    with output.open_output(args.output_dir, stage="prepare", version=1, args=args,
+                            inputs={"raw": files}, overwrite=args.overwrite) as out:
+        out.write_table("items.parquet", table)
+        out.counts["items"] = table.num_rows
+
+What `open_output` does with a directory that already exists:
+  finished, same configuration, inputs and stage version   raises AlreadyComplete (the program exits 0 in seconds)
+  unfinished, same configuration and inputs                 resumes: `out.resuming` is True, files are kept
+  anything else                                             InputError, or a clean start with `overwrite`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from configs.program import ROOT, AlreadyComplete, Clock, InputError, peak_mib
+from data.fingerprints import fingerprint, plain, sha256_file, sha256_json
+
+# Folders inside an output that are outputs of other stages: a rebuild leaves them, their readers compare hashes.
+NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning", "examples", "metrics"}
+PENDING, MANIFEST, LOCK = "pending.json", "manifest.json", ".lock"
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
+NOT_CONFIGURATION = {"output_dir", "overwrite"}
+
+
+class Output:
+    """An output directory that is being written. `counts` and `facts` end up in its manifest."""
+
+    def __init__(self, path: Path, *, resuming: bool) -> None:
+        self.path = path
+        self.resuming = resuming
+        self.counts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+
+    def write_table(self, name: str, table: Any) -> None:
+        """Write a pyarrow table as parquet (zstd), whole or not at all."""
+        import pyarrow.parquet as pq
+
+        with self.replacing(name) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    def write_array(self, name: str, array: Any) -> None:
+        """Write a numpy array as .npy, whole or not at all."""
+        import numpy as np
+
+        with self.replacing(name) as temporary, open(temporary, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        with self.replacing(name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A temporary path that becomes `name` when the block ends without an error: written, synced, renamed."""
+        final = self.path / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.tmp")
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_output(
+    directory: str | Path,
+    *,
+    stage: str,
+    version: int,
+    args: Any,
+    inputs: Mapping[str, str | Path | list[Path] | None],
+    overwrite: bool = False,
+) -> Iterator[Output]:
+    """Claim `directory` for one run of `stage`. `inputs` maps a name to a path, a list of files, or None (unused).
+
+    Fields of `args` whose name is in `inputs` count by content, not by path. Raises AlreadyComplete or InputError as the
+    module docstring says.
+    """
+    path, clock = Path(directory), Clock()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output_dir {path} is a file -> choose another directory")
+    records = hash_inputs(inputs, read_manifest(path))
+    identity = {
+        "stage": stage,
+        "stage_version": version,
+        "config_hash": sha256_json(configuration(args, set(inputs))),
+        "inputs": {name: record["sha256"] for name, record in records.items()},
+    }
+    created = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(path):
+            resuming = _decide(path, identity, overwrite=overwrite)
+            (path / PENDING).write_text(json.dumps(identity))
+            out = Output(path, resuming=resuming)
+            yield out
+            _finish(out, identity=identity, records=records, args=args, clock=clock)
+    except InputError:
+        _withdraw(path, created=created)
+        raise
+
+
+def hash_inputs(inputs: Mapping[str, Any], earlier: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """{name: {path, sha256, ...}} of every input that is used; files of an unchanged size and time are not read again."""
+    known = (earlier or {}).get("inputs", {})
+    records: dict[str, dict[str, Any]] = {}
+    for name, value in inputs.items():
+        if value is None:
+            continue
+        if isinstance(value, (str, Path)):
+            records[name] = _record(Path(value), known.get(name))
+            continue
+        old = {entry["path"]: entry for entry in known.get(name, {}).get("files", [])}
+        files = [_record(Path(p), old.get(str(p))) for p in value]
+        digest = sha256_json([[Path(f["path"]).name, f["sha256"]] for f in files])
+        records[name] = {"files": files, "sha256": digest}
+    return records
+
+
+def _record(path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
+    digest = fingerprint(path, known)
+    record: dict[str, Any] = {"path": str(path), "sha256": digest}
+    if path.is_file():
+        record |= {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+    return record
+
+
+def configuration(args: Any, inputs: set[str]) -> dict[str, Any]:
+    """The arguments that decide what is written: all but paths in and out."""
+    return {key: value for key, value in plain(args).items() if key not in NOT_CONFIGURATION | inputs}
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any] | None:
+    """The manifest of a finished output, or None."""
+    path = Path(directory) / MANIFEST
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any]:
+    """The manifest of a directory that must be finished; InputError names the stage that writes it."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        state = (
+            "is unfinished"
+            if (Path(directory) / PENDING).exists()
+            else "does not exist or is not an output of ours"
+        )
+        raise InputError(f"{directory} {state} (no {MANIFEST}) -> run {written_by} first")
+    return manifest
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the directory's lock; InputError naming the holder when another process has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / LOCK)
+    holder = path / ".lock.holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text().strip() if holder.exists() else "another process"
+        raise InputError(
+            f"output_dir {path} is in use by {who} -> wait for it or choose another directory"
+        ) from None
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder.write_text(f"pid {os.getpid()} on {platform.node()} since {now}\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+        (path / LOCK).unlink(missing_ok=True)
+
+
+def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
+    """True: resume. False: start clean. Raises AlreadyComplete or InputError."""
+    manifest = read_manifest(path)
+    if manifest is not None and all(manifest_identity(manifest)[k] == v for k, v in identity.items()):
+        raise AlreadyComplete(f"already complete: {path} (kept; same configuration and inputs)")
+    pending = json.loads((path / PENDING).read_text()) if (path / PENDING).exists() else None
+    if manifest is None and pending == identity:
+        return True
+    content = [
+        p
+        for p in path.iterdir()
+        if p.name not in {LOCK, ".lock.holder"} and not (p.is_dir() and p.name in NESTED)
+    ]
+    if not content:
+        return False
+    if manifest is None and pending is None:
+        raise InputError(
+            f"output_dir {path} holds files that no stage wrote ({content[0].name}, ...) -> choose another directory"
+        )
+    if not overwrite:
+        changed = _difference(manifest_identity(manifest) if manifest else pending, identity)
+        raise InputError(
+            f"output_dir {path} holds another run ({changed} differ) -> pass --overwrite or choose another directory"
+        )
+    for entry in content:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return False
+
+
+def manifest_identity(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What of a manifest decides whether an output can be kept."""
+    inputs = {name: record["sha256"] for name, record in manifest["inputs"].items()}
+    return {key: manifest[key] for key in ("stage", "stage_version", "config_hash")} | {"inputs": inputs}
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    named = {
+        "stage": "stage",
+        "stage_version": "stage version",
+        "config_hash": "configuration",
+        "inputs": "inputs",
+    }
+    return ", ".join(label for key, label in named.items() if old.get(key) != new.get(key)) or "contents"
+
+
+def _finish(
+    out: Output, *, identity: dict[str, Any], records: dict[str, Any], args: Any, clock: Clock
+) -> None:
+    files = {}
+    for file in sorted(p for p in out.path.rglob("*") if p.is_file()):
+        relative = file.relative_to(out.path)
+        if relative.parts[0] in NESTED or file.name.startswith(".") or str(relative) in {PENDING, MANIFEST}:
+            continue
+        files[str(relative)] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    manifest = identity | {
+        "inputs": records,
+        "argv": sys.argv[1:],
+        "config": plain(args),
+        "content_hash": sha256_json({name: entry["sha256"] for name, entry in files.items()}),
+        "counts": out.counts,
+        "facts": out.facts,
+        "files": files,
+        "git": _git_state(),
+        "packages": _package_versions(),
+        "python": platform.python_version(),
+        "seed": getattr(args, "seed", None),
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": round(clock.seconds, 2),
+        "peak_mib": peak_mib(),
+    }
+    out.write_json(MANIFEST, manifest)
+    (out.path / PENDING).unlink(missing_ok=True)
+    rows = ", ".join(f"{value:,} {name}" for name, value in out.counts.items() if isinstance(value, int))
+    print(
+        f"{identity['stage']}: wrote {out.path} ({rows}) in {clock.seconds:.1f} s, peak {peak_mib()} MiB",
+        flush=True,
+    )
+
+
+def _withdraw(path: Path, *, created: bool) -> None:
+    """Bad input leaves nothing behind: a directory that this run made is removed while it holds nothing but marks."""
+    if not created or not path.exists():
+        return
+    if all(p.name in {PENDING, LOCK, ".lock.holder"} for p in path.iterdir()):
+        shutil.rmtree(path)
+
+
+def _git_state() -> dict[str, Any]:
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *command], capture_output=True, text=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.TimeoutExpired):
+        return {"commit": None, "dirty": None}
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,140 @@
+"""Example <-> token ids: the only place that turns a row into a prompt or generated ids into an answer.
+
+    prompt_ids(example, mode)   ends exactly where the first answer token goes
+    answer_ids(example)         what the model should say, without terminator
+    terminator_ids(mode)        what ends an answer
+    parse(example.task, ids)    an Answer, or None where the ids are no answer of that task
+
+Training, rollouts, evaluation and serving call these and nothing else, so all of them see the same bytes.
+
+Modes: `direct` - the answer starts right after the assistant header; `empty_think` - after an empty think block (a
+reasoning model's own way of not thinking); `think` - after an open think block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from configs.program import InputError
+from data.prompts import Wording
+from data.sid import SidTable, SidVocab
+from data.tasks import SID_TASKS, Answer, Example, TaskContext, history_to_sid
+
+MODES = {"direct": "", "empty_think": "<think>\n\n</think>\n\n", "think": "<think>\n"}
+
+
+class Renderer:
+    """Renders for one tokenizer and one SidVocab.
+
+    `max_prompt` tokens bound the prompts of `history_to_sid`: an over-long history loses its oldest items, never the
+    instruction. Prompts of other tasks are not cut.
+    """
+
+    def __init__(self, tokenizer: Any, vocab: SidVocab, *, max_prompt: int | None = None) -> None:
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no eos token -> set one before expanding the vocabulary")
+        self.tokenizer = tokenizer
+        self.vocab = vocab
+        self.max_prompt = max_prompt
+
+    def prompt_ids(self, example: Example, mode: str = "direct") -> list[int]:
+        """Token ids up to where the first answer token goes, a prefix token of the semantic ID included."""
+        if mode not in MODES:
+            raise InputError(f"unknown mode {mode!r} -> one of {', '.join(MODES)}")
+        ids = self._encode(self._prompt_text(example) + MODES[mode])
+        if example.task in SID_TASKS and mode != "think":
+            ids += self.vocab.prefix_ids
+        if self.max_prompt is not None and len(ids) > self.max_prompt and example.task == "history_to_sid":
+            return self._without_oldest(ids, example.example_id)
+        return ids
+
+    def _without_oldest(self, ids: list[int], example_id: int) -> list[int]:
+        """`ids` from whose history so many of the oldest items are cut that `max_prompt` holds; one item must stay.
+
+        Equal to rendering the shorter history: tokens of semantic IDs never merge with the text around them.
+        """
+        width = len(self.vocab.prefix_ids) + len(self.vocab.levels) + len(self.vocab.suffix_ids)
+        starts = [i for i in range(len(ids) - width + 1) if self.vocab.parse(ids[i : i + width]) is not None]
+        for start in starts[1:]:
+            if len(ids) - (start - starts[0]) <= self.max_prompt:
+                return ids[: starts[0]] + ids[start:]
+        shortest = len(ids) - (starts[-1] - starts[0]) if starts else len(ids)
+        raise InputError(
+            f"example {example_id}: a history of one item needs {shortest} tokens, more than max_prompt "
+            f"{self.max_prompt} -> raise max_prompt"
+        )
+
+    def answer_ids(self, example: Example) -> list[int]:
+        """Token ids of the answer that follow `prompt_ids(example)`: codes and suffix, or text."""
+        if example.task in SID_TASKS:
+            if example.answer.sid is None:
+                raise InputError(
+                    f"example {example.example_id} ({example.task}) has no semantic ID as its answer"
+                )
+            return self.vocab.encode(example.answer.sid)[len(self.vocab.prefix_ids) :]
+        if example.answer.text is None:
+            raise InputError(f"example {example.example_id} ({example.task}) has no text as its answer")
+        return self._encode(example.answer.text)
+
+    def terminator_ids(self, mode: str = "direct") -> list[int]:
+        """The token that ends an answer: the tokenizer's eos, which closes the assistant turn in a chat template."""
+        return [self.tokenizer.eos_token_id]
+
+    def supervised(self, example: Example, mode: str = "direct") -> tuple[list[int], list[int]]:
+        """(prompt ids, answer ids with terminator): what supervised fine-tuning trains on."""
+        return self.prompt_ids(example, mode), [*self.answer_ids(example), *self.terminator_ids(mode)]
+
+    def parse(self, task: str, ids: Sequence[int]) -> Answer | None:
+        """The answer in generated `ids` (terminator and what follows it are dropped); None when it is not one."""
+        ids = list(ids)
+        for stop in self.terminator_ids():
+            if stop in ids:
+                ids = ids[: ids.index(stop)]
+        if task in SID_TASKS:
+            codes = self.vocab.parse([*self.vocab.prefix_ids, *ids])
+            return None if codes is None else Answer(sid=codes)
+        return Answer(
+            text=self.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ).strip()
+        )
+
+    def _prompt_text(self, example: Example) -> str:
+        if self.tokenizer.chat_template is None:
+            return "\n".join(message["content"] for message in example.messages) + "\n"
+        return self.tokenizer.apply_chat_template(
+            list(example.messages), tokenize=False, add_generation_prompt=True
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+class HistoryRenderer:
+    """Histories of item ids -> prompt ids of `history_to_sid`, equal to those of the example on disk."""
+
+    def __init__(self, renderer: Renderer, sids: SidTable, wording: Wording, *, mode: str = "direct") -> None:
+        self.renderer = renderer
+        self.mode = mode
+        self.context = TaskContext(sids, renderer.vocab.format, wording)
+
+    def example(self, history: Sequence[int]) -> Example:
+        """The example of a history without a known target; InputError for an empty history or unknown items."""
+        if not len(history):
+            raise InputError("empty history -> give at least one item")
+        unknown = [item for item in history if not 0 <= item < self.context.sids.num_items]
+        if unknown:
+            raise InputError(
+                f"unknown item ids in the history: {unknown[:5]} -> ids are 0..{self.context.sids.num_items - 1}"
+            )
+        return replace(
+            history_to_sid(self.context, key=0, history=history, target=history[-1]),
+            answer=Answer(),
+            target=(),
+        )
+
+    def prompt_ids(self, history: Sequence[int]) -> list[int]:
+        """Prompt ids of one history, within the renderer's `max_prompt`: its oldest items go first."""
+        return self.renderer.prompt_ids(self.example(history), self.mode)

@@ -1,0 +1,156 @@
+"""Order, splits and sliding windows of interactions, as arrays.
+
+Everything here works on rows that are grouped by user and sorted by their position in the user's sequence (`in_order`).
+A window is one target row with up to `max_history` rows of the same user before it.
+
+  leave_one_out     test = a user's last row, valid = the last but one, the rest train; users with < 3 rows train only
+  global_temporal   all windows of all users sorted by the time of their target (stable) and cut at 80 % and 90 % (the
+                    published MiniOneRec protocol): one user can have windows in several splits
+
+A row's split is the split of the window whose target it is. A user's first row is nobody's target: it is `train`, or
+`context` (history only) when it is later than the first valid target of a global-temporal split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from configs.program import InputError
+from data.artifacts import int_lists
+
+TRAIN, VALID, TEST, CONTEXT = range(4)
+SPLIT_NAMES = ("train", "valid", "test", "context")
+
+
+def in_order(user: np.ndarray, timestamp: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """Row numbers (int64) sorted by (user, time, original order).
+
+    timestamp: int64 UTC seconds; a user with any row whose time is not `known` keeps the original order throughout,
+    because a partial order cannot be merged with it without guessing.
+    """
+    if known is not None and not known.all():
+        untimed = np.zeros(int(user.max(initial=-1)) + 1, bool)
+        untimed[user[~known]] = True
+        timestamp = np.where(untimed[user], 0, timestamp)
+    by_time = np.argsort(timestamp, kind="stable")
+    return by_time[np.argsort(user[by_time], kind="stable")]
+
+
+def user_starts(user: np.ndarray) -> np.ndarray:
+    """Row number of the first row of each row's user (int64 [rows]); `user` is grouped."""
+    if not len(user):
+        return np.zeros(0, np.int64)
+    first = np.concatenate([[0], np.flatnonzero(np.diff(user)) + 1])
+    return np.repeat(first, np.diff(np.append(first, len(user))))
+
+
+def positions(user: np.ndarray) -> np.ndarray:
+    """Position of each row in its user's sequence, from 0 (int32 [rows]); `user` is grouped."""
+    return (np.arange(len(user)) - user_starts(user)).astype(np.int32)
+
+
+def leave_one_out(user: np.ndarray) -> np.ndarray:
+    """Split code of every row (int8 [rows]); `user` is grouped and in order."""
+    position = positions(user)
+    length = np.bincount(user, minlength=1)[user]
+    from_end = length - 1 - position
+    split = np.full(len(user), TRAIN, np.int8)
+    long_enough = length >= 3
+    split[long_enough & (from_end == 0)] = TEST
+    split[long_enough & (from_end == 1)] = VALID
+    return split
+
+
+def global_temporal(
+    user: np.ndarray, timestamp: np.ndarray, *, fractions: tuple[float, float] = (0.8, 0.9)
+) -> np.ndarray:
+    """Split code of every row (int8 [rows]); `user` is grouped, rows in order, timestamp int64 UTC seconds.
+
+    The windows are the rows at position >= 1, in time order with ties in (user, position) order; the first
+    int(fractions[0] * n) are train, those up to int(fractions[1] * n) valid, the rest test.
+    """
+    targets = np.flatnonzero(positions(user) > 0)
+    by_time = targets[np.argsort(timestamp[targets], kind="stable")]
+    cuts = [int(fraction * len(by_time)) for fraction in fractions]
+    split = np.full(len(user), TRAIN, np.int8)
+    split[by_time[cuts[0] : cuts[1]]] = VALID
+    split[by_time[cuts[1] :]] = TEST
+    if cuts[0] < len(by_time):
+        first = positions(user) == 0
+        split[first & (timestamp > timestamp[by_time[cuts[0]]])] = CONTEXT
+    return split
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Sliding windows: target row numbers (int64 [n]) and the ragged row numbers of their histories."""
+
+    target_rows: np.ndarray
+    offsets: np.ndarray
+    history_rows: np.ndarray
+
+
+def windows_at(target_rows: np.ndarray, position: np.ndarray, *, max_history: int) -> Windows:
+    """The window of every row in `target_rows` (position >= 1 each), in the order given.
+
+    position: int32 [rows], the position of each row in its user's sequence; rows are grouped by user and in order.
+    """
+    length = np.minimum(position[target_rows], max_history).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    flat = np.repeat(target_rows - length - offsets[:-1], length) + np.arange(offsets[-1])
+    return Windows(target_rows, offsets, flat)
+
+
+def order_of_windows(split: np.ndarray, position: np.ndarray, timestamp: np.ndarray | None) -> np.ndarray:
+    """Row numbers of all targets (position >= 1, not context), train then valid then test.
+
+    Within a split by time of the target where `timestamp` is given (stable), else by user and position.
+    """
+    targets = np.flatnonzero((position > 0) & (split != CONTEXT))
+    if timestamp is not None:
+        targets = targets[np.argsort(timestamp[targets], kind="stable")]
+    return targets[np.argsort(split[targets], kind="stable")]
+
+
+def sequence_table(
+    user: np.ndarray,
+    item: np.ndarray,
+    split: np.ndarray,
+    target_rows: np.ndarray,
+    *,
+    max_history: int,
+    timestamp: pa.Array | None = None,
+) -> pa.Table:
+    """sequences.parquet (without example_id) of the windows at `target_rows`.
+
+    user, item int32 and split int8 [rows], grouped by user and in order; timestamp: int64 [rows] with nulls, or None.
+    """
+    windows = windows_at(target_rows, positions(user), max_history=max_history)
+    columns = {
+        "user_id": pa.array(user[target_rows], pa.int32()),
+        "history": int_lists(windows.offsets, item[windows.history_rows]),
+        "target": pa.array(item[target_rows], pa.int32()),
+        "split": split_names(split[target_rows]),
+    }
+    if timestamp is not None:
+        columns["timestamp"] = timestamp.take(pa.array(target_rows))
+    return pa.table(columns)
+
+
+def split_names(split: np.ndarray) -> pa.Array:
+    """Split codes (int8) as strings."""
+    return pa.DictionaryArray.from_arrays(pa.array(split), pa.array(SPLIT_NAMES)).cast(pa.string())
+
+
+def check_times_complete(known: np.ndarray, *, where: str) -> None:
+    """InputError when a split by time meets rows without a time."""
+    missing = int((~known).sum())
+    if missing:
+        row = int(np.flatnonzero(~known)[0])
+        raise InputError(
+            f"{where}: {missing} of {len(known)} rows have no time (first: row {row}), split.kind global_temporal needs"
+            " it everywhere -> use leave_one_out, or give a split column and split.kind published"
+        )

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# 11  Constrained recommendation, metrics, results page.
+#   reads   $MODEL (the final/ of a training stage), $DATA_ROOT/$DATASET, its {examples/$EXAMPLES,sids/$SIDS}
+#   writes  $OUTPUT_ROOT/$RUN/eval/$NAME.$SPLIT/{predictions-*.parquet,metrics/metrics.json}, $OUTPUT_ROOT/$RUN/report/index.html
+#   takes   a minute or two on a laptop for 5,000 users and 50 beams (README)
+# Edit the variables, or override: DATASET=industrial NAME=sft_recommend bash evaluate.sh --decode.beams 20
+set -euo pipefail
+
+PAPER=${PAPER:-minionerec}
+DATASET=${DATASET:-industrial}
+SIDS=${SIDS:-rqkmeans}
+EXAMPLES=${EXAMPLES:-$SIDS}
+RUN=${RUN:-$PAPER-$DATASET}
+NAME=${NAME:-grpo}                  # which stage's model: grpo | sft_recommend | ...
+SPLIT=${SPLIT:-test}                # test | valid
+EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.recommend
+source "$(dirname "$0")/scripts/env.sh"
+MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/$NAME/final}
+PREDICTIONS=$OUTPUT_ROOT/$RUN/eval/$NAME.$SPLIT
+
+"$PYTHON" -m infer.recommend --config "configs/$PAPER/$DATASET/recommend.yaml" --model "$MODEL" --split "$SPLIT" \
+    --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" \
+    --output_dir "$PREDICTIONS" "$@"
+# shellcheck disable=SC2086
+"$PYTHON" -m infer.evaluate --predictions "$PREDICTIONS" --data "$DATA_ROOT/$DATASET" \
+    --sids "$DATA_ROOT/$DATASET/sids/$SIDS" $EVALUATE_ARGS
+"$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
+    --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"

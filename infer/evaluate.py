@@ -1,0 +1,114 @@
+"""Stage 11, second half: predictions become metrics with intervals.
+
+reads   predictions (of infer.recommend or infer.run_baselines), the data set, optionally the semantic IDs
+writes  <predictions>/metrics/metrics.json, manifest.json
+
+Full ranking over the catalogue with one relevant item per row. What each number means: infer/measure.py.
+Fails with exit code 4 when a prediction is not a catalogue item, with 2 when an example is missing, double or
+of another split.
+
+Differs from the published evaluations: a target that was not recommended counts as a miss in every row (no
+row is dropped), colliding items are told apart at item level, and every number has an interval.
+
+python -m infer.evaluate --predictions outputs/quickstart/eval/grpo.test --data data/toystore \
+    --sids data/toystore/sids/text_cooc
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs import program
+from configs.program import InputError
+from data import artifacts
+from data.output import open_output
+from data.sid import read_sids
+from infer.measure import KS, Settings, measure
+from infer.predictions import align, read_predictions
+from infer.rows import read_rows, read_train_log
+
+STAGE_VERSION = 1
+
+
+@dataclass
+class EvaluateArgs:
+    """Metrics of predictions."""
+
+    predictions: str
+    """prediction directory, outputs/<run>/eval/<model>.<split>"""
+    data: str
+    """prepared data set: targets, histories, train popularity"""
+    sids: str | None = None
+    """SID directory: gives models that rank items a SID level, and checks the codes of those that do not"""
+    output_dir: str | None = None
+    """null = <predictions>/metrics"""
+    ks: list[int] = field(default_factory=lambda: list(KS))
+    """list lengths to report, those up to the length of the predictions"""
+    resamples: int = 1000
+    """bootstrap resamples of the users"""
+    seed: int = 0
+    """of the bootstrap"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1 or self.resamples < 1:
+            raise InputError(f"ks {self.ks} and resamples {self.resamples} must be positive")
+
+
+def main(args: EvaluateArgs) -> None:
+    inputs = {"predictions": args.predictions, "data": args.data, "sids": args.sids}
+    directory = args.output_dir or str(Path(args.predictions) / "metrics")
+    with open_output(
+        directory, stage="evaluate", version=STAGE_VERSION, args=args, inputs=inputs, overwrite=args.overwrite
+    ) as out:
+        predictions, manifest = read_predictions(args.predictions)
+        facts = manifest["facts"]
+        num_items = artifacts.read_items(args.data).num_rows
+        sids = read_sids(args.sids) if args.sids else None
+        if sids is not None and sids.num_items != num_items:
+            raise InputError(
+                f"{args.sids} has {sids.num_items} items, {args.data} {num_items} -> assign the SIDs again"
+            )
+        rows = read_rows(args.data, facts["split"], num_items=num_items)
+        positions = align(
+            predictions, rows.example_ids_R, max_rows=facts.get("max_rows"), where=args.predictions
+        )
+        train = read_train_log(args.data, num_items=num_items)
+        settings = Settings(tuple(sorted(set(args.ks))), args.resamples, args.seed)
+        metrics, row_facts = measure(
+            predictions,
+            rows.take(positions),
+            popularity_N=train.popularity_N,
+            sids=sids,
+            settings=settings,
+            depth=facts.get("depth"),
+            where=args.predictions,
+        )
+        if speed := facts.get("users_per_second"):
+            metrics["all/users_per_second"] = {"value": speed, "low": None, "high": None}
+        protocol = facts | row_facts | {"resamples": args.resamples, "bootstrap_seed": args.seed}
+        out.write_json("metrics.json", metrics | {"protocol": protocol | {"seed": manifest["seed"]}})
+        out.counts |= {"rows": row_facts["rows"], "users": row_facts["users"], "metrics": len(metrics)}
+        out.facts |= {"split": facts["split"]}
+        print(headline(Path(args.predictions).name, metrics, row_facts), flush=True)
+
+
+def headline(name: str, metrics: dict[str, dict[str, float]], facts: dict[str, int]) -> str:
+    """One line: HR and NDCG at 10 (or the longest list below it), item and SID level."""
+    k = max((k for k in facts["ks"] if k <= 10), default=min(facts["ks"]))
+    parts = []
+    for level in ("item_level", "sid_level"):
+        if f"{level}/hr@{k}" in metrics:
+            hr, ndcg = metrics[f"{level}/hr@{k}"], metrics[f"{level}/ndcg@{k}"]
+            parts.append(f"{level.replace('_', ' ')} HR@{k} {_interval(hr)} NDCG@{k} {_interval(ndcg)}")
+    return f"{name}: {'; '.join(parts)} ({facts['rows']:,} rows, {facts['users']:,} users)"
+
+
+def _interval(metric: dict[str, float]) -> str:
+    return f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"
+
+
+if __name__ == "__main__":
+    program.run(EvaluateArgs, main)

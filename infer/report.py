@@ -1,0 +1,123 @@
+"""The results page of a run: one self-contained HTML file, rendered last from what the stages wrote.
+
+reads   data/<D>, data/<D>/sids/<name>, outputs/<run>/*/metrics.jsonl, outputs/<run>/eval/*/metrics/metrics.json
+writes  <output_dir>/index.html, manifest.json
+
+The page shows the funnel of counts, reviews over time, the quality of the semantic IDs, training curves, the metric table
+with intervals and baselines, some users in words, and where every number comes from. It needs no network and runs no
+script; nothing ever parses it back. The table is also printed, as Markdown.
+
+python -m infer.report --data data/toystore --sids data/toystore/sids/text_cooc --run outputs/quickstart \
+    --output_dir outputs/quickstart/report
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from configs import program
+from configs.program import AlreadyComplete, InputError
+from data import artifacts
+from data.output import open_output, require_manifest
+from data.sid import read_sids
+from infer import page, results
+from infer.showcase import stories
+
+STAGE_VERSION = 1
+
+
+@dataclass
+class ReportArgs:
+    """The results page."""
+
+    data: str
+    """prepared data set of the run"""
+    sids: str
+    """its semantic IDs"""
+    run: str
+    """run folder, outputs/<run>"""
+    output_dir: str
+    """where the page goes, e.g. outputs/<run>/report"""
+    title: str | None = None
+    """heading; null = the name of the run folder"""
+    split: str = "test"
+    """split of the table"""
+    model: str | None = None
+    """model whose recommendations are shown in words; null = the one trained last"""
+    users: int = 10
+    """how many users, a seeded sample"""
+    top: int = 5
+    """recommendations shown per user"""
+    seed: int = 0
+    """of that sample"""
+    overwrite: bool = True
+    """replace an older page (it is derived from other outputs and holds nothing of its own)"""
+
+    def __post_init__(self) -> None:
+        if self.users < 0 or self.top < 1:
+            raise InputError(f"users {self.users} and top {self.top} must not be negative, top at least 1")
+
+
+def build(args: ReportArgs, found: list[results.Result]) -> page.Page:
+    """Read everything that the page shows."""
+    data, sids_dir, run = Path(args.data), Path(args.sids), Path(args.run)
+    manifest = require_manifest(data, written_by="scripts/01_prepare_data.sh")
+    sids = read_sids(sids_dir)
+    final = results.final_model(found, args.split, args.model)
+    months, timed, rows = page.reviews_over_time(data)
+    items = artifacts.read_items(data)
+    page.check_items(items, sids.num_items, data=data, sids=sids_dir)
+    users = len(pc.unique(artifacts.read(data, artifacts.INTERACTIONS)["user_id"]))
+    return page.Page(
+        title=args.title or run.resolve().name,
+        data=data.resolve().name,
+        protocol=page.protocol_line(final),
+        counts=[("items", items.num_rows), ("users", users), ("interactions", rows)],
+        funnel=page.read_funnel(data, manifest),
+        months=months,
+        timed=timed,
+        rows=rows,
+        quality=page.read_quality(sids_dir),
+        training=[(log, page.training_figures(log)) for log in results.read_logs(run)],
+        final=final,
+        results=results.of_split(found, args.split),
+        valid=results.of_split(found, "valid") if args.split != "valid" else [],
+        stories=stories(final, data, sids, count=args.users, top=args.top, seed=args.seed),
+        stages=results.manifests(run, data, sids_dir),
+    )
+
+
+def main(args: ReportArgs) -> None:
+    run = Path(args.run)
+    found = results.read_results(run, data=Path(args.data))
+    inputs = {
+        "data": args.data,
+        "sids": args.sids,
+        "metrics": [result.directory / "metrics" for result in found],
+        "logs": sorted(run.glob("*/metrics.jsonl")),
+    }
+    shown = results.of_split(found, args.split)
+    try:
+        with open_output(
+            args.output_dir,
+            stage="report",
+            version=STAGE_VERSION,
+            args=args,
+            inputs=inputs,
+            overwrite=args.overwrite,
+        ) as out:
+            built = build(args, found)
+            out.write_text("index.html", page.render(built))
+            out.counts |= {"models": len(shown), "users": len(built.stories)}
+    except AlreadyComplete as kept:
+        print(f"infer.report: {kept}", flush=True)
+    ks = {k for result in shown for k in result.protocol["ks"]}
+    print(results.markdown_table(shown, k=10 if 10 in ks else max(ks)))
+    print(f"page: {Path(args.output_dir) / 'index.html'}", flush=True)
+
+
+if __name__ == "__main__":
+    program.run(ReportArgs, main)

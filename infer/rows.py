@@ -1,0 +1,106 @@
+"""The rows that are scored and the train rows that baselines, groups and novelty count: a prepared data set
+as arrays.
+
+Legend: R rows (examples), H history items of all rows, T train interactions, N items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from configs.program import InputError
+from data import artifacts
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Histories and targets of one split, in the order of sequences.parquet.
+
+    example_ids_R int64, users_R int32, target_R int32; the history of row r is
+    `history_H[offsets[r] : offsets[r + 1]]` (int32, oldest first), offsets int64 [R + 1].
+    """
+
+    example_ids_R: np.ndarray
+    users_R: np.ndarray
+    offsets: np.ndarray
+    history_H: np.ndarray
+    target_R: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.example_ids_R)
+
+    @cached_property
+    def history_row_H(self) -> np.ndarray:
+        """The row of every history item, int64 [H]."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """The rows at positions `rows` (int64), in that order."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        history = self.history_H[np.repeat(self.offsets[:-1][rows], lengths) + within]
+        return Rows(self.example_ids_R[rows], self.users_R[rows], offsets, history, self.target_R[rows])
+
+
+@dataclass(frozen=True)
+class TrainLog:
+    """What a recommender may be fitted on, sorted by user and position: users_T, items_T int32."""
+
+    users_T: np.ndarray
+    items_T: np.ndarray
+    num_items: int
+
+    @cached_property
+    def popularity_N(self) -> np.ndarray:
+        """Train interactions of every item, int64 [N]."""
+        return np.bincount(self.items_T, minlength=self.num_items)
+
+
+def read_rows(data: str | Path, split: str, *, num_items: int) -> Rows:
+    """The rows of a split of a prepared data set; InputError when there are none."""
+    table = artifacts.read_sequences(data, num_items=num_items)
+    table = table.filter(pc.equal(table["split"], split))
+    if not table.num_rows:
+        raise InputError(
+            f"{data}/sequences.parquet has no rows of split {split!r} -> prepare the data with that split"
+        )
+    offsets, history = artifacts.ragged(table["history"])
+    return Rows(
+        table["example_id"].to_numpy(),
+        table["user_id"].to_numpy(),
+        offsets,
+        history,
+        table["target"].to_numpy(),
+    )
+
+
+def read_train_log(data: str | Path, *, num_items: int) -> TrainLog:
+    """The rows of interactions.parquet whose split is `train`, not those of context, valid and test."""
+    table = artifacts.read(data, artifacts.INTERACTIONS)
+    if "split" not in table.column_names:
+        raise InputError(
+            f"{data}/interactions.parquet has no `split` column: what is train? -> run data.prepare again"
+        )
+    table = table.filter(pc.equal(table["split"], "train"))
+    if not table.num_rows:
+        raise InputError(f"{data}/interactions.parquet has no train rows -> choose a split that leaves some")
+    users, items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
+    if items.min() < 0 or items.max() >= num_items:
+        raise InputError(
+            f"{data}/interactions.parquet: `item_id` is outside 0..{num_items - 1} -> run data.prepare again"
+        )
+    by_time = np.lexsort((table["order"].to_numpy(), users))
+    return TrainLog(users[by_time], items[by_time], num_items)
+
+
+def sample_rows(total: int, max_rows: int | None, seed: int) -> np.ndarray:
+    """Row numbers (int64, ascending) of a seeded sample without replacement, or all rows."""
+    if max_rows is None or max_rows >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, max_rows, replace=False))

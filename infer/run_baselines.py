@@ -1,0 +1,228 @@
+"""Baselines: popularity, last-item transitions, item-kNN plain and tuned; predictions like a model's.
+
+reads   the prepared data set (train rows to count, rows of each split to answer)
+writes  <output_root>/{pop,last,itemknn,itemknn_tuned}.<split>/ with predictions and a manifest
+
+Fitted on train rows only; nothing is masked, so an item of the history can be recommended again; zero scores
+are ordered by popularity and ties share their mean rank. `itemknn` is the plain cosine (last ten items, no
+decay, no shrinkage); `itemknn_tuned` takes the decay and shrinkage with the best NDCG@10 on valid.
+
+python -m infer.run_baselines --data data/toystore --output_root outputs/quickstart/eval --splits [valid,test]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs import program
+from configs.program import AlreadyComplete, Clock, InputError
+from data import artifacts
+from data.output import Output, open_output
+from infer.metrics import ndcg_at_k
+from infer.predictions import ranked_items_table, write_predictions
+from infer.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+STAGE_VERSION = 1
+NAMES = ("pop", "last", "itemknn", "itemknn_tuned")
+BLOCK_ROWS = 4096
+TUNE_K = 10
+
+
+@dataclass
+class TuneArgs:
+    """The grid of itemknn_tuned, searched on valid."""
+
+    decays: list[float] = field(default_factory=lambda: [1.0, 0.8, 0.7, 0.6, 0.5])
+    """weight of the next older history item relative to the newer one"""
+    shrinks: list[float] = field(default_factory=lambda: [0.0, 5.0, 20.0, 50.0])
+    """users added to the denominator of the cosine"""
+    max_rows: int = 5000
+    """valid rows that are scored, a seeded sample"""
+
+    def __post_init__(self) -> None:
+        if (
+            not self.decays
+            or not self.shrinks
+            or min(self.decays) <= 0
+            or min(self.shrinks) < 0
+            or self.max_rows < 1
+        ):
+            raise InputError(
+                f"tune {self}: decays and max_rows must be positive, shrinks not negative, none empty"
+            )
+
+
+@dataclass
+class RunBaselinesArgs:
+    """Predictions of the baselines."""
+
+    data: str
+    """prepared data set"""
+    output_root: str
+    """folder of the prediction directories, outputs/<run>/eval"""
+    models: list[str] = field(default_factory=lambda: list(NAMES))
+    """which baselines"""
+    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
+    """which rows to answer"""
+    depth: int = 50
+    """every item whose mean rank is at most this is written"""
+    max_rows: int | None = None
+    """answer a seeded sample of this many rows per split only; null = all"""
+    seed: int = 0
+    """of that sample and of the tuning rows"""
+    tune: TuneArgs = field(default_factory=TuneArgs)
+    """grid of itemknn_tuned"""
+    overwrite: bool = False
+    """replace outputs of another configuration"""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.models) - set(NAMES)
+        if unknown:
+            raise InputError(f"unknown baseline {sorted(unknown)[0]!r} -> one of {', '.join(NAMES)}")
+        if wrong := set(self.splits) - set(artifacts.SPLITS):
+            raise InputError(f"unknown split {sorted(wrong)[0]!r} -> one of {', '.join(artifacts.SPLITS)}")
+        if self.depth < 1:
+            raise InputError(f"depth {self.depth} must be at least 1")
+
+
+@dataclass(frozen=True)
+class OneBaseline:
+    """What decides one prediction directory; its hash is the identity in the manifest."""
+
+    data: str
+    model: str
+    split: str
+    depth: int
+    max_rows: int | None
+    seed: int
+    tune: TuneArgs | None
+
+
+Scorer = Callable[[Rows], "csr_matrix"]
+
+
+class Fitted:
+    """The baselines of one data set; each is fitted when it is first asked for."""
+
+    def __init__(self, data: str, tune: TuneArgs, seed: int) -> None:
+        self.data = data
+        self.num_items = artifacts.read_items(data).num_rows
+        self.train: TrainLog = read_train_log(data, num_items=self.num_items)
+        self._tune = tune
+        self._seed = seed
+        self.scorer = cache(self._scorer)
+
+    def rows(self, split: str) -> Rows:
+        return read_rows(self.data, split, num_items=self.num_items)
+
+    def _scorer(self, model: str) -> tuple[Scorer, dict[str, Any]]:
+        """(history -> scores, the chosen settings)."""
+        from infer import baselines
+
+        if model == "pop":
+            return lambda rows: baselines.score_popularity(rows, self.train), {}
+        if model == "last":
+            transitions = baselines.transition_matrix(self.train)
+            return lambda rows: baselines.score_last(rows, transitions), {}
+        if model == "itemknn":
+            similarity = baselines.item_similarity(self.train)
+            return lambda rows: baselines.score_itemknn(rows, similarity), {"decay": 1.0, "shrink": 0.0}
+        rows = self.rows("valid")
+        sample = rows.take(sample_rows(len(rows), self._tune.max_rows, self._seed))
+        decay, shrink, ndcg = tune_itemknn(sample, self.train, self._tune)
+        similarity = baselines.item_similarity(self.train, shrink=shrink)
+        chosen = {
+            "decay": decay,
+            "shrink": shrink,
+            f"valid_ndcg@{TUNE_K}": round(ndcg, 6),
+            "tuned_on": "valid",
+        }
+        return lambda rows: baselines.score_itemknn(rows, similarity, decay=decay), chosen
+
+
+def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, float, float]:
+    """(decay, shrink, NDCG@10 on `rows`) of the best point; the first of equal ones."""
+    from infer import baselines
+
+    best = (1.0, 0.0, -1.0)
+    alone = np.ones(len(rows), np.int64)
+    for shrink in program.progress(grid.shrinks, label="tune item-kNN", unit="shrink"):
+        similarity = baselines.item_similarity(train, shrink=shrink)
+        for decay in grid.decays:
+            scores = baselines.score_itemknn(rows, similarity, decay=decay)
+            rank = baselines.target_ranks(scores, rows.target_R, train.popularity_N)
+            ndcg = float(ndcg_at_k(rank - 1, alone, TUNE_K).mean())
+            if ndcg > best[2]:
+                best = (decay, shrink, ndcg)
+    return best
+
+
+def predict(rows: Rows, scorer: Scorer, train: TrainLog, depth: int, *, label: str | None = None) -> pa.Table:
+    """Ranked items of every row in long form, block by block."""
+    from infer import baselines
+
+    starts = range(0, len(rows), BLOCK_ROWS)
+    tables = []
+    for start in program.progress(starts, label=label, unit="block") if label else starts:
+        block = rows.take(np.arange(start, min(start + BLOCK_ROWS, len(rows))))
+        lists = baselines.ranked_lists(scorer(block), train.popularity_N, depth)
+        tables.append(
+            ranked_items_table(block.example_ids_R, lists.offsets, lists.item_E, lists.rank_E, lists.score_E)
+        )
+    return pa.concat_tables(tables)
+
+
+def write_one(out: Output, fitted: Fitted, one: OneBaseline) -> None:
+    """Fit (once per program), predict and write one directory."""
+    scorer, chosen = fitted.scorer(one.model)
+    rows = fitted.rows(one.split)
+    rows = rows.take(sample_rows(len(rows), one.max_rows, one.seed))
+    clock = Clock()
+    table = predict(rows, scorer, fitted.train, one.depth, label=f"{one.model}.{one.split}")
+    seconds = clock.seconds
+    write_predictions(out, table)
+    out.counts |= {"examples": len(rows), "predictions": table.num_rows}
+    out.facts |= {
+        "split": one.split,
+        "model": one.model,
+        "fitted_on": "train",
+        "max_rows": one.max_rows,
+        "depth": min(one.depth, fitted.num_items),
+        "users_per_second": round(len(rows) / seconds, 1),
+        **chosen,
+    }
+
+
+def main(args: RunBaselinesArgs) -> None:
+    fitted = cache(lambda: Fitted(args.data, args.tune, args.seed))
+    for model in args.models:
+        for split in args.splits:
+            tune = args.tune if model == "itemknn_tuned" else None
+            one = OneBaseline(args.data, model, split, args.depth, args.max_rows, args.seed, tune)
+            directory = Path(args.output_root) / f"{model}.{split}"
+            try:
+                with open_output(
+                    directory,
+                    stage=f"baseline {model}",
+                    version=STAGE_VERSION,
+                    args=one,
+                    inputs={"data": args.data},
+                    overwrite=args.overwrite,
+                ) as out:
+                    write_one(out, fitted(), one)
+            except AlreadyComplete as complete:
+                print(f"run_baselines: {complete}", flush=True)
+
+
+if __name__ == "__main__":
+    program.run(RunBaselinesArgs, main)

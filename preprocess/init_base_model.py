@@ -1,0 +1,60 @@
+"""Stage 08, first half: make a small base model where no pretrained one is given.
+
+    python -m preprocess.init_base_model --config configs/toy/toystore/base_model.yaml \\
+        --data data/toystore --output_dir outputs/quickstart/base
+
+reads   <data>/items.parquet
+writes  <output_dir>/  a Hugging Face directory: Qwen3 with random float32 weights, a byte-level BPE tokenizer trained
+        on the items' titles, descriptions, brands and categories, and a chat template
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from configs import program
+from data import artifacts
+from data.output import open_output
+from preprocess.base_model import ModelShape, item_texts, random_model, train_tokenizer, write_model
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitBaseModelArgs:
+    """Arguments of preprocess.init_base_model."""
+
+    data: str
+    """prepared data set (stage 01) whose text the tokenizer learns"""
+    output_dir: str
+    """where the model goes"""
+    vocab_size: int = 2000
+    """entries of the tokenizer, markers included; semantic IDs are added by preprocess.expand_vocab"""
+    shape: ModelShape = field(default_factory=ModelShape)
+    """sizes of the model"""
+    seed: int = 0
+    """decides the random weights"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+
+def main(args: InitBaseModelArgs) -> None:
+    items = artifacts.read_items(args.data)
+    with open_output(
+        args.output_dir,
+        stage="init_base_model",
+        version=VERSION,
+        args=args,
+        inputs={"data": args.data},
+        overwrite=args.overwrite,
+    ) as out:
+        tokenizer = train_tokenizer(
+            item_texts(items), vocab_size=args.vocab_size, max_positions=args.shape.max_positions
+        )
+        model = random_model(tokenizer, args.shape, seed=args.seed)
+        write_model(out, model, tokenizer)
+        out.counts |= {"tokens": len(tokenizer), "parameters": model.num_parameters()}
+
+
+if __name__ == "__main__":
+    program.run(InitBaseModelArgs, main)

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# 08  A base model with one token per code of every level.
+#   reads   $MODEL (a local Hugging Face directory), or nothing: then a small base model is made from the data's own text
+#   writes  $OUTPUT_ROOT/$RUN/base (only without MODEL), $OUTPUT_ROOT/$RUN/vocab
+#   takes   seconds for a small model; as long as loading and saving it for a large one
+# Edit the variables, or override: MODEL=/path/to/Qwen3-1.7B bash scripts/08_expand_vocab.sh
+set -euo pipefail
+
+PAPER=${PAPER:-minionerec}
+DATASET=${DATASET:-industrial}
+SIDS=${SIDS:-rqkmeans}
+RUN=${RUN:-$PAPER-$DATASET}         # names $OUTPUT_ROOT/$RUN
+MODEL=${MODEL:-}                    # empty: make one here
+EXPAND_ARGS=${EXPAND_ARGS:-}        # flags of preprocess.expand_vocab; trailing flags go to preprocess.init_base_model
+source "$(dirname "$0")/env.sh"
+
+if [ -z "$MODEL" ]; then
+    MODEL=$OUTPUT_ROOT/$RUN/base
+    "$PYTHON" -m preprocess.init_base_model --config "configs/$PAPER/$DATASET/base_model.yaml" \
+        --data "$DATA_ROOT/$DATASET" --output_dir "$MODEL" "$@"
+fi
+# shellcheck disable=SC2086
+"$PYTHON" -m preprocess.expand_vocab --config "configs/$PAPER/$DATASET/vocab.yaml" --model "$MODEL" \
+    --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --output_dir "$OUTPUT_ROOT/$RUN/vocab" $EXPAND_ARGS

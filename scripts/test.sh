@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Set-up, lint and tests: everything a change must pass.
+#   bash scripts/test.sh                   what runs on any machine in minutes
+#   bash scripts/test.sh --all             the long tests too, and those for a GPU where there is one
+#   bash scripts/test.sh -k trie -x        further arguments go to pytest
+# Exit code: 0 when lint, format and tests pass; set-up's own (2, 3, 130) when it fails; 1 otherwise.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+choice="not long and not gpu"
+if [ "${1:-}" = --all ]; then
+    shift
+    if nvidia-smi -L >/dev/null 2>&1; then choice=""; else choice="not gpu"; fi
+fi
+bash scripts/setup.sh --dev
+# Tests choose their own data, runs and interpreter, whatever the shell that starts them has exported.
+unset PAPER DATASET RAW EMBEDDINGS SIDS EXAMPLES RUN STAGE MODEL NUM_GPUS DATA_ROOT OUTPUT_ROOT
+export PYTHON="$PWD/.venv/bin/python"
+source scripts/env.sh
+
+failed=""
+"$PYTHON" -m ruff check . || failed="$failed lint"
+"$PYTHON" -m ruff format --check . || failed="$failed format"
+"$PYTHON" -m pytest -m "$choice" --durations=10 "$@" || failed="$failed tests"
+if [ -n "$failed" ]; then
+    echo "test.sh: FAILED:$failed ($SECONDS s)"
+    exit 1
+fi
+echo "test.sh: passed ($SECONDS s)"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Baselines: popularity, last-item transitions, item-kNN plain and tuned on valid.
+#   reads   $DATA_ROOT/$DATASET (train rows), its sids/$SIDS (for their SID-level metrics)
+#   writes  $OUTPUT_ROOT/$RUN/eval/{pop,last,itemknn,itemknn_tuned}.$SPLIT, each with metrics/
+#   takes   seconds for thousands of items and users
+# Edit the variables, or override: DATASET=industrial bash scripts/train_baselines.sh
+set -euo pipefail
+
+PAPER=${PAPER:-minionerec}
+DATASET=${DATASET:-industrial}
+SIDS=${SIDS:-rqkmeans}
+RUN=${RUN:-$PAPER-$DATASET}
+SPLIT=${SPLIT:-test}                # test | valid
+source "$(dirname "$0")/env.sh"
+
+"$PYTHON" -m infer.run_baselines --data "$DATA_ROOT/$DATASET" --output_root "$OUTPUT_ROOT/$RUN/eval" --splits "[$SPLIT]" "$@"
+for name in pop last itemknn itemknn_tuned; do
+    "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/$name.$SPLIT" --data "$DATA_ROOT/$DATASET" \
+        --sids "$DATA_ROOT/$DATASET/sids/$SIDS"
+done

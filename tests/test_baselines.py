@@ -1,0 +1,174 @@
+"""Popularity, transitions and item-kNN: hand arithmetic, and the program against scores computed by loops."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data.output import read_manifest
+from infer import baselines
+from infer.rows import Rows, TrainLog
+from tests.handmade import call, refuse, succeed
+from tests.store import ITEMS, sequences, write_store
+
+
+def train_log(walks: list[list[int]], num_items: int) -> TrainLog:
+    users = np.repeat(np.arange(len(walks)), [len(walk) for walk in walks]).astype(np.int32)
+    return TrainLog(users, np.array([item for walk in walks for item in walk], np.int32), num_items)
+
+
+def history(*items: int) -> Rows:
+    return Rows(
+        np.zeros(1, int),
+        np.zeros(1, int),
+        np.array([0, len(items)]),
+        np.array(items, np.int32),
+        np.zeros(1, int),
+    )
+
+
+def test_transitions_by_hand():
+    matrix = baselines.transition_matrix(train_log([[0, 1, 1, 2], [0, 1]], 4)).toarray()
+    expected = np.zeros((4, 4))
+    expected[0, 1] = 1 + 1 / 2 + 1  # user 0 at distances 1 and 2, user 1 at distance 1
+    expected[0, 2] = 1 / 3
+    expected[1, 1] = 1
+    expected[1, 2] = 1 / 2 + 1
+    assert np.allclose(matrix, expected)
+
+
+def test_item_similarity_by_hand():
+    """Item 0 has users 0, 1, 2; item 1 users 0, 1; item 2 user 2. Buying twice counts once."""
+    train = train_log([[0, 1, 1], [1, 0], [2, 0, 0]], 3)
+    cosine = baselines.item_similarity(train).toarray()
+    assert np.allclose(cosine, [[0, 2 / 6**0.5, 1 / 3**0.5], [2 / 6**0.5, 0, 0], [1 / 3**0.5, 0, 0]])
+    assert baselines.item_similarity(train, shrink=2.0)[0, 1] == pytest.approx(2 / (6**0.5 + 2))
+
+
+def test_history_weights_count_an_item_once_at_its_newest_place():
+    weights = baselines.history_weights(history(4, 3, 4, 2, 4, 1), 5, decay=0.5).toarray()[0]
+    assert weights.tolist() == [0, 1, 0.25, 0.5**4, 0.5]
+    last_three = baselines.history_weights(history(4, 3, 4, 2, 4, 1), 5, last=3).toarray()[0]
+    assert last_three.tolist() == [0, 1, 1, 0, 1]
+    assert baselines.history_weights(history(), 5).nnz == 0
+
+
+def loop_scores(
+    name: str, walks: list[list[int]], past: list[int], *, decay: float, shrink: float
+) -> list[float]:
+    """Scores of every item, straight from the definitions."""
+    scores = [0.0] * ITEMS
+    if name == "last":
+        for walk in walks:
+            for i, item in enumerate(walk):
+                for distance in (1, 2, 3):
+                    if item == past[-1] and i + distance < len(walk):
+                        scores[walk[i + distance]] += 1 / distance
+    if name.startswith("itemknn"):
+        users = {item: {u for u, walk in enumerate(walks) if item in walk} for item in range(ITEMS)}
+        recent = list(dict.fromkeys(past[::-1][:10]))
+        for item in recent:
+            weight = decay ** past[::-1].index(item)
+            for other in range(ITEMS):
+                both = len(users[item] & users[other])
+                if other != item and both:
+                    size = math.sqrt(len(users[item]) * len(users[other]))
+                    scores[other] += weight * both / (size + shrink)
+    return [round(score, 9) for score in scores]
+
+
+def loop_figures(name: str, split_offset: int, **settings: float) -> tuple[float, float]:
+    """(HR@10, NDCG@10) over all users, history not masked, ties by mean rank counted from 0."""
+    walks = sequences()
+    train = [walk[:-2] for walk in walks]
+    popularity = [sum(walk.count(item) for walk in train) for item in range(ITEMS)]
+    hits, gains = [], []
+    for walk in walks:
+        target, past = walk[-1 - split_offset], walk[: -1 - split_offset]
+        scores = loop_scores(name, train, past, **settings)
+        key = list(zip(scores, popularity, strict=True))
+        rank = sum(k > key[target] for k in key) + (sum(k == key[target] for k in key) - 1) / 2
+        hits.append(rank < 10)
+        gains.append(1 / math.log2(rank + 2) if rank < 10 else 0.0)
+    return sum(hits) / len(hits), sum(gains) / len(gains)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("baselines")
+    data = write_store(root / "store")
+    command = (
+        "infer.run_baselines",
+        "--data",
+        data,
+        "--output_root",
+        root / "eval",
+        "--tune.decays",
+        "[1.0,0.6]",
+    )
+    call(*command, "--tune.shrinks", "[0.0,4.0]")
+    return root, data, command
+
+
+@pytest.mark.parametrize("name", ["pop", "last", "itemknn", "itemknn_tuned"])
+def test_program_and_evaluation_equal_the_loops(run, name):
+    root, data, _ = run
+    facts = read_manifest(root / "eval" / f"{name}.test")["facts"]
+    settings = {"decay": facts.get("decay", 1.0), "shrink": facts.get("shrink", 0.0)}
+    for offset, split in ((0, "test"), (1, "valid")):
+        directory = root / "eval" / f"{name}.{split}"
+        call("infer.evaluate", "--predictions", directory, "--data", data, "--resamples", 50)
+        values = json.loads((directory / "metrics" / "metrics.json").read_text())
+        hr, ndcg = loop_figures(name, offset, **settings)
+        assert values["item_level/hr@10"]["value"] == pytest.approx(hr, abs=1e-6)
+        assert values["item_level/ndcg@10"]["value"] == pytest.approx(ndcg, abs=1e-6)
+        assert 0 < values["item_level/hr@10"]["value"] < 1
+        assert values["protocol"]["fitted_on"] == "train"
+
+
+def test_tuning_takes_the_best_point_on_valid(run):
+    root, _, _ = run
+    facts = read_manifest(root / "eval" / "itemknn_tuned.test")["facts"]
+    grid = {
+        (decay, shrink): loop_figures("itemknn", 1, decay=decay, shrink=shrink)[1]
+        for decay in (1.0, 0.6)
+        for shrink in (0.0, 4.0)
+    }
+    assert facts["valid_ndcg@10"] == pytest.approx(max(grid.values()), abs=1e-6)
+    assert grid[facts["decay"], facts["shrink"]] == pytest.approx(max(grid.values()), abs=1e-9)
+    assert read_manifest(root / "eval" / "itemknn.test")["facts"]["decay"] == 1.0
+
+
+def test_finished_directories_are_kept_and_a_sample_is_seeded(run):
+    root, data, command = run
+    assert succeed(*command, "--tune.shrinks", "[0.0,4.0]").count("already complete") == 8
+    assert "another run" in refuse(*command, "--models", "[pop]", "--depth", 20)
+    sampled = (
+        "infer.run_baselines",
+        "--data",
+        data,
+        "--models",
+        "[last]",
+        "--splits",
+        "[test]",
+        "--max_rows",
+        25,
+    )
+    for folder in ("a", "b"):
+        call(*sampled, "--output_root", root / folder)
+    first, second = (
+        pq.read_table(root / f / "last.test" / "predictions-00000-of-00001.parquet") for f in "ab"
+    )
+    assert first.equals(second) and len(set(first["example_id"].to_pylist())) == 25
+
+
+def test_bad_arguments_are_refused(run, tmp_path):
+    _, data, _ = run
+    common = ("infer.run_baselines", "--data", data, "--output_root", tmp_path / "eval")
+    assert "unknown baseline 'svd'" in refuse(*common, "--models", "[svd]")
+    assert "unknown split 'dev'" in refuse(*common, "--splits", "[dev]")
+    assert not (tmp_path / "eval").exists()

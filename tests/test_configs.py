@@ -1,0 +1,174 @@
+"""Every config parses with the program that reads it, its trainer settings exist, and its header says how it is run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configs import program
+from configs.program import ROOT, InputError
+
+PROGRAM_OF = {
+    "prepare": "data.prepare",
+    "embed": "rq.embed_items",
+    "quantizer": "rq.train_quantizer",
+    "assign": "rq.assign_sids",
+    "examples": "preprocess.build_examples",
+    "base_model": "preprocess.init_base_model",
+    "vocab": "preprocess.expand_vocab",
+    "sft_*": "train.sft",
+    "grpo*": "train.grpo",
+    "recommend": "infer.recommend",
+    "evaluate": "infer.evaluate",
+    "baselines": "infer.run_baselines",
+    "report": "infer.report",
+}
+HEADER = {
+    "command": r"\b(bash|python -m) \S",
+    "hardware": r"\bhardware\b",
+    "expected result": r"\bexpected\b",
+}
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+STAGES = [path for path in CONFIGS if path.parent.name != "accelerate"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT / "configs"))
+
+
+def program_of(path: Path) -> str | None:
+    """The module that reads a config, by the file's name."""
+    return next((module for pattern, module in PROGRAM_OF.items() if path.match(f"{pattern}.yaml")), None)
+
+
+def args_class(module: str) -> type:
+    """The dataclass that a program gives to `program.run`."""
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (run,) = [call for call in calls if ast.unparse(call.func) == "program.run"]
+    return getattr(importlib.import_module(module), run.args[0].id)
+
+
+def parse_config(path: Path) -> Any:
+    """The program's arguments from a config, with a made-up path for every required field it leaves to the shell."""
+    cls = args_class(program_of(path))
+    hints = typing.get_type_hints(cls)
+    given = yaml.safe_load(path.read_text()) or {}
+    argv = ["--config", str(path)]
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in given:
+            argv += [f"--{field.name}", "made-up" if hints[field.name] in (str, Path) else "[made-up]"]
+    return program.parse(cls, argv)[0]
+
+
+def header(path: Path) -> str:
+    """The comment lines that a file begins with."""
+    lines = path.read_text().splitlines()
+    end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "\n".join(lines[:end])
+
+
+def missing_from_header(text: str) -> list[str]:
+    return [what for what, pattern in HEADER.items() if not re.search(pattern, text)]
+
+
+def check_trainer(args: Any, module: str, output_dir: Path) -> None:
+    """Build the trainer arguments of a config as the program does."""
+    from transformers import TrainingArguments
+    from trl import SFTConfig
+
+    from train.arguments import trainer_arguments
+    from train.safety import selection
+
+    cls = SFTConfig if module == "train.sft" else TrainingArguments
+    fixed = selection(args.trainer)
+    trainer_arguments(cls, args.trainer, output_dir=output_dir, seed=0, **fixed)
+
+
+def test_there_are_configs():
+    assert len(STAGES) > 5 and len(CONFIGS) > len(STAGES)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=name)
+def test_config_parses(path):
+    assert program_of(path), f"no program reads {path.name}: name it after a stage or add the stage here"
+    parse_config(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_header_says_command_hardware_and_result(path):
+    assert missing_from_header(header(path)) == []
+
+
+def test_trainer_settings_exist(tmp_path):
+    trained = [path for path in STAGES if "trainer" in (yaml.safe_load(path.read_text()) or {})]
+    assert len(trained) >= 2
+    for path in trained:
+        try:
+            check_trainer(parse_config(path), program_of(path), tmp_path)
+        except InputError as error:
+            pytest.fail(f"{name(path)}: {error}")
+
+
+def test_reward_names_exist():
+    from train.rewards import reward_functions
+
+    configs = [path for path in STAGES if program_of(path) == "train.grpo"]
+    assert configs
+    for path in configs:
+        assert reward_functions(parse_config(path).rewards)
+
+
+def test_accelerate_configs_load():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    paths = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        config = load_config_from_file(str(path))
+        assert config.num_processes == -1, "the script says how many processes"
+        assert config.mixed_precision == "no", "the program chooses the number format"
+
+
+# Controls: what these tests must refuse.
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        ("sft_x.yaml", "max_lenght: 8\n", "max_lenght"),
+        ("sft_x.yaml", "max_length: long\n", "max_length"),
+        ("sft_x.yaml", "- 1\n", "Unexpected config"),
+        ("grpo_x.yaml", "rollout: {num_generation: 8}\n", "num_generation"),
+    ],
+    ids=["unknown key", "wrong type", "no mapping", "unknown nested key"],
+)
+def test_control_bad_configs(tmp_path, file, text, complaint):
+    path = tmp_path / file
+    path.write_text(text)
+    argv = ["--config", str(path), "--model", "m", "--examples", "e", "--sids", "s", "--output_dir", "o"]
+    with pytest.raises(InputError, match=complaint):
+        program.parse(args_class(program_of(path)), argv)
+
+
+def test_control_bad_trainer(tmp_path):
+    path = tmp_path / "grpo.yaml"
+    path.write_text("trainer: {warmup_ratio: 0.1, max_steps: 5}\n")
+    with pytest.raises(InputError, match="warmup_ratio"):
+        check_trainer(parse_config(path), "train.grpo", tmp_path)
+
+
+def test_control_header(tmp_path):
+    path = tmp_path / "grpo.yaml"
+    path.write_text("# bash rl.sh\n# hardware: 2 CPU cores\nseed: 1  # expected\n")
+    assert missing_from_header(header(path)) == ["expected result"]
+    assert program_of(Path("configs/x/unheard_of.yaml")) is None

@@ -1,0 +1,269 @@
+"""The output directory: one writer, whole files, a manifest last; kept, resumed, refused, or replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs.program import ROOT, AlreadyComplete, InputError, NumericError
+from data import fingerprints
+from data.output import MANIFEST, Output, open_output, read_manifest, require_manifest
+
+
+@dataclass
+class Args:
+    output_dir: str
+    source: str = "nowhere"
+    size: int = 1
+    overwrite: bool = False
+    seed: int = 7
+
+
+@contextmanager
+def writing(path: Path, *, version: int = 1, stage: str = "demo", **fields: Any) -> Iterator[Output]:
+    args = Args(str(path), **fields)
+    inputs = {"source": args.source if args.source != "nowhere" else None}
+    with open_output(
+        path, stage=stage, version=version, args=args, inputs=inputs, overwrite=args.overwrite
+    ) as out:
+        yield out
+
+
+def finish(path: Path, text: str = "hello", **fields: Any) -> Path:
+    with writing(path, **fields) as out:
+        out.write_text("a.txt", text)
+        out.counts["rows"] = 3
+    return path
+
+
+def snapshot(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_finished_output_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = finish(tmp_path / "out")
+    before = snapshot(path)
+    assert set(before) == {"a.txt", MANIFEST}  # no lock, no pending mark, no temporary file
+    with pytest.raises(AlreadyComplete, match="kept; same configuration and inputs"), writing(path):
+        pytest.fail("a finished output must not be written again")
+    with pytest.raises(AlreadyComplete), writing(path, overwrite=True):
+        pytest.fail("nor with overwrite, when nothing changed")
+    assert snapshot(path) == before
+
+
+def test_what_changed_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
+    source = tmp_path / "source.csv"
+    source.write_text("1")
+    path = finish(tmp_path / "out", source=str(source))
+    before = snapshot(path)
+    with pytest.raises(InputError, match=r"holds another run \(configuration differ\) -> pass --overwrite"):
+        finish(path, source=str(source), size=2)
+    with pytest.raises(InputError, match=r"\(stage version differ\)"):
+        finish(path, source=str(source), version=2)
+    with pytest.raises(InputError, match=r"\(stage differ\)"):
+        finish(path, source=str(source), stage="other")
+    source.write_text("2")
+    with pytest.raises(InputError, match=r"\(inputs differ\)"):
+        finish(path, source=str(source))
+    assert snapshot(path) == before
+    moved = tmp_path / "moved.csv"
+    moved.write_text("1")
+    with pytest.raises(AlreadyComplete):  # an input counts by its content, not by its path
+        finish(path, source=str(moved))
+
+
+def test_overwrite_starts_clean_and_keeps_nested_outputs(tmp_path: Path) -> None:
+    path = finish(tmp_path / "data")
+    with writing(path / "sids" / "x") as out:
+        out.write_text("sids.txt", "nested")
+    nested = snapshot(path / "sids")
+    with writing(path, size=2, overwrite=True) as out:
+        assert not out.resuming and not (path / "a.txt").exists()
+        out.write_text("b.txt", "new")
+    assert set(read_manifest(path)["files"]) == {"b.txt"}
+    assert snapshot(path / "sids") == nested
+
+
+def test_an_unfinished_output_is_resumed_only_by_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(NumericError), writing(path) as out:
+        out.write_text("a.txt", "first half")
+        raise NumericError("stop")
+    assert read_manifest(path) is None
+    with pytest.raises(InputError, match=r"is unfinished \(no manifest.json\) -> run the stage first"):
+        require_manifest(path, written_by="the stage")
+    with pytest.raises(InputError, match="another run"):
+        finish(path, size=2)
+    with writing(path) as out:
+        assert out.resuming and (path / "a.txt").read_text() == "first half"
+        out.write_text("b.txt", "second half")
+    assert set(read_manifest(path)["files"]) == {"a.txt", "b.txt"}
+
+
+def test_foreign_files_are_never_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "home"
+    path.mkdir()
+    (path / "thesis.tex").write_text("ten years")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"holds files that no stage wrote \(thesis.tex"):
+            finish(path, overwrite=overwrite)
+    assert snapshot(path) == {"thesis.tex": b"ten years"}
+    with pytest.raises(InputError, match="is a file"):
+        finish(path / "thesis.tex")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    finish(empty)
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(InputError), writing(tmp_path / "new"):
+        raise InputError("a bad column")
+    with pytest.raises(InputError, match="input does not exist"):
+        finish(tmp_path / "other", source=str(tmp_path / "absent"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    with writing(tmp_path / "out") as out:
+        out.write_text("a.txt", "old")
+        with pytest.raises(ValueError), out.replacing("a.txt") as temporary:
+            temporary.write_text("ne")
+            raise ValueError
+        with pytest.raises(ValueError):
+            out.write_json("bad.json", {"loss": float("nan")})
+        assert {p.name for p in out.path.iterdir() if not p.name.startswith(".")} == {"a.txt", "pending.json"}
+        assert (out.path / "a.txt").read_text() == "old"
+        assert not list(out.path.glob(".*.tmp"))
+
+
+def test_files_are_read_back(tmp_path: Path) -> None:
+    with writing(tmp_path / "out") as out:
+        out.write_table("deep/t.parquet", pa.table({"x": [1, 2]}))
+        out.write_array("x.npy", np.arange(3, dtype=np.float32))
+        out.write_json("x.json", {"path": Path("a/b"), "text": "ü"})
+    assert pq.read_table(out.path / "deep" / "t.parquet")["x"].to_pylist() == [1, 2]
+    assert np.load(out.path / "x.npy", mmap_mode="r").tolist() == [0, 1, 2]
+    assert json.loads((out.path / "x.json").read_text()) == {"path": "a/b", "text": "ü"}
+
+
+def test_the_manifest_says_where_everything_came_from(tmp_path: Path) -> None:
+    source = finish(tmp_path / "source")
+    path = finish(tmp_path / "out", source=str(source))
+    manifest = read_manifest(path)
+    assert manifest["inputs"] == {
+        "source": {"path": str(source), "sha256": read_manifest(source)["content_hash"]}
+    }
+    assert manifest["files"]["a.txt"] == {"bytes": 5, "sha256": fingerprints.sha256_bytes(b"hello")}
+    assert manifest["config"] == {
+        "output_dir": str(path), "source": str(source), "size": 1, "overwrite": False, "seed": 7,
+    }  # fmt: skip
+    assert (manifest["stage"], manifest["stage_version"], manifest["seed"]) == ("demo", 1, 7)
+    assert manifest["counts"] == {"rows": 3}
+    assert {
+        "argv",
+        "config_hash",
+        "git",
+        "packages",
+        "python",
+        "time_utc",
+        "wall_seconds",
+        "peak_mib",
+    } <= set(manifest)
+    assert manifest["packages"]["pyarrow"] == pa.__version__
+    assert read_manifest(source)["content_hash"] == manifest["content_hash"]  # equal files, equal hash
+    assert (
+        finish(tmp_path / "third", text="hellO")
+        and read_manifest(tmp_path / "third")["content_hash"] != manifest["content_hash"]
+    )
+
+
+HOLD = """
+    import sys, time, os, signal
+    from pathlib import Path
+    from tests.test_output import writing
+    with writing(Path(sys.argv[1])) as out:
+        out.write_text("a.txt", "whole")
+        with out.replacing("b.txt") as temporary:
+            temporary.write_text("hal")
+            print("writing", flush=True)
+            sys.stdin.readline()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_one_writer_and_a_kill_inside_a_write(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(path)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "writing\n"
+    with pytest.raises(
+        InputError, match=rf"output_dir {path} is in use by pid {process.pid} on .* -> wait for it"
+    ):
+        finish(path)
+    process.stdin.write("now\n")
+    process.stdin.close()
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    process.stdout.close()
+
+    assert not (path / "b.txt").exists() and read_manifest(path) is None
+    with pytest.raises(InputError, match="is unfinished"):
+        require_manifest(path, written_by="the stage")
+    with writing(path) as out:
+        assert out.resuming and (path / "a.txt").read_text() == "whole"
+        out.write_text("b.txt", "both")
+    assert set(read_manifest(path)["files"]) == {"a.txt", "b.txt"}
+    assert (path / "b.txt").read_text() == "both"
+    assert set(snapshot(path)) == {"a.txt", "b.txt", MANIFEST}
+
+
+def test_a_file_is_hashed_again_when_size_or_time_changed(tmp_path: Path) -> None:
+    file = tmp_path / "raw.json"
+    file.write_text("abc")
+    known = {"size": 3, "mtime_ns": file.stat().st_mtime_ns, "sha256": "remembered"}
+    assert fingerprints.fingerprint(file, known) == "remembered"
+    os.utime(file, ns=(0, 0))
+    assert fingerprints.fingerprint(file, known) == fingerprints.sha256_bytes(b"abc")
+
+
+def test_model_directories_are_told_apart_by_their_headers(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    def model(name: str, weights: np.ndarray) -> Path:
+        path = tmp_path / name
+        path.mkdir(parents=True)
+        (path / "config.json").write_text("{}")
+        save_file({"w": weights}, path / "model.safetensors")
+        return path
+
+    zeros = fingerprints.fingerprint(model("a", np.zeros((2, 2), np.float32)))
+    assert (
+        fingerprints.fingerprint(model("b", np.ones((2, 2), np.float32))) == zeros
+    )  # headers only: large models
+    assert fingerprints.fingerprint(model("c", np.zeros((2, 3), np.float32))) != zeros
+    finals = [fingerprints.fingerprint(model(f"{i}/final", np.full((2, 2), i, np.float32))) for i in range(2)]
+    assert finals[0] != finals[1]
+    broken = model("d", np.zeros((2, 2), np.float32)) / "model.safetensors"
+    broken.write_bytes(b"\xff" * 20)
+    with pytest.raises(InputError, match="truncated or not safetensors"):
+        fingerprints.fingerprint(broken.parent)
+    shutil.rmtree(broken.parent)
+    broken.parent.mkdir()
+    with pytest.raises(InputError, match="neither a finished output"):
+        fingerprints.fingerprint(broken.parent)

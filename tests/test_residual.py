@@ -1,0 +1,123 @@
+"""rq/vq.py, rq/residual.py, rq/rqkmeans.py: codebooks on ordinary and degenerate vectors, codes, files."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.program import InputError
+from data import output
+from rq import quality, residual, vq
+from rq.residual import ResidualQuantizer
+from rq.rqkmeans import RqKmeans, train_rqkmeans
+
+
+@dataclass
+class NoArgs:
+    """A program without options."""
+
+    output_dir: str
+
+
+def save_to(path, quantizer):
+    with output.open_output(path, stage="test", version=1, args=NoArgs(str(path)), inputs={}) as out:
+        residual.save(out, quantizer, made_by={"name": "test"})
+
+
+def clustered(num, dim, clusters, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((clusters, dim)) * 3
+    return (centres[rng.integers(0, clusters, num)] + rng.standard_normal((num, dim)) * 0.3).astype(
+        np.float32
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10**6), num=st.integers(1, 60), levels=st.integers(1, 3))
+def test_encode_is_the_nearest_code_level_by_level(seed, num, levels):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((num, 4)).astype(np.float32)
+    quantizer = ResidualQuantizer(
+        tuple(rng.standard_normal((5, 4)).astype(np.float32) for _ in range(levels))
+    )
+    codes, rest = quantizer.encode(x), x.astype(np.float64)
+    for level, book in enumerate(quantizer.codebooks):
+        distance = ((rest[:, None] - book[None]) ** 2).sum(2)
+        chosen = distance[np.arange(num), codes[:, level]]
+        np.testing.assert_allclose(chosen, distance.min(1), atol=1e-4)
+        rest = rest - book[codes[:, level]]
+    np.testing.assert_allclose(quantizer.decode(codes), x - rest, atol=1e-5)
+    np.testing.assert_allclose(quantizer.decode(codes[:, :1]), quantizer.codebooks[0][codes[:, 0]])
+
+
+def test_of_equal_codewords_the_first_is_taken():
+    book = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+    codes, squared = vq.nearest_codes(np.array([[0, 2], [2, 0]], np.float32), book)
+    assert codes.tolist() == [1, 0] and squared.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "x",
+    [np.ones((1, 3)), np.ones((50, 3)), np.eye(3)[[0, 1, 2, 0, 1]], np.eye(3)[np.arange(300) % 3]],
+    ids=["one item", "constant", "fewer items than codes", "three distinct vectors"],
+)
+def test_few_distinct_vectors_are_coded_without_error(x):
+    quantizer = train_rqkmeans(x.astype(np.float32), RqKmeans(sizes=[8, 4]), seed=0)
+    codes = quantizer.encode(x.astype(np.float32))
+    assert quantizer.sizes == (8, 4)
+    np.testing.assert_allclose(quantizer.decode(codes), x, atol=1e-6)
+    assert len(np.unique(codes, axis=0)) == len(np.unique(x, axis=0))
+
+
+def test_every_code_is_used_even_when_most_vectors_are_equal():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.zeros((500, 8)), rng.standard_normal((40, 8))]).astype(np.float32)
+    book = vq.train_codebook(x, 32, iterations=10, restarts=1, seed=0)
+    codes, _ = vq.nearest_codes(x, book)
+    assert len(np.unique(codes)) == 32
+
+
+def test_kmeans_finds_the_clusters_and_every_level_lowers_the_error():
+    x = clustered(600, 8, clusters=10)
+    quantizer = train_rqkmeans(x, RqKmeans(sizes=[10, 16, 16], restarts=5), seed=3)
+    errors = quality.reconstruction_error(x, quantizer.encode(x), quantizer)
+    assert errors[0] < 0.1 and errors[0] > errors[1] > errors[2] > 0
+
+
+def test_equal_seeds_give_equal_codebooks_and_other_seeds_others():
+    x = clustered(400, 6, clusters=40)
+    books = [train_rqkmeans(x, RqKmeans(sizes=[16, 16]), seed=seed).codebooks for seed in (1, 1, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(books[0], books[1], strict=True))
+    assert not np.array_equal(books[0][0], books[2][0])
+
+
+def test_saved_and_loaded_it_codes_alike(tmp_path):
+    x = clustered(200, 5, clusters=7)
+    quantizer = train_rqkmeans(x, RqKmeans(sizes=[7, 4]), seed=0)
+    save_to(tmp_path / "q", quantizer)
+    loaded, description = residual.load(tmp_path / "q")
+    assert np.array_equal(loaded.encode(x), quantizer.encode(x))
+    assert description["sizes"] == [7, 4] and description["made_by"] == {"name": "test"}
+
+
+def test_damaged_or_unfinished_files_are_refused(tmp_path):
+    quantizer = ResidualQuantizer((np.zeros((3, 2), np.float32),))
+    with pytest.raises(InputError, match="04_build_sids"):
+        residual.load(tmp_path)
+    save_to(tmp_path / "short", quantizer)
+    weights = tmp_path / "short" / residual.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(InputError, match="no readable quantizer"):
+        residual.load(tmp_path / "short")
+    save_to(tmp_path / "other", quantizer)
+    description = tmp_path / "other" / residual.DESCRIPTION
+    description.write_text(description.read_text().replace('"dim": 2', '"dim": 4'))
+    with pytest.raises(InputError, match=r"\(3, 2\)"):
+        residual.load(tmp_path / "other")
+
+
+def test_vectors_of_another_width_are_refused():
+    with pytest.raises(InputError, match="5 dimensions, the quantizer 2"):
+        ResidualQuantizer((np.zeros((3, 2), np.float32),)).encode(np.zeros((4, 5), np.float32))

@@ -1,0 +1,98 @@
+"""The free `trainer:` mapping of a config -> a TrainingArguments object, checked and typed.
+
+Keys must be fields of the class; values are coerced to the field's type, because dotted flags arrive as strings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from configs.program import InputError, quiet
+
+# Set by the framework: checkpoints, logging and devices must work the way resume and the reports expect.
+RESERVED = {
+    "output_dir", "logging_nan_inf_filter", "report_to", "use_cpu", "bf16", "remove_unused_columns", "seed", "data_seed",
+    "resume_from_checkpoint", "push_to_hub", "disable_tqdm", "save_total_limit", "load_best_model_at_end",
+    "metric_for_best_model", "greater_is_better", "eval_strategy", "save_strategy", "fp16",
+}  # fmt: skip
+
+
+def trainer_arguments(
+    cls: type, mapping: dict[str, Any], *, output_dir: Path, seed: int, **fixed: Any
+) -> Any:
+    """`cls` (a TrainingArguments) from a config mapping plus what the framework fixes.
+
+    On CUDA training runs in bfloat16, on CPU in float32. Raises InputError naming an unknown, reserved or ill-typed key.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    hints = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in fields or key in RESERVED:
+            why = "is set by the framework" if key in RESERVED else f"is no field of {cls.__name__}"
+            raise InputError(f"trainer.{key} {why} -> remove it from the config or flags")
+        values[key] = coerce(value, hints[key], where=f"trainer.{key}")
+    values |= {
+        "output_dir": str(output_dir), "seed": seed, "data_seed": seed, "use_cpu": not cuda, "bf16": cuda,
+        "logging_nan_inf_filter": False, "report_to": [], "save_total_limit": None, "disable_tqdm": quiet(),
+    }  # fmt: skip
+    values.setdefault("dataloader_pin_memory", cuda)
+    values.setdefault("gradient_checkpointing", False)
+    try:
+        return cls(**(values | fixed))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())[:200]} -> change the config") from error
+
+
+def coerce(value: Any, hint: Any, *, where: str) -> Any:
+    """`value` as the type of the field; strings from flags become numbers, booleans or None."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None or (value in ("null", "None") and type(None) in options):
+        if type(None) in options:
+            return None
+        raise InputError(f"{where}: null is not a {_name(hint)} -> give a value")
+    for option in options:
+        try:
+            return _as(value, option)
+        except (TypeError, ValueError):
+            continue
+    raise InputError(f"{where}: {value!r} is not a {_name(hint)} -> correct the value")
+
+
+def _as(value: Any, kind: Any) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        return (
+            {"true": True, "false": False}[str(value).lower()]
+            if str(value).lower() in ("true", "false")
+            else _fail()
+        )
+    if kind is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else int(str(value))
+    if kind is float:
+        return _fail() if isinstance(value, bool) else float(value)
+    if kind is str:
+        return value if isinstance(value, str) else _fail()
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(value)
+    container = typing.get_origin(kind) or kind
+    if container in (dict, list) and isinstance(value, container):
+        return value
+    return _fail()
+
+
+def _fail() -> Any:
+    raise ValueError
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

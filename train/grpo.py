@@ -1,0 +1,155 @@
+"""Stage 10: GRPO with trie-constrained beam rollouts on the examples' semantic-ID tasks.
+
+reads   a fine-tuned model directory (09), data/<D>/examples/<name>/train.parquet, data/<D>/sids/<name>
+writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, checkpoint-*, final/}
+
+Differs from the published recipes: policy and rollouts are one model in one process, rewards read the row's own target
+items, and the checkpoint is chosen by item-level NDCG@10 on validation rows (the first one is the model as it came in).
+
+python -m train.grpo --config configs/toy/toystore/grpo.yaml --model outputs/quickstart/sft_recommend/final \
+    --examples data/toystore/examples/text_cooc --sids data/toystore/sids/text_cooc --output_dir outputs/quickstart/grpo
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs import program
+from configs.program import InputError
+from data import artifacts
+from data.output import Output, open_output
+from data.tasks import SID_TASKS, from_row
+from infer.engine import DecodeSettings, Engine, load_engine
+from train.grpo_settings import GrpoSettings
+
+STAGE_VERSION = 1
+
+
+@dataclass
+class GrpoArgs:
+    """Group-relative policy optimisation."""
+
+    model: str
+    """model directory to start from; also the frozen reference"""
+    examples: str
+    """examples directory (stage 07)"""
+    sids: str
+    """SID directory that model and examples were made with"""
+    output_dir: str
+    """where checkpoints and final/ go, e.g. outputs/<run>/grpo"""
+    tasks: list[str] = field(default_factory=lambda: ["history_to_sid"])
+    """tasks whose examples are prompts; their answer must be a semantic ID"""
+    rewards: list[str] = field(default_factory=lambda: ["exact_match", "rank_aware"])
+    """rewards, summed"""
+    rollout: GrpoSettings = field(default_factory=GrpoSettings)
+    """group size, KL weight, temperature, score spaces"""
+    max_rows: int | None = None
+    """train on a seeded sample of this many prompts; null = all"""
+    valid_rows: int = 1000
+    """seeded sample of validation rows that choose the checkpoint"""
+    valid_beams: int = 20
+    """beams of that validation"""
+    keep_checkpoints: int = 2
+    """newest checkpoints kept; the best one always stays"""
+    seed: int = 0
+    """of prompt order and samples"""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """fields of transformers.TrainingArguments; the per-device batch size counts prompts"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        wrong = sorted(set(self.tasks) - SID_TASKS)
+        if wrong or not self.tasks:
+            raise InputError(
+                f"tasks {wrong or 'none given'} have no semantic-ID answer -> any of {', '.join(sorted(SID_TASKS))}"
+            )
+
+
+def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
+    """The train rows whose prompts are rolled out. Validation and test rows are never read here."""
+    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    chosen = table.filter(pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)))
+    if not chosen.num_rows:
+        raise InputError(
+            f"examples {args.examples} have no task {', '.join(args.tasks)} -> build them in stage 07"
+        )
+    if args.max_rows is not None and args.max_rows < chosen.num_rows:
+        picked = np.random.default_rng(args.seed).choice(chosen.num_rows, args.max_rows, replace=False)
+        chosen = chosen.take(pa.array(np.sort(picked)))
+    return chosen.to_pylist()
+
+
+def prompt_dataset(rows: list[dict[str, Any]], engine: Engine) -> list[dict[str, Any]]:
+    """[{"prompt": token ids, "row": position}] in row order."""
+    bar = program.progress(rows, label="render prompts")
+    return [
+        {"prompt": engine.renderer.prompt_ids(from_row(row)), "row": position}
+        for position, row in enumerate(bar)
+    ]
+
+
+def train(args: GrpoArgs, out: Output) -> None:
+    """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
+    from transformers import TrainingArguments
+
+    from train.arguments import trainer_arguments
+    from train.rewards import reward_functions
+    from train.safety import save_final, selection, train_to_the_end
+    from train.sid_trainer import SidTrainer
+    from train.validation import Validator
+
+    rewards = reward_functions(args.rewards)
+    fixed = selection(args.trainer) | {"eval_on_start": True, "remove_unused_columns": False}
+    config = trainer_arguments(TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
+    decode = DecodeSettings(beams=args.valid_beams)
+    engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
+    reference = None
+    if args.rollout.beta:
+        reference = load_engine(args.model, args.sids, args.examples, decode, trainable=True).model
+    rows = prompt_rows(args)
+    validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
+
+    trainer = SidTrainer(
+        engine=engine,
+        reference=reference,
+        rewards=rewards,
+        settings=args.rollout,
+        rows=rows,
+        validate=validator,
+        args=config,
+        train_dataset=prompt_dataset(rows, engine),
+        processing_class=engine.renderer.tokenizer,
+    )
+    trainer.keep_checkpoints = args.keep_checkpoints
+    train_to_the_end(trainer, out.path)
+    save_final(trainer, engine.renderer.tokenizer, engine.renderer.vocab.to_json(), out.path)
+    out.counts |= {"prompts": len(rows), "steps": trainer.state.global_step}
+    out.facts |= validator.facts() | {
+        "best_ndcg@10": trainer.state.best_metric,
+        "best_step": trainer.state.best_global_step,
+    }
+
+
+def main(args: GrpoArgs) -> None:
+    inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
+    with open_output(
+        args.output_dir,
+        stage="grpo",
+        version=STAGE_VERSION,
+        args=args,
+        inputs=inputs,
+        overwrite=args.overwrite,
+    ) as out:
+        Path(out.path, "config.yaml").write_text(program.as_yaml(args))
+        train(args, out)
+
+
+if __name__ == "__main__":
+    program.run(GrpoArgs, main)

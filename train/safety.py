@@ -1,0 +1,175 @@
+"""What the stock Trainer lacks to be left alone overnight, as a mixin over any transformers Trainer.
+
+- a non-finite loss or gradient stops the run before the optimizer step (the stock Trainer logs 0.0 and trains on)
+- every checkpoint ends with COMPLETE.json, written last; rotation happens after it, so one trusted checkpoint always
+  exists; resume takes the newest trusted one
+- SIGTERM and SIGINT end the current step, write a checkpoint and leave with 143 / 130
+- metrics.jsonl holds one line per log, no wall-clock values; a resumed run continues it line for line
+- the best checkpoint is chosen by item-level NDCG@10 on validation rows, never by a test number
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
+
+from configs.program import NumericError, StopFlag, deferred_signals
+from data.checkpoints import discard_incomplete, mark_complete, newest_complete, rotate
+
+SELECTION_METRIC = "eval_ndcg@10"
+RUN_KEYS = (
+    "runtime",
+    "per_second",
+    "total_flos",
+    "num_tokens",
+)  # values that a resumed run does not reproduce
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every log to metrics.jsonl as {"step", ...}."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / METRICS_FILE
+
+    def rewind(self, step: int) -> None:
+        """Drop lines after `step`: the resumed run writes them again."""
+        if not self.path.exists():
+            return
+        lines = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in lines))
+        os.replace(temporary, self.path)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        values = {k: v for k, v in logs.items() if not any(word in k for word in RUN_KEYS)}
+        if set(values) <= {"epoch"}:
+            return
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": state.global_step} | values) + "\n")
+
+
+def _step(line: str) -> int:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return 1 << 62  # a line cut short by a kill is written again
+
+
+class StopOnSignal(TrainerCallback):
+    """Turns a remembered signal into a checkpoint and the end of training at the next step boundary."""
+
+    def __init__(self, flag: StopFlag) -> None:
+        self.flag = flag
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.flag.signum is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class SafeTrainer:
+    """Mixin, placed before a Trainer class. `validate()` returns {"ndcg@10": ..} on validation rows.
+
+    Overrides public `training_step` and `evaluate`, and `_save_checkpoint` and `_clip_grad_norm` of transformers 5.17.
+    """
+
+    validate: Callable[[], dict[str, float]]
+    evaluates_loss: bool = True
+    keep_checkpoints: int = 2
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not math.isfinite(float(loss)):
+            self._stop_non_finite("loss", float(loss))
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None and not math.isfinite(float(norm)):
+            self._stop_non_finite("gradient norm", float(norm))
+        return norm
+
+    def _stop_non_finite(self, what: str, value: float) -> None:
+        step = self.state.global_step + 1
+        report = {"step": step, what: str(value), "learning_rate": self._get_learning_rate()}
+        Path(self.args.output_dir, "nan_step.json").write_text(json.dumps(report) + "\n")
+        raise NumericError(
+            f"{what} is {value} at step {step} in {self.args.output_dir} -> the last checkpoint is intact; "
+            "lower the learning rate or look at the data of this step"
+        )
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Validation by constrained recommendation, and the loss on the evaluation set where `evaluates_loss`."""
+        metrics = (
+            super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if self.evaluates_loss
+            else {}
+        )
+        self.model.eval()  # logged as evaluation; the next training step switches back
+        found = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
+        self.log(dict(found))
+        return metrics | found
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            directory = Path(self.args.output_dir)
+            mark_complete(directory / f"checkpoint-{self.state.global_step}", step=self.state.global_step)
+            best = self.state.best_model_checkpoint
+            rotate(directory, keep=self.keep_checkpoints, protect=Path(best) if best else None)
+        self.accelerator.wait_for_everyone()
+
+
+def selection(settings: dict[str, Any]) -> dict[str, Any]:
+    """TrainingArguments that save at every evaluation and reload the best checkpoint at the end."""
+    steps = settings.get("eval_steps")
+    strategy = SaveStrategy.STEPS if steps else SaveStrategy.EPOCH
+    fixed = {
+        "eval_strategy": strategy.value,
+        "save_strategy": strategy.value,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": SELECTION_METRIC,
+        "greater_is_better": True,
+    }
+    return fixed | ({"save_steps": float(steps)} if steps else {})
+
+
+def train_to_the_end(trainer: Any, directory: Path) -> None:
+    """Train, from the newest trusted checkpoint where there is one; raises Interrupted after a signal's checkpoint."""
+    checkpoint = newest_complete(directory)
+    metrics = MetricsFile(directory)
+    if trainer.args.should_save:
+        discard_incomplete(directory)
+        metrics.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else -1)
+    trainer.accelerator.wait_for_everyone()
+    trainer.add_callback(metrics)
+    with deferred_signals() as flag:
+        trainer.add_callback(StopOnSignal(flag))
+        if checkpoint:
+            print(f"resuming from {checkpoint}", flush=True)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        flag.raise_if_set()
+
+
+def save_final(trainer: Any, tokenizer: Any, vocab_json: dict[str, Any], directory: Path) -> None:
+    """Write final/: model, tokenizer, sid_vocab.json, COMPLETE.json last."""
+    final = directory / "final"
+    trainer.save_model(str(final))
+    if trainer.args.should_save:
+        (final / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
+        tokenizer.save_pretrained(final)
+        (final / "sid_vocab.json").write_text(json.dumps(vocab_json, indent=1) + "\n")
+        mark_complete(final, step=trainer.state.global_step)
