@@ -34,7 +34,6 @@ DISK_GIB = 1.0  # room for the quickstart's data set, checkpoints and report
 # .venv is 2.0 GB with CPU wheels; the CUDA wheels alone are 2.8 GB before they are unpacked.
 SETUP_GIB = {"cpu": 3.0, "cuda": 9.0}
 HASH_GIB = 4.0  # bytes of data sets that are hashed without --deep: seconds
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 KEYS = {
     "OPENAI_API_KEY": "only a teacher or judge model behind an API needs it",
     "WANDB_API_KEY": "only logging to Weights & Biases needs it",
@@ -137,7 +136,7 @@ def check_gpus(gpus: list[Gpu], torch: str | None, index_url: str | None) -> Ite
     if not gpus:
         yield Finding("ok", "gpu", "none: everything runs on the CPU")
         if torch is None and not index_url and platform.system() == "Linux":
-            text = f"set-up would download CUDA wheels -> TORCH_INDEX_URL={CPU_INDEX} bash scripts/setup.sh"
+            text = "set-up would download CUDA wheels -> set TORCH_INDEX_URL to PyTorch's index of CPU wheels"
             yield Finding("warn", "torch", text)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import resource
 import signal
 import sys
@@ -145,7 +146,7 @@ def parse(
         namespace = parser.parse_args(with_values(args_class, sys.argv[1:] if argv is None else argv))
         values = parser.instantiate(namespace).as_dict()
     except ArgumentError as error:
-        raise InputError(f"{_one_line(error)} -> see `--help`") from error
+        raise InputError(f"{_one_line(error)}{_named_in(argv, str(error))} -> see `--help`") from error
     except (OSError, TypeError, ValueError) as error:
         raise InputError(f"arguments: {_one_line(error)} -> see `--help`") from error
     debug = values.pop("debug")
@@ -156,10 +157,22 @@ def parse(
         raise InputError(f"arguments: {_one_line(error)} -> see `--help`") from error
 
 
+def _named_in(argv: list[str] | None, message: str) -> str:
+    """` (in a.yaml)` for the last --config file that names the key a parser's message complains about."""
+    argv = sys.argv[1:] if argv is None else argv
+    keys = {key.split(".")[-1] for key in re.findall(r"""['"`]([\w.]+)['"`]""", message)}
+    for flag, path in reversed(list(zip(argv, argv[1:], strict=False))):
+        if flag == "--config" and Path(path).is_file():
+            words = set(re.findall(r"^\s*([\w.]+):", Path(path).read_text(errors="replace"), re.MULTILINE))
+            if keys & words or "config" in message:
+                return f" (in {path})"
+    return ""
+
+
 def with_values(args_class: type, argv: list[str]) -> list[str]:
     """`argv` with `true` after every boolean flag that stands alone: `--overwrite` means `--overwrite true`."""
     switches = {f"--{field.name}" for field in dataclasses.fields(args_class) if field.type in ("bool", bool)}
-    following = [*argv[1:], "--"]
+    following = [*argv, "--"][1:]
     return [
         part
         for flag, after in zip(argv, following, strict=True)
@@ -182,7 +195,7 @@ def run(args_class: type[T], main: Callable[[T], None], argv: list[str] | None =
         main(args)
         code = 0
     except AlreadyComplete as complete:
-        print(f"{name}: {complete}", flush=True)
+        say(f"{name}: {complete}")
         code = 0
     except BaseException as error:
         if isinstance(error, SystemExit):
@@ -249,6 +262,14 @@ def as_yaml(args: Any) -> str:
 def quiet() -> bool:
     """True where progress bars only fill a log: under CI, with QUIET=1, and where stderr is no terminal."""
     return bool(os.environ.get("CI") or os.environ.get("QUIET")) or not sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+    """Print a line for a person; a reader who has left (`| head -1`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(items: Iterable[T], *, label: str, total: int | None = None, unit: str = "row") -> Iterable[T]:

@@ -80,15 +80,20 @@ def core(
     keep = np.arange(len(user))
     users = np.bincount(user, minlength=1)
     items = np.bincount(item, minlength=1)
-    rounds = [Round(len(keep), np.count_nonzero(users), np.count_nonzero(items))]
+    rounds = [_count(users, items)]
     while len(keep):
         stays = (users[user] >= user_k) & (items[item] >= item_k)
         if stays.all():
             break
         keep, user, item = keep[stays], user[stays], item[stays]
         users, items = np.bincount(user, minlength=1), np.bincount(item, minlength=1)
-        rounds.append(Round(len(keep), np.count_nonzero(users), np.count_nonzero(items)))
+        rounds.append(_count(users, items))
     return keep, tuple(rounds)
+
+
+def _count(users: np.ndarray, items: np.ndarray) -> Round:
+    """From the rows per user and the rows per item."""
+    return Round(int(users.sum()), int(np.count_nonzero(users)), int(np.count_nonzero(items)))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.integrity import sha256 as sha256_file
 from configs.program import InputError
-
-BLOCK = 1 << 22
 
 
 def sha256_bytes(*parts: bytes) -> str:
@@ -21,15 +20,6 @@ def sha256_bytes(*parts: bytes) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    return digest.hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
     return digest.hexdigest()
 
 

@@ -9,6 +9,9 @@ What `open_output` does with a directory that already exists:
   finished, same configuration, inputs and stage version   raises AlreadyComplete (the program exits 0 in seconds)
   unfinished, same configuration and inputs                 resumes: `out.resuming` is True, files are kept
   anything else                                             InputError, or a clean start with `overwrite`
+
+In a run of several processes (RANK set by the launcher) rank 0 claims, decides and writes; the others wait for its
+decision and write nothing.
 """
 
 from __future__ import annotations
@@ -19,19 +22,22 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from configs.program import ROOT, AlreadyComplete, Clock, InputError, peak_mib
+from configs.program import ROOT, AlreadyComplete, Clock, EnvironmentFault, InputError, peak_mib, say
 from data.fingerprints import fingerprint, plain, sha256_file, sha256_json
 
 # Folders inside an output that are outputs of other stages: a rebuild leaves them, their readers compare hashes.
 NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning", "examples", "metrics"}
-PENDING, MANIFEST, LOCK = "pending.json", "manifest.json", ".lock"
+PENDING, MANIFEST, LOCK, HOLDER, LAUNCH = "pending.json", "manifest.json", ".lock", ".lock.holder", ".launch"
+MARKS = {PENDING, LOCK, HOLDER, LAUNCH}
+FOLLOW_SECONDS = 600
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
 NOT_CONFIGURATION = {"output_dir", "overwrite"}
 
@@ -39,9 +45,10 @@ NOT_CONFIGURATION = {"output_dir", "overwrite"}
 class Output:
     """An output directory that is being written. `counts` and `facts` end up in its manifest."""
 
-    def __init__(self, path: Path, *, resuming: bool) -> None:
+    def __init__(self, path: Path, *, resuming: bool, leads: bool = True) -> None:
         self.path = path
         self.resuming = resuming
+        self.leads = leads
         self.counts: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
 
@@ -63,6 +70,8 @@ class Output:
         self.write_text(name, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
+        if not self.leads:
+            return
         with self.replacing(name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -96,6 +105,9 @@ def open_output(
     module docstring says.
     """
     path, clock = Path(directory), Clock()
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield Output(path, resuming=_follow(path), leads=False)
+        return
     if path.exists() and not path.is_dir():
         raise InputError(f"output_dir {path} is a file -> choose another directory")
     records = hash_inputs(inputs, read_manifest(path))
@@ -109,7 +121,7 @@ def open_output(
     path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(path):
-            resuming = _decide(path, identity, overwrite=overwrite)
+            resuming = _announced(path, lambda: _decide(path, identity, overwrite=overwrite))
             (path / PENDING).write_text(json.dumps(identity))
             out = Output(path, resuming=resuming)
             yield out
@@ -174,7 +186,7 @@ def locked(path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(path / LOCK)
-    holder = path / ".lock.holder"
+    holder = path / HOLDER
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -192,6 +204,43 @@ def locked(path: Path) -> Iterator[None]:
         (path / LOCK).unlink(missing_ok=True)
 
 
+def _launch_id() -> str:
+    """The same for all ranks of one launch on one machine, different for the next launch."""
+    return f"{os.getppid()}:{os.environ.get('MASTER_PORT', '')}:{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
+
+
+def _announced(path: Path, decide: Callable[[], bool]) -> bool:
+    """`decide()`, with the outcome left where the other ranks of this launch wait for it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return decide()
+    outcome = "complete"
+    try:
+        resuming = decide()
+        outcome = "resume" if resuming else "start"
+        return resuming
+    except InputError:
+        outcome = "refused"
+        raise
+    finally:
+        temporary = path / f"{LAUNCH}.tmp"
+        temporary.write_text(json.dumps({"launch": _launch_id(), "outcome": outcome}))
+        os.replace(temporary, path / LAUNCH)
+
+
+def _follow(path: Path) -> bool:
+    """Wait for rank 0's decision on `path`: True where it resumes."""
+    clock = Clock()
+    while clock.seconds < FOLLOW_SECONDS:
+        if (path / LAUNCH).exists():
+            decision = json.loads((path / LAUNCH).read_text())
+            if decision["launch"] == _launch_id():
+                if decision["outcome"] in ("complete", "refused"):
+                    raise AlreadyComplete(f"rank 0 found {path} {decision['outcome']}")
+                return decision["outcome"] == "resume"
+        time.sleep(0.05)
+    raise EnvironmentFault(f"rank 0 did not claim {path} within {FOLLOW_SECONDS} s -> look at its log")
+
+
 def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
     """True: resume. False: start clean. Raises AlreadyComplete or InputError."""
     manifest = read_manifest(path)
@@ -203,7 +252,7 @@ def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
     content = [
         p
         for p in path.iterdir()
-        if p.name not in {LOCK, ".lock.holder"} and not (p.is_dir() and p.name in NESTED)
+        if p.name not in {LOCK, HOLDER, LAUNCH} and not (p.is_dir() and p.name in NESTED)
     ]
     if not content:
         return False
@@ -265,17 +314,12 @@ def _finish(
     out.write_json(MANIFEST, manifest)
     (out.path / PENDING).unlink(missing_ok=True)
     rows = ", ".join(f"{value:,} {name}" for name, value in out.counts.items() if isinstance(value, int))
-    print(
-        f"{identity['stage']}: wrote {out.path} ({rows}) in {clock.seconds:.1f} s, peak {peak_mib()} MiB",
-        flush=True,
-    )
+    say(f"{identity['stage']}: wrote {out.path} ({rows}) in {clock.seconds:.1f} s, peak {peak_mib()} MiB")
 
 
 def _withdraw(path: Path, *, created: bool) -> None:
-    """Bad input leaves nothing behind: a directory that this run made is removed while it holds nothing but marks."""
-    if not created or not path.exists():
-        return
-    if all(p.name in {PENDING, LOCK, ".lock.holder"} for p in path.iterdir()):
+    """Bad input leaves nothing behind: a directory that this run made goes, unless work (a folder) is already in it."""
+    if created and path.exists() and not any(p.is_dir() for p in path.iterdir()):
         shutil.rmtree(path)
 
 

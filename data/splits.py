@@ -105,11 +105,11 @@ def windows_at(target_rows: np.ndarray, position: np.ndarray, *, max_history: in
 
 
 def order_of_windows(split: np.ndarray, position: np.ndarray, timestamp: np.ndarray | None) -> np.ndarray:
-    """Row numbers of all targets (position >= 1, not context), train then valid then test.
+    """Row numbers of all targets (position >= 1, neither context nor without split), train then valid then test.
 
     Within a split by time of the target where `timestamp` is given (stable), else by user and position.
     """
-    targets = np.flatnonzero((position > 0) & (split != CONTEXT))
+    targets = np.flatnonzero((position > 0) & (split != CONTEXT) & (split >= 0))
     if timestamp is not None:
         targets = targets[np.argsort(timestamp[targets], kind="stable")]
     return targets[np.argsort(split[targets], kind="stable")]
@@ -141,8 +141,9 @@ def sequence_table(
 
 
 def split_names(split: np.ndarray) -> pa.Array:
-    """Split codes (int8) as strings."""
-    return pa.DictionaryArray.from_arrays(pa.array(split), pa.array(SPLIT_NAMES)).cast(pa.string())
+    """Split codes (int8) as strings; negative = null."""
+    codes = pa.array(split, mask=split < 0)
+    return pa.DictionaryArray.from_arrays(codes, pa.array(SPLIT_NAMES)).cast(pa.string())
 
 
 def check_times_complete(known: np.ndarray, *, where: str) -> None:

@@ -16,8 +16,14 @@ from data.toy_words import ADJECTIVES, BRANDS, COLORS, DETAILS, MATERIALS, OPENI
 NUM_STAGES = 8
 ITEMS_PER_PROJECT = 200
 BRANDS_PER_DEPARTMENT = 7
+POPULARITY_SPREAD = 1.2
 
-LEAVES = [(department, shelf, leaf) for department in TREE for shelf in TREE[department] for leaf in TREE[department][shelf]]
+LEAVES = [
+    (department, shelf, leaf)
+    for department in TREE
+    for shelf in TREE[department]
+    for leaf in TREE[department][shelf]
+]
 DEPARTMENT_OF_LEAF = np.array([list(TREE).index(department) for department, _, _ in LEAVES])
 
 
@@ -79,7 +85,7 @@ def make_catalogue(num_items: int, *, days: int, seed: int) -> Catalogue:
         stage=stage,
         leaf=leaf,
         brand=brand,
-        popularity=rng.lognormal(0.0, 0.9, num_items).astype(np.float32),
+        popularity=rng.lognormal(0.0, POPULARITY_SPREAD, num_items).astype(np.float32),
         peak_month=rng.integers(12, size=num_items),
         release=np.where(rng.random(num_items) < 0.12, rng.integers(days, size=num_items), 0),
         follow_up=follow_up,
@@ -106,7 +112,9 @@ def _follow_ups(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(follow_up, shared_name, refill): 12 % of a stage's items lead to one item of the next; 5 % of all are refills."""
     follow_up = np.full(num_items, -1, np.int32)
-    for before, after in zip(cells[:, :-1].reshape(-1, cells.shape[2]), cells[:, 1:].reshape(-1, cells.shape[2]), strict=True):
+    for before, after in zip(
+        cells[:, :-1].reshape(-1, cells.shape[2]), cells[:, 1:].reshape(-1, cells.shape[2]), strict=True
+    ):
         sources, targets = rng.permutation(before[before >= 0]), rng.permutation(after[after >= 0])
         count = min(len(sources), len(targets), round(0.12 * len(sources)))
         follow_up[sources[:count]] = targets[:count]
@@ -165,7 +173,9 @@ def item_text(catalogue: Catalogue, item: int, leader: int) -> ItemText:
         title = _pick(_TITLES, rng)
     lower = words | {"noun": words["noun"].lower(), "adjective": words["adjective"].lower()}
     opening = _pick(OPENINGS, rng).format(**lower)
-    details = [DETAILS[n].format(**lower | {"use": uses[n % len(uses)]}) for n in rng.permutation(len(DETAILS))[:3]]
+    details = [
+        DETAILS[n].format(**lower | {"use": uses[n % len(uses)]}) for n in rng.permutation(len(DETAILS))[:3]
+    ]
     length = int(rng.integers(1, 4))
     price = float(np.round(np.exp(rng.normal(3.0, 0.7)), 2))
     return ItemText(

@@ -27,6 +27,7 @@ ADVANCE = 0.95
 DRIFT = 0.05
 FOLLOW_UP = 0.5
 LOYALTY = 12.0
+SAME_TASTE = 0.8
 SEASON = 0.6
 SAME_DAY = 0.12
 MEAN_GAP_DAYS = 24.0
@@ -71,7 +72,9 @@ class _Chunk:
         self.interest = self._projects((count, 2))
         self.stage = rng.integers(NUM_STAGES // 2, size=(count, 2))
         self.current = np.zeros(count, np.int64)
-        self.favourite = rng.integers(BRANDS_PER_DEPARTMENT, size=(count, len(TREE)))
+        same = rng.random((count, len(TREE))) < SAME_TASTE
+        main = rng.integers(BRANDS_PER_DEPARTMENT, size=(count, 1))
+        self.favourite = np.where(same, main, rng.integers(BRANDS_PER_DEPARTMENT, size=(count, len(TREE))))
         self.open = np.full((count, 3), -1, np.int64)
         self.wait = np.zeros((count, 3), np.int64)
         bought = np.full((count, MAX_PURCHASES), -1, np.int64)
@@ -112,7 +115,9 @@ class _Chunk:
         self._remember(users, item, noise)
         return item
 
-    def _from_stage(self, users: np.ndarray, slot: np.ndarray, recent: np.ndarray, day: np.ndarray) -> np.ndarray:
+    def _from_stage(
+        self, users: np.ndarray, slot: np.ndarray, recent: np.ndarray, day: np.ndarray
+    ) -> np.ndarray:
         """One item of the slot's current stage for each user."""
         catalogue, rng = self.catalogue, self.rng
         offered = catalogue.cells[self.interest[users, slot], self.stage[users, slot]]
@@ -120,7 +125,9 @@ class _Chunk:
         score = np.log(catalogue.popularity[offered])
         season = np.cos((month[:, None] - catalogue.peak_month[offered]) * (2 * np.pi / 12))
         favourite = self.favourite[users[:, None], catalogue.department[offered]]
-        score += SEASON * season + np.log(LOYALTY) * (catalogue.brand[offered] % BRANDS_PER_DEPARTMENT == favourite)
+        score += SEASON * season + np.log(LOYALTY) * (
+            catalogue.brand[offered] % BRANDS_PER_DEPARTMENT == favourite
+        )
         score -= 6.0 * (catalogue.release[offered] > day[:, None])
         score -= 6.0 * (offered[:, :, None] == recent[:, None, :]).any(axis=2)
         score[offered < 0] = -np.inf
@@ -146,7 +153,9 @@ class _Chunk:
         opens = (follow_up >= 0) & (self.open[users] < 0).any(axis=1)
         free = np.argmax(self.open[users] < 0, axis=1)
         self.open[users[opens], free[opens]] = follow_up[opens]
-        delay = np.where(catalogue.refill[item], rng.integers(3, 6, len(users)), rng.integers(1, 5, len(users)))
+        delay = np.where(
+            catalogue.refill[item], rng.integers(3, 6, len(users)), rng.integers(1, 5, len(users))
+        )
         self.wait[users[opens], free[opens]] = delay[opens]
         for slot in range(2):
             mine = (self.interest[users, slot] == catalogue.project[item]) & ~noise

@@ -13,7 +13,13 @@ TREE: dict[str, dict[str, dict[str, Leaf]]] = {
                 ("sourdough mornings", "long cold fermentation", "crisp country loaves"),
             ),
             "Cake Decorating": (
-                ("Piping Tip Set", "Cake Turntable", "Icing Spatula", "Fondant Roller", "Sprinkle Assortment"),
+                (
+                    "Piping Tip Set",
+                    "Cake Turntable",
+                    "Icing Spatula",
+                    "Fondant Roller",
+                    "Sprinkle Assortment",
+                ),
                 ("layer cakes", "birthday cupcakes", "neat buttercream borders"),
             ),
         },
@@ -282,8 +288,30 @@ MATERIALS = (
     "Stainless Steel", "Beech Wood", "Silicone", "Bamboo", "Aluminum", "Cotton", "Carbon Steel", "Ceramic", "Recycled",
     "Brass", "Linen", "Walnut", "Nylon", "Cast Aluminum", "Felt", "Borosilicate",
 )  # fmt: skip
-COLORS = ("Black", "Charcoal", "Sage Green", "Navy", "Natural", "Brick Red", "White", "Slate", "Mustard", "Sky Blue")
-SIZES = ("Set of 2", "Pack of 3", "8 Inch", "10 Inch", "12-Pack", "500 g", "1 Liter", "Medium", "XL", "4-Piece")
+COLORS = (
+    "Black",
+    "Charcoal",
+    "Sage Green",
+    "Navy",
+    "Natural",
+    "Brick Red",
+    "White",
+    "Slate",
+    "Mustard",
+    "Sky Blue",
+)
+SIZES = (
+    "Set of 2",
+    "Pack of 3",
+    "8 Inch",
+    "10 Inch",
+    "12-Pack",
+    "500 g",
+    "1 Liter",
+    "Medium",
+    "XL",
+    "4-Piece",
+)
 SERIES = (
     "Aurora", "Basin", "Cedar", "Delta", "Echo", "Fjord", "Grove", "Harbor", "Isle", "Juno", "Keel", "Lyra", "Mesa",
     "Nova", "Onyx", "Prairie", "Quarry", "River", "Sierra", "Tundra", "Union", "Vesper", "Willow", "Yukon",

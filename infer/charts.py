@@ -1,7 +1,7 @@
 """Charts as inline SVG: lines over steps, stacked bars over months, values with their intervals.
 
-Colours are the CSS classes s0, s1, ... of the page, so that a chart follows its light or dark theme. Every text that comes
-from data is escaped.
+Colours are the CSS classes s0, s1, ... of the page, so that a chart follows its light or dark theme. Every text
+that comes from data is escaped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from html import escape
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 520, 230
+SMALL_WIDTH, SMALL_HEIGHT = 370, 200
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 34
 
 
@@ -67,14 +68,16 @@ def number(value: float) -> str:
 
 
 class Frame:
-    """The plotting area of one chart: maps values to pixels and draws axes. x0 < x1 and the ticks span y."""
+    """The plotting area of one chart: maps values to pixels and draws axes. The ticks span y."""
 
-    def __init__(self, x0: float, x1: float, y_ticks: Sequence[float], *, height: int = HEIGHT) -> None:
+    def __init__(
+        self, x0: float, x1: float, y_ticks: Sequence[float], *, width: int = WIDTH, height: int = HEIGHT
+    ) -> None:
         self.x0, self.x1 = x0, x1 if x1 > x0 else x0 + 1
-        self.y_ticks, self.height = y_ticks, height
+        self.y_ticks, self.width, self.height = y_ticks, width, height
 
     def x(self, value: float) -> float:
-        return LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (value - self.x0) / (self.x1 - self.x0) * (self.width - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
@@ -84,14 +87,20 @@ class Frame:
         parts = []
         for tick in self.y_ticks:
             y = self.y(tick)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(
+                f'<line class="grid" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
             parts.append(f'<text x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
         bottom = self.height - BOTTOM
         for value, label in x_ticks:
-            parts.append(f'<text x="{self.x(value):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(label)}</text>')
+            parts.append(
+                f'<text x="{self.x(value):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(label)}</text>'
+            )
         if x_label:
-            middle = (LEFT + WIDTH - RIGHT) / 2
-            parts.append(f'<text x="{middle}" y="{self.height - 4}" text-anchor="middle">{escape(x_label)}</text>')
+            middle = (LEFT + self.width - RIGHT) / 2
+            parts.append(
+                f'<text x="{middle}" y="{self.height - 4}" text-anchor="middle">{escape(x_label)}</text>'
+            )
         return parts
 
 
@@ -110,8 +119,8 @@ def line_chart(lines: Sequence[Line], *, label: str, x_label: str = "step") -> M
     low, high = min(ys), max(ys)
     if 0 < low < high / 2:
         low = 0.0
-    frame = Frame(min(xs), max(xs), nice_ticks(low, high))
-    inside = [tick for tick in nice_ticks(frame.x0, frame.x1, 6) if frame.x0 <= tick <= frame.x1]
+    frame = Frame(min(xs), max(xs), nice_ticks(low, high), width=SMALL_WIDTH, height=SMALL_HEIGHT)
+    inside = [tick for tick in nice_ticks(frame.x0, frame.x1, 5) if frame.x0 <= tick <= frame.x1]
     parts = frame.axes([(tick, number(tick)) for tick in inside], x_label)
     for index, line in enumerate(lines):
         points = [(frame.x(x), frame.y(y)) for x, y in line.points]
@@ -119,10 +128,12 @@ def line_chart(lines: Sequence[Line], *, label: str, x_label: str = "step") -> M
         parts.append(f'<polyline class="line s{index}" points="{path}"/>')
         if line.dots or len(points) == 1:
             parts += [f'<circle class="dot s{index}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
-    return svg(parts, label=label)
+    return svg(parts, label=label, width=SMALL_WIDTH, height=SMALL_HEIGHT)
 
 
-def stacked_bars(names: Sequence[str], stacks: Sequence[Sequence[float]], *, label: str, every: int) -> Markup:
+def stacked_bars(
+    names: Sequence[str], stacks: Sequence[Sequence[float]], *, label: str, every: int
+) -> Markup:
     """One bar per name, its stacks on top of each other; `stacks[s][n]`. Every `every`-th name is written."""
     totals = [sum(stack[n] for stack in stacks) for n in range(len(names))]
     frame = Frame(0, len(names), nice_ticks(0, max(totals, default=1) or 1))
@@ -160,8 +171,12 @@ def interval_chart(rows: Sequence[Interval], *, label: str) -> Markup:
         y = 6 + index * row_height + row_height / 2
         kind = "s0" if row.strong else "muted"
         name = row.label if len(row.label) <= 19 else row.label[:18] + "…"
-        parts.append(f'<text class="name" x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<line class="span {kind}" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{y}" y2="{y}"/>')
+        parts.append(
+            f'<text class="name" x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
+        parts.append(
+            f'<line class="span {kind}" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{y}" y2="{y}"/>'
+        )
         parts.append(f'<circle class="dot {kind}" cx="{x(row.value):.1f}" cy="{y}" r="4"/>')
         parts.append(f'<text x="{WIDTH - right + 10}" y="{y + 4:.1f}">{row.value:.4f}</text>')
     return svg(parts, label=label, height=height)

@@ -25,7 +25,7 @@ from data import artifacts
 from data.output import open_output
 from data.sid import read_sids
 from infer.measure import KS, Settings, measure
-from infer.predictions import align, read_predictions
+from infer.predictions import align, read_predictions, refuse_other_sids
 from infer.rows import read_rows, read_train_log
 
 STAGE_VERSION = 1
@@ -71,6 +71,8 @@ def main(args: EvaluateArgs) -> None:
             raise InputError(
                 f"{args.sids} has {sids.num_items} items, {args.data} {num_items} -> assign the SIDs again"
             )
+        if sids is not None:
+            refuse_other_sids(facts, sids, where=args.predictions, sids=args.sids)
         rows = read_rows(args.data, facts["split"], num_items=num_items)
         positions = align(
             predictions, rows.example_ids_R, max_rows=facts.get("max_rows"), where=args.predictions
@@ -92,7 +94,7 @@ def main(args: EvaluateArgs) -> None:
         out.write_json("metrics.json", metrics | {"protocol": protocol | {"seed": manifest["seed"]}})
         out.counts |= {"rows": row_facts["rows"], "users": row_facts["users"], "metrics": len(metrics)}
         out.facts |= {"split": facts["split"]}
-        print(headline(Path(args.predictions).name, metrics, row_facts), flush=True)
+        say(headline(Path(args.predictions).name, metrics, row_facts))
 
 
 def headline(name: str, metrics: dict[str, dict[str, float]], facts: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""What the report page shows, section by section, and the page itself: one HTML file without scripts or network."""
+"""What the report page shows, section by section, and the page itself: one file, no scripts, no network."""
 
 from __future__ import annotations
 
@@ -46,33 +46,34 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of the funnel: its counts by unit (reviews, users, ...)."""
+class Funnel:
+    """What stage 01 counted. steps: {"step", "rows", "users"?, "items"?} in their order; facts: (name, words)."""
 
-    name: str
-    counts: dict[str, int]
+    steps: list[dict[str, Any]]
+    facts: list[tuple[str, str]]
 
 
-def read_funnel(data: Path, manifest: dict[str, Any]) -> list[Step]:
-    """The steps of funnel.json, or the manifest's counts where a data set was made without one.
-
-    A step is {"name": text, unit: count, ...} in a list called `steps`, or a count or mapping of counts by itself.
-    """
+def read_funnel(data: Path) -> Funnel:
+    """funnel.json of a prepared data set; facts that are zero, empty or drawn elsewhere are left out."""
     path = data / "funnel.json"
-    raw = json.loads(path.read_text()) if path.exists() else manifest["counts"]
-    entries = raw.get("steps", raw) if isinstance(raw, dict) else raw
-    if isinstance(entries, dict):
-        entries = [{"name": name} | _counts(value) for name, value in entries.items()]
-    steps = [Step(str(entry.get("name", "")), _counts(entry)) for entry in entries]
-    return [step for step in steps if step.counts]
+    if not path.exists():
+        raise InputError(f"missing file: {path} -> run scripts/01_prepare_data.sh again")
+    raw = json.loads(path.read_text())
+    facts = [
+        (name.replace("_", " "), _words(value))
+        for name, value in raw.items()
+        if value and name not in {"steps", "months", "share_with_time"}
+    ]
+    return Funnel(raw["steps"], facts)
 
 
-def _counts(value: Any) -> dict[str, int]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return {"count": value}
-    if not isinstance(value, dict):
-        return {}
-    return {unit: n for unit, n in value.items() if isinstance(n, int) and not isinstance(n, bool)}
+def _words(value: Any) -> str:
+    """12,000 · text · a, b · train 5, valid 1."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def reviews_over_time(data: Path) -> tuple[Figure | None, int, int]:
@@ -87,10 +88,14 @@ def reviews_over_time(data: Path) -> tuple[Figure | None, int, int]:
     width = max(1, -(-int(month.max() - month.min() + 1) // MONTH_BARS))
     bins = (month - month.min()) // width
     names = [str(np.datetime64(int(month.min()) + bin_ * width, "M")) for bin_ in range(int(bins.max()) + 1)]
-    split = np.array(timed["split"].to_pylist()) if "split" in table.column_names else np.full(len(bins), "all")
+    split = (
+        np.array(timed["split"].to_pylist()) if "split" in table.column_names else np.full(len(bins), "all")
+    )
     present = [name for name in (*SPLITS, "context", "all") if (split == name).any()]
     stacks = [np.bincount(bins[split == name], minlength=len(names)).tolist() for name in present]
-    chart = charts.stacked_bars(names, stacks, label="reviews by month and split", every=max(1, -(-len(names) // 6)))
+    chart = charts.stacked_bars(
+        names, stacks, label="reviews by month and split", every=max(1, -(-len(names) // 6))
+    )
     unit = "month" if width == 1 else f"{width} months"
     return Figure(f"Reviews per {unit}, by split", chart, present), timed.num_rows, table.num_rows
 
@@ -131,10 +136,15 @@ def best_in_column(results: Sequence[Result], level: str, columns: Sequence[str]
 def interval_figures(results: Sequence[Result]) -> list[Figure]:
     """HR@10 and NDCG@10 of all rows at item level with their intervals."""
     figures = []
-    for key, caption in (("item_level/hr@10", "HR@10, item level"), ("item_level/ndcg@10", "NDCG@10, item level")):
+    for key, caption in (
+        ("item_level/hr@10", "HR@10, item level"),
+        ("item_level/ndcg@10", "NDCG@10, item level"),
+    ):
         rows = [(result, metric) for result in results if (metric := result.get(key))]
         if rows:
-            bars = [charts.Interval(r.name, m["value"], m["low"], m["high"], not r.is_baseline) for r, m in rows]
+            bars = [
+                charts.Interval(r.name, m["value"], m["low"], m["high"], not r.is_baseline) for r, m in rows
+            ]
             figures.append(Figure(caption, charts.interval_chart(bars, label=caption)))
     return figures
 
@@ -144,7 +154,10 @@ def group_rows(results: Sequence[Result], key: str = "hr@10") -> list[tuple[str,
     if not results:
         return []
     sizes = results[-1].protocol["group_rows"]
-    table = [(name, rows, [result.get(f"item_level/{name}/{key}") for result in results]) for name, rows in sizes.items()]
+    table = [
+        (name, rows, [result.get(f"item_level/{name}/{key}") for result in results])
+        for name, rows in sizes.items()
+    ]
     return [row for row in table if any(row[2])]
 
 
@@ -187,6 +200,7 @@ def read_quality(sids: Path) -> Quality | None:
             lift = "no lift" if found["lift"] is None else f"lift {found['lift']:.1f}"
             beside = f"{found['shuffled']:.1%} when shuffled, {lift}"
             lines.append((f"Consecutive choices agree in {depth} codes", f"{found['agreement']:.1%}", beside))
+    for depth in (1, 2):
         if raw.get("purity") and f"depth_{depth}" in raw["purity"]:
             beside = f"{raw['purity']['largest_category']:.1%} without semantic IDs"
             value = f"{raw['purity'][f'depth_{depth}']:.1%}"
@@ -215,7 +229,7 @@ class Page:
     data: str
     protocol: str
     counts: list[tuple[str, int]]
-    funnel: list[Step]
+    funnel: Funnel
     months: Figure | None
     timed: int
     rows: int
@@ -234,9 +248,18 @@ def render(page: Page) -> str:
 
     folder = Path(__file__).parent / "templates"
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"figures": _four, "short": charts.number, "thousands": lambda n: f"{n:,}", "percent": lambda x: f"{x:.1%}"}
+    environment.filters |= {
+        "figures": _four,
+        "short": charts.number,
+        "thousands": lambda n: f"{n:,}",
+        "percent": lambda x: f"{x:.1%}",
+    }
     template = environment.get_template("report.html.j2")
     return template.render(
         page=page,
@@ -244,8 +267,14 @@ def render(page: Page) -> str:
         levels=[
             (level, words, metric_columns(page.results, level))
             for level, words in (
-                ("item_level", "Item level: colliding items of one semantic ID are told apart (expected value)"),
-                ("sid_level", "SID level: a semantic ID counts for every item that shares it (published protocol)"),
+                (
+                    "item_level",
+                    "Item level: colliding items of one semantic ID are told apart (expected value)",
+                ),
+                (
+                    "sid_level",
+                    "SID level: a semantic ID counts for every item that shares it (published protocol)",
+                ),
             )
         ],
         best=best_in_column,
@@ -263,4 +292,6 @@ def _four(metric: Metric | None) -> str:
 def check_items(items: pa.Table, num_items: int, *, data: Path, sids: Path) -> None:
     """InputError when the semantic IDs are of another data set."""
     if items.num_rows != num_items:
-        raise InputError(f"{sids} has {num_items} items, {data} {items.num_rows} -> pass the --sids made from this data")
+        raise InputError(
+            f"{sids} has {num_items} items, {data} {items.num_rows} -> pass the --sids made from this data"
+        )

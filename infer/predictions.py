@@ -21,6 +21,7 @@ import pyarrow as pa
 from configs.program import InputError, NumericError
 from data import artifacts
 from data.output import Output, require_manifest
+from data.sid import SidTable
 
 PART = re.compile(r"predictions-(\d{5})-of-(\d{5})\.parquet")
 
@@ -239,6 +240,16 @@ def align(
             f"{where}: {wanted - len(positions)} of {wanted} examples are missing{first} -> recommend again"
         )
     return positions
+
+
+def refuse_other_sids(facts: dict[str, Any], table: SidTable, *, where: str | Path, sids: str | Path) -> None:
+    """InputError when a model predicted with other semantic IDs than `table`; models of items have none."""
+    made_with = facts.get("sids_sha256")
+    if made_with is not None and made_with != table.sha256:
+        raise InputError(
+            f"{where} was predicted with other semantic IDs than {sids} "
+            f"({made_with[:12]} against {table.sha256[:12]}) -> pass the --sids of that model"
+        )
 
 
 def _ids(ids: np.ndarray) -> str:

@@ -3,9 +3,9 @@
 reads   data/<D>, data/<D>/sids/<name>, outputs/<run>/*/metrics.jsonl, outputs/<run>/eval/*/metrics/metrics.json
 writes  <output_dir>/index.html, manifest.json
 
-The page shows the funnel of counts, reviews over time, the quality of the semantic IDs, training curves, the metric table
-with intervals and baselines, some users in words, and where every number comes from. It needs no network and runs no
-script; nothing ever parses it back. The table is also printed, as Markdown.
+The page shows the metric table with intervals and baselines, the funnel of counts, reviews over time, the quality
+of the semantic IDs, training curves, some users in words, and where every number comes from. It needs no network
+and runs no script; nothing ever parses it back. The table is also printed, as Markdown.
 
 python -m infer.report --data data/toystore --sids data/toystore/sids/text_cooc --run outputs/quickstart \
     --output_dir outputs/quickstart/report
@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
-from data.output import open_output, require_manifest
+from data.output import open_output
 from data.sid import read_sids
 from infer import page, results
+from infer.predictions import refuse_other_sids
 from infer.showcase import stories
 
 STAGE_VERSION = 1
@@ -64,9 +65,10 @@ class ReportArgs:
 def build(args: ReportArgs, found: list[results.Result]) -> page.Page:
     """Read everything that the page shows."""
     data, sids_dir, run = Path(args.data), Path(args.sids), Path(args.run)
-    manifest = require_manifest(data, written_by="scripts/01_prepare_data.sh")
     sids = read_sids(sids_dir)
     final = results.final_model(found, args.split, args.model)
+    for result in found:
+        refuse_other_sids(result.protocol, sids, where=result.directory, sids=sids_dir)
     months, timed, rows = page.reviews_over_time(data)
     items = artifacts.read_items(data)
     page.check_items(items, sids.num_items, data=data, sids=sids_dir)
@@ -76,7 +78,7 @@ def build(args: ReportArgs, found: list[results.Result]) -> page.Page:
         data=data.resolve().name,
         protocol=page.protocol_line(final),
         counts=[("items", items.num_rows), ("users", users), ("interactions", rows)],
-        funnel=page.read_funnel(data, manifest),
+        funnel=page.read_funnel(data),
         months=months,
         timed=timed,
         rows=rows,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
-from data.output import read_manifest, require_manifest
+from data.output import MANIFEST, read_manifest, require_manifest
 
 Metric = dict[str, float | None]
 
@@ -54,23 +54,36 @@ def read_results(run: Path, *, data: Path) -> list[Result]:
         manifest = require_manifest(directory, written_by="evaluate.sh")
         evaluated = require_manifest(path.parent, written_by="infer.evaluate")["inputs"]
         if evaluated["predictions"]["sha256"] != manifest["content_hash"]:
-            raise InputError(f"{path} is of older predictions -> run infer.evaluate --overwrite true on {directory}")
+            raise InputError(
+                f"{path} is of older predictions -> run infer.evaluate --overwrite true on {directory}"
+            )
         if evaluated["data"]["sha256"] != data_hash:
-            raise InputError(f"{path} was computed on another data set than {data} -> pass the --data of this run")
+            raise InputError(
+                f"{path} was computed on another data set than {data} -> pass the --data of this run"
+            )
         metrics = json.loads(path.read_text())
         protocol = metrics.pop("protocol")
         name = directory.name.replace(f".{protocol['split']}", "", 1)
         found.append(Result(name, protocol["split"], directory, metrics, protocol, manifest))
     if not found:
-        raise InputError(f"{run}/eval has no */metrics/metrics.json -> run evaluate.sh (or infer.evaluate) first")
+        raise InputError(
+            f"{run}/eval has no */metrics/metrics.json -> run evaluate.sh (or infer.evaluate) first"
+        )
     return sorted(found, key=lambda result: _position(run, result))
 
 
-def _position(run: Path, result: Result) -> tuple[bool, str, str]:
-    trained = read_manifest(run / result.name)
-    when = "" if result.is_baseline else (trained or result.manifest)["time_utc"]
+def _position(run: Path, result: Result) -> tuple[bool, str, int, str]:
     order = {"pop": "0", "last": "1", "itemknn": "2", "itemknn_tuned": "3"}
-    return not result.is_baseline, when, order.get(result.name, result.name)
+    if result.is_baseline:
+        return False, "", 0, order.get(result.name, result.name)
+    trained = run / result.name
+    return True, *_ended(trained if read_manifest(trained) else result.directory), result.name
+
+
+def _ended(stage: Path) -> tuple[str, int]:
+    """When a stage wrote its manifest: to the second, then by the file's time; unfinished stages come last."""
+    manifest = read_manifest(stage)
+    return (manifest["time_utc"], (stage / MANIFEST).stat().st_mtime_ns) if manifest else ("~", 0)
 
 
 def of_split(results: Sequence[Result], split: str) -> list[Result]:
@@ -84,19 +97,16 @@ def final_model(results: Sequence[Result], split: str, name: str | None) -> Resu
         candidates = [result for result in candidates if result.name == name]
     if not candidates:
         known = ", ".join(sorted({result.name for result in results}))
-        raise InputError(f"no metrics of model {name or '(any)'} on split {split} -> evaluated so far: {known}")
+        raise InputError(
+            f"no metrics of model {name or '(any)'} on split {split} -> evaluated so far: {known}"
+        )
     return candidates[-1]
 
 
 def read_logs(run: Path) -> list[TrainingLog]:
-    """The training logs of a run, in the order in which the stages began."""
-    paths = sorted(run.glob("*/metrics.jsonl"), key=lambda path: _began(path.parent))
+    """The training logs of a run, in the order in which the stages ended."""
+    paths = sorted(run.glob("*/metrics.jsonl"), key=lambda path: _ended(path.parent))
     return [_read_log(path) for path in paths]
-
-
-def _began(stage: Path) -> str:
-    manifest = read_manifest(stage)
-    return manifest["time_utc"] if manifest else "~"
 
 
 def _read_log(path: Path) -> TrainingLog:
@@ -123,9 +133,12 @@ def manifests(run: Path, data: Path, sids: Path) -> list[tuple[str, dict[str, An
     directories += [path.parent for path in run.glob("eval/*/manifest.json")]
     directories += [path.parent for path in run.glob("eval/*/metrics/manifest.json")]
     made_from = require_manifest(sids, written_by="scripts/04_build_sids.sh")["inputs"]
-    directories += [Path(made_from[name]["path"]) for name in ("embeddings", "quantizer") if name in made_from]
-    known = {str(directory): manifest for directory in directories if (manifest := read_manifest(directory))}
-    return sorted(known.items(), key=lambda entry: entry[1]["time_utc"])
+    directories += [
+        Path(made_from[name]["path"]) for name in ("embeddings", "quantizer") if name in made_from
+    ]
+    known = {str(directory): read_manifest(directory) for directory in directories}
+    made = [(path, found) for path, found in known.items() if found and found["stage"] != "report"]
+    return sorted(made, key=lambda entry: entry[1]["time_utc"])
 
 
 def markdown_table(results: Sequence[Result], *, k: int) -> str:

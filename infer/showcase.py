@@ -80,10 +80,12 @@ def stories(result: Result, data: Path, sids: SidTable, *, count: int, top: int,
         target = int(rows.target_R[row])
         entries = range(predictions.offsets[row], predictions.offsets[row + 1])
         members = [
-            predictions.items_M[predictions.item_offsets[e] : predictions.item_offsets[e + 1]].tolist() for e in entries
+            predictions.items_M[predictions.item_offsets[e] : predictions.item_offsets[e + 1]].tolist()
+            for e in entries
         ]
         shown = [
-            Recommended([cards(item, item in history) for item in group], target in group) for group in members[:top]
+            Recommended([cards(item, item in history) for item in group], target in group)
+            for group in members[:top]
         ]
         place = next((at for at, group in enumerate(members, start=1) if target in group), None)
         told.append(

@@ -78,6 +78,8 @@ class BuildExamplesArgs:
     """how semantic IDs are written; must be that of the model's vocabulary (stage 08)"""
     max_history: int | None = None
     """keep only this many newest items of a history; null = all"""
+    max_title: int | None = None
+    """items with a longer title (characters) get no item task; null = no limit"""
     max_rows: MaxRows = field(default_factory=MaxRows)
     """at most this many sequences per split, a seeded sample; item tasks are not sampled"""
     seed: int = 0
@@ -89,8 +91,10 @@ class BuildExamplesArgs:
         wording(self.wording)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"tasks {self.tasks} -> name at least one task and each only once")
-        if self.max_history is not None and self.max_history < 1:
-            raise InputError(f"max_history is {self.max_history} -> at least 1, or null for all items")
+        for name in ("max_history", "max_title"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise InputError(f"{name} is {limit} -> at least 1, or null for no limit")
 
 
 def main(args: BuildExamplesArgs) -> None:
@@ -149,7 +153,7 @@ def plan_split(split: str, context: TaskContext, sequences: Sequences, args: Bui
             examples = sequence_examples(context, sequences, rows, max_history=args.max_history)
             plan.add(task, examples, len(rows), {"empty_history": empty} if empty else {})
         else:
-            chosen, skipped = item_rows(task, context.titles, context.sids)
+            chosen, skipped = item_rows(task, context.titles, context.sids, max_title=args.max_title)
             plan.add(task, item_examples(context, task, chosen), len(chosen), skipped)
     if split == "train" and not plan.total:
         raise InputError(

@@ -87,15 +87,17 @@ def plain_titles(titles: Sequence[str]) -> list[str]:
     return [" ".join(title.split()) for title in titles]
 
 
-def item_rows(task: str, titles: Sequence[str], sids: SidTable) -> tuple[np.ndarray, dict[str, int]]:
+def item_rows(
+    task: str, titles: Sequence[str], sids: SidTable, *, max_title: int | None = None
+) -> tuple[np.ndarray, dict[str, int]]:
     """(ids int64 of the items that get an example of `task`, ascending; how many were skipped by reason).
 
-    Skipped are titles below three characters, titles that hold a marker of a tokenizer or a semantic ID, and
-    contradictions: where one question has several answers (a title that items with different semantic IDs share, a
+    Skipped are titles below three or above `max_title` characters, titles that hold a marker of a tokenizer or a
+    semantic ID, and contradictions: where one question has several answers (a title that items with different semantic IDs share, a
     semantic ID that items with different titles share), the item with the lowest id gives the answer.
     Every other item of the catalogue is in, also one without train rows: a title is no interaction.
     """
-    reasons = np.array([_unusable(title) for title in titles], dtype=object)
+    reasons = np.array([_unusable(title, max_title) for title in titles], dtype=object)
     usable = np.flatnonzero(reasons == "")
     names, codes = [titles[item] for item in usable], [tuple(row) for row in sids.codes_NL[usable].tolist()]
     question, answer = (names, codes) if task == "title_to_sid" else (codes, names)
@@ -106,10 +108,12 @@ def item_rows(task: str, titles: Sequence[str], sids: SidTable) -> tuple[np.ndar
     return usable[kept], dict(skipped)
 
 
-def _unusable(title: str) -> str:
+def _unusable(title: str, max_title: int | None) -> str:
     """Why a title cannot be in a text task, or nothing."""
     if len(title) < MIN_TITLE:
         return "short_title"
+    if max_title is not None and len(title) > max_title:
+        return "long_title"
     return "reserved_marker" if RESERVED.search(title) else ""
 
 

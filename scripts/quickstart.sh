@@ -7,10 +7,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
+export PYTHON="$PWD/.venv/bin/python"
 
 export PAPER=toy DATASET=toystore SIDS=rqkmeans EMBEDDINGS=text_cooc RUN=${RUN:-quickstart}
 source scripts/env.sh
-export DATA_ROOT OUTPUT_ROOT PYTHON
+export DATA_ROOT OUTPUT_ROOT
 export RAW=$DATA_ROOT/toystore/raw
 
 "$PYTHON" -m data.toy --size small --output_dir "$RAW"

@@ -4,7 +4,7 @@
 #   writes  .venv, its setup.stamp last: an interrupted set-up is repeated, a finished one is kept
 #   takes   about two minutes and 2.0 GB on 2 cores with CPU wheels; a moment when nothing has changed
 # PYTHON=/path/to/python3.12 proposes an interpreter (then: python3, python3.12, python3.11, python3.13; the first that
-# runs, is 3.11-3.13 and can make an environment). TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu takes torch, and
+# runs, is 3.11-3.13 and can make an environment). TORCH_INDEX_URL=<PyTorch's index of CPU wheels> takes torch, and
 # only torch, from there: a machine without a GPU is then spared 2.8 GB of CUDA wheels.
 # Exit codes: 0 ready, 2 unknown flag, 3 no Python, no disk or no network, 130/143 interrupted.
 set -euo pipefail
@@ -86,13 +86,15 @@ pip_install() {
         || fail "pip could not install (its message is above) -> check network, index and disk, then run again"
 }
 
+has_torch() { "$VENV" -I -c 'import importlib.metadata as m; m.version("torch")' >/dev/null 2>&1; }
+
 install_packages() {
     local file
     if [ -n "${TORCH_INDEX_URL:-}" ]; then
         say "installing torch from TORCH_INDEX_URL"
         pip_install --index-url "$TORCH_INDEX_URL" --no-deps "$(grep -E '^torch==' requirements.txt)"
-    elif [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
-        say "no GPU here: TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu would spare you the CUDA wheels"
+    elif [ "$(uname -s)" = Linux ] && ! has_torch && ! nvidia-smi -L >/dev/null 2>&1; then
+        say "no GPU here: TORCH_INDEX_URL=<PyTorch's index of CPU wheels> would spare you the CUDA wheels"
     fi
     for file in "${files[@]}"; do
         say "installing $file ($(grep -cE '^[A-Za-z]' "$file") packages and what they need)"

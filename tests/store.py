@@ -1,4 +1,4 @@
-"""A prepared data set of a few hundred rows for the evaluation tests: users who walk along item chains, then repeat."""
+"""A prepared data set of a few hundred rows for the evaluation tests: users who walk along item chains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Made:
 
 
 def sequences(users: int = 90, seed: int = 0) -> list[list[int]]:
-    """One item sequence per user: mostly i -> i + 1, some popular items, some repeats. Item 39 never occurs before the end."""
+    """One item sequence per user: mostly i -> i + 1, some popular items, some repeats; item 39 only at the end."""
     rng = np.random.default_rng(seed)
     result = []
     for user in range(users):
@@ -77,5 +77,12 @@ def write_store(directory: Path, walks: list[list[int]] | None = None, items: in
             "timestamp": pa.array(times, pa.int64()),
         }
         out.write_table("sequences.parquet", pa.table(examples))
+        steps = [
+            {"step": "review lines", "rows": len(flat) + 23},
+            {"step": "final", "rows": len(flat), "users": len(walks), "items": items},
+        ]
+        out.write_json(
+            "funnel.json", {"steps": steps, "items_without_title": 1, "windows": {"test": len(walks)}}
+        )
         out.counts |= {"items": items, "users": len(walks), "interactions": len(flat)}
     return directory

@@ -14,7 +14,13 @@ def make(tmp_path, **mapping):
 
 
 def test_strings_of_flags_become_the_fields_types(tmp_path):
-    args = make(tmp_path, learning_rate="1e-3", max_steps="7", gradient_checkpointing="true", lr_scheduler_type="cosine")
+    args = make(
+        tmp_path,
+        learning_rate="1e-3",
+        max_steps="7",
+        gradient_checkpointing="true",
+        lr_scheduler_type="cosine",
+    )
     assert (args.learning_rate, args.max_steps, args.gradient_checkpointing) == (1e-3, 7, True)
     assert args.lr_scheduler_type == "cosine" and args.seed == 3
     assert args.logging_nan_inf_filter is False

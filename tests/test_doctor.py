@@ -93,13 +93,13 @@ def test_torch_build_and_index_hint():
     assert levels(doctor.check_gpus([gpu], "2.13.0", None)) == ["ok"]
     assert levels(doctor.check_gpus([gpu], "2.13.0+cpu", None)) == ["ok", "warn"]
     assert levels(doctor.check_gpus([], "2.13.0+cpu", None)) == ["ok"]
-    assert levels(doctor.check_gpus([], None, doctor.CPU_INDEX)) == ["ok"]
+    assert levels(doctor.check_gpus([], None, "https://index.example/cpu")) == ["ok"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has CUDA wheels by default")
 def test_index_hint_before_the_setup_of_a_machine_without_gpu():
     hints = [finding.text for finding in doctor.check_gpus([], None, None)]
-    assert any("TORCH_INDEX_URL=https://" in hint for hint in hints)
+    assert any("TORCH_INDEX_URL" in hint for hint in hints)
 
 
 def test_memory_limits():

@@ -1,4 +1,4 @@
-"""infer.evaluate as a user runs it: a SID model's predictions beside a baseline's, and everything that must stop it."""
+"""infer.evaluate as a user runs it: a SID model beside a baseline, and everything that must stop it."""
 
 from __future__ import annotations
 
@@ -70,20 +70,13 @@ def test_a_sid_model_in_two_parts(made):
     line = succeed("infer.evaluate", "--predictions", model, "--data", data, "--sids", sids).splitlines()[0]
     values = read_metrics(model)
     targets = {i: walk[-1] for i, walk in zip(sorted(ids), sequences(), strict=True)}
-    hits, expected = 0, 0.0
-    for example, rank, items in zip(
-        *(table[c].to_pylist() for c in ("example_id", "rank", "item_ids")), strict=True
-    ):
+    hits, expected, before = 0, 0.0, dict.fromkeys(targets, 0)
+    for row in table.select(["example_id", "rank", "item_ids"]).to_pylist():
+        example, items = row["example_id"], row["item_ids"]
         if targets[example] in items:
-            hits += rank <= 10
-            before = sum(
-                len(x)
-                for e, r, x in zip(
-                    *(table[c].to_pylist() for c in ("example_id", "rank", "item_ids")), strict=True
-                )
-                if e == example and r < rank
-            )
-            expected += np.clip((10 - before) / len(items), 0, 1)
+            hits += row["rank"] <= 10
+            expected += min(1.0, max(0.0, (10 - before[example]) / len(items)))
+        before[example] += len(items)
     assert values["sid_level/hr@10"]["value"] == pytest.approx(hits / len(ids), abs=1e-6)
     assert values["item_level/hr@10"]["value"] == pytest.approx(expected / len(ids), abs=1e-6)
     assert 0 < values["item_level/hr@10"]["value"] < values["sid_level/hr@10"]["value"]
@@ -135,6 +128,9 @@ def test_missing_parts_examples_and_wrong_sets_are_refused(made, tmp_path):
     assert "lacks 1 of its parts (first: part 0)" in refuse(
         "infer.evaluate", "--predictions", lost, "--data", data
     )
+    mixed = write_run(tmp_path / "mixed.test", [table], sids_sha256="0" * 64)
+    said = refuse("infer.evaluate", "--predictions", mixed, "--data", data, "--sids", sids)
+    assert f"other semantic IDs than {sids} (000000000000 against {read_sids(sids).sha256[:12]})" in said
     other = write_run(tmp_path / "other.test", [table], split="valid")
     assert "are not of this data set and split" in refuse(
         "infer.evaluate", "--predictions", other, "--data", data

@@ -111,6 +111,20 @@ def test_options_choose_tasks_newest_items_and_a_seeded_sample(store: Path) -> N
     full = {e.example_id: e.history for e in read(store, "default", "train")}
     assert all(e.history == full[e.example_id][-2:] for e in train)
     assert len(read(store, "few", "valid")) == 1
+    call(PROGRAM, *arguments(store, "brief"), "--tasks", '["sid_to_title"]', "--max_title", 9)
+    assert [e.answer.text for e in read(store, "brief", "train")] == [
+        "Steel nut",
+        "Brass nut",
+        "Steel nut",
+        "Wood glue",
+        "Wood glue",
+    ]
+    assert (
+        read_manifest(store / "examples" / "brief")["counts"]["skipped"]["train"]["sid_to_title"][
+            "long_title"
+        ]
+        == 5
+    )
     samples = set()
     table = artifacts.read_sequences(store)
     for seed in range(8):

@@ -1,4 +1,4 @@
-"""Metrics against a loop over rows, hand arithmetic and trec_eval; where targets stand; groups; whole metrics.json."""
+"""Metrics against a loop over rows, hand arithmetic and trec_eval; refused predictions."""
 
 from __future__ import annotations
 
@@ -250,9 +250,9 @@ def test_metrics_json_by_hand():
     assert value["sid_level/ndcg@2"] == pytest.approx((1 + 2 / math.log2(3)) / 3, abs=1e-6)
     assert value["item_level/target=cold/hr@2"] == pytest.approx(2 / 3, abs=1e-6)
     assert value["item_level/repeat=yes/hr@2"] == 1.0
-    # Without their histories: row 0 keeps its three items, row 1 has one of three left ahead, row 2 does not count.
+    # Without the histories: row 0 keeps its three items, row 1 has one left ahead, row 2 does not count.
     assert value["item_level_unseen/hr@1"] == pytest.approx((1 / 3 + 0) / 2, abs=1e-6)
-    # Two places: row 0 and 1 show a third of items 0-2 twice (2/3 each), row 2 items 3 and 4: nothing is left out.
+    # Two places: rows 0 and 1 show 2/3 of each of the items 0-2, row 2 items 3 and 4: nothing is left out.
     assert value["all/coverage@2"] == 1.0
     assert value["all/popularity@2"] == pytest.approx((2 * (4 + 0 + 1) * 2 / 3 + 3 + 2) / 6, abs=1e-6)
     assert value["all/popularity_lift@2"] == pytest.approx(

@@ -33,7 +33,10 @@ def test_rank_aware_weights_of_a_group_of_sixteen():
 
 
 def test_a_group_without_the_target_gets_nothing():
-    assert rank_aware(batch([[(1,), (2,)], [(1,), (2,)]], [5, 2])) == [[0.0, 0.0], [pytest.approx(-0.6131, abs=1e-4), 0.0]]
+    assert rank_aware(batch([[(1,), (2,)], [(1,), (2,)]], [5, 2])) == [
+        [0.0, 0.0],
+        [pytest.approx(-0.6131, abs=1e-4), 0.0],
+    ]
 
 
 def test_beams_beyond_the_legal_ones_are_none_and_change_no_weight():

@@ -31,7 +31,6 @@ TOOLS = (
     "mv",
     "rm",
     "sleep",
-    "touch",
     "uname",
 )
 # Stands for an interpreter: says its version, logs each call, makes environments of itself, installs nothing.
@@ -180,7 +179,7 @@ def test_without_ensurepip_and_virtualenv_one_line_says_what_to_install(scratch)
 
 
 def test_interrupted_setup_is_repeated_and_finished_one_kept(scratch):
-    scratch.python(pip='touch "$0.waiting"; sleep 60')
+    scratch.python(pip='echo > "$0.waiting"; exec sleep 60')
     process = scratch.start(str(scratch.root / "scripts" / "setup.sh"))
     wait_for(scratch.root / ".venv" / "bin" / "python.waiting")
     os.killpg(process.pid, signal.SIGINT)

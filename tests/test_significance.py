@@ -36,7 +36,7 @@ def test_every_draw_has_as_many_users_and_the_seed_decides():
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says_when_rows_of_a_user_are_alike():
-    """Each user has one coin that decides all 10 rows: an interval that took rows for independent would be far too short."""
+    """One coin per user decides all 10 rows: intervals that took rows for independent would be far too short."""
     rng = np.random.default_rng(3)
     held, held_naive, trials = 0, 0, 200
     for trial in range(trials):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.sid import LETTERS, FORMATS, LevelTokens, SidTable, SidVocab
+from data.sid import FORMATS, LETTERS, LevelTokens, SidTable, SidVocab
 
 TEXT_TOKENS = 40  # token ids below this are ordinary text
 

@@ -4,7 +4,8 @@ reads   a fine-tuned model directory (09), data/<D>/examples/<name>/train.parque
 writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, checkpoint-*, final/}
 
 Differs from the published recipes: policy and rollouts are one model in one process, rewards read the row's own target
-items, and the checkpoint is chosen by item-level NDCG@10 on validation rows (the first one is the model as it came in).
+items, and the checkpoint is chosen by item-level NDCG@10 on validation rows (metrics.jsonl starts with the model as it
+came in, as step 0).
 
 python -m train.grpo --config configs/toy/toystore/grpo.yaml --model outputs/quickstart/sft_recommend/final \
     --examples data/toystore/examples/text_cooc --sids data/toystore/sids/text_cooc --output_dir outputs/quickstart/grpo
@@ -13,7 +14,6 @@ python -m train.grpo --config configs/toy/toystore/grpo.yaml --model outputs/qui
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def main(args: GrpoArgs) -> None:
         inputs=inputs,
         overwrite=args.overwrite,
     ) as out:
-        Path(out.path, "config.yaml").write_text(program.as_yaml(args))
+        out.write_text("config.yaml", program.as_yaml(args))
         train(args, out)
 
 

@@ -24,12 +24,7 @@ from configs.program import NumericError, StopFlag, deferred_signals
 from data.checkpoints import discard_incomplete, mark_complete, newest_complete, rotate
 
 SELECTION_METRIC = "eval_ndcg@10"
-RUN_KEYS = (
-    "runtime",
-    "per_second",
-    "total_flos",
-    "num_tokens",
-)  # values that a resumed run does not reproduce
+RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens")  # not the same after a resume
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -160,6 +155,7 @@ def train_to_the_end(trainer: Any, directory: Path) -> None:
         trainer.add_callback(StopOnSignal(flag))
         if checkpoint:
             print(f"resuming from {checkpoint}", flush=True)
+            trainer.args.eval_on_start = False  # that line of the log is already written
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         flag.raise_if_set()
 

@@ -13,7 +13,6 @@ python -m train.sft --config configs/toy/toystore/sft_recommend.yaml --model out
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -43,6 +42,8 @@ class SftArgs:
     """train on these tasks of the examples only; empty = all of them"""
     max_length: int = 512
     """longest prompt + answer in tokens; a longer example is an error"""
+    dropout: float = 0.0
+    """of embeddings and block outputs; for small models trained from scratch (train/dropout.py)"""
     valid_rows: int = 1000
     """seeded sample of validation rows that choose the checkpoint"""
     valid_beams: int = 20
@@ -79,6 +80,7 @@ def train(args: SftArgs, out: Output) -> None:
     from trl import SFTConfig
 
     from train.arguments import trainer_arguments
+    from train.dropout import add_dropout
     from train.safety import save_final, selection, train_to_the_end
     from train.sft_data import supervised_dataset, task_counts
     from train.sft_trainer import AnswerTrainer
@@ -86,6 +88,7 @@ def train(args: SftArgs, out: Output) -> None:
 
     decode = DecodeSettings(beams=args.valid_beams)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
+    add_dropout(engine.model, args.dropout)
     config = trainer_arguments(
         SFTConfig,
         args.trainer,
@@ -130,7 +133,7 @@ def main(args: SftArgs) -> None:
         inputs=inputs,
         overwrite=args.overwrite,
     ) as out:
-        Path(out.path, "config.yaml").write_text(program.as_yaml(args))
+        out.write_text("config.yaml", program.as_yaml(args))
         train(args, out)
 
 

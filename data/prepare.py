@@ -1,0 +1,289 @@
+"""01  Raw dump or tables -> items, interactions, sequences.
+
+reads   a folder of Amazon review dumps (2014, 2018 or 2023), or a user's own tables (parquet or csv)
+writes  items.parquet interactions.parquet sequences.parquet users.parquet funnel.json manifest.json
+
+python -m data.prepare --config configs/minionerec/industrial/prepare.yaml --raw RAW --output_dir data/industrial
+
+Amazon dumps: title filter, time window, k-core, order by time, split, sliding windows. Users are numbered by first
+appearance in the filtered reviews, items by first appearance while walking the users in that order. Tables: ids become
+dense, a published split and its sequences are kept word for word. The columns are those of `data.artifacts`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from configs import program
+from configs.program import InputError
+from data import amazon, tables
+from data.assemble import (
+    Coded,
+    FilterOptions,
+    Funnel,
+    Prepared,
+    SplitOptions,
+    filter_core,
+    finish,
+    split_rows,
+    windows,
+)
+from data.coding import dense_by_first_appearance
+from data.item_text import TitleFilter
+from data.output import open_output
+from data.splits import SPLIT_NAMES, TRAIN
+from data.tables import TablesOptions
+
+STAGE, VERSION = "prepare", 1
+
+
+@dataclass(frozen=True)
+class AmazonOptions:
+    """Which dump, and what happens to its items and reviews.
+
+    Attributes:
+        format: release year of the dump: 2014, 2018 or 2023
+        reviews: file patterns below raw, the first that matches anything is used
+        metadata: file patterns below raw, likewise; empty = there is no metadata
+        title_filter: published drops items without a usable title, mark_missing keeps them with an empty one, none cleans
+        keep_without_metadata: keep items that have no metadata line, with empty text
+        drop_duplicates: drop exact repeats of (user, item, time); the published protocol keeps them
+        max_bad_share: largest share of broken lines per file
+    """
+
+    format: amazon.Year = 2018
+    reviews: list[str] = field(default_factory=lambda: ["*_5.json*", "*reviews*"])
+    metadata: list[str] = field(default_factory=lambda: ["meta_*"])
+    title_filter: TitleFilter = "published"
+    keep_without_metadata: bool = False
+    drop_duplicates: bool = False
+    max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.title_filter == "published" and self.keep_without_metadata:
+            raise InputError(
+                "amazon.title_filter published drops items without a title, and items without metadata have none"
+                " -> set keep_without_metadata false, or title_filter mark_missing"
+            )
+        if not self.metadata and not self.keep_without_metadata:
+            raise InputError("amazon.metadata is empty -> set keep_without_metadata true, or name the files")
+        if not 0 <= self.max_bad_share < 1:
+            raise InputError(f"amazon.max_bad_share is {self.max_bad_share} -> between 0 and 1")
+
+
+@dataclass(frozen=True)
+class PrepareArgs:
+    """Arguments of data.prepare.
+
+    Attributes:
+        raw: folder of the raw files
+        output_dir: where the prepared data set goes
+        adapter: amazon (review dumps) or tables (a user's own or a published data set)
+        amazon: options of the amazon adapter
+        tables: options of the tables adapter
+        filters: k-core and time window; with split.kind published nothing may be filtered
+        split: split and window options
+        overwrite: replace an output of another configuration
+    """
+
+    raw: str
+    output_dir: str
+    adapter: Literal["amazon", "tables"] = "amazon"
+    amazon: AmazonOptions = field(default_factory=AmazonOptions)
+    tables: TablesOptions = field(default_factory=TablesOptions)
+    filters: FilterOptions = field(default_factory=FilterOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        published = self.split.kind == "published"
+        if published and self.adapter == "amazon":
+            raise InputError(
+                "split.kind published needs the tables adapter -> global_temporal or leave_one_out"
+            )
+        if published and not self.filters.keeps_everything:
+            raise InputError(
+                "a published split is kept whole -> set filters.user_k and item_k to 0, no start, no end"
+            )
+        if not published and self.adapter == "tables" and self.tables.sequences.file:
+            raise InputError(f"tables.sequences ships a split -> split.kind published, not {self.split.kind}")
+
+    def input_files(self) -> list[Path]:
+        """Every raw file that is read, in order."""
+        if self.adapter == "tables":
+            files = self.tables.files(self.raw)
+            missing = [path for path in files if not path.is_file()]
+            if missing:
+                raise InputError(
+                    f"missing file: {missing[0]} -> check raw and the tables section of the config"
+                )
+            return files
+        return [*self.review_files(), *self.metadata_files()]
+
+    def review_files(self) -> list[Path]:
+        """The dump's review files."""
+        return amazon.find_files(self.raw, self.amazon.reviews, what="reviews")
+
+    def metadata_files(self) -> list[Path]:
+        """The dump's metadata files; none when there are no patterns."""
+        if not self.amazon.metadata:
+            return []
+        return amazon.find_files(self.raw, self.amazon.metadata, what="metadata")
+
+
+def prepare(args: PrepareArgs) -> Prepared:
+    """Everything but the output directory: what tests and the bench call."""
+    return prepare_amazon(args) if args.adapter == "amazon" else prepare_tables(args)
+
+
+def prepare_amazon(args: PrepareArgs) -> Prepared:
+    """Review dumps -> prepared tables."""
+    options, funnel = args.amazon, Funnel()
+    reviews = amazon.read_reviews(
+        args.review_files(), year=options.format, max_bad_share=options.max_bad_share
+    )
+    files = args.metadata_files()
+    metadata = amazon.scan_metadata(
+        files, reviews.item_ids, year=options.format, max_bad_share=options.max_bad_share
+    )
+    _count_raw(reviews, metadata, funnel)
+    known = np.ones(len(reviews.user), bool)
+    rows = Coded(reviews.user, reviews.item, reviews.rating, reviews.timestamp, known)
+    rows = _drop_items(rows, metadata, options, funnel)
+    rows = filter_core(rows, args.filters, funnel)
+    rows, user_codes, item_codes = renumber(rows)
+    split = split_rows(rows, args.split)
+    text = amazon.read_items(
+        files, metadata, item_codes, year=options.format, title_filter=options.title_filter
+    )
+    items = text.add_column(0, "raw_id", reviews.item_ids.take(pa.array(item_codes)))
+    items = items.add_column(0, "item_id", pa.array(np.arange(len(item_codes)), pa.int32()))
+    users = user_table(reviews.user_ids.take(pa.array(user_codes)))
+    sequences = windows(rows, split, args.split)
+    return finish(items=items, rows=rows, split=split, sequences=sequences, users=users, funnel=funnel)
+
+
+def renumber(rows: Coded) -> tuple[Coded, np.ndarray, np.ndarray]:
+    """Dense ids by first appearance: users in file order, items while walking the users in sequence.
+
+    Returns (rows in sequence with dense ids, old user code of each user, old item code of each item).
+    """
+    user, user_codes = dense_by_first_appearance(rows.user, int(rows.user.max()) + 1)
+    rows = dataclasses.replace(rows, user=user).in_sequence()
+    item, item_codes = dense_by_first_appearance(rows.item, int(rows.item.max()) + 1)
+    return dataclasses.replace(rows, item=item), user_codes, item_codes
+
+
+def _count_raw(reviews: amazon.Reviews, metadata: amazon.Metadata, funnel: Funnel) -> None:
+    lines = [*reviews.lines, *metadata.lines]
+    funnel.step("review lines", sum(account.total for account in reviews.lines))
+    funnel.step("reviews read", len(reviews.user), len(reviews.user_ids), len(reviews.item_ids))
+    funnel.facts |= {
+        "review_lines_broken": sum(account.broken for account in reviews.lines),
+        "metadata_lines": sum(account.total for account in metadata.lines),
+        "metadata_lines_broken": sum(account.broken for account in metadata.lines),
+        "metadata_items": metadata.distinct,
+        "first_broken": next((account.first_broken for account in lines if account.broken), None),
+        "truncated_files": [account.path.name for account in lines if account.truncated],
+        "reviewed_items_without_metadata": int((metadata.file < 0).sum()),
+        "reviewed_items_with_bad_title": int(metadata.bad_title.sum()),
+    }
+
+
+def _drop_items(rows: Coded, metadata: amazon.Metadata, options: AmazonOptions, funnel: Funnel) -> Coded:
+    """Drop the rows of items that the metadata and title rules exclude, and exact repeats where asked."""
+    keep_item = np.ones(len(metadata.file), bool)
+    if not options.keep_without_metadata:
+        keep_item &= metadata.file >= 0
+    if options.title_filter == "published":
+        keep_item &= ~metadata.bad_title
+    rows = rows.take(np.flatnonzero(keep_item[rows.item]))
+    funnel.count(f"items with metadata, title filter {options.title_filter}", rows)
+    if options.drop_duplicates:
+        rows = rows.take(first_of_repeats(rows))
+        funnel.count("without exact repeats", rows)
+    return rows
+
+
+def first_of_repeats(rows: Coded) -> np.ndarray:
+    """Row numbers (ascending) of the first of every (user, item, time)."""
+    order = np.lexsort((rows.timestamp, rows.item, rows.user))
+    repeats = np.zeros(len(order), bool)
+    same = [np.diff(column[order]) == 0 for column in (rows.user, rows.item, rows.timestamp)]
+    repeats[order[1:][same[0] & same[1] & same[2]]] = True
+    return np.flatnonzero(~repeats)
+
+
+def prepare_tables(args: PrepareArgs) -> Prepared:
+    """A user's own tables -> prepared tables."""
+    funnel = Funnel()
+    loaded, findings = tables.load(args.raw, args.tables)
+    tables.stop_at_first(findings)
+    rows = Coded(
+        loaded.user, loaded.item, loaded.rating, loaded.timestamp, loaded.known, loaded.order, loaded.split
+    )
+    funnel.count("interactions read", rows)
+    items, users = loaded.items, loaded.users
+    if args.filters.keeps_everything:
+        rows = rows.in_sequence()
+    else:
+        rows, user_codes, item_codes = renumber(filter_core(rows, args.filters, funnel))
+        items = items.take(pa.array(item_codes)).set_column(
+            0, "item_id", pa.array(np.arange(len(item_codes)), pa.int32())
+        )
+        users = users.take(pa.array(user_codes)).set_column(
+            0, "user_id", pa.array(np.arange(len(user_codes)), pa.int32())
+        )
+    published = args.split.kind == "published"
+    split = (
+        split_rows(rows, args.split)
+        if not published or rows.split is not None
+        else np.full(len(rows.user), TRAIN, np.int8)
+    )
+    made = windows(rows, split, args.split)
+    sequences = published_sequences(loaded.sequences, made, funnel) if published else made
+    return finish(items=items, rows=rows, split=split, sequences=sequences, users=users, funnel=funnel)
+
+
+def published_sequences(shipped: pa.Table | None, made: pa.Table, funnel: Funnel) -> pa.Table:
+    """The shipped sequences as they are, with the windows made here for every split that they do not have before them."""
+    if shipped is None:
+        return made
+    present = set(np.unique(shipped["split"].to_numpy()).tolist())
+    absent = [name for name in SPLIT_NAMES[:3] if name not in present]
+    funnel.facts["windows_made_here"] = absent
+    mask = np.isin(made["split"].to_numpy(), absent)
+    return pa.concat_tables([made.filter(pa.array(mask)), shipped], promote_options="default")
+
+
+def user_table(raw_ids: pa.Array) -> pa.Table:
+    """users.parquet of users 0..N-1."""
+    return pa.table({"user_id": pa.array(np.arange(len(raw_ids)), pa.int32()), "raw_id": raw_ids})
+
+
+def main(args: PrepareArgs) -> None:
+    """Read, prepare, write."""
+    with open_output(
+        args.output_dir,
+        stage=STAGE,
+        version=VERSION,
+        args=args,
+        inputs={"raw": args.input_files()},
+        overwrite=args.overwrite,
+    ) as out:
+        prepared = prepare(args)
+        for name in ("items", "interactions", "sequences", "users"):
+            out.write_table(f"{name}.parquet", getattr(prepared, name))
+        out.write_json("funnel.json", {"steps": prepared.funnel.steps, **prepared.funnel.facts})
+        out.counts |= prepared.counts()
+        out.facts["funnel"] = {"steps": prepared.funnel.steps, **prepared.funnel.facts}
+
+
+if __name__ == "__main__":
+    program.run(PrepareArgs, main)

@@ -1,0 +1,190 @@
+"""The results page of a small run: what it shows, that it is self-contained and escaped, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from data.output import open_output
+from data.sid import read_sids
+from infer import charts, page, results
+from infer.rows import read_rows
+from tests.handmade import Made, call, refuse, succeed, write_sids
+from tests.store import HOSTILE, ITEMS, write_store
+from tests.test_evaluate import BEAMS, CODES, prediction_table, write_run
+
+VOID = {"meta", "br", "line", "circle", "rect", "polyline", "link", "img"}
+
+
+class Checker(HTMLParser):
+    """Balanced tags, and every attribute that could load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.loads += [
+            v for k, v in attrs if k in {"src", "href", "srcset", "data"} and not (v or "").startswith("#")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def train_stage(run: Path, name: str, lines: list[dict]) -> None:
+    with open_output(run / name, stage=name, version=1, args=Made(name), inputs={}) as out:
+        out.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    data = write_store(root / "store")
+    sids = write_sids(root / "sids", data=data, codes=CODES, sizes=(5, 8))
+    run = root / "run<b>1"
+    call("infer.run_baselines", "--data", data, "--output_root", run / "eval", "--models", "[pop,itemknn]")
+    train_stage(run, "sft_recommend", [{"step": s, "loss": 5.0 - s, "eval_loss": 4.5 - s} for s in (1, 2, 3)])
+    train_stage(run, "grpo", [{"step": s, "reward": s / 10, "kl": s / 100} for s in (10, 20)])
+    for split in ("valid", "test"):
+        ids = read_rows(data, split, num_items=ITEMS).example_ids_R
+        for seed, name in enumerate(("grpo", "sft_recommend")):
+            write_run(
+                run / "eval" / f"{name}.{split}", [prediction_table(ids, read_sids(sids), seed)], split=split
+            )
+        for name in ("pop", "itemknn", "sft_recommend", "grpo"):
+            predictions = run / "eval" / f"{name}.{split}"
+            call(
+                "infer.evaluate",
+                "--predictions",
+                predictions,
+                "--data",
+                data,
+                "--sids",
+                sids,
+                "--resamples",
+                100,
+            )
+    return root, data, sids, run
+
+
+def command(data: Path, sids: Path, run: Path, *more: object) -> tuple:
+    common = ("infer.report", "--data", data, "--sids", sids, "--run", run, "--output_dir", run / "report")
+    return (*common, *more)
+
+
+def test_the_page_shows_what_the_stages_wrote(made):
+    _, data, sids, run = made
+    printed = succeed(*command(data, sids, run, "--users", 90)).splitlines()
+    html = (run / "report" / "index.html").read_text()
+    checker = Checker()
+    checker.feed(html)
+    assert (
+        not checker.open and not checker.loads and not checker.tags & {"script", "iframe", "object", "link"}
+    )
+    assert "url(" not in html and "@import" not in html
+    metrics = json.loads((run / "eval" / "grpo.test" / "metrics" / "metrics.json").read_text())
+    for level in ("item_level", "sid_level"):
+        assert f"{metrics[f'{level}/hr@10']['value']:.4f}"[1:] in html
+    assert "HR@20" in html and "HR@50" not in html, "the baselines' longer lists, cut at 40 items"
+    figures = re.findall(r"<figcaption>(.*?)</figcaption>", html)
+    assert figures == [
+        "HR@10, item level", "NDCG@10, item level", "Reviews per month, by split", "Loss", "Reward",
+        "KL to the reference",
+    ]  # fmt: skip
+    assert html.count('<article class="story">') == 90
+    assert f"not in the list of {BEAMS}" in html and "found at place" in html and "✓" in html
+    assert "(no title, item 2)" in html
+    assert re.search(
+        r"review lines</th><td>750</td>.*width:100.0%.*\n.*final</th><td>727</td>.*width:96.9%", html
+    )
+    table = [line for line in printed if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["pop", "itemknn", "sft_recommend", "grpo"]
+    assert f"{metrics['item_level/ndcg@10']['value']:.4f} [" in table[-1]
+    assert printed[-1] == f"page: {run / 'report' / 'index.html'}"
+
+
+def test_hostile_titles_and_names_are_text(made):
+    _, data, sids, run = made
+    call(*command(data, sids, run, "--users", 90))
+    html = (run / "report" / "index.html").read_text()
+    assert HOSTILE not in html and "<script>" not in html
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; Co" in html
+    assert "<h1>run&lt;b&gt;1</h1>" in html
+
+
+def test_an_unchanged_page_is_kept_and_still_prints_its_table(made):
+    _, data, sids, run = made
+    call(*command(data, sids, run))
+    before = (run / "report" / "index.html").read_bytes()
+    printed = succeed(*command(data, sids, run))
+    assert "already complete" in printed and "| grpo |" in printed
+    assert (run / "report" / "index.html").read_bytes() == before
+
+
+def test_metrics_of_other_predictions_or_data_are_refused(made, tmp_path):
+    root, data, sids, run = made
+    other = write_store(tmp_path / "other", [[0, 1, 2, 3]] * 5)
+    assert "computed on another data set" in refuse(*command(other, sids, run))
+    stale = tmp_path / "run"
+    ids = read_rows(data, "test", num_items=ITEMS).example_ids_R
+    table = prediction_table(ids, read_sids(sids), 5)
+    predictions = write_run(stale / "eval" / "m.test", [table])
+    call("infer.evaluate", "--predictions", predictions, "--data", data, "--resamples", 20)
+    write_again = open_output(
+        predictions, stage="recommend", version=2, args=Made(), inputs={}, overwrite=True
+    )
+    with write_again as out:
+        out.facts |= {"split": "test"}
+    assert "is of older predictions" in refuse(*command(data, sids, stale))
+    assert "no metrics of model nope" in refuse(*command(data, sids, run, "--model", "nope"))
+    assert "run evaluate.sh" in refuse(*command(data, sids, tmp_path / "empty"))
+
+
+def test_a_broken_log_line_is_named_and_an_unfinished_one_is_not_read(tmp_path):
+    stage = tmp_path / "sft"
+    stage.mkdir()
+    (stage / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "note": "text"}\n{"step": 2, "lo')
+    log = results.read_logs(tmp_path)[0]
+    assert (log.series, log.finished) == ({"loss": [(1, 2.0)]}, False)
+    (stage / "metrics.jsonl").write_text('{"loss": 1}\n{"step": 2, "loss": 1.0}\n')
+    with pytest.raises(Exception, match="metrics.jsonl:1 is not a log line"):
+        results.read_logs(tmp_path)
+
+
+def test_the_funnel_leaves_out_what_says_nothing(tmp_path):
+    steps = [{"step": "review lines", "rows": 1200}, {"step": "final", "rows": 900, "users": 40, "items": 30}]
+    raw = {
+        "review_lines_broken": 0,
+        "first_broken": None,
+        "truncated_files": ["a", "b"],
+        "months": {"2020-01": 900},
+    }
+    raw |= {"windows": {"train": 1800, "test": 2}, "metadata_lines": 1500, "share_with_time": 1.0}
+    (tmp_path / "funnel.json").write_text(json.dumps({"steps": steps, **raw}))
+    funnel = page.read_funnel(tmp_path)
+    assert funnel.steps == steps
+    assert funnel.facts == [
+        ("truncated files", "a, b"), ("windows", "train 1,800, test 2"), ("metadata lines", "1,500")
+    ]  # fmt: skip
+
+
+def test_charts_place_values_where_the_axis_says():
+    frame = charts.Frame(0, 10, [0.0, 0.5, 1.0])
+    assert frame.y(0.0) - frame.y(0.5) == pytest.approx(frame.y(0.5) - frame.y(1.0))
+    assert frame.x(0) == charts.LEFT and frame.x(10) == charts.WIDTH - charts.RIGHT
+    flat = charts.line_chart([charts.Line("a<b", [(1, 2.0), (2, 2.0)])], label='say "x" & <y>')
+    assert 'aria-label="say &quot;x&quot; &amp; &lt;y&gt;"' in flat and "nan" not in flat
+    assert charts.nice_ticks(3.0, 3.0)[0] <= 3.0
