@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.program import InputError
-from data.amazon_lines import Block, Lines, parse_blocks, parse_lines, parse_object, read_blocks
+from data.amazon_lines import Lines, Parsed, parse_blocks, parse_lines, parse_object, read_blocks
 from data.coding import Coder
 from data.item_text import (
     TitleFilter,
@@ -102,8 +102,8 @@ def read_reviews(files: Sequence[Path], *, year: Year, max_bad_share: float) -> 
     for path in files:
         account = Lines(path)
         accounts.append(account)
-        for block, parsed in parse_blocks(path, account, *_review_columns(names)):
-            table = _review_rows(block, parsed, names, account)
+        for parsed in parse_blocks(path, account, *_review_columns(names), literals=names.literals):
+            table = _review_rows(parsed, names, account)
             users.add(table["user"])
             items.add(table["item"])
             ratings.append(table["rating"].to_numpy().astype(np.float32))
@@ -131,11 +131,14 @@ def _review_columns(names: Fields) -> tuple[pa.Schema, list[str]]:
     return schema, [names.user, names.item, names.time]
 
 
-def _review_rows(block: Block, parsed: pa.Table | None, names: Fields, account: Lines) -> pa.Table:
+def _review_rows(parsed: Parsed, names: Fields, account: Lines) -> pa.Table:
     """The block's good rows as `_REVIEW`."""
-    if parsed is not None:
-        return parsed.select([names.user, names.item, names.rating, names.time]).rename_columns(_REVIEW.names)
-    rows = [row for _, row in parse_lines(block, account, _review_picker(names), literals=names.literals)]
+    if parsed.table is not None:
+        columns = [names.user, names.item, names.rating, names.time]
+        return parsed.table.select(columns).rename_columns(_REVIEW.names)
+    rows = [
+        row for _, row in parse_lines(parsed.block, account, _review_picker(names), literals=names.literals)
+    ]
     columns = zip(*rows, strict=True) if rows else ([], [], [], [])
     return pa.table(
         [pa.array(column, kind) for column, kind in zip(columns, _REVIEW.types, strict=True)], schema=_REVIEW
@@ -198,27 +201,25 @@ def scan_metadata(files: Sequence[Path], item_ids: pa.Array, *, year: Year, max_
         account = Lines(path)
         accounts.append(account)
         schema = pa.schema([(names.item, pa.string()), ("title", pa.string())])
-        for block, parsed in parse_blocks(path, account, schema, [names.item]):
-            ids, titles, starts = _title_rows(block, parsed, names, account)
+        for parsed in parse_blocks(path, account, schema, [names.item], literals=names.literals):
+            ids, titles, starts = _title_rows(parsed, names, account)
             coder.add(ids)
             code = pc.index_in(ids, value_set=item_ids).fill_null(-1).to_numpy()
             rows = np.flatnonzero(code >= 0)
             rows = rows[file[code[rows]] < 0]
             found, first = np.unique(code[rows], return_index=True)
             rows = rows[first]
-            file[found], offset[found] = number, block.offset + starts[rows]
+            file[found], offset[found] = number, parsed.block.offset + starts[rows]
             bad_title[found] = [title_is_bad(title) for title in titles.take(pa.array(rows)).to_pylist()]
             account.check(max_bad_share, at_end=False)
         account.check(max_bad_share, at_end=True)
     return Metadata(file, offset, bad_title, len(coder.finish()[1]), tuple(accounts))
 
 
-def _title_rows(
-    block: Block, parsed: pa.Table | None, names: Fields, account: Lines
-) -> tuple[pa.Array, pa.Array, np.ndarray]:
+def _title_rows(parsed: Parsed, names: Fields, account: Lines) -> tuple[pa.Array, pa.Array, np.ndarray]:
     """(item ids, raw titles or null, line starts) of the block's good lines."""
-    if parsed is not None:
-        return _whole(parsed[names.item]), _whole(parsed["title"]), block.line_starts()
+    if parsed.table is not None:
+        return _whole(parsed.table[names.item]), _whole(parsed.table["title"]), parsed.starts
 
     def pick(item: dict[str, Any]) -> tuple | str:
         key, title = item.get(names.item), item.get("title")
@@ -226,7 +227,7 @@ def _title_rows(
             return f"no {names.item}; keys: {', '.join(list(item)[:6])}"
         return _utf8(key), _utf8(title) if isinstance(title, str) else None
 
-    rows = parse_lines(block, account, pick, literals=names.literals)
+    rows = parse_lines(parsed.block, account, pick, literals=names.literals)
     ids, titles = ([fields[n] for _, fields in rows] for n in (0, 1))
     starts = np.array([start for start, _ in rows], np.int64)
     return pa.array(ids, pa.string()), pa.array(titles, pa.string()), starts

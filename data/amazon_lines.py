@@ -1,8 +1,8 @@
 """Raw review dumps as lines: plain or gzip, read in blocks, broken lines counted instead of fatal.
 
-A file is read once from front to back in blocks of whole lines. pyarrow parses a block with an explicit schema; of a
-block that it refuses, small pieces are tried, and the pieces with a broken line are read line by line with `json` (and, for
-2014 dumps, Python literals with `ast.literal_eval`). A file that ends in the middle of a line or of its gzip stream counts as
+A file is read once from front to back in blocks of whole lines. pyarrow parses a block with an explicit schema. Where it
+refuses, the block is tried again without the lines that break off, then in small pieces, and what still fails is read line
+by line with `json` (and, for 2014 dumps, Python literals with `ast.literal_eval`). A file that ends in the middle of a line or of its gzip stream counts as
 one broken line.
 """
 
@@ -13,7 +13,9 @@ import json
 import os
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ READ_BYTES = 1 << 20
 BLOCK_BYTES = 16 << 20
 PIECE_BYTES = 1 << 16
 MAX_LINE_BYTES = 128 << 20
+MAX_SHARE_AROUND = 0.05
 GIVE_UP_AFTER = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -88,23 +91,25 @@ def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") ->
 
     InputError for an unreadable file, corrupt gzip data, or a line longer than any dump has.
     """
-    rest, first_line, offset = b"", 1, 0
+    rest: list[bytes] = []
+    held, first_line, offset = 0, 1, 0
     for text in _text(path, account, label):
-        data = rest + text
-        cut = data.rfind(b"\n") + 1
+        cut = text.rfind(b"\n") + 1
         if not cut:
-            if len(data) > MAX_LINE_BYTES:
-                raise InputError(f"{path}: no line end in {len(data)} bytes -> is this a JSON-lines file?")
-            rest = data
+            rest.append(text)
+            held += len(text)
+            if held > MAX_LINE_BYTES:
+                raise InputError(f"{path}: no line end in {held} bytes -> is this a JSON-lines file?")
             continue
-        block, rest = data[:cut], data[cut:]
+        block = b"".join([*rest, memoryview(text)[:cut]])
         yield Block(block, first_line, offset)
         first_line, offset = first_line + block.count(b"\n"), offset + len(block)
+        rest, held = [text[cut:]], len(text) - cut
     if account is not None and account.truncated:
         account.total += 1
         account.add_broken(first_line, "the gzip stream ends in the middle")
-    elif rest:
-        yield Block(rest, first_line, offset)
+    elif held:
+        yield Block(b"".join(rest), first_line, offset)
 
 
 def _text(path: Path, account: Lines | None, label: str) -> Iterator[bytes]:
@@ -115,20 +120,12 @@ def _text(path: Path, account: Lines | None, label: str) -> Iterator[bytes]:
         size = path.stat().st_size
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        chunks = iter(lambda: file.read(READ_BYTES), b"")
+        step = READ_BYTES if compressed else BLOCK_BYTES
+        chunks = iter(lambda: file.read(step), b"")
         reading = progress(
-            chunks, label=label or f"reading {path.name}", total=-(-size // READ_BYTES), unit="MiB"
+            chunks, label=label or f"reading {path.name}", total=-(-size // step), unit="block"
         )
-        pieces: list[bytes] = []
-        held = 0
-        for piece in _inflated(reading, path, account) if compressed else reading:
-            pieces.append(piece)
-            held += len(piece)
-            if held >= BLOCK_BYTES:
-                yield b"".join(pieces)
-                pieces, held = [], 0
-        if held:
-            yield b"".join(pieces)
+        yield from _inflated(reading, path, account) if compressed else reading
 
 
 def _inflated(chunks: Iterator[bytes], path: Path, account: Lines | None) -> Iterator[bytes]:
@@ -156,41 +153,105 @@ def _inflated(chunks: Iterator[bytes], path: Path, account: Lines | None) -> Ite
             account.truncated = not inflater.eof
 
 
+@dataclass(frozen=True)
+class Parsed:
+    """A block as columns, one row per good line, with each row's line start; `table` None: read it line by line.
+
+    broken: (line number, why) of the lines that were left out.
+    """
+
+    block: Block
+    table: pa.Table | None
+    starts: np.ndarray
+    broken: tuple[tuple[int, str], ...] = ()
+
+
 def parse_blocks(
-    path: Path, account: Lines, schema: pa.Schema, required: list[str]
-) -> Iterator[tuple[Block, pa.Table | None]]:
-    """Every block of the file with its columns (one row per line), or None where it must be read line by line."""
-    for block in read_blocks(path, account):
-        table = parse_fast(block, schema, required)
-        if table is not None:
-            account.total += table.num_rows
-            yield block, table
-            continue
-        for piece in block.pieces():
-            table = parse_fast(piece, schema, required)
-            if table is not None:
-                account.total += table.num_rows
-            yield piece, table
+    path: Path, account: Lines, schema: pa.Schema, required: list[str], *, literals: bool
+) -> Iterator[Parsed]:
+    """Every block of the file in order, as columns where that is possible; the lines of those are counted here.
+
+    Blocks are parsed by a few threads while the next ones are read.
+    """
+    workers = pa.cpu_count()
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[list[Parsed]]] = deque()
+        for block in read_blocks(path, account):
+            ahead.append(pool.submit(_parse_block, block, schema, required, literals))
+            if len(ahead) > workers:
+                yield from _counted(ahead.popleft().result(), account)
+        while ahead:
+            yield from _counted(ahead.popleft().result(), account)
 
 
-def parse_fast(block: Block, schema: pa.Schema, required: list[str]) -> pa.Table | None:
-    """The block's columns, one row per line, or None: pyarrow refuses a line, a required value is null or empty, a
-    string is not UTF-8, or rows and lines differ (blank lines, two objects on a line)."""
+def _counted(parts: list[Parsed], account: Lines) -> Iterator[Parsed]:
+    for parsed in parts:
+        account.total += len(parsed.broken) + (0 if parsed.table is None else parsed.table.num_rows)
+        for number, why in parsed.broken:
+            account.add_broken(number, why)
+        yield parsed
+
+
+def _parse_block(block: Block, schema: pa.Schema, required: list[str], literals: bool) -> list[Parsed]:
+    """The block whole, or in pieces of which some may have no columns."""
+    if whole := _parse_whole(block, schema, required, literals):
+        return [whole]
+    parts = []
+    for piece in block.pieces():
+        starts = piece.line_starts()
+        parts.append(Parsed(piece, parse_fast(piece.data, len(starts), schema, required), starts))
+    return parts
+
+
+def _parse_whole(block: Block, schema: pa.Schema, required: list[str], literals: bool) -> Parsed | None:
+    """The block's columns, or None when that does not do.
+
+    Lines that do not end in a brace are broken off, or blank: a few of them are left out, so that they do not cost the
+    block. Not among literals: reading those changes warning filters, which belong to the main thread.
+    """
+    starts = block.line_starts()
+    ends = np.append(starts[1:], len(block.data))
+    unclosed = _unclosed(block.data, starts, ends)
+    rows = np.flatnonzero(unclosed).tolist()
+    if len(rows) > (0 if literals else MAX_SHARE_AROUND * len(starts)):
+        return None
+    kept, begin, broken = [], 0, []
+    for row in rows:
+        line = block.data[starts[row] : ends[row]]
+        why = parse_object(line, literals=False) if line.strip() else ""
+        if not isinstance(why, str):
+            return None
+        broken += [(block.first_line + row, why)] if why else []
+        kept.append(memoryview(block.data)[begin : starts[row]])
+        begin = ends[row]
+    good = starts[~unclosed]
+    data = b"".join([*kept, memoryview(block.data)[begin:]]) if rows else block.data
+    table = parse_fast(data, len(good), schema, required)
+    return None if table is None else Parsed(block, table, good, tuple(broken))
+
+
+def _unclosed(data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """bool [lines]: the line's last character before its line end is no closing brace."""
+    text = np.frombuffer(data, np.uint8)
+    last = ends - 1 - (text[ends - 1] == ord("\n"))
+    last = np.maximum(last - (text[last] == ord("\r")), 0)
+    return (last < starts) | (text[last] != ord("}"))
+
+
+def parse_fast(data: bytes, rows: int, schema: pa.Schema, required: list[str]) -> pa.Table | None:
+    """The columns of `rows` lines, or None: pyarrow refuses a line, a required value is null or empty, a string is not
+    UTF-8, or rows and lines differ (blank lines, two objects on a line)."""
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
         table = pj.read_json(
-            pa.BufferReader(block.data),
-            read_options=pj.ReadOptions(block_size=READ_BYTES),
+            pa.BufferReader(data),
+            read_options=pj.ReadOptions(use_threads=False, block_size=READ_BYTES),
             parse_options=options,
         )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
-    lines = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
-    if table.num_rows != lines or any(_has_gap(table[name]) for name in required):
-        return None
-    try:
+        if table.num_rows != rows or any(_has_gap(table[name]) for name in required):
+            return None
         table.validate(full=True)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     return table
 

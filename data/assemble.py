@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.program import InputError
 from data.artifacts import INTERACTIONS, ITEMS, SEQUENCES, USERS, conform
@@ -173,6 +174,7 @@ def filter_core(rows: Coded, options: FilterOptions, funnel: Funnel) -> Coded:
         window=parse_window(options.start, options.end),
         min_items=options.min_items,
         min_year=options.min_year,
+        before=", ".join(f"{step['step']}: {step['rows']}" for step in funnel.steps),
     )
     if result.window is not None:
         funnel.facts["window"] = str(result.window)
@@ -230,14 +232,13 @@ def finish(
         }
     )
     numbered = sequences.add_column(0, "example_id", pa.array(np.arange(sequences.num_rows), pa.int64()))
-    names, counts = np.unique(sequences["split"].to_numpy(), return_counts=True)
-    by_split = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    by_split = {entry["values"]: entry["counts"] for entry in pc.value_counts(sequences["split"]).to_pylist()}
     funnel.step("final", len(rows.user), users.num_rows, items.num_rows)
     funnel.facts |= {
         "windows": {name: by_split.get(name, 0) for name in SPLIT_NAMES[:3]},
         "share_with_time": float(rows.known.mean()),
         "months": months(rows),
-        "items_without_title": int((items["title"].to_numpy() == "").sum()),
+        "items_without_title": pc.sum(pc.equal(items["title"], "")).as_py() or 0,
         "items_without_interactions": items.num_rows - len(np.unique(rows.item)),
     }
     return Prepared(

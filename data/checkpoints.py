@@ -24,7 +24,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 def mark_complete(directory: Path, *, step: int) -> None:
     """Write COMPLETE.json over all files of `directory`, through a temporary name."""
     files = {}
-    for file in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MARK):
+    for file in sorted(p for p in directory.rglob("*") if p.is_file() and MARK not in p.name):
         files[str(file.relative_to(directory))] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
     temporary = directory / f".{MARK}.tmp"
     with open(temporary, "w") as handle:

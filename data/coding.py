@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-MERGE_ABOVE = 1 << 18
+MERGE_ABOVE = 1 << 20
 
 
 class Coder:

@@ -117,11 +117,12 @@ def widened_core(
     window: Window | None = None,
     min_items: int = 0,
     min_year: int = 1996,
+    before: str = "",
 ) -> CoreResult:
     """Window, then k-core; with fewer than `min_items` items the window starts a year earlier, down to `min_year`.
 
     user, item: int32 codes [rows]; timestamp: int64 UTC seconds [rows], `known` False where a row has none. Source:
-    MiniOneRec's data set build (3,000 items, 1996). InputError with the counts per round when nothing is left.
+    MiniOneRec's data set build (3,000 items, 1996). InputError when nothing is left; `before` tells what earlier steps did.
     """
     while True:
         inside = np.arange(len(user)) if window is None else np.flatnonzero(window.mask(timestamp, known))
@@ -130,18 +131,18 @@ def widened_core(
             break
         window = window.one_year_wider()
     if not len(kept):
-        raise InputError(_nothing_left(len(user), rounds, user_k, item_k, window))
+        raise InputError(_nothing_left(before, rounds, user_k, item_k, window))
     return CoreResult(inside[kept], rounds, window, len(user) - len(inside))
 
 
 def _nothing_left(
-    rows: int, rounds: tuple[Round, ...], user_k: int, item_k: int, window: Window | None
+    before: str, rounds: tuple[Round, ...], user_k: int, item_k: int, window: Window | None
 ) -> str:
-    steps = ", ".join(
-        f"round {n}: {r.rows} rows {r.users} users {r.items} items" for n, r in enumerate(rounds)
-    )
-    where = f" in {window}" if window else ""
+    first = rounds[0]
+    where = f"in {window}" if window else "before it"
     return (
-        f"filters leave nothing: {rows} rows, {rounds[0].rows}{where}; k-core user_k={user_k} item_k={item_k}: {steps}"
-        " -> lower filters.user_k / filters.item_k, widen the window, or check raw"
+        f"filters leave nothing: {before + ', then ' if before else ''}k-core user_k={user_k} item_k={item_k}:"
+        f" {first.rows} rows, {first.users} users, {first.items} items {where}, none after round {len(rounds) - 1}"
+        " -> see which step loses the rows: lower filters.user_k or item_k, widen the window, or choose another"
+        " title filter"
     )

@@ -122,8 +122,8 @@ def open_output(
     try:
         with locked(path):
             resuming = _announced(path, lambda: _decide(path, identity, overwrite=overwrite))
-            (path / PENDING).write_text(json.dumps(identity))
             out = Output(path, resuming=resuming)
+            out.write_json(PENDING, identity)
             yield out
             _finish(out, identity=identity, records=records, args=args, clock=clock)
     except InputError:
@@ -244,8 +244,17 @@ def _follow(path: Path) -> bool:
 def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
     """True: resume. False: start clean. Raises AlreadyComplete or InputError."""
     manifest = read_manifest(path)
-    if manifest is not None and all(manifest_identity(manifest)[k] == v for k, v in identity.items()):
-        raise AlreadyComplete(f"already complete: {path} (kept; same configuration and inputs)")
+    if manifest is not None and manifest_identity(manifest) == identity:
+        damaged = damaged_file(path, manifest)
+        if damaged is None:
+            raise AlreadyComplete(f"already complete: {path} (kept; same configuration and inputs)")
+        print(
+            f"WARNING: {path}/{damaged} is not what was written: this stage runs again",
+            file=sys.stderr,
+            flush=True,
+        )
+        (path / MANIFEST).unlink()
+        return True
     pending = json.loads((path / PENDING).read_text()) if (path / PENDING).exists() else None
     if manifest is None and pending == identity:
         return True
@@ -268,6 +277,15 @@ def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
     for entry in content:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return False
+
+
+def damaged_file(path: Path, manifest: dict[str, Any]) -> str | None:
+    """The first file of a finished output that is missing or has another size, or None."""
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            return name
+    return None
 
 
 def manifest_identity(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -13,106 +13,47 @@ dense, a published split and its sequences are kept word for word. The columns a
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs import program
 from configs.program import InputError
 from data import amazon, tables
 from data.assemble import (
     Coded,
-    FilterOptions,
     Funnel,
     Prepared,
-    SplitOptions,
     filter_core,
     finish,
     split_rows,
     windows,
 )
 from data.coding import dense_by_first_appearance
-from data.item_text import TitleFilter
+from data.findings import raise_first
 from data.output import open_output
+from data.recipe import AmazonOptions, Recipe
 from data.splits import SPLIT_NAMES, TRAIN
-from data.tables import TablesOptions
 
 STAGE, VERSION = "prepare", 1
 
 
-@dataclass(frozen=True)
-class AmazonOptions:
-    """Which dump, and what happens to its items and reviews.
-
-    Attributes:
-        format: release year of the dump: 2014, 2018 or 2023
-        reviews: file patterns below raw, the first that matches anything is used
-        metadata: file patterns below raw, likewise; empty = there is no metadata
-        title_filter: published drops items without a usable title, mark_missing keeps them with an empty one, none cleans
-        keep_without_metadata: keep items that have no metadata line, with empty text
-        drop_duplicates: drop exact repeats of (user, item, time); the published protocol keeps them
-        max_bad_share: largest share of broken lines per file
-    """
-
-    format: amazon.Year = 2018
-    reviews: list[str] = field(default_factory=lambda: ["*_5.json*", "*reviews*"])
-    metadata: list[str] = field(default_factory=lambda: ["meta_*"])
-    title_filter: TitleFilter = "published"
-    keep_without_metadata: bool = False
-    drop_duplicates: bool = False
-    max_bad_share: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.title_filter == "published" and self.keep_without_metadata:
-            raise InputError(
-                "amazon.title_filter published drops items without a title, and items without metadata have none"
-                " -> set keep_without_metadata false, or title_filter mark_missing"
-            )
-        if not self.metadata and not self.keep_without_metadata:
-            raise InputError("amazon.metadata is empty -> set keep_without_metadata true, or name the files")
-        if not 0 <= self.max_bad_share < 1:
-            raise InputError(f"amazon.max_bad_share is {self.max_bad_share} -> between 0 and 1")
-
-
-@dataclass(frozen=True)
-class PrepareArgs:
-    """Arguments of data.prepare.
+@dataclass(frozen=True, kw_only=True)
+class PrepareArgs(Recipe):
+    """Arguments of data.prepare: a recipe, where the raw files lie, where the data set goes.
 
     Attributes:
         raw: folder of the raw files
         output_dir: where the prepared data set goes
-        adapter: amazon (review dumps) or tables (a user's own or a published data set)
-        amazon: options of the amazon adapter
-        tables: options of the tables adapter
-        filters: k-core and time window; with split.kind published nothing may be filtered
-        split: split and window options
         overwrite: replace an output of another configuration
     """
 
     raw: str
     output_dir: str
-    adapter: Literal["amazon", "tables"] = "amazon"
-    amazon: AmazonOptions = field(default_factory=AmazonOptions)
-    tables: TablesOptions = field(default_factory=TablesOptions)
-    filters: FilterOptions = field(default_factory=FilterOptions)
-    split: SplitOptions = field(default_factory=SplitOptions)
     overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        published = self.split.kind == "published"
-        if published and self.adapter == "amazon":
-            raise InputError(
-                "split.kind published needs the tables adapter -> global_temporal or leave_one_out"
-            )
-        if published and not self.filters.keeps_everything:
-            raise InputError(
-                "a published split is kept whole -> set filters.user_k and item_k to 0, no start, no end"
-            )
-        if not published and self.adapter == "tables" and self.tables.sequences.file:
-            raise InputError(f"tables.sequences ships a split -> split.kind published, not {self.split.kind}")
 
     def input_files(self) -> list[Path]:
         """Every raw file that is read, in order."""
@@ -224,11 +165,13 @@ def prepare_tables(args: PrepareArgs) -> Prepared:
     """A user's own tables -> prepared tables."""
     funnel = Funnel()
     loaded, findings = tables.load(args.raw, args.tables)
-    tables.stop_at_first(findings)
+    raise_first(findings, more="python -m data.validate lists all")
+    assert loaded is not None, "tables that cannot be used have findings"
     rows = Coded(
         loaded.user, loaded.item, loaded.rating, loaded.timestamp, loaded.known, loaded.order, loaded.split
     )
     funnel.count("interactions read", rows)
+    funnel.facts["items_with_cleaned_text"] = loaded.cleaned
     items, users = loaded.items, loaded.users
     if args.filters.keeps_everything:
         rows = rows.in_sequence()
@@ -255,11 +198,11 @@ def published_sequences(shipped: pa.Table | None, made: pa.Table, funnel: Funnel
     """The shipped sequences as they are, with the windows made here for every split that they do not have before them."""
     if shipped is None:
         return made
-    present = set(np.unique(shipped["split"].to_numpy()).tolist())
+    present = set(pc.unique(shipped["split"]).to_pylist())
     absent = [name for name in SPLIT_NAMES[:3] if name not in present]
     funnel.facts["windows_made_here"] = absent
-    mask = np.isin(made["split"].to_numpy(), absent)
-    return pa.concat_tables([made.filter(pa.array(mask)), shipped], promote_options="default")
+    wanted = pc.is_in(made["split"], value_set=pa.array(absent, pa.string()))
+    return pa.concat_tables([made.filter(wanted), shipped], promote_options="default")
 
 
 def user_table(raw_ids: pa.Array) -> pa.Table:

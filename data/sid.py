@@ -58,7 +58,7 @@ class SidFormat:
 
     def _pattern(self, num_levels: int) -> re.Pattern[str]:
         body = "".join(
-            re.escape(self.token.format(level=LETTERS[level], code="\0")).replace("\0", r"(0|[1-9]\d*)")
+            re.escape(self.token.format(level=LETTERS[level], code="\0")).replace("\0", r"(0|[1-9][0-9]*)")
             for level in range(num_levels)
         )
         return re.compile(re.escape("".join(self.prefix)) + body + re.escape("".join(self.suffix)))

@@ -1,7 +1,7 @@
 """Reading a user's own tables: parquet or csv(.gz), our column names mapped to theirs, values brought to our types.
 
-Nothing raises for a bad value: each reader returns the column and the findings, so that `data.validate` can list them all
-and `data.prepare` can stop at the first.
+Nothing raises for a bad file, column or value: each reader returns its column and the findings. A required column that is
+missing is one finding; its readers then return empty values and say nothing more.
 """
 
 from __future__ import annotations
@@ -17,38 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from configs.program import InputError
+from data.findings import Finding, in_rows
 
-FIRST_ROWS = 3
-# Seconds: 2286-11-20. A larger number is milliseconds, microseconds or nonsense.
-LATEST_SECOND = 10**10
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A violation of the contract: which file and column, how many rows, the first of them (from 0), and what is wrong."""
-
-    file: str
-    column: str
-    what: str
-    rows: tuple[int, ...] = ()
-    count: int = 0
-
-    def __str__(self) -> str:
-        where = f"{self.file}: column `{self.column}`" if self.column else self.file
-        if not self.rows:
-            return f"{where}: {self.what}"
-        word = "row" if self.count == 1 else "rows"
-        more = f", ... ({self.count} rows)" if self.count > len(self.rows) else ""
-        return f"{where} {word} {', '.join(map(str, self.rows))}{more}: {self.what}"
-
-
-def finding(file: str, column: str, bad: np.ndarray, what: str) -> list[Finding]:
-    """One finding for the True rows of `bad` (bool [rows]), none when there are none."""
-    rows = np.flatnonzero(bad)
-    if not len(rows):
-        return []
-    return [Finding(file, column, what, tuple(rows[:FIRST_ROWS].tolist()), len(rows))]
+TEXT_LISTS = pa.list_(pa.string())
+NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 
 
 @dataclass(frozen=True)
@@ -68,51 +40,83 @@ class TableFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A file's columns under our names, as stored, and its path for messages."""
+    """A file's columns under our names, and what the file calls them."""
 
-    path: Path
+    name: str
     table: pa.Table
     theirs: dict[str, str]
 
     @property
-    def name(self) -> str:
-        return self.path.name
+    def rows(self) -> int:
+        return self.table.num_rows
 
     def has(self, column: str) -> bool:
         return column in self.table.column_names
 
-    def label(self, column: str) -> str:
-        """The column's name in the user's file."""
-        return self.theirs.get(column, column)
+    def cells(self, column: str) -> pa.Array:
+        """The column as one array."""
+        return whole(self.table[column])
+
+    def whole_column(self, column: str, what: str, fix: str = "") -> Finding:
+        """A finding about a column."""
+        return Finding(self.name, self.theirs.get(column, column), what, fix)
+
+    def at(
+        self, column: str, bad: np.ndarray, what: str, *, values: pa.Array | None = None, fix: str = ""
+    ) -> list[Finding]:
+        """A finding about the True rows of `bad`, with the file's name of the column."""
+        return in_rows(self.name, self.theirs.get(column, column), bad, what, values=values, fix=fix)
 
 
 def read_source(
     raw: str | Path, spec: TableFile, *, required: Sequence[str], optional: Sequence[str]
-) -> Source:
-    """Read one file. InputError for a missing or unreadable file, a missing column, or an unknown key in the map."""
+) -> tuple[Source | None, list[Finding]]:
+    """Read one file: (its columns, findings); None where there is no file or it cannot be read."""
     path = Path(raw) / spec.file
+    if not path.is_file():
+        return None, [
+            Finding(str(path), "", "missing file", "check raw and the tables section of the config")
+        ]
+    try:
+        present = _column_names(path)
+        source, findings = _choose(path.name, present, spec, required, optional)
+        table = _read(path, sorted(set(source.values())))
+    except (pa.ArrowException, OSError) as error:
+        kind = "csv" if is_csv(path) else "parquet"
+        why = " ".join(str(error).split())[:160]
+        return None, [
+            Finding(str(path), "", f"{path.stat().st_size} bytes, no readable {kind} file ({why})", "check the file")
+        ]  # fmt: skip
+    if not table.num_rows and all(name in source for name in required):
+        findings.append(Finding(path.name, "", "has no rows", "check the file"))
+    columns = {name: table[column] for name, column in source.items()}
+    return Source(path.name, pa.table(columns), spec.columns), findings
+
+
+def _choose(
+    file: str, present: list[str], spec: TableFile, required: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, str], list[Finding]]:
+    """({our name: the file's}, findings) of the columns to read."""
+    findings = []
     allowed = [*required, *optional]
     for name in spec.columns:
         if name not in allowed:
-            raise InputError(
-                f"column map of {spec.file}: unknown column {name!r} -> one of {', '.join(allowed)}"
-            )
-    if not path.is_file():
-        raise InputError(f"missing file: {path} -> check raw and the tables section of the config")
-    present = _column_names(path)
-    theirs = {name: spec.columns.get(name, name) for name in allowed}
-    for name, column in theirs.items():
-        if column not in present and (name in required or name in spec.columns):
-            raise InputError(
-                f"{path}: no column `{column}` (for {name}); it has {', '.join(present)} -> map it under columns"
-            )
-    for column in spec.extras:
-        if column not in present:
-            raise InputError(f"{path}: no column `{column}` (extras); it has {', '.join(present)}")
-    names = {name: column for name, column in theirs.items() if column in present}
-    names |= {column: column for column in spec.extras if column not in names}
-    table = _read(path, sorted(set(names.values())))
-    return Source(path, pa.table({name: table[column] for name, column in names.items()}), theirs)
+            fix = f"one of {', '.join(allowed)}; further columns go under extras"
+            findings.append(Finding(file, name, "the column map names no column of ours", fix))
+    wanted = {name: spec.columns.get(name, name) for name in allowed}
+    wanted |= {column: column for column in spec.extras if column not in wanted}
+    chosen = {}
+    for name, column in wanted.items():
+        count = present.count(column)
+        if count == 1:
+            chosen[name] = column
+        elif count > 1:
+            findings.append(Finding(file, column, f"{count} columns have this name", "rename them"))
+        elif name in required or name in spec.columns or name in spec.extras:
+            use = f" (for {name})" if column != name else ""
+            fix = f"it has {', '.join(present)}: name the right one under columns"
+            findings.append(Finding(file, column, f"missing column{use}", fix))
+    return chosen, findings
 
 
 def is_csv(path: Path) -> bool:
@@ -120,31 +124,21 @@ def is_csv(path: Path) -> bool:
 
 
 def _column_names(path: Path) -> list[str]:
-    try:
-        if not is_csv(path):
-            return pq.read_schema(path).names
-        with pcsv.open_csv(path, parse_options=_csv_options(path)) as reader:
-            return reader.schema.names
-    except (pa.ArrowInvalid, OSError) as error:
-        kind = "csv" if is_csv(path) else "parquet"
-        raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable {kind} file: {str(error)[:120]}"
-        ) from None
+    if not is_csv(path):
+        return pq.read_schema(path).names
+    with pcsv.open_csv(path, parse_options=_csv_options(path)) as reader:
+        return reader.schema.names
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        if not is_csv(path):
-            return pq.read_table(path, columns=columns)
-        # Text throughout: a reader that guesses types would turn an id "007" into 7.
-        convert = pcsv.ConvertOptions(
-            include_columns=columns,
-            column_types=dict.fromkeys(columns, pa.string()),
-            strings_can_be_null=False,
-        )
-        return pcsv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())[:160]} -> check the file") from None
+    if not is_csv(path):
+        table = pq.read_table(path, columns=columns)
+        return pa.table({name: _plain(table[name]) for name in columns})
+    # Text throughout: a reader that guesses types would turn an id "007" into 7.
+    convert = pcsv.ConvertOptions(
+        include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+    )
+    return pcsv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
 
 
 def _csv_options(path: Path) -> pcsv.ParseOptions:
@@ -152,21 +146,40 @@ def _csv_options(path: Path) -> pcsv.ParseOptions:
     return pcsv.ParseOptions(delimiter="\t" if tab else ",", newlines_in_values=True)
 
 
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Categories, views and large types as the plain ones."""
+    return column.cast(_plain_type(column.type))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    return kind
+
+
 def keys(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
     """An id column as strings (integers and text are both ids); empty and null ids are findings."""
-    return _keys(source.table[column], source, column)
+    if not source.has(column):
+        return pa.array([""] * source.rows, pa.string()), []
+    text, missing, wrong = _keys(source.cells(column))
+    if wrong:
+        return text, [source.whole_column(column, wrong)]
+    return text, source.at(column, missing, "null or empty id")
 
 
-def _keys(values: pa.ChunkedArray | pa.Array, source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
-    values = whole(values)
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not (pa.types.is_integer(values.type) or _is_text(values.type)):
-        found = [Finding(source.name, source.label(column), f"ids are {values.type} -> integers or text")]
-        return pa.array([""] * len(values), pa.string()), found
-    text = values.cast(pa.string())
-    missing = pc.or_kleene(text.is_null(), pc.equal(text, "")).fill_null(True).to_numpy(zero_copy_only=False)
-    return text.fill_null(""), finding(source.name, source.label(column), missing, "null or empty id")
+def _keys(values: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
+    """(ids as text, "" where missing; missing bool; what is wrong with their type)."""
+    if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type)):
+        hint = " (a column of integers with gaps?)" if pa.types.is_floating(values.type) else ""
+        missing = np.ones(len(values), bool)
+        wrong = f"wrong type: ids are {values.type}{hint}, not integers or text"
+        return pa.array([""] * len(values), pa.string()), missing, wrong
+    text = values.cast(pa.string()).fill_null("")
+    return text, pc.equal(text, "").to_numpy(zero_copy_only=False), ""
 
 
 def key_lists(source: Source, column: str) -> tuple[np.ndarray, pa.Array, list[Finding]]:
@@ -174,54 +187,74 @@ def key_lists(source: Source, column: str) -> tuple[np.ndarray, pa.Array, list[F
 
     Text cells may be JSON lists or ids separated by whitespace or commas.
     """
-    values = whole(source.table[column])
-    label = source.label(column)
-    if _is_text(values.type):
-        text = pc.utf8_trim_whitespace(
-            pc.replace_substring_regex(values.cast(pa.string()), r"[\[\],\"'\s]+", " ")
-        )
-        split = pc.utf8_split_whitespace(text)
-        values = pc.if_else(pc.equal(text, ""), pa.scalar([], pa.list_(pa.string())), split)
-    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
-        found = [Finding(source.name, label, f"is {values.type}, not a list")]
-        return np.zeros(len(values) + 1, np.int64), pa.array([], pa.string()), found
-    empty = pc.fill_null(pc.list_value_length(values), 0)
-    lengths = empty.to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    found = finding(
-        source.name, label, lengths == 0, "empty history: a row needs at least one item before its target"
-    )
-    flat, more = _keys(values.flatten(), source, column)
-    if more and more[0].rows:
-        rows = np.searchsorted(offsets, np.array(more[0].rows), side="right") - 1
-        more = [Finding(source.name, label, "null id in a list", tuple(rows.tolist()), more[0].count)]
-    return offsets, flat, found + more
-
-
-def texts(source: Source, column: str) -> pa.Array:
-    """A text column without nulls; a list of strings is joined by spaces; numbers are printed."""
+    nothing = np.zeros(source.rows + 1, np.int64), pa.array([], pa.string())
     if not source.has(column):
-        return pa.array([""] * source.table.num_rows, pa.string())
-    values = whole(source.table[column])
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        values = pc.binary_join(values.cast(pa.list_(pa.string())), " ")
-    return values.cast(pa.string()).fill_null("")
+        return *nothing, []
+    values = source.cells(column)
+    if pa.types.is_string(values.type):
+        text = pc.utf8_trim_whitespace(pc.replace_substring_regex(values, r"[\[\],\"'\s]+", " ")).fill_null(
+            ""
+        )
+        empty = pa.scalar([], TEXT_LISTS)
+        values = pc.if_else(pc.equal(text, ""), empty, pc.utf8_split_whitespace(text))
+    if not pa.types.is_list(values.type):
+        return *nothing, [source.whole_column(column, f"wrong type: {values.type}, not a list of ids")]
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    findings = source.at(
+        column, lengths == 0, "empty history", fix="a row needs at least one item before its target"
+    )
+    flat, missing, wrong = _keys(values.flatten())
+    if wrong:
+        return *nothing, [*findings, source.whole_column(column, wrong)]
+    return (
+        offsets,
+        flat,
+        findings + source.at(column, rows_of(offsets, missing), "null or empty id in the list"),
+    )
+
+
+def rows_of(offsets: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """bool [rows]: the row's slice of `flat` (bool) has a True."""
+    rows = np.zeros(len(offsets) - 1, bool)
+    rows[np.searchsorted(offsets, np.flatnonzero(flat), side="right") - 1] = True
+    return rows
+
+
+def texts(source: Source, column: str, *, nulls: bool = False) -> tuple[pa.Array, list[Finding]]:
+    """A text column; a list of strings is joined by spaces, numbers are printed. Without `nulls` a null is empty text."""
+    empty = pa.nulls(source.rows, pa.string()) if nulls else pa.array([""] * source.rows, pa.string())
+    if not source.has(column):
+        return empty, []
+    values = source.cells(column)
+    if pa.types.is_list(values.type) and _is_textual(values.type.value_type):
+        values = pc.binary_join(values.cast(TEXT_LISTS), " ")
+    elif not _is_textual(values.type):
+        return empty, [source.whole_column(column, f"wrong type: {values.type}, not text")]
+    values = values.cast(pa.string())
+    return values if nulls else values.fill_null(""), []
+
+
+def _is_textual(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_null(kind)
+    )
 
 
 def text_lists(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
     """A list<string> column without nulls. Text cells: a JSON list, or one element (none when empty)."""
-    kind = pa.list_(pa.string())
     if not source.has(column):
-        return pa.array([[]] * source.table.num_rows, kind), []
-    values = whole(source.table[column])
-    if not _is_text(values.type):
-        try:
-            values = values.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            return pa.array([[]] * len(values), kind), [
-                Finding(source.name, source.label(column), f"is {values.type}, not a list of text")
-            ]
-        return pc.if_else(values.is_null(), pa.scalar([], kind), values), []
+        return pa.array([[]] * source.rows, TEXT_LISTS), []
+    values = source.cells(column)
+    if pa.types.is_list(values.type) and _is_textual(values.type.value_type):
+        values = values.cast(TEXT_LISTS)
+        return pc.if_else(values.is_null(), pa.scalar([], TEXT_LISTS), values), []
+    if not pa.types.is_string(values.type):
+        wrong = source.whole_column(column, f"wrong type: {values.type}, not a list of text")
+        return pa.array([[]] * len(values), TEXT_LISTS), [wrong]
     rows, bad = [], np.zeros(len(values), bool)
     for number, cell in enumerate(values.to_pylist()):
         cell = (cell or "").strip()
@@ -232,35 +265,35 @@ def text_lists(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
             except ValueError:
                 bad[number] = True
         rows.append([str(part) for part in parsed])
-    return pa.array(rows, kind), finding(source.name, source.label(column), bad, "not a JSON list")
+    return pa.array(rows, TEXT_LISTS), source.at(column, bad, "not a JSON list", values=values)
 
 
 def numbers(source: Source, column: str, kind: pa.DataType) -> tuple[pa.Array, list[Finding]]:
-    """A numeric column of `kind` with nulls; empty csv cells are null; what is no number is a finding."""
-    values = whole(source.table[column])
-    label = source.label(column)
+    """A numeric column of `kind` with nulls; empty csv cells and NaN are null; what is no number is a finding."""
+    if not source.has(column):
+        return pa.nulls(source.rows, kind), []
+    cells = values = source.cells(column)
+    findings = []
     if pa.types.is_timestamp(values.type):
         values = values.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-    if _is_text(values.type):
-        values = pc.utf8_trim_whitespace(values.cast(pa.string()))
-        values = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
-        good = pc.match_substring_regex(values, r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$").fill_null(True)
+    if pa.types.is_string(values.type):
+        text = pc.utf8_trim_whitespace(values)
+        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        good = pc.match_substring_regex(text, NUMBER).fill_null(True)
         bad = ~good.to_numpy(zero_copy_only=False)
-        found = finding(source.name, label, bad, f"not a number: {_first(values, bad)}")
-        values = pc.if_else(good, values, pa.scalar(None, pa.string())).cast(pa.float64())
-    elif (
-        pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type)
-    ):
-        found = []
-    else:
-        return pa.nulls(len(values), kind), [Finding(source.name, label, f"is {values.type}, not a number")]
+        findings += source.at(column, bad, "wrong type: not a number", values=cells)
+        values = pc.if_else(good, text, pa.scalar(None, pa.string())).cast(pa.float64())
+    elif pa.types.is_boolean(values.type) or not _is_textual(values.type):
+        return pa.nulls(len(values), kind), [
+            source.whole_column(column, f"wrong type: {values.type}, not numbers")
+        ]
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
         if pa.types.is_integer(kind):
             fraction = pc.not_equal(pc.floor(values), values).fill_null(False).to_numpy(zero_copy_only=False)
-            found += finding(source.name, label, fraction, f"not a whole number: {_first(values, fraction)}")
+            findings += source.at(column, fraction, "wrong type: not a whole number", values=cells)
             values = pc.floor(values)
-    return values.cast(kind, safe=False), found
+    return values.cast(kind, safe=False), findings
 
 
 def whole(values: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -268,12 +301,3 @@ def whole(values: pa.ChunkedArray | pa.Array) -> pa.Array:
     if isinstance(values, pa.Array):
         return values
     return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _first(values: pa.Array, bad: np.ndarray) -> str:
-    rows = np.flatnonzero(bad)
-    return repr(values[int(rows[0])].as_py()) if len(rows) else ""

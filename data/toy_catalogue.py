@@ -13,10 +13,10 @@ import numpy as np
 
 from data.toy_words import ADJECTIVES, BRANDS, COLORS, DETAILS, MATERIALS, OPENINGS, SERIES, SIZES, TREE
 
-NUM_STAGES = 8
+NUM_STAGES = 12
 ITEMS_PER_PROJECT = 200
 BRANDS_PER_DEPARTMENT = 7
-POPULARITY_SPREAD = 1.2
+POPULARITY_SPREAD = 0.9
 
 LEAVES = [
     (department, shelf, leaf)
@@ -152,15 +152,17 @@ def item_text(catalogue: Catalogue, item: int, leader: int) -> ItemText:
     rng = np.random.default_rng([catalogue.seed, 2, item])
     department, shelf, leaf = LEAVES[catalogue.leaf[item]]
     nouns, uses = TREE[department][shelf][leaf]
+    use = int(rng.integers(len(uses)))
     words = {
         "brand": BRANDS[catalogue.brand[item] % len(BRANDS)],
         "noun": _pick(nouns, rng),
         "adjective": _pick(ADJECTIVES, rng),
-        "material": _pick(MATERIALS, rng),
+        "material": _pick(MATERIALS[department], rng),
         "color": _pick(COLORS, rng),
         "size": _pick(SIZES, rng),
         "series": _series(catalogue, leader if leader >= 0 else item),
-        "use": _pick(uses, rng),
+        "use": uses[use],
+        "other_use": uses[use - 1],
         "model": f"{_pick('BCDFGHKLMNPRSTVX', rng)}{_pick('ACEKLMRTX', rng)}-{rng.integers(100, 1000)}",
     }
     if catalogue.refill[item]:
@@ -171,11 +173,13 @@ def item_text(catalogue: Catalogue, item: int, leader: int) -> ItemText:
         title = "{brand} {series} Series {adjective} {noun}, {color}"
     else:
         title = _pick(_TITLES, rng)
-    lower = words | {"noun": words["noun"].lower(), "adjective": words["adjective"].lower()}
-    opening = _pick(OPENINGS, rng).format(**lower)
-    details = [
-        DETAILS[n].format(**lower | {"use": uses[n % len(uses)]}) for n in rng.permutation(len(DETAILS))[:3]
-    ]
+    sentence = words | {
+        "noun": " ".join(w if w.isupper() else w.lower() for w in words["noun"].split()),
+        "material": words["material"].lower(),
+        "color": words["color"].lower(),
+    }
+    opening = _pick(OPENINGS, rng).format(**sentence)
+    details = [DETAILS[n].format(**sentence) for n in rng.permutation(len(DETAILS))[:3]]
     length = int(rng.integers(1, 4))
     price = float(np.round(np.exp(rng.normal(3.0, 0.7)), 2))
     return ItemText(

@@ -21,12 +21,12 @@ from data.toy_words import TREE
 
 CHUNK_USERS = 4096
 MAX_PURCHASES = 40
-NOISE = 0.06
+NOISE = 0.05
 STAY_WITH_PROJECT = 0.15
-ADVANCE = 0.95
-DRIFT = 0.05
+ADVANCE = 0.97
+DRIFT = 0.02
 FOLLOW_UP = 0.5
-LOYALTY = 12.0
+LOYALTY = 3.0
 SAME_TASTE = 0.8
 SEASON = 0.6
 SAME_DAY = 0.12
@@ -42,6 +42,10 @@ class Purchases:
     item: np.ndarray
     day: np.ndarray
     rating: np.ndarray
+
+    def first(self, count: int) -> Purchases:
+        """The first `count` interactions."""
+        return Purchases(self.user[:count], self.item[:count], self.day[:count], self.rating[:count])
 
 
 def simulate(catalogue: Catalogue, num_users: int, *, days: int) -> Iterator[Purchases]:

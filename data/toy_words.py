@@ -79,7 +79,7 @@ TREE: dict[str, dict[str, dict[str, Leaf]]] = {
     "Tools & Workshop": {
         "Woodworking": {
             "Hand Planes & Chisels": (
-                ("Block Plane", "Bench Chisel", "Honing Guide", "Marking Gauge", "Wooden Mallet"),
+                ("Block Plane", "Bench Chisel", "Honing Guide", "Marking Gauge", "Joiner Mallet"),
                 ("dovetail joints", "shaving end grain", "hand-cut furniture"),
             ),
             "Clamps & Gluing": (
@@ -280,14 +280,19 @@ BRANDS = (
     "Verity", "Westerly", "Aldous", "Birchwood", "Cobalt Works", "Dovetail", "Ember", "Farrow",
 )  # fmt: skip
 ADJECTIVES = (
-    "Classic", "Compact", "Heavy Duty", "Lightweight", "Premium", "Everyday", "Professional", "Travel", "Large",
-    "Small", "Slim", "Foldable", "Adjustable", "Quiet", "Natural", "Reusable", "Waterproof", "Deluxe", "Starter",
-    "Precision", "Extra Wide", "Nonslip", "Stackable", "Vintage Style",
+    "Classic", "Compact", "Premium", "Everyday", "Professional", "Deluxe", "Essential", "Select", "Signature", "Original",
+    "Improved", "Advanced", "Basic", "Trusted", "Studio", "Master", "Standard", "Heritage", "Modern", "Simple",
 )  # fmt: skip
-MATERIALS = (
-    "Stainless Steel", "Beech Wood", "Silicone", "Bamboo", "Aluminum", "Cotton", "Carbon Steel", "Ceramic", "Recycled",
-    "Brass", "Linen", "Walnut", "Nylon", "Cast Aluminum", "Felt", "Borosilicate",
-)  # fmt: skip
+MATERIALS = {
+    "Kitchen & Dining": ("Stainless Steel", "Beech Wood", "Silicone", "Ceramic", "Linen"),
+    "Garden & Outdoor": ("Cedar", "Galvanized Steel", "Recycled Plastic", "Bamboo", "Powder-Coated"),
+    "Tools & Workshop": ("Carbon Steel", "Brass", "Hardened Steel", "Nylon", "Cast Aluminum"),
+    "Arts & Crafts": ("Maple Wood", "Cotton", "Walnut", "Archival", "Brass"),
+    "Pet Supplies": ("Natural Rubber", "Bamboo", "Soft Cotton", "Recycled", "Stainless Steel"),
+    "Sports & Fitness": ("Aluminum", "Natural Cork", "Ripstop Nylon", "Merino", "Carbon Fiber"),
+    "Office & Study": ("Walnut", "Aluminum", "Recycled Paper", "Felt", "Brass"),
+    "Home Care": ("Microfiber", "Stainless Steel", "Bamboo", "Plant-Based", "Recycled Plastic"),
+}
 COLORS = (
     "Black",
     "Charcoal",
@@ -301,30 +306,21 @@ COLORS = (
     "Sky Blue",
 )
 SIZES = (
-    "Set of 2",
-    "Pack of 3",
-    "8 Inch",
-    "10 Inch",
-    "12-Pack",
-    "500 g",
-    "1 Liter",
-    "Medium",
-    "XL",
-    "4-Piece",
-)
+    "Set of 2", "Pack of 3", "Twin Pack", "Value Pack", "Single", "Medium", "Large", "Small", "Gift Set", "Travel Size",
+)  # fmt: skip
 SERIES = (
     "Aurora", "Basin", "Cedar", "Delta", "Echo", "Fjord", "Grove", "Harbor", "Isle", "Juno", "Keel", "Lyra", "Mesa",
     "Nova", "Onyx", "Prairie", "Quarry", "River", "Sierra", "Tundra", "Union", "Vesper", "Willow", "Yukon",
 )  # fmt: skip
 OPENINGS = (
     "Made for {use}.",
-    "A {adjective} {noun} for {use}.",
+    "{adjective} by design and ready for {use}.",
     "We designed this {noun} with {use} in mind.",
     "If you care about {use}, this {noun} belongs within reach.",
     "The {brand} {noun} takes the guesswork out of {use}.",
 )
 DETAILS = (
-    "{material} construction stays true through years of use.",
+    "The {material} parts are made to stay true through years of use.",
     "The {color} finish hides marks and wipes clean.",
     "Rounded edges sit comfortably in the hand.",
     "It stores flat and weighs almost nothing.",
@@ -332,7 +328,7 @@ DETAILS = (
     "Instructions and a small care guide are in the box.",
     "Sized for beginners, sturdy enough for professionals.",
     "No batteries, no app, nothing to set up.",
-    "Works equally well for {use}.",
+    "Works equally well for {other_use}.",
     "Backed by the two-year {brand} guarantee.",
 )
 REVIEW_OPENINGS = (

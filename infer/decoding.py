@@ -30,12 +30,6 @@ def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int) -> pa.Ta
 def predict(engine: Engine, examples: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(nodes int64 [N, K] with -1 where there is none, scores float32 [N, K], example ids int64 [N])."""
     prompts = [engine.renderer.prompt_ids(from_row(row)) for row in examples.to_pylist()]
-    limit = engine.settings.max_prompt
-    if limit is not None:
-        prompts = [
-            ids if len(ids) <= limit else engine.histories.prompt_ids(history)
-            for ids, history in zip(prompts, examples["history"].to_pylist(), strict=True)
-        ]
     beams = min(engine.settings.beams, len(engine.sids.sids_SL))
     nodes_NK = np.full((len(prompts), beams), -1, np.int64)
     scores_NK = np.full((len(prompts), beams), -np.inf, np.float32)

@@ -21,7 +21,7 @@ from data.checkpoints import require_model
 from data.output import require_manifest
 from data.prompts import wording as named_wording
 from data.renderer import HistoryRenderer, Renderer
-from data.sid import SidTable, read_sids, read_vocab
+from data.sid import SidTable, read_sids, read_vocab, sid_format
 from infer.trie import SCORE_SPACES, Trie
 
 
@@ -136,6 +136,11 @@ def load_engine(
     vocab, sids = read_vocab(directory), read_sids(sids_dir)
     vocab.check(sids, model=directory, sids=sids_dir)
     facts = examples_facts(examples_dir, sids, sids_dir)
+    if sid_format(facts["format"]) != vocab.format:
+        raise InputError(
+            f"examples {examples_dir} write semantic IDs as {facts['format']}, model {directory} as {vocab.format.token} "
+            "-> build both with the same --format"
+        )
     model, tokenizer = load_model(directory, device="cpu" if trainable else device, trainable=trainable)
     renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt)
     return Engine(model, renderer, sids, settings, wording=facts["wording"])

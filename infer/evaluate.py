@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from configs import program
-from configs.program import InputError
+from configs.program import InputError, say
 from data import artifacts
 from data.output import open_output
 from data.sid import read_sids

@@ -5,17 +5,26 @@
 
 reads   <data>/items.parquet
 writes  <output_dir>/  a Hugging Face directory: Qwen3 with random float32 weights, a byte-level BPE tokenizer trained
-        on the items' titles, descriptions, brands and categories, and a chat template
+        on the items' titles, descriptions, brands and categories and on the words of the prompts, and a chat template
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 from configs import program
 from data import artifacts
 from data.output import open_output
-from preprocess.base_model import ModelShape, item_texts, random_model, train_tokenizer, write_model
+from data.prompts import wording
+from preprocess.base_model import (
+    ModelShape,
+    instruction_texts,
+    item_texts,
+    random_model,
+    train_tokenizer,
+    write_model,
+)
 
 VERSION = 1
 
@@ -30,12 +39,17 @@ class InitBaseModelArgs:
     """where the model goes"""
     vocab_size: int = 2000
     """entries of the tokenizer, markers included; semantic IDs are added by preprocess.expand_vocab"""
+    wording: str = "short"
+    """the examples' wording (stage 07), whose words become tokens"""
     shape: ModelShape = field(default_factory=ModelShape)
     """sizes of the model"""
     seed: int = 0
     """decides the random weights"""
     overwrite: bool = False
     """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        wording(self.wording)
 
 
 def main(args: InitBaseModelArgs) -> None:
@@ -48,8 +62,11 @@ def main(args: InitBaseModelArgs) -> None:
         inputs={"data": args.data},
         overwrite=args.overwrite,
     ) as out:
+        instructions = instruction_texts(wording(args.wording), times=len(items))
         tokenizer = train_tokenizer(
-            item_texts(items), vocab_size=args.vocab_size, max_positions=args.shape.max_positions
+            chain(item_texts(items), [instructions]),
+            vocab_size=args.vocab_size,
+            max_positions=args.shape.max_positions,
         )
         model = random_model(tokenizer, args.shape, seed=args.seed)
         write_model(out, model, tokenizer)

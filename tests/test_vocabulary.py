@@ -1,4 +1,4 @@
-"""Stage 08: the base model made here, and SID tokens in models of other families."""
+"""Stage 08: SID tokens in the base model made here and in models of other families."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from configs.program import InputError
 from data.fingerprints import sha256_file
 from data.output import open_output, read_manifest
 from data.sid import FORMATS, SidTable, read_sids, read_vocab
-from preprocess.base_model import MIN_VOCAB, ModelShape, random_model, train_tokenizer
-from preprocess.vocabulary import Addition, add_sid_tokens, expand_model, moments, new_rows, project
+from preprocess.vocabulary import add_sid_tokens, expand_model, moments, new_rows, project
 from rq import residual
 from tests import tiny
 from tests.handmade import CODES, SIZES, Made, call, succeed, tokenizer, write_data, write_sids
@@ -268,9 +265,9 @@ def test_programs_write_a_model_that_knows_its_semantic_ids(store: Path) -> None
     for name in ("mean_noise", "codebook"):
         read_vocab(store / name).check(table, model=name, sids="sids")
         assert torch.equal(rows[name][:300], rows["base"])
-        settings_ = GenerationConfig.from_pretrained(store / name)
-        assert (settings_.do_sample, settings_.repetition_penalty) == (False, 1.0)
-        assert (settings_.temperature, settings_.top_k, settings_.top_p) == (None, None, None)
+        generation = GenerationConfig.from_pretrained(store / name)
+        assert (generation.do_sample, generation.repetition_penalty) == (False, 1.0)
+        assert (generation.temperature, generation.top_k, generation.top_p) == (None, None, None)
     codes_level_0 = rows["codebook"][300:304] - rows["base"].mean(0)
     books = residual.load(store / "sids")[0].codebooks[0]
     books = torch.from_numpy(books - books.mean(0))
@@ -321,8 +318,8 @@ def test_a_checkpoint_from_elsewhere_keeps_dtype_and_template_and_loses_sampling
         made.get_input_embeddings().weight[: len(words)], model.get_input_embeddings().weight[: len(words)]
     )
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template is None
-    settings_ = GenerationConfig.from_pretrained(tmp_path / "out")
-    assert (settings_.do_sample, settings_.repetition_penalty, settings_.top_k) == (False, 1.0, None)
+    generation = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (generation.do_sample, generation.repetition_penalty, generation.top_k) == (False, 1.0, None)
 
 
 def test_what_cannot_be_expanded_is_refused_in_one_line(store: Path, tmp_path: Path) -> None:
@@ -346,47 +343,3 @@ def test_what_cannot_be_expanded_is_refused_in_one_line(store: Path, tmp_path: P
     assert "has no eos token" in line(endless)
     (endless / "model.safetensors").unlink()
     assert "cannot be loaded" in line(endless)
-
-
-def test_template_ends_an_assistant_turn_with_eos_and_masks_it() -> None:
-    words = tokenizer("ours")
-    turns = [
-        {"role": "system", "content": " be brief\n"},
-        {"role": "user", "content": "hi "},
-        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nyes"},
-    ]
-    text = words.apply_chat_template(turns, tokenize=False)
-    assert text == "<|system|> be brief\n<|user|>hi <|assistant|><think>\nhm\n</think>\n\nyes<|end|>"
-    prompt = words.apply_chat_template(turns[:2], tokenize=False, add_generation_prompt=True)
-    assert text.startswith(prompt) and prompt.endswith("<|assistant|>")
-    encoded = words.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
-    answer = [
-        token for token, kept in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if kept
-    ]
-    assert words.decode(answer) == "<think>\nhm\n</think>\n\nyes<|end|>" and answer[-1] == words.eos_token_id
-    assert words.decode(answer, skip_special_tokens=True) == "<think>\nhm\n</think>\n\nyes"
-    with pytest.raises(Exception, match="unknown role tool"):
-        words.apply_chat_template([{"role": "tool", "content": ""}], tokenize=False)
-
-
-@given(text=st.text(max_size=40))
-@settings(deadline=None, max_examples=60)
-def test_every_text_is_written_and_read_back(text: str) -> None:
-    if not hasattr(test_every_text_is_written_and_read_back, "words"):
-        test_every_text_is_written_and_read_back.words = tokenizer("ours")
-    words = test_every_text_is_written_and_read_back.words
-    if not any(marker in text for marker in words.get_added_vocab()):
-        assert words.decode(words(text, add_special_tokens=False)["input_ids"]) == text
-
-
-def test_shapes_that_make_no_model_are_refused() -> None:
-    with pytest.raises(InputError, match="num_heads 3 must be a multiple of num_kv_heads 2"):
-        ModelShape(num_heads=3)
-    with pytest.raises(InputError, match="hidden_size is 0"):
-        ModelShape(hidden_size=0)
-    with pytest.raises(InputError, match=f"at least {MIN_VOCAB}"):
-        train_tokenizer(iter([["x"]]), vocab_size=MIN_VOCAB - 1, max_positions=8)
-    words = train_tokenizer(iter([["x y"]]), vocab_size=MIN_VOCAB, max_positions=8)
-    assert len(words) == MIN_VOCAB
-    assert random_model(words, ModelShape(), seed=0).get_input_embeddings().weight.shape == (MIN_VOCAB, 128)
-    assert isinstance(add_sid_tokens(words, FORMATS["letters"], (2,), sids_sha256=""), Addition)

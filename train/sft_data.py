@@ -28,7 +28,7 @@ def token_rows(examples: pa.Table, renderer: Renderer, *, max_length: int) -> di
             if len(prompt) + len(answer) > max_length:
                 raise InputError(
                     f"example {row['example_id']} ({row['task']}) has {len(prompt) + len(answer)} tokens, more than "
-                    f"max_length {max_length} -> raise max_length or build examples with a smaller max_history"
+                    f"max_length {max_length} -> raise max_length or build examples with a smaller max_history or max_title"
                 )
             columns["input_ids"].append(prompt + answer)
             columns["labels"].append([IGNORED] * len(prompt) + answer)

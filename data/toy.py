@@ -1,0 +1,149 @@
+"""A generated store: raw review dumps in the 2018 or 2023 Amazon form, for the quickstart, the tests and the benches.
+
+writes  Toystore.json meta_Toystore.json (2018) or Toystore.jsonl meta_Toystore.jsonl (2023), with --gzip true .gz;
+        manifest.json
+
+python -m data.toy --size small --format 2018 --seed 0 --output_dir data/toystore/raw
+
+Customers follow two projects at a time through twelve stages, mostly taking turns between them, finish and replace them,
+come back for follow-ups and refills, prefer certain brands and seasons, and sometimes buy anything. Projects, stages and
+half of the follow-ups show in behaviour only; leaf categories, brands, kinds of product and the other half also in text.
+Sizes: tiny (tests), small (about 1,900 items, 7,900 users and 62,000 interactions are left by a 5-core), large (streamed,
+any number of --interactions). The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from configs import program
+from configs.program import InputError, progress
+from data.output import open_output
+from data.toy_catalogue import Catalogue, make_catalogue
+from data.toy_files import DAYS, Form, ReviewLines, metadata_lines
+from data.toy_users import CHUNK_USERS, simulate
+
+STAGE, VERSION = "toy", 1
+# Purchases per user on average, a little low so that a stream never runs dry before its number of interactions.
+PURCHASES_PER_USER = 5.0
+INTERACTIONS_PER_ITEM = 25
+
+
+@dataclass(frozen=True)
+class Size:
+    """Items and users before any filter."""
+
+    items: int
+    users: int
+
+
+SIZES = {"tiny": Size(185, 700), "small": Size(2600, 13_000)}
+
+
+@dataclass(frozen=True)
+class ToyArgs:
+    """Arguments of data.toy.
+
+    Attributes:
+        output_dir: where the raw files go
+        size: tiny, small or large
+        format: form of the lines, 2018 or 2023
+        seed: decides everything
+        interactions: number of review lines before duplicates, size large only
+        gzip: compress the files
+        overwrite: replace an output of another configuration
+    """
+
+    output_dir: str
+    size: Literal["tiny", "small", "large"] = "small"
+    format: Form = 2018
+    seed: int = 0
+    interactions: int | None = None
+    gzip: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.size == "large") != (self.interactions is not None):
+            raise InputError("--interactions goes with --size large, and only with it")
+        if self.interactions is not None and self.interactions < 1:
+            raise InputError(f"--interactions is {self.interactions} -> at least 1")
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed} -> 0 or more")
+
+    @property
+    def store(self) -> Size:
+        """Items and users of this size."""
+        if self.interactions is None:
+            return SIZES[self.size]
+        users = int(self.interactions / PURCHASES_PER_USER) + CHUNK_USERS
+        return Size(max(SIZES["tiny"].items, self.interactions // INTERACTIONS_PER_ITEM), users)
+
+
+def file_names(args: ToyArgs) -> tuple[str, str]:
+    """(reviews, metadata)."""
+    suffix = (".json" if args.format == 2018 else ".jsonl") + (".gz" if args.gzip else "")
+    return f"Toystore{suffix}", f"meta_Toystore{suffix}"
+
+
+def review_lines(args: ToyArgs, catalogue: Catalogue) -> Iterator[str]:
+    """All review lines, with `interactions` purchases for size large."""
+    lines = ReviewLines(catalogue, args.format)
+    left = args.interactions
+    chunks = simulate(catalogue, args.store.users, days=DAYS)
+    total = -(-args.store.users // CHUNK_USERS)
+    for number, bought in enumerate(progress(chunks, label="customers", total=total, unit="chunk")):
+        if left is not None:
+            bought = bought.first(left)
+            left -= len(bought.user)
+        yield from lines.of_chunk(number, bought)
+        if left == 0:
+            return
+
+
+@contextlib.contextmanager
+def text_writer(path: Path, *, compress: bool) -> Iterator[IO[bytes]]:
+    """A binary file; compressed bytes carry neither name nor time, so that equal seeds give equal files."""
+    with open(path, "wb") as plain:
+        if not compress:
+            yield plain
+            return
+        with gzip.GzipFile(filename="", fileobj=plain, mode="wb", mtime=0, compresslevel=6) as packed:
+            yield packed  # type: ignore[misc]
+
+
+def write_lines(lines: Iterable[str], path: Path, *, compress: bool) -> int:
+    """Write the lines in batches; returns their number."""
+    count = 0
+    batch: list[str] = []
+    with text_writer(path, compress=compress) as file:
+        for line in lines:
+            batch.append(line)
+            if len(batch) == 8192:
+                file.write("".join(batch).encode())
+                count += len(batch)
+                batch.clear()
+        file.write("".join(batch).encode())
+    return count + len(batch)
+
+
+def main(args: ToyArgs) -> None:
+    """Write both files."""
+    catalogue = make_catalogue(args.store.items, days=DAYS, seed=args.seed)
+    reviews, metadata = file_names(args)
+    with open_output(
+        args.output_dir, stage=STAGE, version=VERSION, args=args, inputs={}, overwrite=args.overwrite
+    ) as out:
+        with out.replacing(reviews) as path:
+            out.counts["review_lines"] = write_lines(review_lines(args, catalogue), path, compress=args.gzip)
+        items = progress(metadata_lines(catalogue, args.format), label="items", total=catalogue.size)
+        with out.replacing(metadata) as path:
+            out.counts["metadata_lines"] = write_lines(items, path, compress=args.gzip)
+
+
+if __name__ == "__main__":
+    program.run(ToyArgs, main)

@@ -1,0 +1,72 @@
+"""The base model made here: tokenizer, chat template, shapes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.program import InputError
+from data.prompts import wording
+from preprocess.base_model import MIN_VOCAB, ModelShape, instruction_texts, random_model, train_tokenizer
+from tests.handmade import tokenizer
+
+
+def test_template_ends_an_assistant_turn_with_eos_and_masks_it() -> None:
+    words = tokenizer("ours")
+    turns = [
+        {"role": "system", "content": " be brief\n"},
+        {"role": "user", "content": "hi "},
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nyes"},
+    ]
+    text = words.apply_chat_template(turns, tokenize=False)
+    assert text == "<|system|> be brief\n<|user|>hi <|assistant|><think>\nhm\n</think>\n\nyes<|end|>"
+    prompt = words.apply_chat_template(turns[:2], tokenize=False, add_generation_prompt=True)
+    assert text.startswith(prompt) and prompt.endswith("<|assistant|>")
+    encoded = words.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    answer = [
+        token for token, kept in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if kept
+    ]
+    assert words.decode(answer) == "<think>\nhm\n</think>\n\nyes<|end|>" and answer[-1] == words.eos_token_id
+    assert words.decode(answer, skip_special_tokens=True) == "<think>\nhm\n</think>\n\nyes"
+    with pytest.raises(Exception, match="unknown role tool"):
+        words.apply_chat_template([{"role": "tool", "content": ""}], tokenize=False)
+
+
+@cache
+def ours() -> Any:
+    return tokenizer("ours")
+
+
+@given(text=st.text(max_size=40))
+@settings(deadline=None, max_examples=60)
+def test_every_text_is_written_and_read_back(text: str) -> None:
+    words = ours()
+    if not any(marker in text for marker in words.get_added_vocab()):
+        assert words.decode(words(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_the_words_of_the_prompts_become_tokens() -> None:
+    texts = [
+        ["Steel bolt, 10 mm", "Steel nut, brass washer"] * 6,
+        instruction_texts(wording("short"), times=12),
+    ]
+    words = train_tokenizer(iter(texts), vocab_size=400, max_positions=64)
+    assert words.tokenize("next:") == ["next", ":"]
+    assert instruction_texts(wording("short"), times=1) == ["next:", "sid of: ", "title of:"]
+    assert instruction_texts(wording("sentence"), times=2).count(". Which item will they choose next?") == 2
+
+
+def test_shapes_that_make_no_model_are_refused() -> None:
+    with pytest.raises(InputError, match="num_heads 3 must be a multiple of num_kv_heads 2"):
+        ModelShape(num_heads=3)
+    with pytest.raises(InputError, match="hidden_size is 0"):
+        ModelShape(hidden_size=0)
+    with pytest.raises(InputError, match=f"at least {MIN_VOCAB}"):
+        train_tokenizer(iter([["x"]]), vocab_size=MIN_VOCAB - 1, max_positions=8)
+    words = train_tokenizer(iter([["x y"]]), vocab_size=MIN_VOCAB, max_positions=8)
+    assert len(words) == MIN_VOCAB
+    assert random_model(words, ModelShape(), seed=0).get_input_embeddings().weight.shape == (MIN_VOCAB, 128)
