@@ -27,8 +27,8 @@ from data.coding import Coder
 from data.item_text import (
     TitleFilter,
     category_path,
+    clean_label,
     clean_parts,
-    clean_text,
     kept_title,
     parse_price,
     title_is_bad,
@@ -284,15 +284,18 @@ def _item_fields(line: bytes, names: Fields, title_filter: TitleFilter) -> dict[
         "title": kept_title(item.get("title"), title_filter),
         "description": " ".join(parts),
         "categories": category_path(item.get(names.categories)),
-        "brand": clean_text(brand) if isinstance(brand, str) else "",
+        "brand": clean_label(brand) if isinstance(brand, str) else "",
         "price": parse_price(item.get("price")),
-        "image": next((url for key in names.images if (url := _first_image(item.get(key)))), None),
+        "image": _first_image([item[key] for key in names.images if item.get(key)]),
     }
 
 
-def _first_image(value: Any) -> str | None:
-    """The first address of a string, a list of strings, or 2023's list of {hi_res, large, thumb}."""
-    first = value[0] if isinstance(value, list) and value else value
-    if isinstance(first, dict):
-        first = first.get("hi_res") or first.get("large") or first.get("thumb")
-    return _utf8(first) if isinstance(first, str) and first else None
+def _first_image(values: list[Any]) -> str | None:
+    """The first address of strings, lists of strings, or 2023's lists of {hi_res, large, thumb}."""
+    for value in values:
+        first = value[0] if isinstance(value, list) else value
+        if isinstance(first, dict):
+            first = first.get("hi_res") or first.get("large") or first.get("thumb")
+        if isinstance(first, str) and first:
+            return _utf8(first)
+    return None

@@ -28,6 +28,7 @@ import pyarrow.json as pj
 from configs.program import InputError, progress
 
 READ_BYTES = 1 << 20
+PARSE_BYTES = 1 << 22
 BLOCK_BYTES = 16 << 20
 PIECE_BYTES = 1 << 16
 MAX_LINE_BYTES = 128 << 20
@@ -38,10 +39,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of a file: their bytes, the number of the first line (from 1) and its offset in the plain text."""
+    """Whole lines of a file: their bytes and their offset in the plain text."""
 
     data: bytes
-    first_line: int
     offset: int
 
     def line_starts(self) -> np.ndarray:
@@ -52,18 +52,22 @@ class Block:
 
     def pieces(self) -> Iterator[Block]:
         """The same lines in blocks of about PIECE_BYTES."""
-        begin, line = 0, self.first_line
+        begin = 0
         while begin < len(self.data):
             end = self.data.find(b"\n", begin + PIECE_BYTES) + 1 or len(self.data)
-            yield Block(self.data[begin:end], line, self.offset + begin)
-            begin, line = end, line + self.data.count(b"\n", begin, end)
+            yield Block(self.data[begin:end], self.offset + begin)
+            begin = end
 
 
 @dataclass
 class Lines:
-    """One file's account: non-empty lines, broken ones, the first broken one, and whether the file ends in the middle."""
+    """One file's account: non-empty lines, broken ones, the first broken one, and whether the file ends in the middle.
+
+    passed: lines, empty ones too, of the blocks that are done with.
+    """
 
     path: Path
+    passed: int = 0
     total: int = 0
     broken: int = 0
     first_broken: str = ""
@@ -92,7 +96,7 @@ def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") ->
     InputError for an unreadable file, corrupt gzip data, or a line longer than any dump has.
     """
     rest: list[bytes] = []
-    held, first_line, offset = 0, 1, 0
+    held, offset = 0, 0
     for text in _text(path, account, label):
         cut = text.rfind(b"\n") + 1
         if not cut:
@@ -102,14 +106,11 @@ def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") ->
                 raise InputError(f"{path}: no line end in {held} bytes -> is this a JSON-lines file?")
             continue
         block = b"".join([*rest, memoryview(text)[:cut]])
-        yield Block(block, first_line, offset)
-        first_line, offset = first_line + block.count(b"\n"), offset + len(block)
+        yield Block(block, offset)
+        offset += len(block)
         rest, held = [text[cut:]], len(text) - cut
-    if account is not None and account.truncated:
-        account.total += 1
-        account.add_broken(first_line, "the gzip stream ends in the middle")
-    elif held:
-        yield Block(b"".join(rest), first_line, offset)
+    if held and not (account is not None and account.truncated):
+        yield Block(b"".join(rest), offset)
 
 
 def _text(path: Path, account: Lines | None, label: str) -> Iterator[bytes]:
@@ -157,12 +158,13 @@ def _inflated(chunks: Iterator[bytes], path: Path, account: Lines | None) -> Ite
 class Parsed:
     """A block as columns, one row per good line, with each row's line start; `table` None: read it line by line.
 
-    broken: (line number, why) of the lines that were left out.
+    lines: all lines of the block; broken: (line of the block, why) of those that were left out.
     """
 
     block: Block
     table: pa.Table | None
     starts: np.ndarray
+    lines: int
     broken: tuple[tuple[int, str], ...] = ()
 
 
@@ -182,14 +184,18 @@ def parse_blocks(
                 yield from _counted(ahead.popleft().result(), account)
         while ahead:
             yield from _counted(ahead.popleft().result(), account)
+    if account.truncated:
+        account.total += 1
+        account.add_broken(account.passed + 1, "the gzip stream ends in the middle")
 
 
 def _counted(parts: list[Parsed], account: Lines) -> Iterator[Parsed]:
     for parsed in parts:
         account.total += len(parsed.broken) + (0 if parsed.table is None else parsed.table.num_rows)
-        for number, why in parsed.broken:
-            account.add_broken(number, why)
+        for line, why in parsed.broken:
+            account.add_broken(account.passed + line + 1, why)
         yield parsed
+        account.passed += parsed.lines
 
 
 def _parse_block(block: Block, schema: pa.Schema, required: list[str], literals: bool) -> list[Parsed]:
@@ -199,7 +205,8 @@ def _parse_block(block: Block, schema: pa.Schema, required: list[str], literals:
     parts = []
     for piece in block.pieces():
         starts = piece.line_starts()
-        parts.append(Parsed(piece, parse_fast(piece.data, len(starts), schema, required), starts))
+        table = parse_fast(piece.data, len(starts), schema, required)
+        parts.append(Parsed(piece, table, starts, len(starts)))
     return parts
 
 
@@ -221,13 +228,13 @@ def _parse_whole(block: Block, schema: pa.Schema, required: list[str], literals:
         why = parse_object(line, literals=False) if line.strip() else ""
         if not isinstance(why, str):
             return None
-        broken += [(block.first_line + row, why)] if why else []
+        broken += [(row, why)] if why else []
         kept.append(memoryview(block.data)[begin : starts[row]])
         begin = ends[row]
     good = starts[~unclosed]
     data = b"".join([*kept, memoryview(block.data)[begin:]]) if rows else block.data
     table = parse_fast(data, len(good), schema, required)
-    return None if table is None else Parsed(block, table, good, tuple(broken))
+    return None if table is None else Parsed(block, table, good, len(starts), tuple(broken))
 
 
 def _unclosed(data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -241,11 +248,14 @@ def _unclosed(data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 def parse_fast(data: bytes, rows: int, schema: pa.Schema, required: list[str]) -> pa.Table | None:
     """The columns of `rows` lines, or None: pyarrow refuses a line, a required value is null or empty, a string is not
     UTF-8, or rows and lines differ (blank lines, two objects on a line)."""
+    # pyarrow 26 crashes the process on a line `null`: it is shown nothing but lines that begin an object.
+    if not data.startswith(b"{") or data.count(b"\n{") != rows - 1:
+        return None
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
         table = pj.read_json(
             pa.BufferReader(data),
-            read_options=pj.ReadOptions(use_threads=False, block_size=READ_BYTES),
+            read_options=pj.ReadOptions(use_threads=False, block_size=PARSE_BYTES),
             parse_options=options,
         )
         if table.num_rows != rows or any(_has_gap(table[name]) for name in required):
@@ -272,7 +282,7 @@ def parse_lines(
     """
     rows = []
     start = 0
-    for number, line in enumerate(block.data.split(b"\n"), block.first_line):
+    for number, line in enumerate(block.data.split(b"\n"), account.passed + 1):
         begin, start = start, start + len(line) + 1
         if not line.strip():
             continue

@@ -81,7 +81,8 @@ class SplitOptions:
     def __post_init__(self) -> None:
         if not (self.train_share > 0 and self.valid_share >= 0 and self.train_share + self.valid_share < 1):
             raise InputError(
-                f"split.train_share {self.train_share} + valid_share {self.valid_share} must leave a test share"
+                f"split.train_share {self.train_share} + valid_share {self.valid_share} leave no test share"
+                " -> their sum must be below 1, train_share above 0"
             )
         if self.max_history < 1:
             raise InputError(f"split.max_history is {self.max_history} -> at least 1")
@@ -124,6 +125,11 @@ class Coded:
         return self.take(in_order(self.user, self.timestamp, self.known))
 
 
+def distinct(codes: np.ndarray) -> int:
+    """Number of different codes (int >= 0 [rows])."""
+    return int(np.count_nonzero(np.bincount(codes)))
+
+
 @dataclass
 class Funnel:
     """Counts from the raw lines to the windows: what the report page draws and the manifest keeps.
@@ -139,7 +145,7 @@ class Funnel:
         self.steps.append({"step": name} | {key: int(n) for key, n in counts.items() if n is not None})
 
     def count(self, name: str, rows: Coded) -> None:
-        self.step(name, len(rows.user), len(np.unique(rows.user)), len(np.unique(rows.item)))
+        self.step(name, len(rows.user), distinct(rows.user), distinct(rows.item))
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,7 @@ def finish(
         "share_with_time": float(rows.known.mean()),
         "months": months(rows),
         "items_without_title": pc.sum(pc.equal(items["title"], "")).as_py() or 0,
-        "items_without_interactions": items.num_rows - len(np.unique(rows.item)),
+        "items_without_interactions": items.num_rows - distinct(rows.item),
     }
     return Prepared(
         conform(items, ITEMS, where="items"),
@@ -252,6 +258,7 @@ def finish(
 
 def months(rows: Coded) -> dict[str, int]:
     """Interactions per UTC month, "YYYY-MM" -> count, of the rows that have a time."""
-    stamps = rows.timestamp[rows.known].astype("datetime64[s]").astype("datetime64[M]")
-    names, counts = np.unique(stamps, return_counts=True)
-    return dict(zip(names.astype(str).tolist(), counts.tolist(), strict=True))
+    month = rows.timestamp[rows.known].astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)
+    # By hash, not by an array over all months: a single date far out of range would make that array huge.
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(pa.array(month)).to_pylist()}
+    return {str(np.datetime64(number, "M")): counts[number] for number in sorted(counts)}

@@ -1,6 +1,6 @@
 """Is a prepared data set what later stages rely on? Findings about its four tables, schema first, then values.
 
-A table that misses a column, or has it in another type, is checked no further.
+A table that misses a column, or has it in a type that cannot become ours, is checked no further.
 """
 
 from __future__ import annotations
@@ -54,14 +54,24 @@ def _read(path: Path, schema: Schema) -> tuple[pa.Table | None, list[Finding]]:
             if name in schema.required:
                 fix = f"it has {', '.join(table.column_names)}"
                 findings.append(Finding(path.name, name, "missing column", fix))
-        elif table[name].type != kind:
-            findings.append(
-                Finding(path.name, name, f"wrong type: {table[name].type}", f"{kind} is expected")
-            )
-        elif name not in schema.nullable:
-            null = whole(table[name]).is_null().to_numpy(zero_copy_only=False)
-            findings += in_rows(path.name, name, null, "null")
+            continue
+        column, found = _as_read(path.name, name, table[name], kind)
+        findings += found
+        if not found and name not in schema.nullable:
+            findings += in_rows(path.name, name, column.is_null().to_numpy(zero_copy_only=False), "null")
+        table = table.set_column(table.column_names.index(name), name, column)
     return (None if findings else table), findings
+
+
+def _as_read(
+    file: str, name: str, values: pa.ChunkedArray, kind: pa.DataType
+) -> tuple[pa.Array, list[Finding]]:
+    """(the column as later stages read it, or as it is when that cannot be; findings)."""
+    column = whole(values)
+    try:
+        return column.cast(kind), []
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return column, [Finding(file, name, f"wrong type: {column.type}", f"{kind} is expected")]
 
 
 def _items(tables: dict[str, pa.Table], sizes: dict[str, int | None]) -> Iterator[Finding]:

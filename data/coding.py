@@ -1,7 +1,8 @@
 """Strings become dense integer codes once, while a file is read; everything after that is numpy on codes.
 
-Codes are given in order of first appearance. Memory is one int32 per row plus each distinct string once: the small
-dictionaries of the blocks are merged whenever together they outgrow the merged one.
+Codes are given in order of first appearance. Memory is one int32 per row, each distinct string once, and the strings of
+the last BUFFER_ROWS rows: those are coded together, and the dictionaries of such batches are merged whenever together
+they outgrow the merged one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+BUFFER_ROWS = 1 << 20
 MERGE_ABOVE = 1 << 20
 
 
@@ -20,18 +22,26 @@ class Coder:
     """
 
     def __init__(self) -> None:
+        self._strings: list[pa.Array] = []
+        self._buffered = 0
         self._chunks: list[pa.DictionaryArray] = []
         self._merged = 0
         self._pending = 0
 
     def add(self, strings: pa.Array | pa.ChunkedArray) -> None:
         """Append the rows of `strings` (string, no nulls)."""
-        for chunk in strings.chunks if isinstance(strings, pa.ChunkedArray) else [strings]:
-            encoded = chunk.dictionary_encode()
-            self._chunks.append(encoded)
-            self._pending += len(encoded.dictionary)
+        self._strings += strings.chunks if isinstance(strings, pa.ChunkedArray) else [strings]
+        self._buffered += len(strings)
+        if self._buffered >= BUFFER_ROWS:
+            self._encode()
         if self._pending > max(MERGE_ABOVE, self._merged):
             self._merge()
+
+    def _encode(self) -> None:
+        encoded = pa.chunked_array(self._strings, pa.string()).dictionary_encode()
+        self._chunks += encoded.chunks
+        self._pending += len(encoded.chunk(0).dictionary) if encoded.num_chunks else 0
+        self._strings, self._buffered = [], 0
 
     def _merge(self) -> None:
         unified = pa.chunked_array(self._chunks).unify_dictionaries()
@@ -42,6 +52,8 @@ class Coder:
 
     def finish(self) -> tuple[np.ndarray, pa.Array]:
         """(codes int32 [rows], distinct strings [codes.max() + 1])."""
+        if self._strings:
+            self._encode()
         if not self._chunks:
             return np.zeros(0, np.int32), pa.array([], pa.string())
         self._merge()

@@ -11,6 +11,7 @@ import html
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any, Literal
 
 TitleFilter = Literal["published", "mark_missing", "none"]
@@ -47,6 +48,12 @@ def clean_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+@lru_cache(maxsize=1 << 16)
+def clean_label(text: str) -> str:
+    """`clean_text` for the few strings that many items share: categories and brands."""
+    return clean_text(text)
+
+
 def parse_list(value: Any) -> list[Any]:
     """A list as it is; a printed list (`"['a', 'b']"`, JSON or Python) read back; any other value as one element."""
     if value is None:
@@ -69,8 +76,7 @@ def parse_list(value: Any) -> list[Any]:
 
 def clean_parts(value: Any) -> list[str]:
     """The non-empty cleaned strings of a value that is a string, a list or a printed list."""
-    parts = (clean_text(part) for part in parse_list(value) if isinstance(part, str))
-    return [part for part in parts if part]
+    return [text for part in parse_list(value) if isinstance(part, str) and (text := clean_text(part))]
 
 
 def description_text(value: Any) -> str:
@@ -83,7 +89,7 @@ def category_path(value: Any) -> list[str]:
     paths = parse_list(value)
     if paths and isinstance(paths[0], list):
         paths = paths[0]
-    return clean_parts(paths)
+    return [label for part in paths if isinstance(part, str) and (label := clean_label(part))]
 
 
 def parse_price(value: Any) -> float | None:

@@ -124,10 +124,16 @@ def open_output(
             resuming = _announced(path, lambda: _decide(path, identity, overwrite=overwrite))
             out = Output(path, resuming=resuming)
             out.write_json(PENDING, identity)
-            yield out
+            try:
+                yield out
+            except InputError:
+                if not resuming:
+                    _withdraw(path)
+                raise
             _finish(out, identity=identity, records=records, args=args, clock=clock)
     except InputError:
-        _withdraw(path, created=created)
+        if created and path.exists() and not _content(path):
+            shutil.rmtree(path)
         raise
 
 
@@ -258,11 +264,7 @@ def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
     pending = json.loads((path / PENDING).read_text()) if (path / PENDING).exists() else None
     if manifest is None and pending == identity:
         return True
-    content = [
-        p
-        for p in path.iterdir()
-        if p.name not in {LOCK, HOLDER, LAUNCH} and not (p.is_dir() and p.name in NESTED)
-    ]
+    content = _content(path)
     if not content:
         return False
     if manifest is None and pending is None:
@@ -286,6 +288,12 @@ def damaged_file(path: Path, manifest: dict[str, Any]) -> str | None:
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             return name
     return None
+
+
+def _content(path: Path) -> list[Path]:
+    """What lies in an output directory apart from locks and the outputs of other stages."""
+    ours = {LOCK, HOLDER, LAUNCH}
+    return [p for p in path.iterdir() if p.name not in ours and not (p.is_dir() and p.name in NESTED)]
 
 
 def manifest_identity(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -335,10 +343,12 @@ def _finish(
     say(f"{identity['stage']}: wrote {out.path} ({rows}) in {clock.seconds:.1f} s, peak {peak_mib()} MiB")
 
 
-def _withdraw(path: Path, *, created: bool) -> None:
-    """Bad input leaves nothing behind: a directory that this run made goes, unless work (a folder) is already in it."""
-    if created and path.exists() and not any(p.is_dir() for p in path.iterdir()):
-        shutil.rmtree(path)
+def _withdraw(path: Path) -> None:
+    """Bad input leaves nothing behind: the files of this run go, unless work (a folder) is among them."""
+    content = _content(path)
+    if not any(entry.is_dir() for entry in content):
+        for entry in content:
+            entry.unlink()
 
 
 def _git_state() -> dict[str, Any]:

@@ -13,6 +13,7 @@ dense, a published split and its sequences are kept word for word. The columns a
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,10 @@ def _count_raw(reviews: amazon.Reviews, metadata: amazon.Metadata, funnel: Funne
         "metadata_lines": sum(account.total for account in metadata.lines),
         "metadata_lines_broken": sum(account.broken for account in metadata.lines),
         "metadata_items": metadata.distinct,
-        "first_broken": next((account.first_broken for account in lines if account.broken), None),
+        # Without the folder: the file's hash must not depend on where the dump lies.
+        "first_broken": next(
+            (a.first_broken.removeprefix(f"{a.path.parent}{os.sep}") for a in lines if a.broken), None
+        ),
         "truncated_files": [account.path.name for account in lines if account.truncated],
         "reviewed_items_without_metadata": int((metadata.file < 0).sum()),
         "reviewed_items_with_bad_title": int(metadata.bad_title.sum()),
@@ -205,6 +209,19 @@ def published_sequences(shipped: pa.Table | None, made: pa.Table, funnel: Funnel
     return pa.concat_tables([made.filter(wanted), shipped], promote_options="default")
 
 
+def warnings(funnel: Funnel) -> list[str]:
+    """What a user should know of files that were read all the same."""
+    told = [
+        f"{name} ends in the middle of its gzip stream; its whole lines are used"
+        for name in funnel.facts.get("truncated_files", [])
+    ]
+    broken = [funnel.facts.get(f"{kind}_lines_broken", 0) for kind in ("review", "metadata")]
+    if any(broken):
+        counts = f"{broken[0]} broken review lines and {broken[1]} broken metadata lines are left out"
+        told.append(f"{counts}, first: {funnel.facts['first_broken']}")
+    return told
+
+
 def user_table(raw_ids: pa.Array) -> pa.Table:
     """users.parquet of users 0..N-1."""
     return pa.table({"user_id": pa.array(np.arange(len(raw_ids)), pa.int32()), "raw_id": raw_ids})
@@ -221,6 +238,8 @@ def main(args: PrepareArgs) -> None:
         overwrite=args.overwrite,
     ) as out:
         prepared = prepare(args)
+        for warning in warnings(prepared.funnel):
+            program.say(f"prepare: {warning}")
         for name in ("items", "interactions", "sequences", "users"):
             out.write_table(f"{name}.parquet", getattr(prepared, name))
         out.write_json("funnel.json", {"steps": prepared.funnel.steps, **prepared.funnel.facts})

@@ -173,7 +173,10 @@ def keys(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
 
 def _keys(values: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
     """(ids as text, "" where missing; missing bool; what is wrong with their type)."""
-    if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type)):
+    usable = (
+        pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_null(values.type)
+    )
+    if not usable:
         hint = " (a column of integers with gaps?)" if pa.types.is_floating(values.type) else ""
         missing = np.ones(len(values), bool)
         wrong = f"wrong type: ids are {values.type}{hint}, not integers or text"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Literal
@@ -135,6 +136,28 @@ def metadata_lines(catalogue: Catalogue, form: Form) -> Iterator[str]:
             yield json.dumps(again) + "\n"
 
 
+@dataclass(frozen=True)
+class _Page:
+    """An item's page with its dirt, before it takes the form of a release."""
+
+    paragraphs: list[str]
+    one_string: bool
+    title: str | None
+    has_image: bool
+    has_price: bool
+
+
+def _page(text: ItemText, rng: np.random.Generator) -> _Page:
+    # Keyword by keyword, so that both forms draw the same dirt.
+    return _Page(
+        paragraphs=_paragraphs(text, rng),
+        one_string=rng.random() < 0.1,
+        title=_dirty_title(text, rng),
+        has_image=rng.random() < 0.8,
+        has_price=rng.random() < 0.75,
+    )
+
+
 def _dirty_title(text: ItemText, rng: np.random.Generator) -> str | None:
     """None = no title."""
     fault = rng.random()
@@ -159,36 +182,33 @@ def _paragraphs(text: ItemText, rng: np.random.Generator) -> list[str]:
 
 
 def _metadata_2018(asin: str, text: ItemText, rng: np.random.Generator) -> dict[str, object]:
-    paragraphs = _paragraphs(text, rng)
+    page = _page(text, rng)
     item = {
         "category": [html.escape(part) for part in text.categories],
-        "description": " ".join(paragraphs) if rng.random() < 0.1 else paragraphs,
-        "title": _dirty_title(text, rng),
+        "description": " ".join(page.paragraphs) if page.one_string else page.paragraphs,
+        "title": page.title,
         "also_buy": [],
-        "image": [f"https://images.example.com/I/{asin}._SS40_.jpg"] if rng.random() < 0.8 else [],
+        "image": [f"https://images.example.com/I/{asin}._SS40_.jpg"] if page.has_image else [],
         "brand": html.escape(text.brand),
         "feature": [],
-        "price": f"${text.price:,.2f}" if rng.random() < 0.75 else "",
+        "price": f"${text.price:,.2f}" if page.has_price else "",
         "asin": asin,
     }
     return {key: value for key, value in item.items() if value is not None}
 
 
 def _metadata_2023(asin: str, text: ItemText, rng: np.random.Generator) -> dict[str, object]:
-    paragraphs = _paragraphs(text, rng)
-    image = {
-        "thumb": f"https://images.example.com/I/{asin}_t.jpg",
-        "large": f"https://images.example.com/I/{asin}.jpg",
-    }
+    page = _page(text, rng)
+    address = f"https://images.example.com/I/{asin}"
     return {
         "main_category": text.categories[0],
-        "title": _dirty_title(text, rng),
+        "title": page.title,
         "average_rating": 4.3,
         "rating_number": 25,
-        "features": paragraphs[1:],
-        "description": paragraphs[:1],
-        "price": text.price if rng.random() < 0.75 else None,
-        "images": [image] if rng.random() < 0.8 else [],
+        "features": page.paragraphs[1:],
+        "description": page.paragraphs[:1],
+        "price": text.price if page.has_price else None,
+        "images": [{"thumb": f"{address}_t.jpg", "large": f"{address}.jpg"}] if page.has_image else [],
         "videos": [],
         "store": text.brand,
         "categories": list(text.categories),

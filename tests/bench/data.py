@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from configs.program import ROOT, peak_mib
 from data import item_text, prepare
 from data.assemble import FilterOptions
+from data.recipe import AmazonOptions
 
 WINDOW = ("2013-01", "2019-01")
 CORE = 5
@@ -116,7 +117,7 @@ def item_row(asin: str, item: dict[str, Any]) -> dict[str, Any]:
 
 def ours(folder: Path, output: Path) -> None:
     """Stage 01 as a user runs it, but in this process."""
-    options = prepare.AmazonOptions(reviews=["Toystore.json"], metadata=["meta_Toystore.json"])
+    options = AmazonOptions(reviews=["Toystore.json"], metadata=["meta_Toystore.json"])
     filters = FilterOptions(user_k=CORE, item_k=CORE, start=WINDOW[0], end=WINDOW[1])
     args = prepare.PrepareArgs(raw=str(folder), output_dir=str(output), amazon=options, filters=filters)
     with contextlib.redirect_stdout(io.StringIO()):
