@@ -161,6 +161,7 @@ def _named_in(argv: list[str] | None, message: str) -> str:
     """` (in a.yaml)` for the last --config file that names the key a parser's message complains about."""
     argv = sys.argv[1:] if argv is None else argv
     keys = {key.split(".")[-1] for key in re.findall(r"""['"`]([\w.]+)['"`]""", message)}
+    keys -= {flag.split("=")[0].lstrip("-").split(".")[-1] for flag in argv if flag.startswith("--")}
     for flag, path in reversed(list(zip(argv, argv[1:], strict=False))):
         if flag == "--config" and Path(path).is_file():
             words = set(re.findall(r"^\s*([\w.]+):", Path(path).read_text(errors="replace"), re.MULTILINE))

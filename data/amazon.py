@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.program import InputError
-from data.amazon_lines import Lines, Parsed, parse_blocks, parse_lines, parse_object, read_blocks
+from data.amazon_lines import Lines, parse_object, read_blocks
+from data.amazon_parse import Parsed, parse_blocks, parse_lines
 from data.coding import Coder
 from data.item_text import (
     TitleFilter,
@@ -219,7 +220,7 @@ def scan_metadata(files: Sequence[Path], item_ids: pa.Array, *, year: Year, max_
 def _title_rows(parsed: Parsed, names: Fields, account: Lines) -> tuple[pa.Array, pa.Array, np.ndarray]:
     """(item ids, raw titles or null, line starts) of the block's good lines."""
     if parsed.table is not None:
-        return _whole(parsed.table[names.item]), _whole(parsed.table["title"]), parsed.starts
+        return _whole(parsed.table[names.item]), _whole(parsed.table["title"]), parsed.starts()
 
     def pick(item: dict[str, Any]) -> tuple | str:
         key, title = item.get(names.item), item.get("title")

@@ -1,9 +1,7 @@
 """Raw review dumps as lines: plain or gzip, read in blocks, broken lines counted instead of fatal.
 
-A file is read once from front to back in blocks of whole lines. pyarrow parses a block with an explicit schema. Where it
-refuses, the block is tried again without the lines that break off, then in small pieces, and what still fails is read line
-by line with `json` (and, for 2014 dumps, Python literals with `ast.literal_eval`). A file that ends in the middle of a line or of its gzip stream counts as
-one broken line.
+A file is read once from front to back in blocks of whole lines (`data.amazon_parse` turns them into columns). A file that
+ends in the middle of a line or of its gzip stream counts as one broken line.
 """
 
 from __future__ import annotations
@@ -13,26 +11,19 @@ import json
 import os
 import warnings
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pj
 
 from configs.program import InputError, progress
 
 READ_BYTES = 1 << 20
-PARSE_BYTES = 1 << 22
 BLOCK_BYTES = 16 << 20
 PIECE_BYTES = 1 << 16
 MAX_LINE_BYTES = 128 << 20
-MAX_SHARE_AROUND = 0.05
 GIVE_UP_AFTER = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -152,149 +143,6 @@ def _inflated(chunks: Iterator[bytes], path: Path, account: Lines | None) -> Ite
         yield inflater.flush()
         if account is not None:
             account.truncated = not inflater.eof
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """A block as columns, one row per good line, with each row's line start; `table` None: read it line by line.
-
-    lines: all lines of the block; broken: (line of the block, why) of those that were left out.
-    """
-
-    block: Block
-    table: pa.Table | None
-    starts: np.ndarray
-    lines: int
-    broken: tuple[tuple[int, str], ...] = ()
-
-
-def parse_blocks(
-    path: Path, account: Lines, schema: pa.Schema, required: list[str], *, literals: bool
-) -> Iterator[Parsed]:
-    """Every block of the file in order, as columns where that is possible; the lines of those are counted here.
-
-    Blocks are parsed by a few threads while the next ones are read.
-    """
-    workers = pa.cpu_count()
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[list[Parsed]]] = deque()
-        for block in read_blocks(path, account):
-            ahead.append(pool.submit(_parse_block, block, schema, required, literals))
-            if len(ahead) > workers:
-                yield from _counted(ahead.popleft().result(), account)
-        while ahead:
-            yield from _counted(ahead.popleft().result(), account)
-    if account.truncated:
-        account.total += 1
-        account.add_broken(account.passed + 1, "the gzip stream ends in the middle")
-
-
-def _counted(parts: list[Parsed], account: Lines) -> Iterator[Parsed]:
-    for parsed in parts:
-        account.total += len(parsed.broken) + (0 if parsed.table is None else parsed.table.num_rows)
-        for line, why in parsed.broken:
-            account.add_broken(account.passed + line + 1, why)
-        yield parsed
-        account.passed += parsed.lines
-
-
-def _parse_block(block: Block, schema: pa.Schema, required: list[str], literals: bool) -> list[Parsed]:
-    """The block whole, or in pieces of which some may have no columns."""
-    if whole := _parse_whole(block, schema, required, literals):
-        return [whole]
-    parts = []
-    for piece in block.pieces():
-        starts = piece.line_starts()
-        table = parse_fast(piece.data, len(starts), schema, required)
-        parts.append(Parsed(piece, table, starts, len(starts)))
-    return parts
-
-
-def _parse_whole(block: Block, schema: pa.Schema, required: list[str], literals: bool) -> Parsed | None:
-    """The block's columns, or None when that does not do.
-
-    Lines that do not end in a brace are broken off, or blank: a few of them are left out, so that they do not cost the
-    block. Not among literals: reading those changes warning filters, which belong to the main thread.
-    """
-    starts = block.line_starts()
-    ends = np.append(starts[1:], len(block.data))
-    unclosed = _unclosed(block.data, starts, ends)
-    rows = np.flatnonzero(unclosed).tolist()
-    if len(rows) > (0 if literals else MAX_SHARE_AROUND * len(starts)):
-        return None
-    kept, begin, broken = [], 0, []
-    for row in rows:
-        line = block.data[starts[row] : ends[row]]
-        why = parse_object(line, literals=False) if line.strip() else ""
-        if not isinstance(why, str):
-            return None
-        broken += [(row, why)] if why else []
-        kept.append(memoryview(block.data)[begin : starts[row]])
-        begin = ends[row]
-    good = starts[~unclosed]
-    data = b"".join([*kept, memoryview(block.data)[begin:]]) if rows else block.data
-    table = parse_fast(data, len(good), schema, required)
-    return None if table is None else Parsed(block, table, good, len(starts), tuple(broken))
-
-
-def _unclosed(data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """bool [lines]: the line's last character before its line end is no closing brace."""
-    text = np.frombuffer(data, np.uint8)
-    last = ends - 1 - (text[ends - 1] == ord("\n"))
-    last = np.maximum(last - (text[last] == ord("\r")), 0)
-    return (last < starts) | (text[last] != ord("}"))
-
-
-def parse_fast(data: bytes, rows: int, schema: pa.Schema, required: list[str]) -> pa.Table | None:
-    """The columns of `rows` lines, or None: pyarrow refuses a line, a required value is null or empty, a string is not
-    UTF-8, or rows and lines differ (blank lines, two objects on a line)."""
-    # pyarrow 26 crashes the process on a line `null`: it is shown nothing but lines that begin an object.
-    if not data.startswith(b"{") or data.count(b"\n{") != rows - 1:
-        return None
-    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    try:
-        table = pj.read_json(
-            pa.BufferReader(data),
-            read_options=pj.ReadOptions(use_threads=False, block_size=PARSE_BYTES),
-            parse_options=options,
-        )
-        if table.num_rows != rows or any(_has_gap(table[name]) for name in required):
-            return None
-        table.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
-    return table
-
-
-def _has_gap(column: pa.ChunkedArray) -> bool:
-    """True when a value is null, or an empty string."""
-    if column.null_count or not pa.types.is_string(column.type):
-        return column.null_count > 0
-    return len(column) > 0 and pc.min(pc.binary_length(column)).as_py() == 0
-
-
-def parse_lines(
-    block: Block, account: Lines, pick: Callable[[dict[str, Any]], tuple | str], *, literals: bool
-) -> list[tuple[int, tuple]]:
-    """(line start in the block, picked fields) of every good line; broken ones go to the account.
-
-    pick: object -> tuple of fields, or a string that says what is wrong with it. literals: also accept Python literals.
-    """
-    rows = []
-    start = 0
-    for number, line in enumerate(block.data.split(b"\n"), account.passed + 1):
-        begin, start = start, start + len(line) + 1
-        if not line.strip():
-            continue
-        account.total += 1
-        fields = parse_object(line, literals=literals)
-        if isinstance(fields, dict):
-            fields = pick(fields)
-        if isinstance(fields, str):
-            account.add_broken(number, fields)
-        else:
-            rows.append((begin, fields))
-    return rows
 
 
 def parse_object(line: bytes, *, literals: bool) -> dict[str, Any] | str:

@@ -38,26 +38,31 @@ class Coder:
             self._merge()
 
     def _encode(self) -> None:
-        encoded = pa.chunked_array(self._strings, pa.string()).dictionary_encode()
-        self._chunks += encoded.chunks
-        self._pending += len(encoded.chunk(0).dictionary) if encoded.num_chunks else 0
+        # The chunks of one call share one dictionary.
+        batch = _joined(pa.chunked_array(self._strings, pa.string()).dictionary_encode().chunks)
+        self._chunks.append(batch)
+        self._pending += len(batch.dictionary)
         self._strings, self._buffered = [], 0
 
     def _merge(self) -> None:
-        unified = pa.chunked_array(self._chunks).unify_dictionaries()
-        dictionary = unified.chunk(0).dictionary
-        codes = pa.concat_arrays([chunk.indices for chunk in unified.chunks])
-        self._chunks = [pa.DictionaryArray.from_arrays(codes, dictionary)]
-        self._merged, self._pending = len(dictionary), 0
+        if len(self._chunks) > 1:
+            self._chunks = [_joined(pa.chunked_array(self._chunks).unify_dictionaries().chunks)]
+        self._merged, self._pending = len(self._chunks[0].dictionary), 0
 
     def finish(self) -> tuple[np.ndarray, pa.Array]:
         """(codes int32 [rows], distinct strings [codes.max() + 1])."""
-        if self._strings:
+        if self._buffered:
             self._encode()
         if not self._chunks:
             return np.zeros(0, np.int32), pa.array([], pa.string())
         self._merge()
         return self._chunks[0].indices.to_numpy(), self._chunks[0].dictionary
+
+
+def _joined(chunks: list[pa.DictionaryArray]) -> pa.DictionaryArray:
+    """One array of chunks that have the same dictionary."""
+    codes = pa.concat_arrays([chunk.indices for chunk in chunks])
+    return pa.DictionaryArray.from_arrays(codes, chunks[0].dictionary)
 
 
 def dense_by_first_appearance(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,12 +56,27 @@ def fingerprint(path: str | Path, known: dict[str, Any] | None = None) -> str:
         return sha256_file(path)
     manifest = path / "manifest.json"
     if manifest.exists():
-        return json.loads(manifest.read_text())["content_hash"]
+        return read_record(manifest)["content_hash"]
     if (path / "config.json").exists():
         return model_fingerprint(path)
     raise InputError(
         f"{path} is neither a finished output (no manifest.json) nor a model directory -> run the stage that writes it"
     )
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`, None where there is no file; InputError for a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{path} is damaged (no JSON object) -> delete its directory and run that stage again"
+        )
+    return record
 
 
 def model_fingerprint(directory: Path) -> str:

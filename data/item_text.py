@@ -70,6 +70,9 @@ def parse_list(value: Any) -> list[Any]:
                     continue
                 if isinstance(parsed, list):
                     return parsed
+            if len(text) >= 4 and text[1] in "'\"" and text[-2] == text[1]:
+                # printed by something that did not escape the apostrophes of its text
+                return text[2:-2].split(f"{text[1]}, {text[1]}")
         return [value] if text else []
     return [value]
 

@@ -31,12 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import ROOT, AlreadyComplete, Clock, EnvironmentFault, InputError, peak_mib, say
-from data.fingerprints import fingerprint, plain, sha256_file, sha256_json
+from data.fingerprints import fingerprint, plain, read_record, sha256_file, sha256_json
 
 # Folders inside an output that are outputs of other stages: a rebuild leaves them, their readers compare hashes.
-NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning", "examples", "metrics"}
-PENDING, MANIFEST, LOCK, HOLDER, LAUNCH = "pending.json", "manifest.json", ".lock", ".lock.holder", ".launch"
-MARKS = {PENDING, LOCK, HOLDER, LAUNCH}
+NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning", "examples"}
+PENDING, MANIFEST = "pending.json", "manifest.json"
+LOCK, HOLDER, LAUNCH, REPLACED = ".lock", ".lock.holder", ".launch", ".replaced"
 FOLLOW_SECONDS = 600
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
 NOT_CONFIGURATION = {"output_dir", "overwrite"}
@@ -169,8 +169,7 @@ def configuration(args: Any, inputs: set[str]) -> dict[str, Any]:
 
 def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     """The manifest of a finished output, or None."""
-    path = Path(directory) / MANIFEST
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_record(Path(directory) / MANIFEST)
 
 
 def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any]:
@@ -261,7 +260,7 @@ def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
         )
         (path / MANIFEST).unlink()
         return True
-    pending = json.loads((path / PENDING).read_text()) if (path / PENDING).exists() else None
+    pending = read_record(path / PENDING)
     if manifest is None and pending == identity:
         return True
     content = _content(path)
@@ -276,9 +275,29 @@ def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
         raise InputError(
             f"output_dir {path} holds another run ({changed} differ) -> pass --overwrite or choose another directory"
         )
-    for entry in content:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    old_stage = (manifest or pending or {}).get("stage")
+    if old_stage != identity["stage"]:
+        raise InputError(
+            f"output_dir {path} holds an output of stage {old_stage} -> choose another directory"
+        )
+    _set_aside(path, content)
     return False
+
+
+def _set_aside(path: Path, content: list[Path]) -> None:
+    """Keep an overwritten output until its successor is finished; of several attempts the first one's is kept."""
+    aside = path / REPLACED
+    if aside.exists():
+        _delete(content)
+        return
+    aside.mkdir()
+    for entry in content:
+        os.replace(entry, aside / entry.name)
+
+
+def _delete(entries: list[Path]) -> None:
+    for entry in entries:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def damaged_file(path: Path, manifest: dict[str, Any]) -> str | None:
@@ -292,7 +311,7 @@ def damaged_file(path: Path, manifest: dict[str, Any]) -> str | None:
 
 def _content(path: Path) -> list[Path]:
     """What lies in an output directory apart from locks and the outputs of other stages."""
-    ours = {LOCK, HOLDER, LAUNCH}
+    ours = {LOCK, HOLDER, LAUNCH, REPLACED}
     return [p for p in path.iterdir() if p.name not in ours and not (p.is_dir() and p.name in NESTED)]
 
 
@@ -318,7 +337,12 @@ def _finish(
     files = {}
     for file in sorted(p for p in out.path.rglob("*") if p.is_file()):
         relative = file.relative_to(out.path)
-        if relative.parts[0] in NESTED or file.name.startswith(".") or str(relative) in {PENDING, MANIFEST}:
+        if (
+            relative.parts[0] in NESTED
+            or relative.parts[0] == REPLACED
+            or file.name.startswith(".")
+            or str(relative) in {PENDING, MANIFEST}
+        ):
             continue
         files[str(relative)] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
     manifest = identity | {
@@ -339,16 +363,24 @@ def _finish(
     }
     out.write_json(MANIFEST, manifest)
     (out.path / PENDING).unlink(missing_ok=True)
+    shutil.rmtree(out.path / REPLACED, ignore_errors=True)
     rows = ", ".join(f"{value:,} {name}" for name, value in out.counts.items() if isinstance(value, int))
     say(f"{identity['stage']}: wrote {out.path} ({rows}) in {clock.seconds:.1f} s, peak {peak_mib()} MiB")
 
 
 def _withdraw(path: Path) -> None:
-    """Bad input leaves nothing behind: the files of this run go, unless work (a folder) is among them."""
-    content = _content(path)
-    if not any(entry.is_dir() for entry in content):
-        for entry in content:
-            entry.unlink()
+    """Bad input leaves nothing behind: the files of this run go, unless work (a folder) is among them.
+
+    What this run was to overwrite comes back.
+    """
+    content, aside = _content(path), path / REPLACED
+    if any(entry.is_dir() for entry in content):
+        return
+    _delete(content)
+    if aside.exists():
+        for entry in aside.iterdir():
+            os.replace(entry, path / entry.name)
+        aside.rmdir()
 
 
 def _git_state() -> dict[str, Any]:

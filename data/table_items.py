@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.findings import Finding
-from data.item_text import clean_parts, clean_text
+from data.item_text import clean_parts, clean_text, description_text
 from data.table_columns import TableFile, keys, numbers, read_source, text_lists, texts
 
+CLEANERS = {"categories": clean_parts, "description": description_text}
 OPTIONAL = ("raw_id", "title", "description", "categories", "brand", "price", "image", "item_type")
 
 
@@ -89,7 +90,7 @@ def clean_items(items: pa.Table) -> tuple[pa.Table, int]:
     changed = np.zeros(items.num_rows, bool)
     for name in ("title", "description", "brand", "categories"):
         before = items[name].to_pylist()
-        clean = clean_parts if name == "categories" else clean_text
+        clean = CLEANERS.get(name, clean_text)
         after = [clean(value) for value in before]
         changed |= np.fromiter((a != b for a, b in zip(after, before, strict=True)), bool, len(before))
         place = items.column_names.index(name)

@@ -24,6 +24,15 @@ from data.renderer import HistoryRenderer, Renderer
 from data.sid import SidTable, read_sids, read_vocab, sid_format
 from infer.trie import SCORE_SPACES, Trie
 
+# Options of Gemma 2, Granite, Cohere, Falcon-H1 and their kin that change logits after the output layer.
+SCALED_LOGITS = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+)
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -163,6 +172,7 @@ def load_model(directory: Path, *, device: str | None = None, trainable: bool = 
     bfloat16 on CUDA for inference, else float32.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -172,8 +182,20 @@ def load_model(directory: Path, *, device: str | None = None, trainable: bool = 
             directory, dtype=dtype, local_files_only=True, use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"model {directory} cannot be loaded: {str(error)[:160]} -> check the directory"
         ) from error
+    refuse_scaled_logits(model.config, directory)
     return model.to(device).eval(), tokenizer
+
+
+def refuse_scaled_logits(config: Any, directory: Path) -> None:
+    """InputError for models whose head does more than a linear map: their scores would come out wrong without a word."""
+    text = config.get_text_config()
+    for name in SCALED_LOGITS:
+        if getattr(text, name, None) not in (None, 1, 1.0):
+            raise InputError(
+                f"model {directory} rescales its logits ({name} = {getattr(text, name)}), which the decoder and the loss "
+                "do not support -> choose a model without it (Qwen, Llama, GPT-2, ...)"
+            )

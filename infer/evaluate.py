@@ -11,7 +11,7 @@ Differs from the published evaluations: a target that was not recommended counts
 row is dropped), colliding items are told apart at item level, and every number has an interval.
 
 python -m infer.evaluate --predictions outputs/quickstart/eval/grpo.test --data data/toystore \
-    --sids data/toystore/sids/text_cooc
+    --sids data/toystore/sids/rqkmeans
 """
 
 from __future__ import annotations

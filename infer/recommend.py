@@ -6,8 +6,8 @@ writes  <output_dir>/predictions-00000-of-00001.parquet (schema data.artifacts.P
 Differs from the published evaluations: the prompt is the one of training, the whole-vocabulary score has no repetition
 penalty, terminators are not scored, and every answer is a catalogue item by construction (invalid rate 0).
 
-python -m infer.recommend --model outputs/quickstart/grpo/final --sids data/toystore/sids/text_cooc \
-    --examples data/toystore/examples/text_cooc --split test --output_dir outputs/quickstart/eval/grpo.test
+python -m infer.recommend --model outputs/quickstart/grpo/final --sids data/toystore/sids/rqkmeans \
+    --examples data/toystore/examples/rqkmeans --split test --output_dir outputs/quickstart/eval/grpo.test
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from configs import program
+from configs.program import InputError
 from data import artifacts
 from data.fingerprints import fingerprint
 from data.output import open_output
@@ -50,6 +51,10 @@ class RecommendArgs:
     """cpu, cuda, cuda:1, ...; null = a GPU when there is one"""
     overwrite: bool = False
     """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        if self.max_rows is not None and self.max_rows < 1:
+            raise InputError(f"max_rows {self.max_rows} must be at least 1")
 
 
 def main(args: RecommendArgs) -> None:

@@ -7,7 +7,7 @@ The page shows the metric table with intervals and baselines, the funnel of coun
 of the semantic IDs, training curves, some users in words, and where every number comes from. It needs no network
 and runs no script; nothing ever parses it back. The table is also printed, as Markdown.
 
-python -m infer.report --data data/toystore --sids data/toystore/sids/text_cooc --run outputs/quickstart \
+python -m infer.report --data data/toystore --sids data/toystore/sids/rqkmeans --run outputs/quickstart \
     --output_dir outputs/quickstart/report
 """
 

@@ -1,7 +1,7 @@
 """Stage 07: make the training and evaluation examples, once, and write them to disk.
 
     python -m preprocess.build_examples --config configs/toy/toystore/examples.yaml \\
-        --data data/toystore --sids data/toystore/sids/rkmeans --output_dir data/toystore/examples/rkmeans
+        --data data/toystore --sids data/toystore/sids/rqkmeans --output_dir data/toystore/examples/rqkmeans
 
 reads   <data>/  items.parquet, sequences.parquet      <sids>/  sids.parquet
 writes  <output_dir>/  train.parquet, valid.parquet, test.parquet

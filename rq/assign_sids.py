@@ -9,7 +9,7 @@ Every item gets the nearest code at each level; items that then share all codes 
 (rq/collisions.py). quality.json describes both assignments, `nearest` and `assigned`; its measures are defined in
 rq/quality.py.
 
-python -m rq.assign_sids --data data/toystore --embeddings data/toystore/embeddings/tfidf_cooc \\
+python -m rq.assign_sids --data data/toystore --embeddings data/toystore/embeddings/text_cooc \\
     --quantizer data/toystore/quantizers/rqkmeans --output_dir data/toystore/sids/rqkmeans \\
     --config configs/toy/toystore/assign.yaml
 """

@@ -10,7 +10,7 @@ An embedding is a list of parts side by side, each of length 1 per item times it
 An item without train rows has no co-occurrence: that part of it becomes what its `fill_neighbours` nearest items in the
 other parts have there (0 leaves zeros). Rows that stay zero throughout are counted as `zero_rows`.
 
-python -m rq.embed_items --data data/toystore --output_dir data/toystore/embeddings/tfidf_cooc \\
+python -m rq.embed_items --data data/toystore --output_dir data/toystore/embeddings/text_cooc \\
     --config configs/toy/toystore/embed.yaml
 """
 

@@ -5,7 +5,7 @@ writes  <output_dir>/quantizer.safetensors, quantizer.json, manifest.json
 
 Residual k-means: every level is k-means on what the levels before it left over. rq.assign_sids reads the result.
 
-python -m rq.train_quantizer --embeddings data/toystore/embeddings/tfidf_cooc \\
+python -m rq.train_quantizer --embeddings data/toystore/embeddings/text_cooc \\
     --output_dir data/toystore/quantizers/rqkmeans --config configs/toy/toystore/quantizer.yaml
 """
 
@@ -33,7 +33,7 @@ class TrainQuantizerArgs:
     rqkmeans: RqKmeans = field(default_factory=RqKmeans)
     """Options of residual k-means."""
     seed: int = 0
-    """Seed of the k-means starts; level l uses seed + l."""
+    """Seed of the k-means starts, the same for every level."""
     overwrite: bool = False
     """Replace an output of another configuration."""
 

@@ -28,7 +28,7 @@ def test_strings_of_flags_become_the_fields_types(tmp_path):
 
 @pytest.mark.parametrize(
     "mapping",
-    [{"learning_rat": 1}, {"output_dir": "x"}, {"max_steps": "seven"}, {"learning_rate": None}, {"gradient_checkpointing": "perhaps"}],
+    [{"learning_rat": 1}, {"output_dir": "x"}, {"label_smoothing_factor": 0.3}, {"max_length": 3}, {"max_steps": "seven"}, {"learning_rate": None}, {"gradient_checkpointing": "perhaps"}],
 )  # fmt: skip
 def test_wrong_keys_and_values_are_named(tmp_path, mapping):
     (key,) = mapping

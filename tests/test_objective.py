@@ -16,7 +16,8 @@ def test_advantages_are_group_normalised_with_the_unbiased_deviation():
     found = group_advantages(torch.tensor([[1.0, 0, 0, 0], [2.0, 2, 2, 2]]))
     assert found.values_PG[0].tolist() == pytest.approx([0.75 / 0.5001] + [-0.25 / 0.5001] * 3, rel=1e-5)
     assert found.values_PG[1].tolist() == [0, 0, 0, 0]
-    assert found.zero_variance_groups == 1
+    assert found.flat_P.tolist() == [False, True]
+    assert found.without_flat_groups().valid_PG.tolist() == [[True] * 4, [False] * 4]
 
 
 def test_a_missing_reward_has_no_advantage_and_no_part_in_the_baseline():

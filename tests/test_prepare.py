@@ -333,3 +333,16 @@ def test_a_refusal_leaves_nothing_beside_the_raw_files(tmp_path):
     assert "filters leave nothing" in refused(*flags, "--filters.user_k", 999)
     assert [entry.name for entry in (tmp_path / "shop").iterdir()] == ["raw"]
     call("data.prepare", *flags)
+
+
+def test_an_overwrite_that_fails_gives_the_old_data_back(tmp_path):
+    folder, path = dump(tmp_path / "raw"), config(tmp_path / "c.yaml")
+    out = tmp_path / "out"
+    flags = ("--config", path, "--raw", folder, "--output_dir", out)
+    call("data.prepare", *flags)
+    before = {entry.name: entry.read_bytes() for entry in out.iterdir()}
+    assert "filters leave nothing" in refused(*flags, "--filters.user_k", 999, "--overwrite")
+    assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before
+    call("data.prepare", *flags, "--split.max_history", 3, "--overwrite")
+    assert not (out / ".replaced").exists()
+    assert (out / "sequences.parquet").read_bytes() != before["sequences.parquet"]

@@ -18,7 +18,9 @@ from configs.program import InputError, quiet
 RESERVED = {
     "output_dir", "logging_nan_inf_filter", "report_to", "use_cpu", "bf16", "remove_unused_columns", "seed", "data_seed",
     "resume_from_checkpoint", "push_to_hub", "disable_tqdm", "save_total_limit", "load_best_model_at_end",
-    "metric_for_best_model", "greater_is_better", "eval_strategy", "save_strategy", "fp16",
+    "metric_for_best_model", "greater_is_better", "eval_strategy", "save_strategy", "fp16", "save_steps", "max_length",
+    "eval_on_start", "label_smoothing_factor", "loss_type", "packing", "padding_free", "use_liger_kernel",
+    "assistant_only_loss", "completion_only_loss",
 }  # fmt: skip
 
 
@@ -47,9 +49,14 @@ def trainer_arguments(
     values.setdefault("dataloader_pin_memory", cuda)
     values.setdefault("gradient_checkpointing", False)
     try:
-        return cls(**(values | fixed))
+        config = cls(**(values | fixed))
     except (TypeError, ValueError) as error:
         raise InputError(f"trainer: {' '.join(str(error).split())[:200]} -> change the config") from error
+    if config.n_gpu > 1:
+        config._n_gpu = (
+            1  # one process drives one GPU; more of them are NUM_GPUS processes, never nn.DataParallel
+        )
+    return config
 
 
 def coerce(value: Any, hint: Any, *, where: str) -> Any:

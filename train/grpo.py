@@ -8,7 +8,7 @@ items, and the checkpoint is chosen by item-level NDCG@10 on validation rows (me
 came in, as step 0).
 
 python -m train.grpo --config configs/toy/toystore/grpo.yaml --model outputs/quickstart/sft_recommend/final \
-    --examples data/toystore/examples/text_cooc --sids data/toystore/sids/text_cooc --output_dir outputs/quickstart/grpo
+    --examples data/toystore/examples/rqkmeans --sids data/toystore/sids/rqkmeans --output_dir outputs/quickstart/grpo
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class GrpoArgs:
     """group size, KL weight, temperature, score spaces"""
     max_rows: int | None = None
     """train on a seeded sample of this many prompts; null = all"""
+    max_prompt: int | None = None
+    """longest prompt in tokens; a longer history loses its oldest items; null = no bound"""
     valid_rows: int = 1000
     """seeded sample of validation rows that choose the checkpoint"""
     valid_beams: int = 20
@@ -65,6 +67,10 @@ class GrpoArgs:
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
+        if self.keep_checkpoints < 1 or (self.max_rows is not None and self.max_rows < 1):
+            raise InputError(
+                f"keep_checkpoints {self.keep_checkpoints} and max_rows {self.max_rows} must be at least 1"
+            )
         wrong = sorted(set(self.tasks) - SID_TASKS)
         if wrong or not self.tasks:
             raise InputError(
@@ -108,7 +114,7 @@ def train(args: GrpoArgs, out: Output) -> None:
     rewards = reward_functions(args.rewards)
     fixed = selection(args.trainer) | {"eval_on_start": True, "remove_unused_columns": False}
     config = trainer_arguments(TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
-    decode = DecodeSettings(beams=args.valid_beams)
+    decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
     reference = None
     if args.rollout.beta:

@@ -20,7 +20,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from configs.program import NumericError, StopFlag, deferred_signals
+from configs.program import InputError, NumericError, StopFlag, deferred_signals
 from data.checkpoints import discard_incomplete, mark_complete, newest_complete, rotate
 
 SELECTION_METRIC = "eval_ndcg@10"
@@ -131,6 +131,8 @@ class SafeTrainer:
 def selection(settings: dict[str, Any]) -> dict[str, Any]:
     """TrainingArguments that save at every evaluation and reload the best checkpoint at the end."""
     steps = settings.get("eval_steps")
+    if steps is not None and not str(steps).replace(".", "", 1).isdigit():
+        raise InputError(f"trainer.eval_steps: {steps!r} is not a number of steps -> correct the value")
     strategy = SaveStrategy.STEPS if steps else SaveStrategy.EPOCH
     fixed = {
         "eval_strategy": strategy.value,

@@ -7,7 +7,7 @@ Differs from the published recipes: one prompt for training, rollouts and evalua
 item-level NDCG@10 of constrained recommendation on validation rows instead of the validation loss.
 
 python -m train.sft --config configs/toy/toystore/sft_recommend.yaml --model outputs/quickstart/vocab \
-    --examples data/toystore/examples/text_cooc --sids data/toystore/sids/text_cooc --output_dir outputs/quickstart/sft_recommend
+    --examples data/toystore/examples/rqkmeans --sids data/toystore/sids/rqkmeans --output_dir outputs/quickstart/sft_recommend
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class SftArgs:
     """longest prompt + answer in tokens; a longer example is an error"""
     dropout: float = 0.0
     """of embeddings and block outputs; for small models trained from scratch (train/dropout.py)"""
+    max_prompt: int | None = None
+    """longest prompt in tokens; a longer history loses its oldest items; null = no bound"""
     valid_rows: int = 1000
     """seeded sample of validation rows that choose the checkpoint"""
     valid_beams: int = 20
@@ -86,7 +88,7 @@ def train(args: SftArgs, out: Output) -> None:
     from train.sft_trainer import AnswerTrainer
     from train.validation import Validator
 
-    decode = DecodeSettings(beams=args.valid_beams)
+    decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
     add_dropout(engine.model, args.dropout)
     config = trainer_arguments(

@@ -60,6 +60,8 @@ class SidTrainer(SafeTrainer, Trainer):
         self.meters: dict[str, list[float]] = defaultdict(list)
         if reference is not None:
             reference.to(self.args.device).eval().requires_grad_(False)
+            # the same mixed precision as the policy, or the KL would start above 0
+            self.reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -72,7 +74,7 @@ class SidTrainer(SafeTrainer, Trainer):
         rewards_PG = self._reward(batch)
         advantages = group_advantages(rewards_PG)
         if self.settings.drop_zero_variance:
-            advantages.valid_PG &= rewards_PG.nan_to_num(0.0).std(1, keepdim=True) > 0
+            advantages = advantages.without_flat_groups()
         layout = {"space": self.settings.logprob_space, "temperature": self.settings.temperature}
         policy_PGL = self.branch_logprobs(model, self.engine.trie, prompts, beams.codes_BKL, **layout)
         reference_PGL = None
@@ -82,20 +84,21 @@ class SidTrainer(SafeTrainer, Trainer):
                     self.reference, self.engine.trie, prompts, beams.codes_BKL, **layout
                 )
         loss, kl = policy_loss(policy_PGL, reference_PGL, advantages, beta=self.settings.beta)
-        self._meter(batch, rewards_PG, advantages.zero_variance_groups, float(kl))
+        self._meter(batch, rewards_PG, int(advantages.flat_P.sum()), float(kl))
         return (loss, {}) if return_outputs else loss
 
     def _roll_out(self, policy: Any, prompts: Sequence[Sequence[int]]) -> Beams:
         training = policy.training
         policy.eval()
-        beams = search(
-            policy,
-            prompts,
-            self.engine.trie,
-            self.settings.num_generations,
-            self.settings.rollout_space,
-            temperature=self.settings.temperature,
-        )
+        with self.accelerator.autocast():
+            beams = search(
+                policy,
+                prompts,
+                self.engine.trie,
+                self.settings.num_generations,
+                self.settings.rollout_space,
+                temperature=self.settings.temperature,
+            )
         policy.train(training)
         return beams
 

@@ -3,17 +3,15 @@
 python -m tests.bench.data            # 2M review lines, a few minutes
 python -m tests.bench.data --quick    # 200k, for a look
 
-Ours is `data.prepare.main` in this process: reading reviews and metadata, title filter, time window, k-core, order, split,
-windows, item text, parquet, hashes of the raw files, manifest. The reference reads every line with `json.loads`, counts
-with dictionaries, builds windows as lists, cleans the same text with the same rules, and is spared files and hashes. Both
-run interleaved, best of --repeats; outputs must be equal row by row. The last line is one JSON object.
+Ours is `data.prepare.prepare` in this process, with the four parquet files: reading reviews and metadata, title filter,
+time window, k-core, order, split, windows, item text. The reference reads every line with `json.loads`, counts with
+dictionaries, builds windows as lists, cleans the same text with the same rules, and is spared the files. Both run
+interleaved, best of --repeats; outputs must be equal row by row. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -116,12 +114,14 @@ def item_row(asin: str, item: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(folder: Path, output: Path) -> None:
-    """Stage 01 as a user runs it, but in this process."""
+    """What `data.prepare.main` does between its locks: all of stage 01, and the four tables."""
     options = AmazonOptions(reviews=["Toystore.json"], metadata=["meta_Toystore.json"])
     filters = FilterOptions(user_k=CORE, item_k=CORE, start=WINDOW[0], end=WINDOW[1])
     args = prepare.PrepareArgs(raw=str(folder), output_dir=str(output), amazon=options, filters=filters)
-    with contextlib.redirect_stdout(io.StringIO()):
-        prepare.main(args)
+    prepared = prepare.prepare(args)
+    output.mkdir()
+    for name in ("items", "interactions", "sequences", "users"):
+        pq.write_table(getattr(prepared, name), output / f"{name}.parquet", compression="zstd")
 
 
 def same(output: Path, items: list[dict[str, Any]], sequences: list[Sequence]) -> bool:
