@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 export PYTHON="$PWD/.venv/bin/python"
 
+# A shell's own settings are not the quickstart's.
+unset MODEL EXAMPLES STAGE NAME SPLIT NUM_GPUS ASSIGN_ARGS EXPAND_ARGS EVALUATE_ARGS
 export PAPER=toy DATASET=toystore SIDS=rqkmeans EMBEDDINGS=text_cooc RUN=${RUN:-quickstart}
 source scripts/env.sh
 export DATA_ROOT OUTPUT_ROOT

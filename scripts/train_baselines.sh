@@ -11,10 +11,12 @@ DATASET=${DATASET:-industrial}
 SIDS=${SIDS:-rqkmeans}
 RUN=${RUN:-$PAPER-$DATASET}
 SPLIT=${SPLIT:-test}                # test | valid
+EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.run_baselines
 source "$(dirname "$0")/env.sh"
 
 "$PYTHON" -m infer.run_baselines --data "$DATA_ROOT/$DATASET" --output_root "$OUTPUT_ROOT/$RUN/eval" --splits "[$SPLIT]" "$@"
 for name in pop last itemknn itemknn_tuned; do
+    # shellcheck disable=SC2086
     "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/$name.$SPLIT" --data "$DATA_ROOT/$DATASET" \
-        --sids "$DATA_ROOT/$DATASET/sids/$SIDS"
+        --sids "$DATA_ROOT/$DATASET/sids/$SIDS" $EVALUATE_ARGS
 done
