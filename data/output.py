@@ -22,22 +22,21 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from configs.program import ROOT, AlreadyComplete, Clock, EnvironmentFault, InputError, peak_mib, say
+from configs.program import ROOT, AlreadyComplete, Clock, InputError, peak_mib, say
+from data.claim import HOLDER, LAUNCH, LOCK, announced, follow, locked
 from data.fingerprints import fingerprint, plain, read_record, sha256_file, sha256_json
 
 # Folders inside an output that are outputs of other stages: a rebuild leaves them, their readers compare hashes.
 NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning", "examples"}
 PENDING, MANIFEST = "pending.json", "manifest.json"
-LOCK, HOLDER, LAUNCH, REPLACED = ".lock", ".lock.holder", ".launch", ".replaced"
-FOLLOW_SECONDS = 600
+REPLACED = ".replaced"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
 NOT_CONFIGURATION = {"output_dir", "overwrite"}
 
@@ -106,7 +105,7 @@ def open_output(
     """
     path, clock = Path(directory), Clock()
     if int(os.environ.get("RANK", "0")) > 0:
-        yield Output(path, resuming=_follow(path), leads=False)
+        yield Output(path, resuming=follow(path), leads=False)
         return
     if path.exists() and not path.is_dir():
         raise InputError(f"output_dir {path} is a file -> choose another directory")
@@ -121,7 +120,7 @@ def open_output(
     path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(path):
-            resuming = _announced(path, lambda: _decide(path, identity, overwrite=overwrite))
+            resuming = announced(path, lambda: _decide(path, identity, overwrite=overwrite))
             out = Output(path, resuming=resuming)
             out.write_json(PENDING, identity)
             try:
@@ -183,67 +182,6 @@ def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any
         )
         raise InputError(f"{directory} {state} (no {MANIFEST}) -> run {written_by} first")
     return manifest
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the directory's lock; InputError naming the holder when another process has it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path / LOCK)
-    holder = path / HOLDER
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = holder.read_text().strip() if holder.exists() else "another process"
-        raise InputError(
-            f"output_dir {path} is in use by {who} -> wait for it or choose another directory"
-        ) from None
-    try:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        holder.write_text(f"pid {os.getpid()} on {platform.node()} since {now}\n")
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-        (path / LOCK).unlink(missing_ok=True)
-
-
-def _launch_id() -> str:
-    """The same for all ranks of one launch on one machine, different for the next launch."""
-    return f"{os.getppid()}:{os.environ.get('MASTER_PORT', '')}:{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
-
-
-def _announced(path: Path, decide: Callable[[], bool]) -> bool:
-    """`decide()`, with the outcome left where the other ranks of this launch wait for it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return decide()
-    outcome = "complete"
-    try:
-        resuming = decide()
-        outcome = "resume" if resuming else "start"
-        return resuming
-    except InputError:
-        outcome = "refused"
-        raise
-    finally:
-        temporary = path / f"{LAUNCH}.tmp"
-        temporary.write_text(json.dumps({"launch": _launch_id(), "outcome": outcome}))
-        os.replace(temporary, path / LAUNCH)
-
-
-def _follow(path: Path) -> bool:
-    """Wait for rank 0's decision on `path`: True where it resumes."""
-    clock = Clock()
-    while clock.seconds < FOLLOW_SECONDS:
-        if (path / LAUNCH).exists():
-            decision = json.loads((path / LAUNCH).read_text())
-            if decision["launch"] == _launch_id():
-                if decision["outcome"] in ("complete", "refused"):
-                    raise AlreadyComplete(f"rank 0 found {path} {decision['outcome']}")
-                return decision["outcome"] == "resume"
-        time.sleep(0.05)
-    raise EnvironmentFault(f"rank 0 did not claim {path} within {FOLLOW_SECONDS} s -> look at its log")
 
 
 def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:

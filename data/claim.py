@@ -1,0 +1,82 @@
+"""Who writes an output directory: one process at a time, and of the ranks of one launch rank 0.
+
+The lock names its holder. In a run of several processes (RANK, WORLD_SIZE set by the launcher) rank 0 decides what happens
+to the directory and leaves the outcome in `.launch`, where the other ranks wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from configs.program import AlreadyComplete, Clock, EnvironmentFault, InputError
+
+LOCK, HOLDER, LAUNCH = ".lock", ".lock.holder", ".launch"
+FOLLOW_SECONDS = 600
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the directory's lock; InputError naming the holder when another process has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / LOCK)
+    holder = path / HOLDER
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text().strip() if holder.exists() else "another process"
+        raise InputError(
+            f"output_dir {path} is in use by {who} -> wait for it or choose another directory"
+        ) from None
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder.write_text(f"pid {os.getpid()} on {platform.node()} since {now}\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+        (path / LOCK).unlink(missing_ok=True)
+
+
+def announced(path: Path, decide: Callable[[], bool]) -> bool:
+    """`decide()`, with the outcome left where the other ranks of this launch wait for it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return decide()
+    outcome = "complete"
+    try:
+        resuming = decide()
+        outcome = "resume" if resuming else "start"
+        return resuming
+    except InputError:
+        outcome = "refused"
+        raise
+    finally:
+        temporary = path / f"{LAUNCH}.tmp"
+        temporary.write_text(json.dumps({"launch": _launch_id(), "outcome": outcome}))
+        os.replace(temporary, path / LAUNCH)
+
+
+def follow(path: Path) -> bool:
+    """Wait for rank 0's decision on `path`: True where it resumes."""
+    clock = Clock()
+    while clock.seconds < FOLLOW_SECONDS:
+        if (path / LAUNCH).exists():
+            decision = json.loads((path / LAUNCH).read_text())
+            if decision["launch"] == _launch_id():
+                if decision["outcome"] in ("complete", "refused"):
+                    raise AlreadyComplete(f"rank 0 found {path} {decision['outcome']}")
+                return decision["outcome"] == "resume"
+        time.sleep(0.05)
+    raise EnvironmentFault(f"rank 0 did not claim {path} within {FOLLOW_SECONDS} s -> look at its log")
+
+
+def _launch_id() -> str:
+    """The same for all ranks of one launch on one machine, different for the next launch."""
+    return f"{os.getppid()}:{os.environ.get('MASTER_PORT', '')}:{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
