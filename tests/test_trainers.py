@@ -78,7 +78,8 @@ def test_grpo_raises_its_reward(chain, trained):
     rewards = series(run, "reward")
     assert sum(rewards[-3:]) > sum(rewards[:3])
     assert 0 < series(run, "kl")[0] < max(series(run, "kl"))
-    assert log(run)[0]["step"] == 0, "the model as it came in is measured first"
+    measured = [line["step"] for line in log(run) if "eval_ndcg@10" in line]
+    assert measured == list(range(0, 25, 4)), "the model as it came in first, then each evaluation once"
 
 
 def start(module: str, *arguments: object) -> subprocess.Popen:

@@ -107,11 +107,11 @@ class SafeTrainer:
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Validation by constrained recommendation, and the loss on the evaluation set where `evaluates_loss`."""
-        metrics = (
-            super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-            if self.evaluates_loss
-            else {}
-        )
+        metrics: dict[str, float] = {}
+        if self.evaluates_loss:
+            metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        else:  # what the stock method does besides: without it the last step would be evaluated twice
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.model.eval()  # logged as evaluation; the next training step switches back
         found = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         self.log(dict(found))
