@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -143,11 +144,14 @@ def test_metrics_of_other_predictions_or_data_are_refused(made, tmp_path):
     table = prediction_table(ids, read_sids(sids), 5)
     predictions = write_run(stale / "eval" / "m.test", [table])
     call("infer.evaluate", "--predictions", predictions, "--data", data, "--resamples", 20)
+    kept = shutil.copytree(predictions / "metrics", tmp_path / "kept")
     write_again = open_output(
         predictions, stage="recommend", version=2, args=Made(), inputs={}, overwrite=True
     )
     with write_again as out:
         out.facts |= {"split": "test"}
+    assert not (predictions / "metrics").exists(), "metrics go with the predictions that they measure"
+    shutil.copytree(kept, predictions / "metrics")
     assert "is of older predictions" in refuse(*command(data, sids, stale))
     assert "no metrics of model nope" in refuse(*command(data, sids, run, "--model", "nope"))
     assert "run evaluate.sh" in refuse(*command(data, sids, tmp_path / "empty"))
