@@ -19,17 +19,17 @@ from data.checkpoints import fault
 from tests import handmade
 
 STEPS = {"max_steps": 24, "eval_steps": 4, "logging_steps": 2, "per_device_train_batch_size": 16}
-SFT = [
-    "--dropout",
-    "0.1",
+SFT = ["--valid_rows", "20", "--trainer.learning_rate", "5e-3", "--trainer.weight_decay", "0.01"]
+GRPO = [
+    "--max_rows",
+    "16",
     "--valid_rows",
     "20",
+    "--rollout.num_generations",
+    "4",
     "--trainer.learning_rate",
-    "5e-3",
-    "--trainer.weight_decay",
-    "0.01",
+    "1e-3",
 ]
-GRPO = ["--valid_rows", "20", "--rollout.num_generations", "4", "--trainer.learning_rate", "1e-3"]
 FLAGS = {"train.sft": SFT, "train.grpo": GRPO}
 
 
