@@ -107,7 +107,7 @@ def train(args: GrpoArgs, out: Output) -> None:
 
     from train.arguments import trainer_arguments
     from train.rewards import reward_functions
-    from train.safety import save_final, selection, train_to_the_end
+    from train.safety import finish, selection, train_to_the_end
     from train.sid_trainer import SidTrainer
     from train.validation import Validator
 
@@ -135,12 +135,8 @@ def train(args: GrpoArgs, out: Output) -> None:
     )
     trainer.keep_checkpoints = args.keep_checkpoints
     train_to_the_end(trainer, out.path)
-    save_final(trainer, engine.renderer.tokenizer, engine.renderer.vocab.to_json(), out.path)
-    out.counts |= {"prompts": len(rows), "steps": trainer.state.global_step}
-    out.facts |= validator.facts() | {
-        "best_ndcg@10": trainer.state.best_metric,
-        "best_step": trainer.state.best_global_step,
-    }
+    finish(trainer, engine, validator, out)
+    out.counts["prompts"] = len(rows)
 
 
 def main(args: GrpoArgs) -> None:

@@ -22,6 +22,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from configs.program import InputError, NumericError, StopFlag, deferred_signals
 from data.checkpoints import discard_incomplete, mark_complete, newest_complete, rotate
+from data.output import Output
 
 SELECTION_METRIC = "eval_ndcg@10"
 RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens")  # not the same after a resume
@@ -162,12 +163,15 @@ def train_to_the_end(trainer: Any, directory: Path) -> None:
         flag.raise_if_set()
 
 
-def save_final(trainer: Any, tokenizer: Any, vocab_json: dict[str, Any], directory: Path) -> None:
-    """Write final/: model, tokenizer, sid_vocab.json, COMPLETE.json last."""
-    final = directory / "final"
+def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
+    """Write final/ (model, tokenizer, sid_vocab.json, COMPLETE.json last) and the manifest's account of the choice."""
+    final = out.path / "final"
     trainer.save_model(str(final))
     if trainer.args.should_save:
         (final / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
-        tokenizer.save_pretrained(final)
-        (final / "sid_vocab.json").write_text(json.dumps(vocab_json, indent=1) + "\n")
+        engine.renderer.tokenizer.save_pretrained(final)
+        (final / "sid_vocab.json").write_text(json.dumps(engine.renderer.vocab.to_json(), indent=1) + "\n")
         mark_complete(final, step=trainer.state.global_step)
+    state = trainer.state
+    out.counts["steps"] = state.global_step
+    out.facts |= validator.facts() | {"best_ndcg@10": state.best_metric, "best_step": state.best_global_step}

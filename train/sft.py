@@ -83,7 +83,7 @@ def train(args: SftArgs, out: Output) -> None:
 
     from train.arguments import trainer_arguments
     from train.dropout import add_dropout
-    from train.safety import save_final, selection, train_to_the_end
+    from train.safety import finish, selection, train_to_the_end
     from train.sft_data import supervised_dataset, task_counts
     from train.sft_trainer import AnswerTrainer
     from train.validation import Validator
@@ -112,13 +112,9 @@ def train(args: SftArgs, out: Output) -> None:
     )
     trainer.validate, trainer.keep_checkpoints = validator, args.keep_checkpoints
     train_to_the_end(trainer, out.path)
-    save_final(trainer, engine.renderer.tokenizer, engine.renderer.vocab.to_json(), out.path)
+    finish(trainer, engine, validator, out)
     out.counts |= {f"{task} examples": count for task, count in task_counts(rows).items()}
-    out.counts |= {"steps": trainer.state.global_step, "label_tokens": _label_tokens(train_set)}
-    out.facts |= validator.facts() | {
-        "best_ndcg@10": trainer.state.best_metric,
-        "best_step": trainer.state.best_global_step,
-    }
+    out.counts["label_tokens"] = _label_tokens(train_set)
 
 
 def _label_tokens(dataset: Any) -> int:
