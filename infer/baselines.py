@@ -71,12 +71,12 @@ def item_similarity(train: TrainLog, *, shrink: float = 0.0) -> sparse.csr_matri
 
 
 def history_weights(
-    rows: Rows, num_items: int, *, last: int = HISTORY, decay: float = 1.0
+    rows: Rows, num_items: int, *, last: int = HISTORY, decay: float = 1.0, half_life: float | None = None
 ) -> sparse.csr_matrix:
     """Weight of every distinct item among the `last` of a history, float64 [B, N].
 
-    decay ** position, position 0 being the newest item; an item that occurs twice counts once, at its newest
-    position.
+    decay ** position, position 0 being the newest item; with `half_life` (days) 0.5 ** (age / half_life) where the age
+    is known. An item that occurs twice counts once, at its newest position.
     """
     position_H = np.repeat(rows.offsets[1:], np.diff(rows.offsets)) - 1 - np.arange(len(rows.history_H))
     recent = np.flatnonzero(position_H < last)
@@ -86,6 +86,9 @@ def history_weights(
     first = np.ones(len(row), bool)
     first[1:] = (row[1:] != row[:-1]) | (item[1:] != item[:-1])
     values = np.power(float(decay), position[first])
+    if half_life is not None and rows.age_H is not None:
+        age = rows.age_H[recent][newest_first][first]
+        values = np.where(np.isnan(age), values, np.exp2(-np.nan_to_num(age) / half_life))
     return sparse.csr_matrix((values, (row[first], item[first])), shape=(len(rows), num_items))
 
 
@@ -99,9 +102,11 @@ def score_last(rows: Rows, transitions: sparse.csr_matrix) -> sparse.csr_matrix:
     return history_weights(rows, transitions.shape[0], last=1) @ transitions
 
 
-def score_itemknn(rows: Rows, similarity: sparse.csr_matrix, *, decay: float = 1.0) -> sparse.csr_matrix:
-    """Summed similarity to the last ten history items, weight decay ** position, float64 [B, N]."""
-    return history_weights(rows, similarity.shape[0], decay=decay) @ similarity
+def score_itemknn(
+    rows: Rows, similarity: sparse.csr_matrix, *, decay: float = 1.0, half_life: float | None = None
+) -> sparse.csr_matrix:
+    """Summed similarity to the last ten history items, weighted by `history_weights`, float64 [B, N]."""
+    return history_weights(rows, similarity.shape[0], decay=decay, half_life=half_life) @ similarity
 
 
 def ranked_lists(scores: sparse.csr_matrix, popularity_N: np.ndarray, depth: int) -> RankedLists:

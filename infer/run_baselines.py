@@ -5,7 +5,8 @@ writes  <output_root>/{pop,last,itemknn,itemknn_tuned}.<split>/ with predictions
 
 Fitted on train rows only; nothing is masked, so an item of the history can be recommended again; zero scores
 are ordered by popularity and ties share their mean rank. `itemknn` is the plain cosine (last ten items, no
-decay, no shrinkage); `itemknn_tuned` takes the decay and shrinkage with the best NDCG@10 on valid.
+decay, no shrinkage); `itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times
+exist) with the best NDCG@10 on valid.
 
 python -m infer.run_baselines --data data/toystore --output_root outputs/quickstart/eval --splits [valid,test]
 """
@@ -27,6 +28,7 @@ from data import artifacts
 from data.output import Output, open_output
 from infer.metrics import ndcg_at_k
 from infer.predictions import ranked_items_table, write_predictions
+from infer.recency import with_ages
 from infer.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ class TuneArgs:
     """weight of the next older history item relative to the newer one"""
     shrinks: list[float] = field(default_factory=lambda: [0.0, 5.0, 20.0, 50.0])
     """users added to the denominator of the cosine"""
+    half_lives: list[float] = field(default_factory=lambda: [30.0, 90.0, 365.0])
+    """days in which a history item loses half its weight, tried with the best shrinkage where the data has times; items
+    without a time keep the decay by position; [] = by position only"""
     max_rows: int = 5000
     """valid rows that are scored, a seeded sample"""
 
@@ -55,10 +60,12 @@ class TuneArgs:
             or not self.shrinks
             or min(self.decays) <= 0
             or min(self.shrinks) < 0
+            or min(self.half_lives, default=1.0) <= 0
             or self.max_rows < 1
         ):
             raise InputError(
-                f"tune {self}: decays and max_rows must be positive, shrinks not negative, none empty"
+                f"tune {self}: decays, half_lives and max_rows must be positive, shrinks not negative, decays and shrinks "
+                "not empty"
             )
 
 
@@ -123,7 +130,8 @@ class Fitted:
         self.scorer = cache(self._scorer)
 
     def rows(self, split: str) -> Rows:
-        return read_rows(self.data, split, num_items=self.num_items)
+        rows = read_rows(self.data, split, num_items=self.num_items)
+        return with_ages(rows, self.data, num_items=self.num_items)
 
     def _scorer(self, model: str) -> tuple[Scorer, dict[str, Any]]:
         """(history -> scores, the chosen settings)."""
@@ -139,32 +147,39 @@ class Fitted:
             return lambda rows: baselines.score_itemknn(rows, similarity), {"decay": 1.0, "shrink": 0.0}
         rows = self.rows("valid")
         sample = rows.take(sample_rows(len(rows), self._tune.max_rows, self._seed))
-        decay, shrink, ndcg = tune_itemknn(sample, self.train, self._tune)
+        shrink, weights, ndcg = tune_itemknn(sample, self.train, self._tune)
         similarity = baselines.item_similarity(self.train, shrink=shrink)
-        chosen = {
-            "decay": decay,
-            "shrink": shrink,
-            f"valid_ndcg@{TUNE_K}": round(ndcg, 6),
-            "tuned_on": "valid",
-        }
-        return lambda rows: baselines.score_itemknn(rows, similarity, decay=decay), chosen
+        chosen = {"shrink": shrink, **weights, f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
+        return lambda rows: baselines.score_itemknn(rows, similarity, **weights), chosen
 
 
-def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, float, float]:
-    """(decay, shrink, NDCG@10 on `rows`) of the best point; the first of equal ones."""
+def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, dict[str, float | None], float]:
+    """(shrink, {decay, half_life}, NDCG@10 on `rows`) of the best point; the first of equal ones.
+
+    Shrinkage and decay by position first, then half-lives at the best of them, where any age is known.
+    """
     from infer import baselines
 
-    best = (1.0, 0.0, -1.0)
     alone = np.ones(len(rows), np.int64)
+
+    def ndcg(similarity: csr_matrix, **weights: float | None) -> float:
+        scores = baselines.score_itemknn(rows, similarity, **weights)
+        rank = baselines.target_ranks(scores, rows.target_R, train.popularity_N)
+        return float(ndcg_at_k(rank - 1, alone, TUNE_K).mean())
+
+    points = []
     for shrink in program.progress(grid.shrinks, label="tune item-kNN", unit="shrink"):
         similarity = baselines.item_similarity(train, shrink=shrink)
         for decay in grid.decays:
-            scores = baselines.score_itemknn(rows, similarity, decay=decay)
-            rank = baselines.target_ranks(scores, rows.target_R, train.popularity_N)
-            ndcg = float(ndcg_at_k(rank - 1, alone, TUNE_K).mean())
-            if ndcg > best[2]:
-                best = (decay, shrink, ndcg)
-    return best
+            points.append((ndcg(similarity, decay=decay), shrink, {"decay": decay, "half_life": None}))
+    best = max(points, key=lambda point: point[0])
+    if rows.age_H is not None and not np.isnan(rows.age_H).all():
+        similarity = baselines.item_similarity(train, shrink=best[1])
+        for half_life in grid.half_lives:
+            weights = {"decay": best[2]["decay"], "half_life": half_life}
+            points.append((ndcg(similarity, **weights), best[1], weights))
+    value, shrink, weights = max(points, key=lambda point: point[0])
+    return shrink, weights, value
 
 
 def predict(rows: Rows, scorer: Scorer, train: TrainLog, depth: int, *, label: str | None = None) -> pa.Table:

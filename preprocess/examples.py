@@ -29,7 +29,7 @@ ITEM_TASKS: dict[str, Callable[..., Example]] = {
     "title_to_sid": tasks.title_to_sid,
 }
 # What a tokenizer may read as one of its markers, or as a semantic ID, although it is only text of a shop.
-RESERVED = re.compile(r"<\|[^<>]*\|>|</?think>|</?s>|<s?_?[a-z]_\d+>")
+RESERVED = re.compile(r"<\|[^<>]*\|>|<[^<>\s]+>|\[/?(?:INST|SYS|CLS|SEP|MASK|PAD|UNK|BOS|EOS)\]")
 SCHEMA = pa.schema(list((artifacts.EXAMPLES.required | artifacts.EXAMPLES.optional).items()))
 
 

@@ -110,12 +110,17 @@ def call(module: str, *arguments: object) -> None:
         program_module.main(args)
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """The variables of a program under test: quiet, one thread, our packages first."""
+    return os.environ | {"QUIET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+
+
 def run(module: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments` from the repository root, quietly."""
     return subprocess.run(
         [sys.executable, "-m", module, *(str(argument) for argument in arguments)],
         cwd=ROOT,
-        env=os.environ | {"QUIET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables,
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=300,

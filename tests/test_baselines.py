@@ -172,3 +172,40 @@ def test_bad_arguments_are_refused(run, tmp_path):
     assert "unknown baseline 'svd'" in refuse(*common, "--models", "[svd]")
     assert "unknown split 'dev'" in refuse(*common, "--splits", "[dev]")
     assert not (tmp_path / "eval").exists()
+
+
+def test_ages_come_from_the_log_before_the_target(tmp_path):
+    """User 0 bought 3 on days 0 and 9, 5 on day 4, 7 on day 6 and the target on day 8; item 6 has no time."""
+    import pyarrow as pa
+
+    from data.output import open_output
+    from infer.recency import DAY, with_ages
+    from infer.rows import read_rows
+    from tests.handmade import Made
+
+    start = 1_500_000_000
+    bought = [(3, 0), (5, 4), (6, None), (7, 6), (2, 8), (3, 9)]
+    log = {
+        "user_id": pa.array([0] * len(bought), pa.int32()),
+        "item_id": pa.array([item for item, _ in bought], pa.int32()),
+        "order": pa.array(range(len(bought)), pa.int32()),
+        "rating": pa.array([5.0] * len(bought), pa.float32()),
+        "timestamp": pa.array([None if day is None else start + day * DAY for _, day in bought], pa.int64()),
+        "split": ["train"] * len(bought),
+    }
+    rows = {
+        "example_id": pa.array([40, 41, 42], pa.int64()),
+        "user_id": pa.array([0, 0, 0], pa.int32()),
+        "history": pa.array([[3, 5, 6, 7], [3, 5], []], pa.list_(pa.int32())),
+        "target": pa.array([2, 2, 2], pa.int32()),
+        "timestamp": pa.array([start + 8 * DAY, None, start], pa.int64()),
+        "split": ["test"] * 3,
+    }
+    with open_output(tmp_path, stage="prepare", version=1, args=Made(), inputs={}) as out:
+        out.write_table("interactions.parquet", pa.table(log))
+        out.write_table("sequences.parquet", pa.table(rows))
+    aged = with_ages(read_rows(tmp_path, "test", num_items=8), tmp_path, num_items=8)
+    assert np.array_equal(aged.age_H, [6, 2, np.nan, 0, np.nan, np.nan], equal_nan=True)
+    one = aged.take(np.array([0]))
+    weights = baselines.history_weights(one, 8, decay=0.9, half_life=2.0).toarray()[0]
+    assert np.allclose(weights, [0, 0, 0, 0.5**3, 0, 0.5, 0.9, 1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -84,9 +83,13 @@ def test_grpo_raises_its_reward(chain, trained):
 
 def start(module: str, *arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = os.environ | {"QUIET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=handmade.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -117,6 +120,28 @@ def test_a_killed_run_resumes_to_the_same_weights_and_log(module, chain, trained
     assert (tmp_path / "run/metrics.jsonl").read_text() == (reference / "metrics.jsonl").read_text()
     again = handmade.run(module, *arguments)
     assert again.returncode == 0 and "already complete" in again.stdout
+
+
+@pytest.mark.long
+def test_a_run_that_saves_by_epoch_resumes_with_its_dropout(chain, tmp_path):
+    epochs = [
+        "--trainer.num_train_epochs",
+        "3",
+        "--trainer.per_device_train_batch_size",
+        "32",
+        "--dropout",
+        "0.2",
+    ]
+    arguments = [*chain.flags(), *SFT, *epochs, "--output_dir"]
+    handmade.succeed("train.sft", *arguments, tmp_path / "reference")
+    process = start("train.sft", *arguments, tmp_path / "run")
+    first = json.loads((tmp_path / "reference/manifest.json").read_text())["counts"]["steps"] // 3
+    wait_for(tmp_path / f"run/checkpoint-{first}/COMPLETE.json", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert "resuming from" in handmade.succeed("train.sft", *arguments, tmp_path / "run")
+    assert weights(tmp_path / "run") == weights(tmp_path / "reference")
+    assert log(tmp_path / "run") == log(tmp_path / "reference")
 
 
 def test_sigterm_leaves_a_complete_checkpoint_and_exit_143(chain, trained, tmp_path):

@@ -63,6 +63,15 @@ def _step(line: str) -> int:
         return 1 << 62  # a line cut short by a kill is written again
 
 
+class LogBeforeSave(TrainerCallback):
+    """A checkpoint has no room for the loss summed since the last log: log first, or a resumed run reports it too low."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
+
 class StopOnSignal(TrainerCallback):
     """Turns a remembered signal into a checkpoint and the end of training at the next step boundary."""
 
@@ -78,7 +87,8 @@ class StopOnSignal(TrainerCallback):
 class SafeTrainer:
     """Mixin, placed before a Trainer class. `validate()` returns {"ndcg@10": ..} on validation rows.
 
-    Overrides public `training_step` and `evaluate`, and `_save_checkpoint` and `_clip_grad_norm` of transformers 5.17.
+    Overrides public `training_step` and `evaluate`, and `_save_checkpoint`, `_clip_grad_norm` and
+    `_issue_warnings_after_load` of transformers 5.17.
     """
 
     validate: Callable[[], dict[str, float]]
@@ -96,6 +106,14 @@ class SafeTrainer:
         if norm is not None and not math.isfinite(float(norm)):
             self._stop_non_finite("gradient norm", float(norm))
         return norm
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A tied head is not stored, so its absence from a checkpoint is no fault; tie it again and warn of the rest."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
+        if tied & set(load_result.missing_keys):
+            self.model.tie_weights()
+        kept = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(type(load_result)(kept, load_result.unexpected_keys))
 
     def _stop_non_finite(self, what: str, value: float) -> None:
         step = self.state.global_step + 1
@@ -156,6 +174,7 @@ def train_to_the_end(trainer: Any, directory: Path) -> None:
     trainer.add_callback(metrics)
     with deferred_signals() as flag:
         trainer.add_callback(StopOnSignal(flag))
+        trainer.add_callback(LogBeforeSave())
         if checkpoint:
             print(f"resuming from {checkpoint}", flush=True)
             trainer.args.eval_on_start = False  # that line of the log is already written
@@ -174,4 +193,8 @@ def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
         mark_complete(final, step=trainer.state.global_step)
     state = trainer.state
     out.counts["steps"] = state.global_step
-    out.facts |= validator.facts() | {"best_ndcg@10": state.best_metric, "best_step": state.best_global_step}
+    out.facts |= validator.facts() | {
+        "best_ndcg@10": state.best_metric,
+        "best_step": state.best_global_step,
+        "num_processes": trainer.accelerator.num_processes,
+    }

@@ -23,6 +23,7 @@ from transformers import Trainer
 
 from configs.program import InputError
 from infer.engine import Engine
+from infer.scoring import Parity
 from infer.tree import Beams, left_pad, search
 from train.branch_logprobs import row_logprobs
 from train.grpo_settings import GrpoSettings
@@ -97,7 +98,7 @@ class SidTrainer(SafeTrainer, Trainer):
                 self.engine.trie,
                 self.settings.num_generations,
                 self.settings.rollout_space,
-                temperature=self.settings.temperature,
+                parity=Parity(temperature=self.settings.temperature),
             )
         policy.train(training)
         return beams
@@ -138,10 +139,17 @@ class SidTrainer(SafeTrainer, Trainer):
         self.meters["kl"].append(kl)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.model.training:
-            logs |= {name: sum(values) / len(values) for name, values in self.meters.items()}
-            self.meters.clear()
+        if self.model.training and self.meters:
+            logs |= self._mean_meters()
         super().log(logs, start_time)
+
+    def _mean_meters(self) -> dict[str, float]:
+        """Means since the last log over all processes, which meter the same names equally often; empties the meters."""
+        means = [sum(values) / len(values) for values in self.meters.values()]
+        names = list(self.meters)
+        self.meters.clear()
+        of_all = self.accelerator.reduce(torch.tensor(means, device=self.args.device), reduction="mean")
+        return dict(zip(names, of_all.tolist(), strict=True))
 
 
 def collate(features: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -1,0 +1,72 @@
+"""Two processes train what one process trains: the same global batches, the same weights, the same logs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.program import ROOT
+from tests import handmade
+
+COMMON = [
+    "--valid_rows",
+    "16",
+    "--trainer.max_steps",
+    "6",
+    "--trainer.eval_steps",
+    "3",
+    "--trainer.logging_steps",
+    "1",
+]
+SFT = [*COMMON, "--trainer.learning_rate", "5e-3", "--trainer.train_sampling_strategy", "random"]
+GRPO = [*COMMON, "--max_rows", "24", "--rollout.num_generations", "4", "--trainer.learning_rate", "1e-3"]
+
+pytestmark = pytest.mark.long
+
+
+def two_processes(module: str, *arguments: object) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        module,
+    ]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env=handmade.environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def log(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("module", "flags", "batch"), [("train.sft", SFT, 16), ("train.grpo", GRPO, 8)])
+def test_two_processes_equal_one(module, flags, batch, chain, tmp_path):
+    from safetensors.torch import load_file
+
+    size = "--trainer.per_device_train_batch_size"
+    one, two = tmp_path / "one", tmp_path / "two"
+    handmade.succeed(module, *chain.flags(), *flags, size, batch, "--output_dir", one)
+    two_processes(module, *chain.flags(), *flags, size, batch // 2, "--output_dir", two)
+    manifest = json.loads((two / "manifest.json").read_text())
+    assert manifest["facts"]["num_processes"] == 2
+    alone, together = load_file(one / "final/model.safetensors"), load_file(two / "final/model.safetensors")
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-3, msg=name)
+    for line_one, line_two in zip(log(one), log(two), strict=True):
+        assert line_one == pytest.approx(line_two, rel=1e-3, abs=2e-4)
