@@ -53,8 +53,8 @@ class GrpoArgs:
     """train on a seeded sample of this many prompts; null = all"""
     max_prompt: int | None = None
     """longest prompt in tokens; a longer history loses its oldest items; null = no bound"""
-    valid_rows: int = 1000
-    """seeded sample of validation rows that choose the checkpoint"""
+    valid_rows: int | None = 1000
+    """seeded sample of validation rows that choose the checkpoint; null = all of them"""
     valid_beams: int = 20
     """beams of that validation"""
     keep_checkpoints: int = 2

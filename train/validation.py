@@ -25,8 +25,8 @@ class Validator:
     Reads valid.parquet only; nothing of it reaches a loss or a reward.
     """
 
-    def __init__(self, engine: Engine, examples_dir: str, *, rows: int, seed: int) -> None:
-        if rows < 1:
+    def __init__(self, engine: Engine, examples_dir: str, *, rows: int | None, seed: int) -> None:
+        if rows is not None and rows < 1:
             raise InputError(f"valid_rows {rows} must be at least 1 -> the checkpoint is chosen on them")
         if engine.settings.beams < max(KS):
             raise InputError(f"valid_beams {engine.settings.beams} must be at least {max(KS)}")
