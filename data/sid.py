@@ -22,7 +22,7 @@ import numpy as np
 from configs.program import InputError
 from data import artifacts
 from data.fingerprints import sha256_bytes
-from data.output import require_manifest
+from data.output import read_manifest, require_manifest
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -114,10 +114,13 @@ class SidTable:
     @cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(sids_SL sorted lexicographically, sid_of_item_N, offsets_S+1, items grouped by sid)."""
-        sids_SL, inverse_N = np.unique(self.codes_NL, axis=0, return_inverse=True)
-        inverse_N = inverse_N.reshape(-1)
-        order = np.argsort(inverse_N, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(inverse_N, minlength=len(sids_SL)))])
+        order = np.lexsort(self.codes_NL.T[::-1])  # stable: items that share a semantic ID stay ascending
+        sorted_NL = self.codes_NL[order]
+        first_N = np.ones(len(sorted_NL), bool)
+        first_N[1:] = (sorted_NL[1:] != sorted_NL[:-1]).any(1)
+        inverse_N = np.empty(len(sorted_NL), np.int64)
+        inverse_N[order] = np.cumsum(first_N) - 1
+        sids_SL, offsets = sorted_NL[first_N], np.append(np.flatnonzero(first_N), len(sorted_NL))
         return sids_SL.astype(np.int32), inverse_N, offsets, order.astype(np.int32)
 
     @property
@@ -255,8 +258,9 @@ class SidVocab:
         )
 
     def check(self, table: SidTable, *, model: str | Path, sids: str | Path) -> None:
-        """Refuse semantic IDs that this model was not expanded with."""
-        if self.sids_sha256 != table.sha256:
+        """Refuse semantic IDs that this model was not expanded with, unless they are those with new items appended."""
+        earlier = (read_manifest(sids) or {}).get("facts", {}).get("extends", [])
+        if self.sids_sha256 not in (table.sha256, *earlier):
             raise InputError(
                 f"model {model} was expanded with other semantic IDs than {sids} "
                 f"({self.sids_sha256[:12]} against {table.sha256[:12]}) -> run scripts/08_expand_vocab.sh with these SIDs"

@@ -1,14 +1,19 @@
 """Prefix index over semantic IDs: which codes may follow a prefix, as arrays.
 
 Distinct IDs are sorted, so the children of a node are contiguous and node ids at depth l are 0..nodes_l - 1 in
-lexicographic order. A beam's whole constraint state is one integer node id; node 0 at depth 0 is the root, and the node
-ids at depth L are the rows of `SidTable.sids_SL`.
+lexicographic order. A beam's whole constraint state is one integer node id. Several catalogues share one index: the
+number of the catalogue is one more key in front of the codes, and catalogue r starts at node r of depth 0.
 
-Legend: L levels, C codes of a level, M nodes at a depth, B rows, K beams.
+A level is a dense child table while all tables together stay within `DENSE_BYTES`, else sorted code lists (CSR) that are
+read with the static width of the widest node; both answer alike.
+
+Legend: L levels, C codes of a level, M nodes at a depth, S rows, B requests, K beams, X candidates of a node.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,17 +22,85 @@ from configs.program import InputError
 from data.sid import SidTable, SidVocab
 
 FORBIDDEN = -1
+DENSE_BYTES = 256 * 2**20  # child tables of all levels together
 # full: the whole vocabulary; level: the codes of the level; trie: the legal codes of the prefix.
 SCORE_SPACES = ("full", "level", "trie")
+
+
+@dataclass(frozen=True)
+class DenseLevel:
+    """Child nodes as a table int32 [M, C], -1 where no item continues so."""
+
+    table_MC: Any
+
+    @property
+    def width(self) -> int:
+        return self.table_MC.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.table_MC.nbytes
+
+    def candidates(self, nodes: Any) -> tuple[None, Any]:
+        """(None: candidate x is code x, child nodes int32 [..., C])."""
+        return None, self.table_MC[nodes]
+
+    def child(self, nodes: Any, codes: Any) -> Any:
+        """Child nodes int64, -1 where there is none; `nodes` and `codes` are legal indices of equal shape."""
+        return self.table_MC[nodes, codes].long()
+
+
+@dataclass(frozen=True)
+class SparseLevel:
+    """Children of node m: the codes `codes[ptr[m] : ptr[m + 1]]`, ascending; a child's node id is its own position."""
+
+    ptr: Any
+    codes: Any
+    width: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.ptr.nbytes + self.codes.nbytes
+
+    def candidates(self, nodes: Any) -> tuple[Any, Any]:
+        """(codes int64 [..., X], child nodes int32 [..., X]); beyond a node's children code 0 and child -1."""
+        import torch
+
+        first, last = self.ptr[nodes][..., None], self.ptr[nodes + 1][..., None]
+        child = first + torch.arange(self.width, dtype=first.dtype, device=first.device)
+        beyond = child >= last
+        codes = self.codes[child.clamp(max=len(self.codes) - 1)].long()
+        return codes.masked_fill(beyond, 0), child.masked_fill(beyond, FORBIDDEN)
+
+    def child(self, nodes: Any, codes: Any) -> Any:
+        """Child nodes int64, -1 where there is none, by a binary search of fixed depth."""
+        low, end = self.ptr[nodes].long(), self.ptr[nodes + 1].long()
+        high, top = end, len(self.codes) - 1
+        for _ in range(self.width.bit_length()):
+            middle = (low + high) // 2
+            right = (self.codes[middle.clamp(max=top)] < codes) & (middle < high)
+            low, high = low.where(~right, middle + 1), high.where(right, middle)
+        found = (low < end) & (self.codes[low.clamp(max=top)] == codes)
+        return low.masked_fill(~found, FORBIDDEN)
 
 
 class Trie:
     """The legal continuations of every prefix, with the token id of every code.
 
-    child_table(l): int32 [M_l, C_l]; the node id at depth l + 1 that code c leads to, or -1 where no item continues so.
+    `catalogues`: row numbers of `sids.sids_SL` that each root allows; without it there is one root with every item.
+    Fields: num_levels, sizes, num_roots, num_nodes (per depth, L + 1), tokens (per level, int64 [C]), columns (the same
+    as a slice of the head where the level is one ascending block, else the ids), suffix_ids, device.
+    Raises InputError for an empty catalogue, rows outside the table, or a vocabulary of other sizes.
     """
 
-    def __init__(self, sids: SidTable, vocab: SidVocab, *, device: Any = "cpu") -> None:
+    def __init__(
+        self,
+        sids: SidTable,
+        vocab: SidVocab,
+        *,
+        catalogues: Sequence[np.ndarray] | None = None,
+        device: Any = "cpu",
+    ) -> None:
         import torch
 
         if vocab.sizes != sids.sizes:
@@ -36,38 +109,126 @@ class Trie:
             )
         if not sids.num_items:
             raise InputError("no items -> a trie needs at least one semantic ID")
-        self.num_levels = sids.num_levels
-        self.sizes = sids.sizes
-        self.num_nodes = [1]
-        self.tables = []
+        self.sids, self.vocab = sids, vocab
+        self.num_levels, self.sizes, self.suffix_ids = sids.num_levels, sids.sizes, tuple(vocab.suffix_ids)
         self.tokens = [torch.as_tensor(level.token_ids, device=device) for level in vocab.levels]
         # A level whose token ids are one ascending block is a slice of the head: a view, no copy.
         self.columns = [
-            _as_slice(level.token_ids) or ids for level, ids in zip(vocab.levels, self.tokens, strict=True)
+            as_slice(level.token_ids) or ids for level, ids in zip(vocab.levels, self.tokens, strict=True)
         ]
-        for table in _child_tables(sids.sids_SL, sids.sizes):
-            self.tables.append(torch.as_tensor(table, device=device))
-            self.num_nodes.append(int(table.max()) + 1)
-        self.device = self.tables[0].device
+        self.device = self.tokens[0].device
+        rows_S, roots_S = _stacked(catalogues, len(sids.sids_SL))
+        self.num_roots = 1 if catalogues is None else len(catalogues)
+        self.sid_of_leaf = None if rows_S is None else torch.as_tensor(rows_S, device=device)
+        codes_SL = sids.sids_SL if rows_S is None else sids.sids_SL[rows_S]
+        self.levels: list[DenseLevel | SparseLevel] = []
+        self.num_nodes = [self.num_roots]
+        budget = DENSE_BYTES
+        for size, (ptr, codes) in zip(
+            self.sizes, prefix_levels(codes_SL, roots_S, self.num_roots), strict=True
+        ):
+            dense = (len(ptr) - 1) * size * 4 <= budget
+            level = _dense(ptr, codes, size, device) if dense else sparse_level(ptr, codes, device)
+            budget -= level.nbytes if dense else 0
+            self.levels.append(level)
+            self.num_nodes.append(len(codes))
 
-    def child_table(self, level: int) -> Any:
-        """int32 [M_level, C_level] on the trie's device."""
-        return self.tables[level]
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the index."""
+        leaves = 0 if self.sid_of_leaf is None else self.sid_of_leaf.nbytes
+        return leaves + sum(level.nbytes for level in self.levels)
+
+    def candidates(self, level: int, nodes: Any) -> tuple[Any, Any]:
+        """(codes int64 [..., X] or None where candidate x is code x, child nodes int32 [..., X], -1 = forbidden)."""
+        return self.levels[level].candidates(nodes)
+
+    def child(self, level: int, nodes: Any, codes: Any) -> Any:
+        """The node int64 that each code leads to, -1 where none; `nodes` int64 at this depth, same shape as `codes`."""
+        return self.levels[level].child(nodes, codes)
+
+    def sid_rows(self, leaves: Any) -> Any:
+        """Rows of SidTable.sids_SL int64 of nodes at depth L; -1 stays -1."""
+        if self.sid_of_leaf is None:
+            return leaves.long()
+        return self.sid_of_leaf[leaves.clamp(min=0).long()].where(leaves >= 0, FORBIDDEN)
+
+    def legal(self, codes_BL: Any, root: int = 0) -> Any:
+        """Whether each row of codes int64 [B, L] is a semantic ID of the catalogue of `root`, bool [B], any B."""
+        import torch
+
+        codes_BL = torch.as_tensor(codes_BL, device=self.device).long()
+        nodes_B = torch.full_like(codes_BL[:, 0], root)
+        legal_B = torch.ones_like(nodes_B, dtype=torch.bool)
+        for level, size in enumerate(self.sizes):
+            codes_B = codes_BL[:, level]
+            legal_B &= (codes_B >= 0) & (codes_B < size)
+            nodes_B = self.child(level, nodes_B, codes_B.clamp(0, size - 1))
+            legal_B &= nodes_B >= 0
+            nodes_B = nodes_B.clamp(min=0)
+        return legal_B
+
+    def restrict(self, sid_rows: np.ndarray) -> Trie:
+        """A trie of one root over some rows of SidTable.sids_SL."""
+        return Trie(self.sids, self.vocab, catalogues=[np.asarray(sid_rows)], device=self.device)
 
 
-def _as_slice(ids: np.ndarray) -> slice | None:
+def as_slice(ids: np.ndarray) -> slice | None:
+    """The slice that equals `ids` where they ascend by 1, else None."""
     return slice(int(ids[0]), int(ids[-1]) + 1) if (np.diff(ids) == 1).all() else None
 
 
-def _child_tables(sids_SL: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
-    """Child tables of sorted, distinct semantic IDs int32 [S, L]."""
-    tables = []
-    node_S = np.zeros(len(sids_SL), np.int64)  # the node of each ID's prefix at this depth
-    parents = 1
-    for level, size in enumerate(sizes):
-        edges, inverse = np.unique(node_S * size + sids_SL[:, level], return_inverse=True)
-        table = np.full((parents, size), FORBIDDEN, np.int32)
-        table[edges // size, edges % size] = np.arange(len(edges))
-        tables.append(table)
-        node_S, parents = inverse.reshape(-1), len(edges)
-    return tables
+def _stacked(
+    catalogues: Sequence[np.ndarray] | None, num_sids: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(rows int64 [S] of all catalogues one after another, each sorted and distinct; their roots int64 [S])."""
+    if catalogues is None:
+        return None, None
+    if not len(catalogues):
+        raise InputError("no catalogues -> give at least one, or None for every item")
+    rows = [np.unique(np.asarray(catalogue, np.int64)) for catalogue in catalogues]
+    for root, sorted_rows in enumerate(rows):
+        if not len(sorted_rows):
+            raise InputError(f"catalogue {root} allows no item -> a search needs at least one")
+        if sorted_rows[0] < 0 or sorted_rows[-1] >= num_sids:
+            raise InputError(f"catalogue {root} has rows outside 0..{num_sids - 1} of the semantic IDs")
+    return np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+
+
+def prefix_levels(
+    codes_SL: np.ndarray, roots_S: np.ndarray | None, num_roots: int, lengths_S: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Per level (ptr int32 [M + 1], codes int32 of its children) of rows that are sorted within ascending roots.
+
+    Rows of length `lengths_S` (default: all L) take part in their first levels only.
+    """
+    rows = codes_SL
+    node_S = np.zeros(len(rows), np.int32) if roots_S is None else roots_S.astype(np.int32)
+    parents = num_roots
+    for level in range(codes_SL.shape[1]):
+        if lengths_S is not None:
+            keep = lengths_S > level
+            rows, node_S, lengths_S = rows[keep], node_S[keep], lengths_S[keep]
+        column = rows[:, level]
+        first = np.ones(len(rows), bool)
+        first[1:] = (node_S[1:] != node_S[:-1]) | (column[1:] != column[:-1])
+        starts = np.flatnonzero(first)
+        ptr = np.zeros(parents + 1, np.int32)
+        np.cumsum(np.bincount(node_S[starts], minlength=parents), out=ptr[1:])
+        yield ptr, column[starts].astype(np.int32)
+        node_S, parents = np.cumsum(first, dtype=np.int32) - 1, len(starts)
+
+
+def sparse_level(ptr: np.ndarray, codes: np.ndarray, device: Any) -> SparseLevel:
+    import torch
+
+    width = int(np.diff(ptr).max())
+    return SparseLevel(torch.as_tensor(ptr, device=device), torch.as_tensor(codes, device=device), width)
+
+
+def _dense(ptr: np.ndarray, codes: np.ndarray, size: int, device: Any) -> DenseLevel:
+    import torch
+
+    table = np.full((len(ptr) - 1, size), FORBIDDEN, np.int32)
+    table[np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)), codes] = np.arange(len(codes))
+    return DenseLevel(torch.as_tensor(table, device=device))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from infer.scoring import Parity
 from infer.tree import search
 from infer.trie import Trie
 from tests import tiny
@@ -21,7 +22,7 @@ def test_sum_over_levels_equals_the_beam_score(kind, space):
     sids, vocab = tiny.catalogue(rng, items=60, sizes=sizes), tiny.vocabulary(sizes, scattered=rng)
     model = tiny.model(kind, vocab_size=tiny.TEXT_TOKENS + sum(sizes))
     trie, prompts = Trie(sids, vocab), tiny.prompts(rng, rows=4)
-    beams = search(model, prompts, trie, 8, space, temperature=1.7)
+    beams = search(model, prompts, trie, 8, space, parity=Parity(temperature=1.7))
     logps = row_logprobs(model, trie, prompts, beams.codes_BKL, space=space, temperature=1.7)
     assert logps.requires_grad
     assert torch.allclose(logps.sum(2), beams.scores_BK, atol=1e-4)

@@ -3,7 +3,7 @@
 `branch_logprobs(engine, model, prompts, codes_PGL, space, temperature) -> logps_PGL`. This layout is one padded row per
 rollout; a trainer takes any function of this signature.
 
-Legend: P prompts, G rollouts, L levels, T prompt tokens, D hidden size, C codes of a level, R = P * G rows.
+Legend: P prompts, G rollouts, L levels, T prompt tokens, D hidden size, R = P * G rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.tree import LevelScorer, left_pad
+from infer.scoring import LevelScorer, Parity
+from infer.tree import left_pad
 from infer.trie import Trie
 
 
@@ -22,7 +23,7 @@ def nodes_of(codes_PGL: Tensor, trie: Trie) -> list[Tensor]:
     """Trie nodes before each level, L tensors int64 [P, G]; a code off the trie leads to node 0 (its score is -inf)."""
     nodes = [torch.zeros_like(codes_PGL[..., 0])]
     for level in range(trie.num_levels - 1):
-        nodes.append(trie.child_table(level)[nodes[-1], codes_PGL[..., level]].long().clamp(min=0))
+        nodes.append(trie.child(level, nodes[-1], codes_PGL[..., level]).clamp(min=0))
     return nodes
 
 
@@ -53,9 +54,8 @@ def row_logprobs(
         logits_to_keep=1,
     )
     hidden_PGLD = output.hidden_states[-1][:, -levels:].reshape(prompts_count, group, levels, -1)
-    scorer = LevelScorer(getattr(model, "module", model), trie, space, temperature)
+    scorer = LevelScorer(getattr(model, "module", model), trie, space, Parity(temperature=temperature))
     logps = []
     for level, nodes_PG in enumerate(nodes_of(codes_PGL, trie)):
-        scores_PGC, _ = scorer(hidden_PGLD[:, :, level], level, nodes_PG)
-        logps.append(scores_PGC.gather(-1, codes_PGL[..., level : level + 1]).squeeze(-1))
+        logps.append(scorer.of_codes(hidden_PGLD[:, :, level], level, nodes_PG, codes_PGL[..., level]))
     return torch.stack(logps, dim=2)

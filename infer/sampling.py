@@ -1,0 +1,142 @@
+"""How a search chooses among the candidates of a level: the best, or a draw.
+
+    search(..., sampler=None)                    the K best (beam search; greedy with one beam)
+    search(..., sampler=StochasticBeam(seed=1))  K distinct items drawn without replacement
+    search(..., sampler=Ancestral(seed=1))       K independent draws, repeats and all
+
+Both draws follow the probabilities of the legal items, so they need the score space `trie`, in which the children of every
+node sum to one. With a sampler the beams come in the order of the draw.
+
+Legend: B prompts, K beams, X candidates of a beam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Choice(Protocol):
+    """One search's way to go from K beams to the next level's."""
+
+    def width(self, candidates: int) -> int:
+        """How many beams leave a level that has `candidates` per prompt."""
+
+    def __call__(self, scores_BK: Tensor, step_BKX: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(parent beam int64 [B, width], candidate int64 [B, width], summed score [B, width])."""
+
+    def finish(self, scores_BK: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(scores of the returned beams, their log inclusion probabilities or None)."""
+
+
+class Sampler(Protocol):
+    """What `search` takes as `sampler`."""
+
+    def begin(self, batch: int, beams: int, device: torch.device) -> Choice: ...
+
+
+class Best:
+    """The candidates with the highest scores."""
+
+    def __init__(self, beams: int) -> None:
+        self.beams = beams
+
+    def width(self, candidates: int) -> int:
+        return min(self.beams, candidates)
+
+    def __call__(self, scores_BK: Tensor, step_BKX: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        totals_BF = (scores_BK[..., None] + step_BKX).flatten(1)
+        scores, flat = totals_BF.topk(width, dim=1)
+        return flat // step_BKX.shape[2], flat % step_BKX.shape[2], scores
+
+    def finish(self, scores_BK: Tensor) -> tuple[Tensor, Tensor | None]:
+        return scores_BK, None
+
+
+@dataclass(frozen=True)
+class StochasticBeam:
+    """K distinct items without replacement in one search: Gumbel-top-k over the trie (Kool et al. 2019, arXiv 1903.06059).
+
+    Every leaf's log-probability gets Gumbel noise and the K largest win; going down, a node's noisy value is the maximum
+    of its children's, so only K beams are kept per level. The (K + 1)-th largest is the threshold kappa: an item of
+    log-probability phi is in the sample with probability 1 - exp(-exp(phi - kappa)), which makes
+    sum of f(item) * exp(score - log_inclusion) an unbiased estimate of the expectation of f.
+    """
+
+    seed: int = 0
+
+    def begin(self, batch: int, beams: int, device: torch.device) -> Choice:
+        return _GumbelTopK(_generator(self.seed, device), batch, beams)
+
+
+class _GumbelTopK:
+    def __init__(self, generator: torch.Generator, batch: int, beams: int) -> None:
+        self.generator, self.beams = generator, beams
+        self.noisy_BK = _gumbel((batch, 1), generator)
+
+    def width(self, candidates: int) -> int:
+        return min(self.beams + 1, candidates)  # one more: its value is the threshold
+
+    def __call__(self, scores_BK: Tensor, step_BKX: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        phi_BKX = scores_BK[..., None] + step_BKX
+        free_BKX = phi_BKX + _gumbel(phi_BKX.shape, self.generator)
+        below_BKX = free_BKX - free_BKX.amax(2, keepdim=True)
+        # Children conditioned on their maximum being the parent's value (appendix B.3 of the paper).
+        v_BKX = self.noisy_BK[..., None] - free_BKX + _log1mexp(below_BKX)
+        noisy_BKX = self.noisy_BK[..., None] - v_BKX.relu() - torch.log1p((-v_BKX.abs()).exp())
+        noisy_BKX = noisy_BKX.masked_fill(phi_BKX == float("-inf"), float("-inf"))
+        self.noisy_BK, flat = noisy_BKX.flatten(1).topk(width, dim=1)
+        return flat // step_BKX.shape[2], flat % step_BKX.shape[2], phi_BKX.flatten(1).gather(1, flat)
+
+    def finish(self, scores_BK: Tensor) -> tuple[Tensor, Tensor | None]:
+        kept_BK = scores_BK[:, : self.beams]
+        kappa_B1 = self.noisy_BK[:, self.beams :]
+        if not kappa_B1.shape[1]:  # every item was drawn
+            return kept_BK, torch.zeros_like(kept_BK)
+        return kept_BK, _log1mexp(-(kept_BK - kappa_B1).exp())
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """K independent draws from the model's distribution over legal items; the same item may come several times."""
+
+    seed: int = 0
+
+    def begin(self, batch: int, beams: int, device: torch.device) -> Choice:
+        return _Independent(_generator(self.seed, device), beams)
+
+
+class _Independent:
+    def __init__(self, generator: torch.Generator, beams: int) -> None:
+        self.generator, self.beams = generator, beams
+
+    def width(self, candidates: int) -> int:
+        return self.beams
+
+    def __call__(self, scores_BK: Tensor, step_BKX: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        batch, rows, columns = step_BKX.shape
+        noise = _gumbel((batch, self.beams, columns), self.generator)
+        column_BK = (step_BKX + noise).argmax(2)  # a single root is broadcast over the beams
+        parent_BK = (torch.arange(self.beams, device=step_BKX.device) % rows).expand(batch, -1)
+        step_BK = step_BKX.expand(-1, self.beams, -1).gather(2, column_BK[..., None]).squeeze(2)
+        return parent_BK, column_BK, scores_BK + step_BK
+
+    def finish(self, scores_BK: Tensor) -> tuple[Tensor, Tensor | None]:
+        return scores_BK, None
+
+
+def _generator(seed: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) of x <= 0 without cancellation at either end."""
+    return torch.where(x > -0.6931, torch.log(-torch.expm1(x)), torch.log1p(-x.exp()))
+
+
+def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise: -log(-log(u)), drawn as -log of an exponential."""
+    return -torch.empty(shape, device=generator.device).exponential_(generator=generator).log_()
