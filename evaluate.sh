@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # 11  Constrained recommendation, metrics, results page.
 #   reads   $MODEL (the final/ of a training stage), $DATA_ROOT/$DATASET, its {examples/$EXAMPLES,sids/$SIDS}
-#   writes  $OUTPUT_ROOT/$RUN/eval/$NAME.$SPLIT/{predictions-*.parquet,metrics/metrics.json}, $OUTPUT_ROOT/$RUN/report/index.html
+#   writes  $OUTPUT_ROOT/$RUN/eval/$NAME.$SPLIT[.$MODE]/{predictions-*.parquet,metrics/metrics.json}, $OUTPUT_ROOT/$RUN/report/index.html
 #   takes   a minute or two on a laptop for 5,000 users and 50 beams (README)
-# Edit the variables, or override: DATASET=industrial NAME=sft_recommend bash evaluate.sh --decode.beams 20
+# Edit the variables, or override: DATASET=industrial NAME=sft_recommend NUM_GPUS=4 bash evaluate.sh --decode.beams 20
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -13,12 +13,15 @@ EXAMPLES=${EXAMPLES:-$SIDS}
 RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-grpo}                  # which stage's model: grpo | sft_recommend | ...
 SPLIT=${SPLIT:-test}                # test | valid
+MODE=${MODE:-direct}                # direct | empty_think | think (a thought before each semantic ID)
+NUM_GPUS=${NUM_GPUS:-1}
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.recommend
 source "$(dirname "$0")/scripts/env.sh"
 MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/$NAME/final}
 PREDICTIONS=$OUTPUT_ROOT/$RUN/eval/$NAME.$SPLIT
+if [ "$MODE" != direct ]; then PREDICTIONS=$PREDICTIONS.$MODE; fi
 
-"$PYTHON" -m infer.recommend --config "configs/$PAPER/$DATASET/recommend.yaml" --model "$MODEL" --split "$SPLIT" \
+launch infer.recommend --config "configs/$PAPER/$DATASET/recommend.yaml" --model "$MODEL" --split "$SPLIT" --mode "$MODE" \
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" \
     --output_dir "$PREDICTIONS" "$@"
 # shellcheck disable=SC2086

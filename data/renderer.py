@@ -8,7 +8,8 @@
 Training, rollouts, evaluation and serving call these and nothing else, so all of them see the same bytes.
 
 Modes: `direct` - the answer starts right after the assistant header; `empty_think` - after an empty think block (a
-reasoning model's own way of not thinking); `think` - after an open think block.
+reasoning model's own way of not thinking); `think` - after an open think block: the thought comes first, then
+`close_thought` leads from its last token to the first of the semantic ID.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from data.prompts import Wording
 from data.sid import SidTable, SidVocab
 from data.tasks import SID_TASKS, Answer, Example, TaskContext, history_to_sid
 
-MODES = {"direct": "", "empty_think": "<think>\n\n</think>\n\n", "think": "<think>\n"}
+THINK_END = "</think>"
+MODES = {"direct": "", "empty_think": f"<think>\n\n{THINK_END}\n\n", "think": "<think>\n"}
 
 
 class Renderer:
@@ -78,13 +80,44 @@ class Renderer:
             raise InputError(f"example {example.example_id} ({example.task}) has no text as its answer")
         return self._encode(example.answer.text)
 
+    def think_end_id(self) -> int:
+        """The token that ends a thought; InputError where the tokenizer has no single token for it."""
+        ids = self._encode(THINK_END)
+        if len(ids) != 1:
+            raise InputError(
+                f"this tokenizer has no token of its own for {THINK_END} (it needs {len(ids)}) -> add it before expanding the "
+                "vocabulary, or do not use mode think"
+            )
+        return ids[0]
+
+    def thought_ids(self, reasoning: str) -> list[int]:
+        """A written thought as the token ids between the open think block and its end marker."""
+        return self._encode(reasoning.strip() + "\n")
+
+    def close_thought(self, task: str, *, finished: bool) -> list[int]:
+        """The ids between a thought and its answer: end marker, blank line and, for a semantic ID, its prefix tokens.
+
+        A thought that was cut off (not `finished`) gets the newline before the marker as well.
+        """
+        self.think_end_id()
+        prefix = self.vocab.prefix_ids if task in SID_TASKS else ()
+        return [*self._encode(("" if finished else "\n") + THINK_END + "\n\n"), *prefix]
+
     def terminator_ids(self, mode: str = "direct") -> list[int]:
         """The token that ends an answer: the tokenizer's eos, which closes the assistant turn in a chat template."""
         return [self.tokenizer.eos_token_id]
 
     def supervised(self, example: Example, mode: str = "direct") -> tuple[list[int], list[int]]:
-        """(prompt ids, answer ids with terminator): what supervised fine-tuning trains on."""
-        return self.prompt_ids(example, mode), [*self.answer_ids(example), *self.terminator_ids(mode)]
+        """(prompt ids, answer ids with terminator): what supervised fine-tuning trains on; `think` adds the reasoning."""
+        answer = [*self.answer_ids(example), *self.terminator_ids(mode)]
+        if mode == "think":
+            if not (example.answer.reasoning or "").strip():
+                raise InputError(
+                    f"example {example.example_id} ({example.task}) has no reasoning -> leave it out of mode think"
+                )
+            thought = self.thought_ids(example.answer.reasoning)
+            answer = [*thought, *self.close_thought(example.task, finished=True), *answer]
+        return self.prompt_ids(example, mode), answer
 
     def parse(self, task: str, ids: Sequence[int]) -> Answer | None:
         """The answer in generated `ids` (terminator and what follows it are dropped); None when it is not one."""

@@ -1,8 +1,11 @@
-"""The one path by which evaluation, rollouts and serving generate: a model, its trie, its renderer.
+"""The one path by which evaluation, rollouts and serving generate: a model, its tries, its renderer.
 
-engine = load_engine(model_dir, sids_dir, beams=50)
-for rows, beams in engine.search_batches(prompts): ...
-engine.recommend([[3, 17, 5]], k=10)
+engine = load_engine(model_dir, sids_dir, examples_dir, DecodeSettings(beams=50))
+engine.recommend([[3, 17, 5], [8]], k=10)
+engine.recommend([[3, 17, 5], [8]], k=10, allowed_items=[[1, 2, 3], None], exclude_history=True)
+nodes, scores = engine.rank(prompts)            # arrays, for evaluation
+
+Legend: B prompts, N rows, K beams, E searches (one per thought).
 """
 
 from __future__ import annotations
@@ -16,22 +19,17 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
-from data import artifacts
 from data.checkpoints import require_model
-from data.output import require_manifest
 from data.prompts import wording as named_wording
-from data.renderer import HistoryRenderer, Renderer
+from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, read_sids, read_vocab, sid_format
+from infer.allowed import Catalogues, exhausted, item_ids, members, read_allowed
+from infer.loading import context_length, examples_facts, load_model
+from infer.scoring import Parity
+from infer.thinking import ThinkSettings, TransformersWriter, aggregate, answer_prompts, seed_of
 from infer.trie import SCORE_SPACES, Trie
 
-# Options of Gemma 2, Granite, Cohere, Falcon-H1 and their kin that change logits after the output layer.
-SCALED_LOGITS = (
-    "final_logit_softcapping",
-    "logits_scaling",
-    "logit_scale",
-    "output_multiplier",
-    "lm_head_multiplier",
-)
+STRATEGIES = ("beam", "sample")
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,62 @@ class DecodeSettings:
     temperature: float = 1.0
     """divides the logits before masking"""
     batch_size: int = 64
-    """prompts per forward"""
+    """most prompts per forward"""
     max_prompt: int | None = None
     """longest prompt in tokens; a longer history loses its oldest items"""
+    batch_tokens: int = 32768
+    """most prompt tokens per forward, padding included; bounds the memory where prompts are long"""
+    terminator: bool = False
+    """score the tokens that end an answer too, as published evaluations do"""
+    repetition_penalty: float = 1.0
+    """on tokens of the prompt and the answer so far; 1.1 is what some published numbers were made with"""
+    penalise: str = "logprobs"
+    """what the penalty changes: logprobs or logits"""
+    length_penalty: float = 0.0
+    """a score is divided by its number of tokens to this power"""
+    strategy: str = "beam"
+    """beam: the best; sample: distinct items drawn without replacement, in the order of the draw (score space trie)"""
+    seed: int = 0
+    """of strategy sample"""
 
     def __post_init__(self) -> None:
-        if self.beams < 1 or self.batch_size < 1 or self.temperature <= 0:
+        if min(self.beams, self.batch_size, self.batch_tokens) < 1:
             raise InputError(
-                f"beams {self.beams}, batch_size {self.batch_size}, temperature {self.temperature} must be positive"
+                f"beams {self.beams}, batch_size {self.batch_size}, batch_tokens {self.batch_tokens} must be positive"
             )
+        if self.max_prompt is not None and self.max_prompt < 1:
+            raise InputError(f"max_prompt {self.max_prompt} must be at least 1")
         if self.score_space not in SCORE_SPACES:
             raise InputError(f"unknown score space {self.score_space!r} -> one of {', '.join(SCORE_SPACES)}")
+        if self.strategy not in STRATEGIES:
+            raise InputError(f"unknown strategy {self.strategy!r} -> one of {', '.join(STRATEGIES)}")
+        if self.strategy == "sample" and self.score_space != "trie":
+            raise InputError(
+                f"strategy sample draws legal items, which score space {self.score_space} does not sum to one over "
+                "-> score_space trie"
+            )
+        if self.terminator and self.score_space != "full":
+            raise InputError(
+                f"terminators have probability 1 in score space {self.score_space} -> score_space full or terminator false"
+            )
+        if self.terminator and self.strategy == "sample":
+            raise InputError("strategy sample draws items, not terminators -> terminator false")
+        _ = self.parity
+
+    @property
+    def parity(self) -> Parity:
+        """The same for infer.tree."""
+        return Parity(
+            temperature=self.temperature, terminator=self.terminator, repetition_penalty=self.repetition_penalty,
+            penalise=self.penalise, length_penalty=self.length_penalty,
+        )  # fmt: skip
 
 
 class Engine:
-    """Constrained recommendation with one model. `model` is in eval mode on the device where it should run."""
+    """Constrained recommendation with one model. `model` is in eval mode on the device where it should run.
+
+    mode: where the answer starts (data.renderer.MODES); with `think` a thought is generated first, as `think` says.
+    """
 
     def __init__(
         self,
@@ -78,54 +117,179 @@ class Engine:
         settings: DecodeSettings,
         *,
         wording: str = "short",
+        mode: str = "direct",
+        think: ThinkSettings | None = None,
     ) -> None:
+        if mode not in MODES:
+            raise InputError(f"unknown mode {mode!r} -> one of {', '.join(MODES)}")
         self.model = model
         self.renderer = renderer
         self.sids = sids
         self.settings = settings
         self.wording = wording
-        self.histories = HistoryRenderer(renderer, sids, named_wording(wording))
+        self.mode, self.think = mode, think or ThinkSettings()
+        self.histories = HistoryRenderer(renderer, sids, named_wording(wording), mode=mode)
 
     @cached_property
-    def trie(self) -> Trie:
+    def catalogues(self) -> Catalogues:
         """Built on first use, on the device where the model is by then (a trainer moves it)."""
-        return Trie(self.sids, self.renderer.vocab, device=next(self.model.parameters()).device)
+        device = next(self.model.parameters()).device
+        return Catalogues(self.sids, self.renderer.vocab, device=device)
 
-    def search_batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, Any]]:
-        """Yield (row numbers int64 [B], Beams) over all prompts, in batches of similar length, longest first.
+    @property
+    def trie(self) -> Trie:
+        """The trie of all items."""
+        return self.catalogues.whole
 
-        The longest come first so that a batch that does not fit fails at once.
+    @cached_property
+    def writer(self) -> TransformersWriter:
+        """What generates thoughts with the engine's own model."""
+        return TransformersWriter(self.model, self.renderer, self.think)
+
+    def batches(self, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Row numbers of each batch: similar lengths together, within `batch_size` rows and `batch_tokens` tokens.
+
+        The longest come first so that a batch that does not fit fails at once. InputError for a prompt that the model's
+        positions do not cover.
         """
+        lengths = np.array([len(prompt) for prompt in prompts])
+        self.check_context(int(lengths.max(initial=0)))
+        order, result, start = np.argsort(-lengths, kind="stable"), [], 0
+        while start < len(order):
+            fitting = max(1, self.settings.batch_tokens // max(int(lengths[order[start]]), 1))
+            stop = start + min(fitting, self.settings.batch_size)
+            result.append(order[start:stop])
+            start = stop
+        return result
+
+    def check_context(self, longest: int, *, before_answer: int = 0) -> None:
+        """InputError where a prompt of `longest` tokens, `before_answer` more and the answer exceed the model's context."""
+        answer = self.sids.num_levels + (
+            len(self.renderer.vocab.suffix_ids) + 1 if self.settings.terminator else 0
+        )
+        context = context_length(self.model.config)
+        if context is not None and longest + before_answer + answer - 1 > context:
+            room = context - before_answer - answer + 1
+            raise InputError(
+                f"a prompt has {longest} tokens, but the model reads {context} and the answer needs "
+                f"{before_answer + answer} -> set decode.max_prompt to at most {room}, so that long histories lose their "
+                "oldest items"
+            )
+
+    def search_batches(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        trie: Trie | None = None,
+        roots_B: np.ndarray | None = None,
+        exclude: np.ndarray | None = None,
+        keys: Sequence[int] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yield (row numbers int64 [B], Beams) over all prompts, batch by batch.
+
+        trie and roots_B: restricted catalogues; exclude: SID rows [N, H], -1 = none; keys: one integer per prompt, which
+        seeds strategy sample (default: its number). Exclusions take effect at the last level, so a search with H of them
+        per row goes on with H more beams; the rows of its Beams are as wide.
+        """
+        from infer.sampling import StochasticBeam
         from infer.tree import search
 
-        order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
-        for start in range(0, len(order), self.settings.batch_size):
-            rows = order[start : start + self.settings.batch_size]
+        settings = self.settings
+        wider = 0 if exclude is None else exclude.shape[1]
+        for rows in self.batches(prompts):
+            sampler = None
+            if settings.strategy == "sample":
+                first = int(rows[0])
+                sampler = StochasticBeam(seed_of(settings.seed, first if keys is None else keys[first]))
             beams = search(
                 self.model,
                 [prompts[row] for row in rows],
-                self.trie,
-                self.settings.beams,
-                self.settings.score_space,
-                temperature=self.settings.temperature,
+                self.trie if trie is None else trie,
+                settings.beams + wider,
+                settings.score_space,
+                parity=settings.parity,
+                roots_B=None if roots_B is None else roots_B[rows],
+                exclude=None if exclude is None else exclude[rows],
+                sampler=sampler,
+                terminator_ids=self.renderer.terminator_ids(self.mode),
             )
             yield rows, beams
 
-    def recommend(self, histories: Sequence[Sequence[int]], k: int) -> list[list[Recommendation]]:
-        """The k best semantic IDs for each history of item ids (oldest first); fewer where the catalogue has fewer."""
+    def rank(
+        self, prompts: Sequence[Sequence[int]], *, keys: Sequence[int] | None = None, **restricted: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(nodes int64 [N, K] = rows of sids_SL, -1 where there are fewer; scores float32 [N, K]) behind prompts.
+
+        `restricted`: trie, roots_B and exclude of `search_batches`. K = beams, or the whole catalogue where it is smaller.
+        """
+        beams = min(self.settings.beams, len(self.sids.sids_SL))
+        nodes_NK = np.full((len(prompts), beams), -1, np.int64)
+        scores_NK = np.full((len(prompts), beams), -np.inf, np.float32)
+        for rows, found in self.search_batches(prompts, keys=keys, **restricted):
+            scores_BK = found.scores_BK[:, :beams].float().cpu().numpy()
+            width, nodes_BK = scores_BK.shape[1], found.nodes_BK[:, :beams].cpu().numpy()
+            nodes_NK[rows, :width] = np.where(np.isfinite(scores_BK), nodes_BK, -1)
+            scores_NK[rows, :width] = scores_BK
+        return nodes_NK, scores_NK
+
+    def rank_thoughts(
+        self, prompts: Sequence[Sequence[int]], thoughts: Sequence[Sequence[Any]], *, keys: Sequence[int], **restricted: Any
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """As `rank`, behind prompt + thought; several thoughts of a row become one list as `think.aggregate` says."""
+        extended, row_E = answer_prompts(prompts, thoughts, self.renderer, task="history_to_sid")
+        spread = {
+            name: None if value is None else value[row_E] if name in ("roots_B", "exclude") else value
+            for name, value in restricted.items()
+        }
+        nodes, scores = self.rank(extended, keys=[keys[row] for row in row_E], **spread)
+        return aggregate(nodes, scores, row_E, how=self.think.aggregate, beams=nodes.shape[1])
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        *,
+        allowed_items: Any = None,
+        exclude_history: bool = False,
+    ) -> list[list[Recommendation]]:
+        """The k best semantic IDs for each history of item ids (oldest first); fewer where fewer are legal.
+
+        allowed_items: item ids or a mask bool [items] for all requests, or a list with one of these (or None = every
+        item) per request. exclude_history leaves out what was chosen before: items of the history, and semantic IDs of
+        which no other allowed item remains. Raises InputError for an empty history, unknown items, an empty allowed set,
+        more than `beams`, or a prompt beyond the model's context; NumericError for scores that are not finite.
+        """
         if not 1 <= k <= self.settings.beams:
             raise InputError(f"k {k} must lie in 1..beams ({self.settings.beams})")
+        for request, history in enumerate(histories):
+            item_ids(history, self.sids.num_items, f"history of request {request}")
+        prompts = [self.histories.prompt_ids(history) for history in histories]
+        masks, set_B = read_allowed(allowed_items, requests=len(prompts), num_items=self.sids.num_items)
         results: list[list[Recommendation]] = [[] for _ in histories]
-        for rows, beams in self.search_batches([self.histories.prompt_ids(history) for history in histories]):
-            for row, codes, scores, nodes, count in zip(
-                rows, beams.codes_BKL, beams.scores_BK, beams.nodes_BK, beams.counts_B, strict=True
-            ):
-                for rank in range(min(k, int(count))):
-                    items = tuple(self.sids.items_of_sid(int(nodes[rank])).tolist())
-                    results[row].append(
-                        Recommendation(items, tuple(codes[rank].tolist()), float(scores[rank]))
-                    )
+        for group in self.catalogues.groups(masks, set_B):
+            chosen = [histories[row] for row in group.rows]
+            gone = exhausted(self.sids, chosen, masks, set_B[group.rows]) if exclude_history else None
+            restricted = {"trie": group.trie, "roots_B": group.roots, "exclude": gone}
+            group_prompts, keys = [prompts[row] for row in group.rows], group.rows.tolist()
+            if self.mode == "think":
+                longest = max(map(len, group_prompts), default=0)
+                self.check_context(longest, before_answer=self.thought_room)
+                thoughts = self.writer.write(group_prompts, keys)
+                nodes_NK, scores_NK = self.rank_thoughts(group_prompts, thoughts, keys=keys, **restricted)
+            else:
+                nodes_NK, scores_NK = self.rank(group_prompts, keys=keys, **restricted)
+            for row, nodes, scores in zip(keys, nodes_NK[:, :k], scores_NK[:, :k], strict=True):
+                without = histories[row] if exclude_history else ()
+                for sid, score in zip(nodes[nodes >= 0].tolist(), scores.tolist(), strict=False):
+                    items = members(self.sids, sid, masks[set_B[row]], without).tolist()
+                    codes = self.sids.sids_SL[sid].tolist()
+                    results[row].append(Recommendation(tuple(items), tuple(codes), score))
         return results
+
+    @property
+    def thought_room(self) -> int:
+        """Tokens between a prompt and its answer in mode think, at most."""
+        return self.think.max_tokens + len(self.renderer.close_thought("history_to_sid", finished=False))
 
 
 def load_engine(
@@ -136,6 +300,8 @@ def load_engine(
     *,
     device: str | None = None,
     trainable: bool = False,
+    mode: str = "direct",
+    think: ThinkSettings | None = None,
 ) -> Engine:
     """An Engine from a model, the SIDs it was expanded with and examples of the same SIDs; InputError for a mixture.
 
@@ -152,50 +318,4 @@ def load_engine(
         )
     model, tokenizer = load_model(directory, device="cpu" if trainable else device, trainable=trainable)
     renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt)
-    return Engine(model, renderer, sids, settings, wording=facts["wording"])
-
-
-def examples_facts(examples_dir: str | Path, sids: SidTable, sids_dir: str | Path) -> dict[str, Any]:
-    """Facts of an examples directory; InputError when it was built from other semantic IDs."""
-    facts = require_manifest(examples_dir, written_by=artifacts.EXAMPLES.written_by)["facts"]
-    if facts["sids_sha256"] != sids.sha256:
-        raise InputError(
-            f"examples {examples_dir} were built from other semantic IDs than {sids_dir} "
-            f"({facts['sids_sha256'][:12]} against {sids.sha256[:12]}) -> run scripts/07_build_examples.sh with these SIDs"
-        )
-    return facts
-
-
-def load_model(directory: Path, *, device: str | None = None, trainable: bool = False) -> tuple[Any, Any]:
-    """(model in eval mode, tokenizer) of a local directory. Never remote code, never pickles.
-
-    bfloat16 on CUDA for inference, else float32.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.startswith("cuda") and not trainable else torch.float32
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"model {directory} cannot be loaded: {str(error)[:160]} -> check the directory"
-        ) from error
-    refuse_scaled_logits(model.config, directory)
-    return model.to(device).eval(), tokenizer
-
-
-def refuse_scaled_logits(config: Any, directory: Path) -> None:
-    """InputError for models whose head does more than a linear map: their scores would come out wrong without a word."""
-    text = config.get_text_config()
-    for name in SCALED_LOGITS:
-        if getattr(text, name, None) not in (None, 1, 1.0):
-            raise InputError(
-                f"model {directory} rescales its logits ({name} = {getattr(text, name)}), which the decoder and the loss "
-                "do not support -> choose a model without it (Qwen, Llama, GPT-2, ...)"
-            )
+    return Engine(model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think)

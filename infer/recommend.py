@@ -1,10 +1,17 @@
 """Stage 11: trie-constrained recommendations for every example of a split.
 
 reads   a model directory with SID tokens, data/<D>/sids/<name>, data/<D>/examples/<name>/{split}.parquet
-writes  <output_dir>/predictions-00000-of-00001.parquet (schema data.artifacts.PREDICTIONS), manifest.json
+writes  <output_dir>/predictions-00000-of-00001.parquet (schema data.artifacts.PREDICTIONS), manifest.json;
+        with --mode think also thoughts.parquet (schema infer.thinking.THOUGHTS)
+
+Several GPUs: under torchrun or `accelerate launch` every process takes a range of the rows and writes its own part. Jobs of
+a cluster that know nothing of each other pass --shard 0 --of 8, --shard 1 --of 8, ...; --of 8 alone joins their parts.
+A run that was killed goes on where it was. --mode think writes a thought before each semantic ID (infer/thinking.py) and
+belongs into <model>.<split>.think; --only_thoughts stops after the thoughts.
 
 Differs from the published evaluations: the prompt is the one of training, the whole-vocabulary score has no repetition
-penalty, terminators are not scored, and every answer is a catalogue item by construction (invalid rate 0).
+penalty, terminators are not scored (decode.repetition_penalty and decode.terminator bring them back), and every answer is a
+catalogue item by construction (invalid rate 0).
 
 python -m infer.recommend --model outputs/quickstart/grpo/final --sids data/toystore/sids/rqkmeans \
     --examples data/toystore/examples/rqkmeans --split test --output_dir outputs/quickstart/eval/grpo.test
@@ -12,19 +19,28 @@ python -m infer.recommend --model outputs/quickstart/grpo/final --sids data/toys
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from configs import program
-from configs.program import InputError
+from configs.program import InputError, say
 from data import artifacts
 from data.fingerprints import fingerprint
-from data.output import open_output
-from infer.decoding import predict, prediction_table, select_rows
-from infer.engine import DecodeSettings, load_engine
-from infer.predictions import write_predictions
+from data.output import Output, open_output
+from data.sid import read_sids
+from infer import shards
+from infer.allowed import item_ids
+from infer.decoding import predict, predict_behind, prediction_table, selected_rows, think
+from infer.engine import DecodeSettings, Engine, load_engine
+from infer.loading import context_length
+from infer.thinking import THOUGHTS, ThinkSettings, VllmWriter
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+MODES = ("direct", "empty_think", "think")
 
 
 @dataclass
@@ -38,55 +54,197 @@ class RecommendArgs:
     examples: str
     """examples directory; its rows of task history_to_sid are answered"""
     output_dir: str
-    """where predictions go, e.g. outputs/<run>/eval/<model>.<split>"""
+    """where predictions go, e.g. outputs/<run>/eval/<model>.<split>, with another mode <model>.<split>.<mode>"""
     split: str = "test"
     """train, valid or test"""
+    mode: str = "direct"
+    """direct, empty_think (behind an empty think block) or think (a generated thought first)"""
+    allowed: str | None = None
+    """parquet file with a column item_id: recommend these items only; null = the whole catalogue"""
     max_rows: int | None = None
     """answer a seeded sample of this many rows only; null = all"""
     seed: int = 0
     """of that sample"""
     decode: DecodeSettings = field(default_factory=DecodeSettings)
-    """beams, score space, batch size"""
+    """beams, score space, batch size, parity switches"""
+    think: ThinkSettings = field(default_factory=ThinkSettings)
+    """how thoughts are generated, with mode think"""
+    chunk_rows: int = 256
+    """rows that are decoded and saved together; a killed run loses at most the chunk it was at"""
+    shard: int | None = None
+    """decode this shard only (0 to of - 1) and leave the output to be joined"""
+    of: int | None = None
+    """number of independent shards; without --shard it joins them"""
+    only_thoughts: bool = False
+    """with mode think: write the thoughts and stop; the same command without it goes on"""
     device: str | None = None
     """cpu, cuda, cuda:1, ...; null = a GPU when there is one"""
     overwrite: bool = False
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
-        if self.max_rows is not None and self.max_rows < 1:
-            raise InputError(f"max_rows {self.max_rows} must be at least 1")
+        if self.max_rows is not None and self.max_rows < 1 or self.chunk_rows < 1:
+            raise InputError(f"max_rows {self.max_rows} and chunk_rows {self.chunk_rows} must be at least 1")
+        if self.mode not in MODES:
+            raise InputError(f"unknown mode {self.mode!r} -> one of {', '.join(MODES)}")
+        if self.only_thoughts and self.mode != "think":
+            raise InputError(f"only_thoughts with mode {self.mode} -> --mode think")
+        if self.only_thoughts and self.of is not None and self.shard is None:
+            raise InputError("--of without --shard joins finished shards -> without only_thoughts")
+        if self.of is not None and self.of < 1 or self.shard is not None and self.of is None:
+            raise InputError(f"shard {self.shard} of {self.of} -> give both, e.g. --shard 0 --of 8")
+        if self.shard is not None and not 0 <= self.shard < self.of:
+            raise InputError(f"shard {self.shard} must lie in 0..{self.of - 1}")
+        if self.of is not None and shards.launched()[1] > 1:
+            raise InputError("--of is for jobs without a launcher; torchrun's processes are shards already")
+        if self.mode == "think" and self.think.writer == "vllm" and shards.launched()[1] > 1:
+            raise InputError("vLLM does not run under a launcher here -> start jobs with --shard and --of")
 
 
 def main(args: RecommendArgs) -> None:
-    inputs = {"model": args.model, "sids": args.sids, "examples": args.examples}
-    with open_output(
-        args.output_dir,
-        stage="recommend",
-        version=STAGE_VERSION,
-        args=args,
-        inputs=inputs,
-        overwrite=args.overwrite,
-    ) as out:
-        engine = load_engine(args.model, args.sids, args.examples, args.decode, device=args.device)
-        table = artifacts.read(args.examples, artifacts.EXAMPLES, file=f"{args.split}.parquet")
-        examples = select_rows(table, max_rows=args.max_rows, seed=args.seed)
-        clock = program.Clock()
-        nodes_NK, scores_NK, ids = predict(engine, examples)
-        seconds = clock.seconds
-        write_predictions(out, prediction_table(nodes_NK, scores_NK, ids, engine.sids))
-        out.counts |= {"examples": len(ids), "predictions": int((nodes_NK >= 0).sum())}
-        out.facts |= {
-            "split": args.split,
-            "model": Path(args.model).parent.name
-            if Path(args.model).name == "final"
-            else Path(args.model).name,
-            "model_hash": fingerprint(args.model),
-            "fitted_on": "train",
-            "sids_sha256": engine.sids.sha256,
-            "max_rows": args.max_rows,
-            "users_per_second": round(len(ids) / seconds, 2),
-            **asdict(args.decode),
-        }
+    identity = {
+        "stage": "recommend",
+        "version": STAGE_VERSION,
+        # Who does the work is no part of what is made.
+        "args": replace(args, shard=None, of=None, only_thoughts=False),
+        "inputs": {
+            "model": args.model,
+            "sids": args.sids,
+            "examples": args.examples,
+            "allowed": args.allowed,
+        },
+        "overwrite": args.overwrite,
+    }
+    if args.shard is not None:
+        out = shards.claim_shared(args.output_dir, **identity)
+        decode(args, out, plan_of(args))
+        what = "thoughts of shard" if args.only_thoughts else "shard"
+        say(f"recommend: {what} {args.shard} of {args.of} of {args.output_dir} done")
+        return
+    with shards.unfinished(), open_output(args.output_dir, **identity) as out:
+        plan = plan_of(args)
+        if args.of is not None:
+            shards.require_shards(out, plan)
+            facts = settings_facts(args)
+        else:
+            facts = decode(args, out, plan)
+        if args.only_thoughts:
+            say(f"recommend: thoughts of {args.output_dir} are written; run again without --only_thoughts")
+            raise shards.Left
+        if out.leads:
+            shards.wait_for_shards(out, plan)
+            conclude(args, out, plan, facts)
+
+
+def plan_of(args: RecommendArgs) -> shards.Plan:
+    """Which rows, in which chunks, and which of them are ours."""
+    task = artifacts.read_file(examples_file(args), columns=["task"])["task"]
+    rows = selected_rows(task, max_rows=args.max_rows, seed=args.seed)
+    rank, world = shards.launched()
+    if args.of is not None:
+        return shards.Plan(rows, args.chunk_rows, args.shard or 0, args.of)
+    return shards.Plan(rows, args.chunk_rows, rank, world)
+
+
+def examples_file(args: RecommendArgs) -> Path:
+    return Path(args.examples) / f"{args.split}.parquet"
+
+
+def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any]:
+    """The chunks and the part of one shard; the facts of what made them."""
+    # vLLM holds a model of its own: ours reaches the GPU when vLLM has left it.
+    apart = args.mode == "think" and args.think.writer == "vllm"
+    engine = load(args, device="cpu" if apart else args.device)
+    thought = []
+    if args.mode == "think":
+        thought = [write_thoughts(args, out, plan, engine)]
+        if args.only_thoughts:
+            return {}
+        engine = load(args, device=args.device) if apart else engine
+    allowed = read_allowed_file(args.allowed, engine.sids.num_items)
+    trie = None if allowed is None else engine.catalogues.stacked([allowed])
+
+    def beams(chunk: int, examples: pa.Table) -> pa.Table:
+        if args.mode == "think":
+            path = shards.chunk_path(out, shards.THOUGHTS, chunk)
+            found = predict_behind(engine, examples, artifacts.read_file(path), where=str(path), trie=trie)
+        else:
+            found = predict(engine, examples, trie=trie)
+        return prediction_table(*found, engine.sids, allowed=allowed)
+
+    made = shards.work(out, plan, examples_file(args), shards.PREDICTIONS, beams, show=program.progress)
+    shards.write_part(out, plan, [*thought, made])
+    return settings_facts(args)
+
+
+def load(args: RecommendArgs, *, device: str | None) -> Engine:
+    return load_engine(
+        args.model, args.sids, args.examples, args.decode, device=device, mode=args.mode, think=args.think
+    )
+
+
+def write_thoughts(args: RecommendArgs, out: Output, plan: shards.Plan, engine: Engine) -> tuple[int, float]:
+    """Step 1 of mode think: the chunks of thoughts of one shard; (rows made now, seconds)."""
+    chunks = plan.chunks(plan.shard)
+    if all(shards.chunk_path(out, shards.THOUGHTS, chunk).exists() for chunk in chunks):
+        return 0, 0.0
+    writer: Any = engine.writer
+    if args.think.writer == "vllm":
+        context = context_length(engine.model.config) or args.think.max_tokens * 4
+        writer = VllmWriter(args.model, engine.renderer, args.think, context=context)
+    try:
+        return shards.work(
+            out, plan, examples_file(args), shards.THOUGHTS,
+            lambda _, examples: think(engine, writer, examples), show=program.progress,
+        )  # fmt: skip
+    finally:
+        writer.close()
+
+
+def read_allowed_file(path: str | None, num_items: int) -> np.ndarray | None:
+    """The items that may be recommended as a mask bool [N]."""
+    if path is None:
+        return None
+    table = artifacts.read_file(Path(path))
+    if "item_id" not in table.column_names or not table.num_rows:
+        raise InputError(
+            f"{path} has no rows with a column item_id -> list the items that may be recommended"
+        )
+    mask = np.zeros(num_items, bool)
+    mask[item_ids(table["item_id"].to_pylist(), num_items, str(path))] = True
+    return mask
+
+
+def settings_facts(args: RecommendArgs) -> dict[str, Any]:
+    """Every setting that decides what is generated, for the manifest and, through it, metrics.json."""
+    path = Path(args.model)
+    facts = {
+        "split": args.split,
+        "mode": args.mode,
+        "model": path.parent.name if path.name == "final" else path.name,
+        "model_hash": fingerprint(args.model),
+        "fitted_on": "train",
+        "sids_sha256": read_sids(args.sids).sha256,
+        "max_rows": args.max_rows,
+        "allowed": args.allowed,
+        "decode_seed": args.decode.seed,
+    }
+    facts |= {key: value for key, value in asdict(args.decode).items() if key != "seed"}
+    if args.mode == "think":
+        facts |= {f"think_{key}": value for key, value in asdict(args.think).items()}
+    return facts
+
+
+def conclude(args: RecommendArgs, out: Output, plan: shards.Plan, facts: dict[str, Any]) -> None:
+    """Join what the shards made and fill the manifest."""
+    schema = pa.schema(list(THOUGHTS.required.items())) if args.mode == "think" else None
+    summed = shards.finish(out, plan, thoughts_schema=schema)
+    out.counts |= {"examples": len(plan.rows_N), "predictions": summed["predictions"]}
+    out.facts |= facts | {"users_per_second": summed["users_per_second"]}
+    if args.mode == "think":
+        finished = artifacts.read_file(out.path / THOUGHTS.file, columns=["finished"])["finished"].to_numpy()
+        out.counts |= {"thoughts": len(finished), "forced_close": int((~finished).sum())}
+        out.facts |= {"unfinished_thought_rate": round(float((~finished).mean()), 6)}
 
 
 if __name__ == "__main__":

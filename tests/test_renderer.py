@@ -86,7 +86,8 @@ def test_prompts_from_disk_equal_prompts_from_histories(setting: Setting) -> Non
             for example in rows:
                 from_disk = setting.renderer(max_prompt).prompt_ids(example, mode)
                 assert from_disk == setting.histories(mode, max_prompt).prompt_ids(example.history)
-                assert from_disk == setting.renderer(max_prompt).supervised(example, mode)[0]
+                if mode != "think":  # its supervised rows need a reasoning: tests/test_thinking.py
+                    assert from_disk == setting.renderer(max_prompt).supervised(example, mode)[0]
                 assert max_prompt is None or len(from_disk) <= max_prompt
 
 

@@ -1,0 +1,85 @@
+"""A model directory in memory, and what it was made from: models, tokenizers, the facts of examples, context windows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from configs.program import InputError
+from data import artifacts
+from data.output import require_manifest
+from data.sid import SidTable
+from infer.scoring import logits_transform
+
+# Options of Gemma 2, Granite, Cohere, Falcon-H1 and their kin that change logits after the output layer.
+SCALED_LOGITS = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+)
+
+
+def examples_facts(examples_dir: str | Path, sids: SidTable, sids_dir: str | Path) -> dict[str, Any]:
+    """Facts of an examples directory; InputError when it was built from other semantic IDs."""
+    facts = require_manifest(examples_dir, written_by=artifacts.EXAMPLES.written_by)["facts"]
+    if facts["sids_sha256"] != sids.sha256:
+        raise InputError(
+            f"examples {examples_dir} were built from other semantic IDs than {sids_dir} "
+            f"({facts['sids_sha256'][:12]} against {sids.sha256[:12]}) -> run scripts/07_build_examples.sh with these SIDs"
+        )
+    return facts
+
+
+def default_device() -> str:
+    """The GPU of this process where there is one (LOCAL_RANK of a launcher), else the CPU."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(directory: Path, *, device: str | None = None, trainable: bool = False) -> tuple[Any, Any]:
+    """(causal LM or encoder-decoder in eval mode, tokenizer) of a local directory. Never remote code, never pickles.
+
+    bfloat16 on CUDA for inference, else float32. InputError for a model that cannot be loaded, whose logits are scaled in a
+    way the decoder does not know, or to train whose logits are scaled at all.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    device = device or default_device()
+    dtype = torch.bfloat16 if device.startswith("cuda") and not trainable else torch.float32
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(directory, **local)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, **local)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **local)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"model {directory} cannot be loaded: {str(error)[:160]} -> check the directory"
+        ) from error
+    if trainable:
+        refuse_scaled_logits(model.config, directory)
+    logits_transform(model.config)
+    return model.to(device).eval(), tokenizer
+
+
+def refuse_scaled_logits(config: Any, directory: Path) -> None:
+    """InputError for models whose head does more than a linear map, which the loss knows nothing of."""
+    text = config.get_text_config()
+    for name in SCALED_LOGITS:
+        if getattr(text, name, None) not in (None, 1, 1.0):
+            raise InputError(
+                f"model {directory} rescales its logits ({name} = {getattr(text, name)}), which the loss does "
+                "not support -> choose a model without it (Qwen, Llama, GPT-2, ...)"
+            )
+
+
+def context_length(config: Any) -> int | None:
+    """Longest sequence in tokens that a model's positions cover; None where it sets no limit (relative positions)."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length if isinstance(length, int) else None
