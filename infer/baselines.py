@@ -102,6 +102,11 @@ def score_last(rows: Rows, transitions: sparse.csr_matrix) -> sparse.csr_matrix:
     return history_weights(rows, transitions.shape[0], last=1) @ transitions
 
 
+def score_repeat(rows: Rows, num_items: int) -> sparse.csr_matrix:
+    """The history itself, newest item first: what repeating the past alone finds, float64 [B, N]."""
+    return history_weights(rows, num_items, decay=0.5)
+
+
 def score_itemknn(
     rows: Rows, similarity: sparse.csr_matrix, *, decay: float = 1.0, half_life: float | None = None
 ) -> sparse.csr_matrix:

@@ -1,11 +1,14 @@
 """Stage 11, second half: predictions become metrics with intervals.
 
-reads   predictions (of infer.recommend or infer.run_baselines), the data set, optionally the semantic IDs
-writes  <predictions>/metrics/metrics.json, manifest.json
+reads   predictions (of infer.recommend, infer.run_baselines or infer.import_predictions), the data set, optionally
+        the semantic IDs
+writes  <predictions>/metrics/metrics.json, metrics.tsv (the same without groups, one row, 4 decimals), rows.parquet
+        (where each target stands, for infer.compare), manifest.json
 
-Full ranking over the catalogue with one relevant item per row. What each number means: infer/measure.py.
-Fails with exit code 4 when a prediction is not a catalogue item, with 2 when an example is missing, double or
-of another split.
+Full ranking over the catalogue with one relevant item per row. What each number means: infer/measure.py and
+infer/levels.py. Nothing is predicted here: it can be repeated at any time, with other list lengths or groups.
+Fails with exit code 4 when a prediction is not a catalogue item or a score is NaN, with 2 when an example is missing,
+double or of another split.
 
 Differs from the published evaluations: a target that was not recommended counts as a miss in every row (no
 row is dropped), colliding items are told apart at item level, and every number has an interval.
@@ -18,17 +21,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
 from data.output import open_output
-from data.sid import read_sids
+from data.sid import SidTable, read_sids
+from infer.groups import column_masks
+from infer.levels import FILE, level_table
 from infer.measure import KS, Settings, measure
 from infer.predictions import align, read_predictions, refuse_other_sids
-from infer.rows import read_rows, read_train_log
+from infer.results import one_row
+from infer.rows import products, read_columns, read_rows, read_train_log
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass
@@ -45,6 +52,8 @@ class EvaluateArgs:
     """null = <predictions>/metrics"""
     ks: list[int] = field(default_factory=lambda: list(KS))
     """list lengths to report, those up to the length of the predictions"""
+    group_columns: list[str] = field(default_factory=list)
+    """columns of sequences.parquet (or of items.parquet, for the target) whose values are groups of rows too"""
     resamples: int = 1000
     """bootstrap resamples of the users"""
     seed: int = 0
@@ -65,36 +74,47 @@ def main(args: EvaluateArgs) -> None:
     ) as out:
         predictions, manifest = read_predictions(args.predictions)
         facts = manifest["facts"]
-        num_items = artifacts.read_items(args.data).num_rows
-        sids = read_sids(args.sids) if args.sids else None
-        if sids is not None and sids.num_items != num_items:
-            raise InputError(
-                f"{args.sids} has {sids.num_items} items, {args.data} {num_items} -> assign the SIDs again"
-            )
-        if sids is not None:
-            refuse_other_sids(facts, sids, where=args.predictions, sids=args.sids)
-        rows = read_rows(args.data, facts["split"], num_items=num_items)
+        items = artifacts.read_items(args.data)
+        sids = checked_sids(args, facts, items.num_rows)
+        rows = read_rows(args.data, facts["split"], num_items=items.num_rows)
         positions = align(
             predictions, rows.example_ids_R, max_rows=facts.get("max_rows"), where=args.predictions
         )
-        train = read_train_log(args.data, num_items=num_items)
-        settings = Settings(tuple(sorted(set(args.ks))), args.resamples, args.seed)
-        metrics, row_facts = measure(
+        rows = rows.take(positions)
+        measured = measure(
             predictions,
-            rows.take(positions),
-            popularity_N=train.popularity_N,
+            rows,
+            popularity_N=read_train_log(args.data, num_items=items.num_rows).popularity_N,
             sids=sids,
-            settings=settings,
+            settings=Settings(tuple(sorted(set(args.ks))), args.resamples, args.seed),
             depth=facts.get("depth"),
+            product_N=products(items),
+            groups=column_masks(read_columns(args.data, args.group_columns, rows)),
             where=args.predictions,
         )
+        metrics, row_facts = measured.metrics, measured.facts
         if speed := facts.get("users_per_second"):
             metrics["all/users_per_second"] = {"value": speed, "low": None, "high": None}
         protocol = facts | row_facts | {"resamples": args.resamples, "bootstrap_seed": args.seed}
         out.write_json("metrics.json", metrics | {"protocol": protocol | {"seed": manifest["seed"]}})
+        out.write_text("metrics.tsv", one_row(metrics))
+        out.write_table(FILE, level_table(measured.levels, rows))
         out.counts |= {"rows": row_facts["rows"], "users": row_facts["users"], "metrics": len(metrics)}
         out.facts |= {"split": facts["split"]}
         say(headline(Path(args.predictions).name, metrics, row_facts))
+
+
+def checked_sids(args: EvaluateArgs, facts: dict[str, Any], num_items: int) -> SidTable | None:
+    """The semantic IDs, if any; InputError when they are not of this data set or not the model's."""
+    if args.sids is None:
+        return None
+    sids = read_sids(args.sids)
+    if sids.num_items != num_items:
+        raise InputError(
+            f"{args.sids} has {sids.num_items} items, {args.data} {num_items} -> assign the SIDs again"
+        )
+    refuse_other_sids(facts, sids, where=args.predictions, sids=args.sids)
+    return sids
 
 
 def headline(name: str, metrics: dict[str, dict[str, float]], facts: dict[str, int]) -> str:

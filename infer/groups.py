@@ -5,10 +5,14 @@ Legend: R rows, N items.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from configs.program import InputError
 from infer.rows import Rows
 
+MAX_VALUES = 50
 HISTORY_BUCKETS = ((1, 2), (3, 5), (6, 10), (11, None))
 
 
@@ -51,3 +55,20 @@ def group_masks(rows: Rows, popularity_N: np.ndarray) -> dict[str, np.ndarray]:
         masks[name] = (lengths >= low) & (lengths <= (high or np.inf))
     masks |= {"repeat=yes": repeat, "repeat=no": ~repeat}
     return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def column_masks(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{"dataset=games": bool [R], ...} of columns with few values, texts [R]; InputError when one has too many.
+
+    >>> column_masks({"dataset": np.array(["games", "beauty", "games"])})["dataset=games"].tolist()
+    [True, False, True]
+    """
+    masks = {}
+    for name, value_R in columns.items():
+        values = np.unique(value_R)
+        if len(values) > MAX_VALUES:
+            raise InputError(
+                f"column {name!r} has {len(values)} values, more than {MAX_VALUES} -> group by a coarser one"
+            )
+        masks |= {f"{name}={value}": value_R == value for value in values}
+    return masks

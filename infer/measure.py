@@ -1,22 +1,19 @@
 """All metrics of one set of predictions, with intervals: arrays in, the flat mapping of metrics.json out.
 
 `<level>/<metric>@<k>` over all rows and `<level>/<group>=<value>/<metric>@<k>` over the rows of a group, each
-{"value", "low", "high"} (95 %, bootstrap over users). Levels:
+{"value", "low", "high"} (95 %, bootstrap over users). The levels are those of infer/levels.py, `prefix=1` and
+`position=1` under `prefix_level`; item_level and sid_level have groups. `all` describes the lists as a whole: coverage,
+Gini, novelty, popularity, diversity, invalid rate; coverage and Gini are no means over users and have no interval
+(low and high are null).
 
-  item_level          the items that are recommended, colliding items of one SID in random order
-  sid_level           a recommended SID counts for every item that shares it (the published protocol)
-  item_level_unseen   without the items of the history, and without rows whose target is in the history
-  all                 the lists as a whole: coverage, Gini, novelty, popularity, invalid rate; coverage and Gini
-                      are no means over users and have no interval (low and high are null)
-
-Legend: R rows, E entries, M items of all entries, N items of the catalogue, C columns.
+Legend: R rows, E entries, M items of all entries, N items of the catalogue, C columns, L levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,22 +21,32 @@ from configs.program import InputError, NumericError
 from data.sid import SidTable
 from infer import metrics
 from infer.groups import group_masks
-from infer.placement import Placement, entries_before, place_items, place_sids, place_unseen
+from infer.levels import Level, place_levels
 from infer.predictions import Predictions
 from infer.rows import Rows
-from infer.significance import Clusters
+from infer.significance import Clusters, Ratios
 
 KS = (1, 3, 5, 10, 20, 50)
 LIST_K = 10
+GROUPED = ("item_level", "sid_level")
+DIVERSITY_LEVELS = 2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. ks: list lengths; resamples and seed of the bootstrap."""
+    """How to measure. ks: list lengths; resamples (0: no intervals) and seed of the bootstrap."""
 
     ks: tuple[int, ...] = KS
     resamples: int = 1000
     seed: int = 0
+
+
+class Measured(NamedTuple):
+    """metrics: the flat metrics; facts: about the rows; levels: the places that the ranking metrics came from."""
+
+    metrics: dict[str, dict[str, float | None]]
+    facts: dict[str, Any]
+    levels: dict[str, Level]
 
 
 class Columns:
@@ -48,24 +55,35 @@ class Columns:
     def __init__(self, clusters: Clusters) -> None:
         self._clusters = clusters
         self._names: list[str] = []
-        self._groups: list[int] = []
-        self._sums: list[np.ndarray] = []
-        self._weights: list[np.ndarray] = []
+        self._values: list[np.ndarray] = []
+        self._parts: list[Ratios] = []
 
-    def add(self, values: dict[str, np.ndarray], weight_R: np.ndarray) -> None:
-        """Report sum(value) / sum(weight) for every named value; `weight_R` is 1 for the rows that count."""
-        self._weights.append(self._clusters.sums(weight_R[:, None].astype(np.float64)))
-        self._sums.append(self._clusters.sums(np.stack(list(values.values()), axis=1)))
-        self._groups += [len(self._weights) - 1] * len(values)
-        self._names += list(values)
+    def add(
+        self,
+        names: Sequence[str],
+        numerators_HC: np.ndarray,
+        weights_RG: np.ndarray,
+        *,
+        group_C: np.ndarray | None = None,
+        rows_H: np.ndarray | None = None,
+    ) -> None:
+        """Report sum(numerators[:, c]) / sum(weights[:, group[c]]) under every name.
+
+        group_C: None = the first column of the weights for all; rows_H: the rows of the numerators where others have 0.
+        """
+        group_C = np.zeros(len(names), np.int64) if group_C is None else group_C
+        self._names += names
+        self._values.append(numerators_HC.sum(0) / weights_RG.sum(0)[group_C])
+        if self._clusters.resamples:
+            self._parts.append(self._clusters.collect(numerators_HC, weights_RG, group_C, rows_H=rows_H))
 
     def summary(self) -> dict[str, dict[str, float | None]]:
-        """{name: {"value", "low", "high"}}."""
-        sums_UC, weights_UG = np.concatenate(self._sums, axis=1), np.concatenate(self._weights, axis=1)
-        groups = np.array(self._groups)
-        value = sums_UC.sum(0) / weights_UG.sum(0)[groups]
-        low, high = self._clusters.interval(sums_UC, weights_UG, groups)
-        return {name: entry(value[c], low[c], high[c]) for c, name in enumerate(self._names)}
+        """{name: {"value", "low", "high"}}; without resamples low and high are null."""
+        values = np.concatenate(self._values)
+        if not self._parts:
+            return {name: entry(value) for name, value in zip(self._names, values, strict=True)}
+        low, high = self._clusters.interval(self._parts)
+        return {name: entry(values[c], low[c], high[c]) for c, name in enumerate(self._names)}
 
 
 def entry(value: float, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -84,45 +102,48 @@ def measure(
     sids: SidTable | None,
     settings: Settings,
     depth: int | None = None,
+    product_N: np.ndarray | None = None,
+    groups: Mapping[str, np.ndarray] | None = None,
     where: str,
-) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
-    """(the flat metrics, facts about the rows) of predictions whose example r is row r of `rows`.
+) -> Measured:
+    """Everything about predictions whose example r is row r of `rows`.
 
-    popularity_N: train rows of every item; depth: the declared list length (None: as found). NumericError when
-    a prediction is not in the catalogue: the decoder is wrong then, and no other number can be trusted.
+    popularity_N: train rows of every item; depth: the declared list length (None: as found); product_N: the product
+    of every item (None: no merged and no dedup level); groups: more masks {"dataset=games": bool [R]} beside those
+    of infer/groups.py. NumericError when a prediction is not in the catalogue: the decoder is wrong then, and no
+    other number can be trusted.
     """
     refuse_invalid(predictions, sids, num_items=len(popularity_N), where=where)
     depth = list_length(predictions) if depth is None else depth
     ks = [k for k in settings.ks if k <= depth]
     if not ks:
         raise InputError(f"{where}: lists of {depth} are shorter than every k of {settings.ks} -> smaller ks")
-    masks = group_masks(rows, popularity_N)
-    columns = Columns(Clusters(rows.users_R, resamples=settings.resamples, seed=settings.seed))
-    levels = {"item_level": place_items(predictions, rows.target_R)}
-    if predictions.codes_EL is not None or sids is not None:
-        levels["sid_level"] = place_sids(predictions, rows.target_R, sids.sid_of_item_N if sids else None)
-    for level, placement in levels.items():
-        values = ranking_values(placement, ks)
-        add_level(columns, level, values, np.ones(len(rows), bool))
-        for name, mask in masks.items():
-            add_level(columns, f"{level}/{name}", values, mask)
-    unseen, counts_R, left = place_unseen(
-        predictions, rows.target_R, rows.history_row_H, rows.history_H, len(popularity_N)
+    masks = group_masks(rows, popularity_N) | {
+        name: mask for name, mask in (groups or {}).items() if mask.any()
+    }
+    levels = place_levels(
+        predictions, rows, ks=ks, sids=sids, num_items=len(popularity_N), product_N=product_N
     )
-    # A list that lost items is complete only up to what is left of it.
-    complete = [k for k in ks if k <= left]
-    if complete and counts_R.any():
-        add_level(columns, "item_level_unseen", ranking_values(unseen, complete), counts_R)
-    catalogue = add_lists(columns, predictions, rows, popularity_N, min(LIST_K, depth))
+    columns = Columns(Clusters(rows.users_R, resamples=settings.resamples, seed=settings.seed))
+    add_levels(columns, {name: level for name, level in levels.items() if name in GROUPED}, masks)
+    for name, level in levels.items():
+        if name not in GROUPED:
+            add_levels(columns, {name: level}, {})
+    shown = min(LIST_K, depth)
+    catalogue = add_lists(columns, predictions, rows, popularity_N, shown)
+    add_diversity(columns, predictions, sids, shown)
+    unseen = levels.get("item_level_unseen")
     facts = {
         "rows": len(rows),
         "users": len(np.unique(rows.users_R)),
-        "rows_unseen": int(counts_R.sum()),
+        "rows_unseen": int(unseen.weight_R.sum()) if unseen else 0,
+        "rows_dedup": float(levels["item_level_dedup"].weight_R.sum()) if product_N is not None else None,
+        "merged_items": len(product_N) - len(np.unique(product_N)) if product_N is not None else None,
         "group_rows": {name: int(mask.sum()) for name, mask in masks.items()},
         "list_length": depth,
         "ks": ks,
     }
-    return columns.summary() | {"all/invalid_rate": entry(0.0, 0.0, 0.0)} | catalogue, facts
+    return Measured(columns.summary() | {"all/invalid_rate": entry(0.0, 0.0, 0.0)} | catalogue, facts, levels)
 
 
 def refuse_invalid(predictions: Predictions, sids: SidTable | None, *, num_items: int, where: str) -> None:
@@ -136,23 +157,34 @@ def refuse_invalid(predictions: Predictions, sids: SidTable | None, *, num_items
         )
 
 
-def ranking_values(placement: Placement, ks: Sequence[int]) -> dict[str, np.ndarray]:
-    """{"hr@10": float64 [R], ...} for every k, and "mrr", the reciprocal rank cut at the largest k."""
-    values: dict[str, np.ndarray] = {}
-    named: tuple[tuple[str, Callable[..., np.ndarray]], ...] = (
-        ("hr", metrics.hr_at_k),
-        ("ndcg", metrics.ndcg_at_k),
+def add_levels(columns: Columns, levels: Mapping[str, Level], masks: Mapping[str, np.ndarray]) -> None:
+    """Every metric of levels with the same row weights, over all rows that count and over those of each mask."""
+    first = next(iter(levels.values()))
+    weights_RG = np.stack([first.weight_R, *(first.weight_R * mask for mask in masks.values())]).T
+    # Rows without a hit have 0 in every metric.
+    hits = np.flatnonzero(
+        np.any([np.isfinite(level.placement.before_R) for level in levels.values()], axis=0)
     )
-    for name, function in named:
-        for k in ks:
-            values[f"{name}@{k}"] = function(placement.before_R, placement.group_R, k)
-    values["mrr"] = metrics.rr_at_k(placement.before_R, placement.group_R, max(ks))
-    return values
-
-
-def add_level(columns: Columns, level: str, values: dict[str, np.ndarray], mask_R: np.ndarray) -> None:
-    """Every value of `values` averaged over the rows of the mask."""
-    columns.add({f"{level}/{name}": value_R * mask_R for name, value_R in values.items()}, mask_R)
+    values_HC = np.stack(
+        [level.take(hits).value_R(metric) for level in levels.values() for metric in level.metrics], axis=1
+    )
+    numerators_HGC = weights_RG[hits][:, :, None] * values_HC[:, None, :]
+    named = [
+        (f"prefix_level/{name}" if name.startswith(("prefix=", "position=")) else name, metric)
+        for name, level in levels.items()
+        for metric in level.metrics
+    ]
+    columns.add(
+        [
+            f"{name}/{part}{metric}"
+            for part in ("", *(f"{mask}/" for mask in masks))
+            for name, metric in named
+        ],
+        numerators_HGC.reshape(len(hits), numerators_HGC.shape[1] * len(named)),
+        weights_RG,
+        group_C=np.repeat(np.arange(weights_RG.shape[1]), len(named)),
+        rows_H=hits,
+    )
 
 
 def add_lists(
@@ -168,33 +200,80 @@ def add_lists(
     def per_row(row: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.bincount(row, weights, minlength=len(rows))
 
-    row_M, items_M = predictions.row_M, predictions.items_M
-    exposure_E = metrics.exposure_at_k(entries_before(predictions), predictions.sizes_E, k)
-    exposure_M = exposure_E[predictions.entry_M]
-    shown_R = per_row(row_M, exposure_M)
-    novelty_R = per_row(row_M, exposure_M * metrics.self_information(popularity_N)[items_M])
-    popularity_R = per_row(row_M, exposure_M * popularity_N[items_M])
-    columns.add({f"all/novelty@{k}": novelty_R, f"all/popularity@{k}": popularity_R}, shown_R)
+    # Ties of a ranking can reach beyond its first k entries, a list of SIDs shows no more than k of them.
+    ranked = predictions.codes_EL is None
+    shown_E = np.flatnonzero(predictions.rank_E - 1 < k) if ranked else predictions.first_entries(k)
+    before_E = predictions.before(shown_E)
+    sizes = predictions.sizes_E[shown_E]
+    first = np.cumsum(sizes) - sizes
+    members = np.arange(int(sizes.sum())) + np.repeat(predictions.item_offsets[shown_E] - first, sizes)
+    row, items = np.repeat(predictions.row_E[shown_E], sizes), predictions.items_M[members]
+    exposure = np.repeat(metrics.exposure_at_k(before_E, sizes, k), sizes)
+    shown_R = per_row(row, exposure)
+    novelty_R = per_row(row, exposure * metrics.self_information(popularity_N)[items])
+    popularity_R = per_row(row, exposure * popularity_N[items])
+    names = [f"all/novelty@{k}", f"all/popularity@{k}"]
+    columns.add(names, np.stack([novelty_R, popularity_R], axis=1), shown_R[:, None])
     lengths = np.maximum(np.diff(rows.offsets), 1)
     history_R = per_row(rows.history_row_H, popularity_N[rows.history_H]) / lengths
     if history_R.any():
-        columns.add({f"all/popularity_lift@{k}": popularity_R / np.maximum(shown_R, 1e-9)}, history_R)
-    exposure_N = np.bincount(items_M, exposure_M, minlength=len(popularity_N))
+        listed_R1 = (popularity_R / np.maximum(shown_R, 1e-9))[:, None]
+        columns.add([f"all/popularity_lift@{k}"], listed_R1, history_R[:, None])
+    exposure_N = np.bincount(items, exposure, minlength=len(popularity_N))
     return {
         f"all/coverage@{k}": entry(metrics.coverage(exposure_N)),
         f"all/gini@{k}": entry(metrics.gini(exposure_N)),
     }
 
 
+def add_diversity(columns: Columns, predictions: Predictions, sids: SidTable | None, k: int) -> None:
+    """`all/diversity_1@10`, `all/diversity_2@10`: distinct first code, or first two, per entry of the first k.
+
+    1: the list never repeats one; 1/k: all its semantic IDs share it. Needs codes, or items and a SID table.
+    """
+    if predictions.codes_EL is None and sids is None:
+        return
+    lengths = np.minimum(np.diff(predictions.offsets), k)
+    inside_RK = np.arange(k) < lengths[:, None]
+    # Places that a shorter list does not have repeat its first entry; every repeat is taken off below.
+    entry_RK = predictions.offsets[:-1, None] + np.where(inside_RK, np.arange(k), 0)
+    codes = (
+        predictions.codes_EL[entry_RK]
+        if predictions.codes_EL is not None
+        else sids.codes_NL[predictions.items_M[predictions.item_offsets[entry_RK]]]
+    )
+    key_RK, names, distinct = np.zeros(entry_RK.shape, np.int64), [], []
+    for level in range(min(DIVERSITY_LEVELS, codes.shape[2])):
+        key_RK = key_RK * (int(codes[:, :, level].max()) + 1) + codes[:, :, level]
+        fresh = [(key_RK[:, :at] != key_RK[:, at : at + 1]).all(axis=1) for at in range(k)]
+        names.append(f"all/diversity_{level + 1}@{k}")
+        distinct.append(np.sum(fresh, axis=0).astype(np.float64))
+    columns.add(names, np.stack(distinct, axis=1), lengths[:, None].astype(np.float64))
+
+
 def invalid_entries(predictions: Predictions, sids: SidTable | None, *, num_items: int) -> np.ndarray:
-    """Entries without items, with unknown items, or with codes the SID table lacks; bool [E]."""
-    bad = predictions.sizes_E == 0
-    bad[predictions.entry_M[(predictions.items_M < 0) | (predictions.items_M >= num_items)]] = True
-    if sids is not None and predictions.codes_EL is not None:
-        if predictions.codes_EL.shape[1] != sids.num_levels:
-            return np.ones(len(bad), bool)
-        found = sids.find(predictions.codes_EL)
-        bad |= (found < 0) | (predictions.sizes_E != sids.group_sizes_S[found])
+    """Entries without items, with unknown items, or with codes that are not those of just these items; bool [E]."""
+    sizes_E, items_M = predictions.sizes_E, predictions.items_M
+    bad = sizes_E == 0
+    unknown = np.flatnonzero((items_M < 0) | (items_M >= num_items))
+    if len(unknown):
+        bad[predictions.entry_M[unknown]] = True
+        items_M = items_M.copy()
+        items_M[unknown] = 0
+    if sids is None or predictions.codes_EL is None or not len(items_M):
+        return bad
+    if predictions.codes_EL.shape[1] != sids.num_levels:
+        return np.ones(len(bad), bool)
+    # The items of an entry differ (a double is refused before): all those of one SID, and no other, is its group.
+    first_E = items_M[np.minimum(predictions.item_offsets[:-1], len(items_M) - 1)]
+    different_EL = sids.codes_NL[first_E] != predictions.codes_EL
+    if different_EL.any():
+        bad |= different_EL.any(axis=1)
+    sid_N = sids.sid_of_item_N
+    bad |= sizes_E != sids.group_sizes_S[sid_N][first_E]
+    several = np.flatnonzero(np.repeat(sizes_E > 1, sizes_E))
+    entry = np.searchsorted(predictions.item_offsets, several, side="right") - 1
+    bad[entry[sid_N[items_M[several]] != sid_N[first_E[entry]]]] = True
     return bad
 
 

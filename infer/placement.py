@@ -1,11 +1,13 @@
 """Where the target of each row stands in its predictions: the `before` and `group` that the metrics take.
 
-Three protocols:
+Protocols:
   sids      a predicted semantic ID counts for every item that shares it (what published rows report)
   items     the list of SIDs is expanded into items; the items of one SID stand in random order
   unseen    as `items`, after the items of the row's history left the list
+  merged    as `items`, after items of one label (one product, one SID) were merged
+  prefixes  the first semantic ID that agrees with the target's in its first levels, or at one level
 
-Legend: R rows, E entries, M items of all entries, N items of the catalogue, H history items.
+Legend: R rows, E entries, M items of all entries, N items of the catalogue, H history items, L levels.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infer.metrics import mean_ranks
 from infer.predictions import Predictions
+
+FILTER_BITS = 22
 
 
 @dataclass(frozen=True)
@@ -26,38 +29,94 @@ class Placement:
     group_R: np.ndarray
 
 
-def place_items(predictions: Predictions, target_R: np.ndarray) -> Placement:
+@dataclass(frozen=True)
+class Found:
+    """hit_R bool: the target is predicted; entry_R int64: its entry, the row's first one where it is not."""
+
+    hit_R: np.ndarray
+    entry_R: np.ndarray
+
+
+def find_targets(predictions: Predictions, target_R: np.ndarray) -> Found:
+    """The entry that holds the target of every row."""
+    bounds = predictions.member_offsets
+    mine = np.flatnonzero(predictions.items_M == np.repeat(target_R, np.diff(bounds)))
+    row = np.searchsorted(bounds, mine, side="right") - 1
+    hit_R, entry_R = np.zeros(len(target_R), bool), predictions.offsets[:-1].copy()
+    hit_R[row] = True
+    entry_R[row] = np.searchsorted(predictions.item_offsets, mine, side="right") - 1
+    return Found(hit_R, entry_R)
+
+
+def place_items(predictions: Predictions, found: Found) -> Placement:
     """Item level. SIDs (3 items), (1), (2, the target among them): before 4, group 2."""
-    hit_R, entry_R = find_targets(predictions, target_R)
-    return _placement(hit_R, entry_R, entries_before(predictions), predictions.sizes_E)
+    before_R, size_R = predictions.before(found.entry_R), predictions.sizes_E[found.entry_R]
+    return Placement(np.where(found.hit_R, before_R, np.inf), np.where(found.hit_R, size_R, 1))
 
 
-def place_sids(predictions: Predictions, target_R: np.ndarray, sid_of_item_N: np.ndarray | None) -> Placement:
+def place_sids(
+    predictions: Predictions, found: Found, target_R: np.ndarray, sid_of_item_N: np.ndarray | None
+) -> Placement:
     """SID level. For predictions of SIDs the target's SID is the entry that holds it.
 
     A ranked list of items becomes the list of its distinct SIDs, each at its best item (`sid_of_item_N` int64
     tells them); equally good ones share their mean rank.
     """
-    if predictions.codes_EL is not None:
-        hit_R, entry_R = find_targets(predictions, target_R)
-        position_E = (np.arange(len(predictions.row_E)) - predictions.entry_rows).astype(np.float64)
-        return _placement(hit_R, entry_R, position_E, np.ones(len(position_E), np.int64))
-    sid_E = sid_of_item_N[predictions.items_M]
-    row_E, rank_E = predictions.row_E, predictions.rank_E
-    by_sid = np.lexsort((rank_E, sid_E, row_E))
-    row, sid = row_E[by_sid], sid_E[by_sid]
-    best = by_sid[_starts(row, sid)]
-    best = best[np.lexsort((rank_E[best], row_E[best]))]
-    row, rank = row_E[best], rank_E[best]
-    before = mean_ranks(_starts(row), _starts(row, rank)) - 1
-    mine = np.flatnonzero(sid_E[best] == sid_of_item_N[target_R][row])
-    before_R = np.full(len(target_R), np.inf)
-    before_R[row[mine]] = before[mine]
-    return Placement(before_R, np.ones(len(target_R), np.int64))
+    if predictions.codes_EL is None:
+        return place_merged(predictions, found, target_R, sid_of_item_N)
+    position_R = (found.entry_R - predictions.offsets[:-1]).astype(np.float64)
+    return Placement(np.where(found.hit_R, position_R, np.inf), np.ones(len(target_R), np.int64))
+
+
+def place_merged(
+    predictions: Predictions, found: Found, target_R: np.ndarray, label_N: np.ndarray
+) -> Placement:
+    """Item level where the items of one label (int64 [N]) are one item, which stands at the best of its places.
+
+    A SID shows the labels that no better SID has shown, in random order. Few items share a label as a rule, so only
+    these are looked at.
+    """
+    shared_N = np.bincount(label_N)[label_N] > 1
+    shared = np.flatnonzero(shared_N[predictions.items_M])
+    row = np.searchsorted(predictions.member_offsets, shared, side="right") - 1
+    label = label_N[predictions.items_M[shared]]
+    first = np.unique(row * (int(label_N.max()) + 1) + label, return_index=True)[1]
+    again = np.ones(len(shared), bool)
+    again[first] = False
+    mine = first[label[first] == label_N[target_R][row[first]]]
+    hit_R, entry_R = found.hit_R.copy(), found.entry_R.copy()
+    hit_R[row[mine]] = True
+    entry_R[row[mine]] = np.searchsorted(predictions.item_offsets, shared[mine], side="right") - 1
+    return _place_without(predictions, Found(hit_R, entry_R), shared[again])[0]
+
+
+def place_prefixes(predictions: Predictions, codes_RL: np.ndarray) -> dict[str, Placement]:
+    """{"prefix=2": ..., "position=2": ...}: the first entry whose first 2 codes, or whose second code, is the target's.
+
+    codes_RL int32: the target's codes of every row.
+    """
+    lengths, found = np.diff(predictions.offsets), {}
+    so_far = np.arange(len(predictions.rank_E))
+    for level in range(codes_RL.shape[1]):
+        equal_E = predictions.codes_EL[:, level] == np.repeat(codes_RL[:, level], lengths)
+        so_far = so_far[equal_E[so_far]]
+        found[f"prefix={level + 1}"] = _first(predictions, so_far)
+        found[f"position={level + 1}"] = _first(predictions, np.flatnonzero(equal_E))
+    return found
+
+
+def _first(predictions: Predictions, entries: np.ndarray) -> Placement:
+    """The first of these entries (ascending) of every row."""
+    row = np.searchsorted(predictions.offsets, entries, side="right") - 1
+    first = np.diff(row, prepend=-1) != 0
+    before_R = np.full(len(predictions.example_ids_R), np.inf)
+    before_R[row[first]] = entries[first] - predictions.offsets[row[first]]
+    return Placement(before_R, np.ones(len(before_R), np.int64))
 
 
 def place_unseen(
     predictions: Predictions,
+    found: Found,
     target_R: np.ndarray,
     history_row_H: np.ndarray,
     history_H: np.ndarray,
@@ -67,61 +126,46 @@ def place_unseen(
 
     A row whose target is in its own history has nothing left to find and does not count.
     """
-    seen = np.unique(history_row_H * num_items + history_H)
-    removed_M = _member(predictions.row_M * num_items + predictions.items_M, seen)
-    removed_E = np.bincount(predictions.entry_M[removed_M], minlength=len(predictions.row_E))
-    hit_R, entry_R = find_targets(predictions, target_R)
-    placed = _placement(hit_R, entry_R, entries_before(predictions), predictions.sizes_E)
+    seen = np.sort(history_row_H * num_items + history_H)
     rows = len(target_R)
-    # Entries ahead of the target lose their seen items; of those that share its mean rank half stood ahead.
-    target_rank_E = np.where(hit_R, predictions.rank_E[entry_R], -1.0)[predictions.row_E]
-    ahead = np.bincount(predictions.row_E, removed_E * (predictions.rank_E < target_rank_E), minlength=rows)
-    tied = np.bincount(predictions.row_E, removed_E * (predictions.rank_E == target_rank_E), minlength=rows)
-    if predictions.codes_EL is None:
-        unseen = Placement(placed.before_R - ahead - tied / 2, placed.group_R)
-    else:
-        unseen = Placement(
-            placed.before_R - ahead, np.where(hit_R, placed.group_R - tied, 1).astype(np.int64)
-        )
+    removed_M = np.flatnonzero(_member(predictions.row_M * num_items + predictions.items_M, seen))
+    unseen, removed_R = _place_without(predictions, found, removed_M)
+    left_R = np.diff(predictions.member_offsets) - removed_R
     counts_R = ~_member(np.arange(rows) * num_items + target_R, seen)
     # A seen target can be its group's only item; its row is dropped, so any valid group size will do.
     unseen = Placement(unseen.before_R, np.maximum(unseen.group_R, 1))
-    left = np.bincount(predictions.row_E, predictions.sizes_E - removed_E, minlength=rows)
-    return unseen, counts_R, int(left.min(initial=len(predictions.items_M)))
+    return unseen, counts_R, int(left_R.min(initial=len(predictions.items_M)))
 
 
-def find_targets(predictions: Predictions, target_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(target is predicted bool [R], its entry int64 [R]; 0 where it is not)."""
-    mine = np.flatnonzero(predictions.items_M == target_R[predictions.row_M])
-    hit_R, entry_R = np.zeros(len(target_R), bool), np.zeros(len(target_R), np.int64)
-    hit_R[predictions.row_M[mine]] = True
-    entry_R[predictions.row_M[mine]] = predictions.entry_M[mine]
-    return hit_R, entry_R
-
-
-def entries_before(predictions: Predictions) -> np.ndarray:
-    """Items ranked ahead of every entry, float64 [E]: rank - 1, or all items of the better SIDs."""
+def _place_without(
+    predictions: Predictions, found: Found, removed: np.ndarray
+) -> tuple[Placement, np.ndarray]:
+    """Item level after the items at the positions `removed` left the lists, and how many left each row int64 [R]."""
+    entry = np.searchsorted(predictions.item_offsets, removed, side="right") - 1
+    row = np.searchsorted(predictions.offsets, entry, side="right") - 1
+    rows, placed = len(found.hit_R), place_items(predictions, found)
+    # Entries ahead of the target lose items; of those that share its mean rank half stood ahead.
+    rank, target_rank = predictions.rank_E[entry], predictions.rank_E[found.entry_R][row]
+    ahead_R = np.bincount(row, (rank < target_rank) & found.hit_R[row], minlength=rows)
+    tied_R = np.bincount(row, (rank == target_rank) & found.hit_R[row], minlength=rows)
     if predictions.codes_EL is None:
-        return predictions.rank_E - 1
-    total = np.concatenate([[0], np.cumsum(predictions.sizes_E)])
-    return (total[:-1] - total[predictions.entry_rows]).astype(np.float64)
-
-
-def _placement(hit_R: np.ndarray, entry_R: np.ndarray, before_E: np.ndarray, size_E: np.ndarray) -> Placement:
-    return Placement(np.where(hit_R, before_E[entry_R], np.inf), np.where(hit_R, size_E[entry_R], 1))
-
-
-def _starts(*keys: np.ndarray) -> np.ndarray:
-    """True where any of the sorted keys differs from the element before."""
-    changed = np.zeros(len(keys[0]), bool)
-    changed[:1] = True
-    for key in keys:
-        changed[1:] |= key[1:] != key[:-1]
-    return changed
+        without = Placement(placed.before_R - ahead_R - tied_R / 2, placed.group_R)
+    else:
+        without = Placement(placed.before_R - ahead_R, (placed.group_R - tied_R).astype(np.int64))
+    return without, np.bincount(row, minlength=rows)
 
 
 def _member(queries: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
-    if not len(sorted_keys):
-        return np.zeros(len(queries), bool)
-    at = np.minimum(np.searchsorted(sorted_keys, queries), len(sorted_keys) - 1)
-    return sorted_keys[at] == queries
+    """Which queries (not negative) are among the keys; bool.
+
+    Most are not, and a small table of the keys' low bits tells so without a search.
+    """
+    mask = (1 << FILTER_BITS) - 1
+    possible = np.zeros(mask + 1, bool)
+    possible[sorted_keys & mask] = True
+    result = possible[queries & mask]
+    maybe = np.flatnonzero(result)
+    if len(maybe):
+        at = np.minimum(np.searchsorted(sorted_keys, queries[maybe]), len(sorted_keys) - 1)
+        result[maybe] = sorted_keys[at] == queries[maybe]
+    return result

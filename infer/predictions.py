@@ -61,12 +61,26 @@ class Predictions:
     @cached_property
     def row_M(self) -> np.ndarray:
         """The example of every item, int64 [M]."""
-        return self.row_E[self.entry_M]
+        return np.repeat(np.arange(len(self.example_ids_R)), np.diff(self.member_offsets))
 
     @cached_property
-    def entry_rows(self) -> np.ndarray:
-        """First entry of the entry's example, int64 [E]."""
-        return np.repeat(self.offsets[:-1], np.diff(self.offsets))
+    def member_offsets(self) -> np.ndarray:
+        """The items of example r, of all its entries, are `items_M[member_offsets[r] : member_offsets[r + 1]]`."""
+        return self.item_offsets[self.offsets]
+
+    def before(self, entries: np.ndarray) -> np.ndarray:
+        """Items ranked ahead of these entries (int64), float64: rank - 1, or all items of the better SIDs."""
+        if self.codes_EL is None:
+            return self.rank_E[entries] - 1
+        first = self.member_offsets[np.searchsorted(self.offsets, entries, side="right") - 1]
+        return (self.item_offsets[entries] - first).astype(np.float64)
+
+    def first_entries(self, k: int) -> np.ndarray:
+        """The entries of the first k places, ascending: k per example, or what an example has."""
+        lengths = np.minimum(np.diff(self.offsets), k)
+        return np.arange(lengths.sum()) + np.repeat(
+            self.offsets[:-1] - (np.cumsum(lengths) - lengths), lengths
+        )
 
     def take(self, rows: np.ndarray) -> Predictions:
         """The examples at positions `rows` (int64), in that order."""
@@ -126,7 +140,7 @@ def read_predictions(directory: str | Path) -> tuple[Predictions, dict[str, Any]
     """All parts of a finished prediction directory and its manifest.
 
     Raises InputError for a missing part, an example in two places or ranks out of order, and NumericError
-    when one example is given the same item twice (a duplicate beam).
+    for a NaN score or when one example is given the same item twice (a duplicate beam).
     """
     manifest = require_manifest(directory, written_by=artifacts.PREDICTIONS.written_by)
     tables = []
@@ -171,14 +185,20 @@ def from_table(table: pa.Table, *, where: str) -> Predictions:
     rank = table["rank"].to_numpy().astype(np.float64)
     inside = np.ones(len(ids), bool)
     inside[starts] = False
-    if rank.min() < 1 or (np.diff(rank, prepend=rank[0])[inside] < 0).any():
+    if not rank.min() >= 1 or (np.diff(rank, prepend=rank[0])[inside] < 0).any():
         raise InputError(f"{where}: ranks must start at 1 and ascend within an example -> recommend again")
+    score = table["score"].to_numpy()
+    if (wrong := np.isnan(score)).any():
+        raise NumericError(
+            f"{where}: {int(wrong.sum())} scores are NaN (first: example {ids[np.argmax(wrong)]}) "
+            "-> the model's numbers are broken: predict again from a sound checkpoint"
+        )
     item_offsets, items = artifacts.ragged(table["item_ids"])
     predictions = Predictions(
         ids[starts],
         np.append(starts, len(ids)),
         rank,
-        table["score"].to_numpy(),
+        score,
         item_offsets,
         items,
         _codes(table, where),

@@ -50,33 +50,40 @@ def read_results(run: Path, *, data: Path) -> list[Result]:
     data_hash = require_manifest(data, written_by="scripts/01_prepare_data.sh")["content_hash"]
     found = []
     for path in sorted((run / "eval").glob("*/metrics/metrics.json")):
-        directory = path.parent.parent
-        manifest = require_manifest(directory, written_by="evaluate.sh")
+        found.append(read_result(path.parent.parent))
         evaluated = require_manifest(path.parent, written_by="infer.evaluate")["inputs"]
-        if evaluated["predictions"]["sha256"] != manifest["content_hash"]:
-            raise InputError(
-                f"{path} is of older predictions -> run infer.evaluate --overwrite true on {directory}"
-            )
         if evaluated["data"]["sha256"] != data_hash:
             raise InputError(
                 f"{path} was computed on another data set than {data} -> pass the --data of this run"
             )
-        metrics = json.loads(path.read_text())
-        protocol = metrics.pop("protocol")
-        name = directory.name.replace(f".{protocol['split']}", "", 1)
-        found.append(Result(name, protocol["split"], directory, metrics, protocol, manifest))
     if not found:
         raise InputError(
             f"{run}/eval has no */metrics/metrics.json -> run evaluate.sh (or infer.evaluate) first"
         )
-    return sorted(found, key=lambda result: _position(run, result))
+    return sorted(found, key=position)
 
 
-def _position(run: Path, result: Result) -> tuple[bool, str, int, str]:
-    order = {"pop": "0", "last": "1", "itemknn": "2", "itemknn_tuned": "3"}
+def read_result(directory: Path) -> Result:
+    """One evaluated prediction directory; InputError when its metrics belong to older predictions."""
+    manifest = require_manifest(directory, written_by="evaluate.sh")
+    path = directory / "metrics" / "metrics.json"
+    evaluated = require_manifest(path.parent, written_by="infer.evaluate")["inputs"]
+    if evaluated["predictions"]["sha256"] != manifest["content_hash"]:
+        raise InputError(
+            f"{path} is of older predictions -> run infer.evaluate --overwrite true on {directory}"
+        )
+    metrics = json.loads(path.read_text())
+    protocol = metrics.pop("protocol")
+    name = directory.name.replace(f".{protocol['split']}", "", 1)
+    return Result(name, protocol["split"], directory, metrics, protocol, manifest)
+
+
+def position(result: Result) -> tuple[bool, str, int, str]:
+    """The place of a model in a table: baselines first, then models in the order in which they were trained."""
+    order = {"pop": "0", "repeat": "1", "last": "2", "itemknn": "3", "itemknn_tuned": "4"}
     if result.is_baseline:
         return False, "", 0, order.get(result.name, result.name)
-    trained = run / result.name
+    trained = result.directory.parent.parent / result.name
     return True, *_ended(trained if read_manifest(trained) else result.directory), result.name
 
 
@@ -139,6 +146,13 @@ def manifests(run: Path, data: Path, sids: Path) -> list[tuple[str, dict[str, An
     known = {str(directory): read_manifest(directory) for directory in directories}
     made = [(path, found) for path, found in known.items() if found and found["stage"] != "report"]
     return sorted(made, key=lambda entry: entry[1]["time_utc"])
+
+
+def one_row(metrics: dict[str, Metric]) -> str:
+    """A header and one row, tab-separated, 4 decimals: every metric of every level, groups left out."""
+    shown = {name: metric for name, metric in metrics.items() if name.count("/") == 1}
+    values = [f"{metric['value']:.4f}" for metric in shown.values()]
+    return "\t".join(shown) + "\n" + "\t".join(values) + "\n"
 
 
 def markdown_table(results: Sequence[Result], *, k: int) -> str:

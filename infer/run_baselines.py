@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 STAGE_VERSION = 1
 NAMES = ("pop", "last", "itemknn", "itemknn_tuned")
+MORE = ("repeat",)
 BLOCK_ROWS = 4096
 TUNE_K = 10
 
@@ -78,7 +79,7 @@ class RunBaselinesArgs:
     output_root: str
     """folder of the prediction directories, outputs/<run>/eval"""
     models: list[str] = field(default_factory=lambda: list(NAMES))
-    """which baselines"""
+    """which baselines: pop, last, itemknn, itemknn_tuned, repeat (the user's own history, newest first)"""
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
@@ -93,9 +94,9 @@ class RunBaselinesArgs:
     """replace outputs of another configuration"""
 
     def __post_init__(self) -> None:
-        unknown = set(self.models) - set(NAMES)
+        unknown = set(self.models) - {*NAMES, *MORE}
         if unknown:
-            raise InputError(f"unknown baseline {sorted(unknown)[0]!r} -> one of {', '.join(NAMES)}")
+            raise InputError(f"unknown baseline {sorted(unknown)[0]!r} -> one of {', '.join(NAMES + MORE)}")
         if wrong := set(self.splits) - set(artifacts.SPLITS):
             raise InputError(f"unknown split {sorted(wrong)[0]!r} -> one of {', '.join(artifacts.SPLITS)}")
         if self.depth < 1:
@@ -139,6 +140,8 @@ class Fitted:
 
         if model == "pop":
             return lambda rows: baselines.score_popularity(rows, self.train), {}
+        if model == "repeat":
+            return lambda rows: baselines.score_repeat(rows, self.num_items), {}
         if model == "last":
             transitions = baselines.transition_matrix(self.train)
             return lambda rows: baselines.score_last(rows, transitions), {}

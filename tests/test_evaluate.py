@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from configs.program import ROOT
 from data import artifacts
+from data.interop import read_index
 from data.output import open_output
 from data.sid import SidTable, read_sids
+from infer.levels import levels_of
 from infer.predictions import write_predictions
-from infer.rows import read_rows
+from infer.rows import products, read_rows
 from tests.handmade import Made, call, refuse, succeed, write_sids
 from tests.store import ITEMS, sequences, write_store
 
@@ -147,3 +151,114 @@ def test_an_answer_outside_the_catalogue_exits_with_4(made, tmp_path):
     said = refuse("infer.evaluate", "--predictions", wrong, "--data", data, "--sids", sids, code=4)
     assert f"1 of {len(table)} predictions are not in the catalogue (first: example {ids[0]})" in said
     assert not (wrong / "metrics" / "metrics.json").exists()
+
+
+def test_groups_by_a_column_the_row_of_the_table_and_the_places(made, tmp_path):
+    root, data, sids, ids, table, _ = made
+    model = write_run(tmp_path / "m.test", [table])
+    command = ("infer.evaluate", "--predictions", model, "--data", data, "--sids", sids, "--resamples", 10)
+    call(*command, "--group_columns", "[brand,title]", "--ks", "[1,5]")
+    values = read_metrics(model)
+    targets = read_rows(data, "test", num_items=ITEMS).target_R
+    assert values["item_level/brand=Acme/hr@5"]["value"] == values["item_level/hr@5"]["value"]
+    assert values["protocol"]["group_rows"]["title="] == (targets == 2).sum(), "the item without a title"
+    header, row, *rest = (model / "metrics" / "metrics.tsv").read_text().splitlines()
+    line = dict(zip(header.split("\t"), row.split("\t"), strict=True))
+    assert not rest and line["sid_level/hr@5"] == f"{values['sid_level/hr@5']['value']:.4f}"
+    assert {"item_level_unseen/ndcg@5", "item_level_dedup/mrr", "all/gini@10"} <= line.keys() and len(
+        line["item_level/hr@1"]
+    ) == 6
+    places = levels_of(artifacts.read_file(model / "metrics" / "rows.parquet"))
+    assert places["sid_level"].value_R("ndcg@5").mean() == pytest.approx(
+        values["sid_level/ndcg@5"]["value"], abs=1e-6
+    )
+    assert "has no column 'shop' to group by" in refuse(
+        *command, "--group_columns", "[shop]", "--overwrite", "true"
+    )
+    assert "has 90 values, more than 50" in refuse(
+        *command, "--group_columns", "[example_id]", "--overwrite", "true"
+    )
+
+
+def test_broken_scores_and_a_second_answer_are_refused(made, tmp_path):
+    _, data, _, ids, table, _ = made
+    score = table["score"].to_numpy().copy()
+    score[7] = np.nan
+    at = table.column_names.index("score")
+    broken = write_run(tmp_path / "nan.test", [table.set_column(at, "score", pa.array(score))])
+    said = refuse("infer.evaluate", "--predictions", broken, "--data", data, code=4)
+    assert f"1 scores are NaN (first: example {ids[0]})" in said
+    twice = write_run(tmp_path / "twice.test", [table, table.slice(0, BEAMS)])
+    assert f"1 examples occur more than once (first: {ids[0]})" in refuse(
+        "infer.evaluate", "--predictions", twice, "--data", data
+    )
+    ranks = pa.array(np.tile(np.arange(1.0, BEAMS + 1), len(ids)), pa.float32())
+    doubled = table.take([0, 0, *range(2, len(table))]).set_column(1, "rank", ranks)
+    same = write_run(tmp_path / "double.test", [doubled])
+    assert f"example {ids[0]} is given item" in refuse(
+        "infer.evaluate", "--predictions", same, "--data", data, code=4
+    )
+
+
+def test_repeating_the_history_finds_the_repeats(made):
+    root, data, *_ = made
+    command = (
+        "infer.run_baselines",
+        "--data",
+        data,
+        "--output_root",
+        root / "repeat",
+        "--models",
+        "[repeat]",
+    )
+    call(*command, "--splits", "[test]")
+    call(
+        "infer.evaluate", "--predictions", root / "repeat" / "repeat.test", "--data", data, "--resamples", 10
+    )
+    rows = read_rows(data, "test", num_items=ITEMS)
+    values = read_metrics(root / "repeat" / "repeat.test")
+    newest = rows.history_H[rows.offsets[1:] - 1]
+    assert values["item_level/hr@1"]["value"] == pytest.approx((newest == rows.target_R).mean(), abs=1e-6)
+    assert values["item_level/repeat=yes/hr@10"]["value"] == 1.0
+
+
+@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="needs REAL_DATA")
+def test_published_industrial_test_split_and_its_one_spammed_product(tmp_path):
+    """Facts of the published files: repeating the last SID hits 4.35 %, almost all of it one product."""
+    raw = Path(os.environ["REAL_DATA"]) / "amazon18_industrial"
+    config = ROOT / "configs" / "minionerec" / "industrial" / "prepare.yaml"
+    data = tmp_path / "industrial"
+    succeed("data.prepare", "--config", config, "--raw", raw, "--output_dir", data)
+    index = read_index(raw / "raw" / "Industrial_and_Scientific.index.json.gz")
+    sids = write_sids(tmp_path / "sids", data=data, codes=index.codes_NL, sizes=(256,) * 3)
+    call(
+        "infer.run_baselines",
+        "--data",
+        data,
+        "--output_root",
+        tmp_path,
+        "--models",
+        "[repeat]",
+        "--splits",
+        "[test]",
+    )
+    call(
+        "infer.evaluate",
+        "--predictions",
+        tmp_path / "repeat.test",
+        "--data",
+        data,
+        "--sids",
+        sids,
+        "--resamples",
+        10,
+    )
+    values = read_metrics(tmp_path / "repeat.test")
+    assert f"{values['sid_level/hr@1']['value']:.4f}" == "0.0435"
+    assert values["protocol"]["rows"] == 4533
+    rows = read_rows(data, "test", num_items=3686)
+    product = products(artifacts.read_items(data))
+    spam = product[rows.target_R] == product[181]
+    assert product[181] == product[182] and spam.sum() == 200 and len(set(rows.users_R[spam].tolist())) == 73
+    # Each user counted once per product, most of that is gone.
+    assert values["item_level_dedup/hr@1"]["value"] < 0.02 < values["item_level_merged/hr@1"]["value"]

@@ -16,15 +16,15 @@ from ir_measures import RR, R, nDCG
 from configs.program import InputError, NumericError
 from data import artifacts
 from data.sid import SidTable
-from infer import baselines, groups, measure, metrics, significance
-from infer.placement import place_items, place_sids, place_unseen
+from infer import baselines, groups, levels, measure, metrics, significance
+from infer.placement import find_targets, place_items, place_merged, place_prefixes, place_sids, place_unseen
 from infer.predictions import Predictions, align, from_table, ranked_items_table
 from infer.rows import Rows
 
 KS = (1, 3, 5, 10)
 
 
-@pytest.mark.parametrize("module", [metrics, significance, groups])
+@pytest.mark.parametrize("module", [metrics, significance, groups, levels])
 def test_worked_examples_of_the_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted >= 2 or module is not metrics
@@ -122,16 +122,17 @@ def test_levels_equal_a_loop_over_rows(case):
     predictions = sid_predictions(lists, table, rows.example_ids_R)
     members = [[table.items_of_sid(sid).tolist() for sid in row] for row in lists]
     targets = rows.target_R.tolist()
+    found = find_targets(predictions, rows.target_R)
     assert_rows_equal(
-        place_items(predictions, rows.target_R), [places(m, t) for m, t in zip(members, targets, strict=True)]
+        place_items(predictions, found), [places(m, t) for m, t in zip(members, targets, strict=True)]
     )
     sid_of = table.sid_of_item_N
     assert_rows_equal(
-        place_sids(predictions, rows.target_R, sid_of),
+        place_sids(predictions, found, rows.target_R, sid_of),
         [places([[sid] for sid in row], sid_of[t]) for row, t in zip(lists, targets, strict=True)],
     )
     unseen, counts, shortest = place_unseen(
-        predictions, rows.target_R, rows.history_row_H, rows.history_H, table.num_items
+        predictions, found, rows.target_R, rows.history_row_H, rows.history_H, table.num_items
     )
     histories = [
         set(rows.history_H[rows.offsets[r] : rows.offsets[r + 1]].tolist()) for r in range(len(rows))
@@ -140,6 +141,43 @@ def test_levels_equal_a_loop_over_rows(case):
     assert counts.tolist() == [t not in h for t, h in zip(targets, histories, strict=True)]
     assert shortest == min(sum(map(len, kept)) for kept in left)
     assert_rows_equal(unseen, [places(kept, t) for kept, t in zip(left, targets, strict=True)], counts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.lists(st.integers(0, 3), min_size=12, max_size=12))
+def test_merged_items_and_prefixes_equal_a_loop_over_rows(case, labels):
+    table, lists, rows = case
+    label_N = np.array(labels[: table.num_items])
+    predictions = sid_predictions(lists, table, rows.example_ids_R)
+    found, targets = find_targets(predictions, rows.target_R), rows.target_R.tolist()
+    expected = []
+    for row, target in zip(lists, targets, strict=True):
+        shown, groups_of_labels = set(), []
+        for sid in row:
+            fresh = {int(label_N[item]) for item in table.items_of_sid(sid)} - shown
+            groups_of_labels.append(sorted(fresh))
+            shown |= fresh
+        expected.append(places(groups_of_labels, int(label_N[target])))
+    assert_rows_equal(place_merged(predictions, found, rows.target_R, label_N), expected)
+    placed = place_prefixes(predictions, table.codes_NL[rows.target_R])
+    assert list(placed) == ["prefix=1", "position=1", "prefix=2", "position=2"]
+    for name, placement in placed.items():
+        kind, _, number = name.partition("=")
+        part = slice(0, int(number)) if kind == "prefix" else slice(int(number) - 1, int(number))
+        wanted = [
+            next(
+                (
+                    [at + 1]
+                    for at, sid in enumerate(row)
+                    if (table.sids_SL[sid][part] == table.codes_NL[target][part]).all()
+                ),
+                [],
+            )
+            for row, target in zip(lists, targets, strict=True)
+        ]
+        assert_rows_equal(placement, wanted)
+    whole = place_sids(predictions, found, rows.target_R, None)
+    assert (placed["prefix=2"].before_R == whole.before_R).all(), "the full prefix is the SID level"
 
 
 @st.composite
@@ -179,9 +217,10 @@ def test_ranked_items_and_their_ties_equal_a_loop(case, depth):
         where="here",
     )
     sids = np.arange(num_items) // 2
-    placed = place_sids(predictions, rows.target_R, sids)
+    found = find_targets(predictions, rows.target_R)
+    placed = place_sids(predictions, found, rows.target_R, sids)
     unseen, counts, _ = place_unseen(
-        predictions, rows.target_R, rows.history_row_H, rows.history_H, num_items
+        predictions, found, rows.target_R, rows.history_row_H, rows.history_H, num_items
     )
     for row in range(len(rows)):
         target = rows.target_R[row]
@@ -212,7 +251,7 @@ def test_equal_to_trec_eval_on_random_runs():
         ),
         where="here",
     )
-    placed = place_items(predictions, targets)
+    placed = place_items(predictions, find_targets(predictions, targets))
     for name, measure_class in named.items():
         ours = {"hr": metrics.hr_at_k, "ndcg": metrics.ndcg_at_k, "rr": metrics.rr_at_k}[name]
         for k in KS:
@@ -233,7 +272,7 @@ def test_metrics_json_by_hand():
     rows = make_rows([[3], [0, 1], [4]], targets=[1, 4, 4], users=[5, 5, 6])
     predictions = sid_predictions([[0, 1], [0, 2], [1, 2]], table, rows.example_ids_R)
     popularity = np.array([4, 0, 1, 3, 2])
-    flat, facts = measure.measure(
+    flat, facts, _ = measure.measure(
         predictions,
         rows,
         popularity_N=popularity,
@@ -303,5 +342,13 @@ def test_incomplete_or_double_predictions_are_refused():
         from_table(ranked([10, 20, 10], [0, 0, 1], [1, 1, 2]), where="w")
     with pytest.raises(InputError, match="ranks must start at 1 and ascend"):
         from_table(ranked([10, 10], [0, 1], [2, 1]), where="w")
+    with pytest.raises(InputError, match="ranks must start at 1"):
+        from_table(ranked([10, 10], [0, 1], [float("nan"), 1]), where="w")
+    broken = ranked([10, 20], [0, 1], [1, 1])
+    broken = broken.set_column(
+        broken.column_names.index("score"), "score", pa.array([0.5, float("nan")], pa.float32())
+    )
+    with pytest.raises(NumericError, match=r"1 scores are NaN \(first: example 20\)"):
+        from_table(broken, where="w")
     with pytest.raises(NumericError, match="example 10 is given item 4 twice"):
         from_table(ranked([10, 10], [4, 4], [1, 2]), where="w")

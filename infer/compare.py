@@ -1,0 +1,138 @@
+"""Runs and published numbers in one table, with paired tests.
+
+reads   evaluated predictions (<run>/eval/*/metrics of infer.evaluate), configs/<paper>/published.csv
+writes  <output_dir>/{compare.md,compare.tex,compare.json,manifest.json}; prints the Markdown
+
+Baselines come first, then published rows, then models in the order of their training. Prediction directories of one name in
+several runs are seeds of one recipe and become one row, mean and spread. p-values are a paired bootstrap over users
+against the row named `reference`. Runs on other data, another split or other rows are refused, and so are published
+numbers that were measured on another number of rows.
+
+python -m infer.compare --runs [outputs/seed1,outputs/seed2,outputs/seed3] --reference itemknn_tuned \
+    --published [configs/minionerec/published.csv] --dataset industrial --output_dir outputs/compare
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs import program
+from configs.program import AlreadyComplete, InputError
+from data import artifacts
+from data.output import open_output
+from infer import compare_tables as tables
+from infer.comparison import KINDS, TableRow, add_tests, find_evaluations, grouped, our_rows, published_rows
+from infer.published import METRIC, read_published, refuse_other_rows
+
+STAGE_VERSION = 1
+LEVELS = ("sid_level", "item_level", "item_level_unseen", "item_level_merged", "item_level_dedup")
+
+
+@dataclass
+class CompareArgs:
+    """Which evaluations, which numbers, against which row."""
+
+    runs: list[str]
+    """run folders, their eval folders, or single prediction directories"""
+    output_dir: str
+    """where the tables go, e.g. outputs/compare"""
+    published: list[str] = field(default_factory=list)
+    """files of published numbers, configs/<paper>/published.csv"""
+    dataset: str | None = None
+    """data set of these files (industrial, office, toys18, beauty14, ...); needed with them"""
+    split: str = "test"
+    """which evaluations of the runs"""
+    levels: list[str] = field(default_factory=lambda: ["sid_level", "item_level", "item_level_dedup"])
+    """one table each: sid_level, item_level, item_level_unseen, item_level_merged, item_level_dedup"""
+    metrics: list[str] = field(default_factory=lambda: ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"])
+    """columns: hr@K, ndcg@K, mrr"""
+    reference: str | None = None
+    """name of the row that the others are tested against; null = no tests"""
+    separate: bool = False
+    """a row per run, named run/model, instead of seeds merged"""
+    intervals: bool = False
+    """print the 95 % intervals of single runs (compare.json always has them)"""
+    resamples: int = 2000
+    """bootstrap resamples of the users for the tests"""
+    seed: int = 0
+    """of the bootstrap"""
+    overwrite: bool = True
+    """replace an older table (it is derived from other outputs and holds nothing of its own)"""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise InputError("runs is empty -> name at least one run")
+        if self.split not in artifacts.SPLITS:
+            raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
+        if unknown := [level for level in self.levels if level not in LEVELS]:
+            raise InputError(f"unknown level {unknown[0]!r} -> one of {', '.join(LEVELS)}")
+        if unknown := [metric for metric in self.metrics if not METRIC.fullmatch(metric)]:
+            raise InputError(f"unknown metric {unknown[0]!r} -> hr@K, ndcg@K or mrr")
+        if not self.levels or not self.metrics or self.resamples < 1:
+            raise InputError("levels, metrics and resamples must not be empty or below 1")
+        if self.published and self.dataset is None:
+            raise InputError(
+                "dataset is missing -> say which data set of the published files these runs are on"
+            )
+
+
+def main(args: CompareArgs) -> None:
+    evaluations = find_evaluations(args.runs, split=args.split)
+    inputs = {
+        "runs": [evaluation.result.directory / "metrics" for evaluation in evaluations],
+        "published": [Path(path) for path in args.published],
+    }
+    try:
+        with open_output(
+            args.output_dir,
+            stage="compare",
+            version=STAGE_VERSION,
+            args=args,
+            inputs=inputs,
+            overwrite=args.overwrite,
+        ) as out:
+            groups = grouped(evaluations, separate=args.separate)
+            keys = [f"{level}/{metric}" for level in args.levels for metric in args.metrics]
+            rows = our_rows(groups, keys)
+            rows += published(args, keys, len(evaluations[0].example_ids_R))
+            rows.sort(key=lambda row: KINDS.index(row.kind))
+            if args.reference is not None:
+                add_tests(
+                    rows, groups, keys, reference=args.reference, resamples=args.resamples, seed=args.seed
+                )
+            facts = {
+                "rows": len(evaluations[0].example_ids_R),
+                "users": len(set(evaluations[0].users_R.tolist())),
+            }
+            said = tables.remarks(
+                rows,
+                reference=args.reference,
+                resamples=args.resamples,
+                num_rows=facts["rows"],
+                users=facts["users"],
+            )
+            shape = (rows, args.levels, args.metrics)
+            body = tables.markdown(*shape, intervals=args.intervals)
+            out.write_text("compare.md", body + "\n" + "".join(f"- {line}\n" for line in said))
+            out.write_text("compare.tex", tables.latex(*shape, intervals=args.intervals))
+            facts |= {"split": args.split, "reference": args.reference, "remarks": said}
+            out.write_json("compare.json", tables.as_json(rows, facts))
+            out.counts |= {"table_rows": len(rows), "evaluations": len(evaluations)}
+    except AlreadyComplete as kept:
+        print(f"infer.compare: {kept}", flush=True)
+    print((Path(args.output_dir) / "compare.md").read_text(), flush=True)
+
+
+def published(args: CompareArgs, keys: list[str], num_rows: int) -> list[TableRow]:
+    """Table rows of every published file, checked to be of as many rows as ours."""
+    rows: list[TableRow] = []
+    for path in args.published:
+        found = read_published(path, dataset=args.dataset, split=args.split)
+        refuse_other_rows(found, num_rows, where=path)
+        rows += published_rows(found, keys)
+    return rows
+
+
+if __name__ == "__main__":
+    program.run(CompareArgs, main)

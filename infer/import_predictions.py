@@ -1,0 +1,102 @@
+"""Answers of another system become predictions of ours, to be scored by the same protocol.
+
+reads   a prediction file of MiniOneRec, MIMIGenRec, SIDReasoner (JSON) or NaviGen (JSON lines), or its shards in
+        order; the data set and the semantic IDs that system used
+writes  <output_dir>/predictions-*.parquet, manifest.json (parse rates, dropped duplicates)
+
+Rows are recognised by the semantic IDs of their history and target, so another order does no harm; a missing or
+foreign row does. Answers outside the catalogue are kept, and infer.evaluate then fails: fix the decoding instead.
+
+python -m infer.import_predictions --files [final_result.json] --data data/industrial \
+    --sids data/industrial/sids/published --output_dir outputs/minionerec/eval/released.test
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs import program
+from configs.program import InputError, say
+from data import artifacts
+from data.interop import read_answers
+from data.output import open_output
+from data.sid import read_sids, sid_format
+from infer.foreign import Reader, match_rows, prediction_table
+from infer.predictions import write_predictions
+from infer.rows import read_rows
+
+STAGE_VERSION = 1
+
+
+@dataclass
+class ImportArgs:
+    """Predictions of another system."""
+
+    files: list[str]
+    """prediction files (.json, .jsonl, .gz): one, or the shards in order"""
+    data: str
+    """prepared data set with that system's split"""
+    sids: str
+    """SID directory with that system's semantic IDs (rq.import_sids)"""
+    output_dir: str
+    """where predictions go, e.g. outputs/<run>/eval/<model>.<split>"""
+    split: str = "test"
+    """which rows were answered"""
+    model: str | None = None
+    """name in tables; null = the output directory's"""
+    fitted_on: str = "train"
+    """which rows that model was fitted on, as its authors say: train, train+valid, unknown, ..."""
+    sid_format: str = "letters"
+    """how semantic IDs are written: letters, navigen"""
+    repair: bool = False
+    """accept an answer that holds exactly one semantic ID among other text"""
+    ordinal_last: bool = False
+    """the last token is an ordinal that only colliding items carry (MiniOneRec's constrained k-means)"""
+    settings: dict[str, str] = field(default_factory=dict)
+    """what is known of the decoding, kept beside the metrics, e.g. {beams: 50, repetition_penalty: 1.1}"""
+    seed: int | None = None
+    """the seed of that model's training, where known"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise InputError("files is empty -> name at least one prediction file")
+        if self.split not in artifacts.SPLITS:
+            raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
+
+
+def main(args: ImportArgs) -> None:
+    inputs = {"files": [Path(file) for file in args.files], "data": args.data, "sids": args.sids}
+    with open_output(
+        args.output_dir,
+        stage="import_predictions",
+        version=STAGE_VERSION,
+        args=args,
+        inputs=inputs,
+        overwrite=args.overwrite,
+    ) as out:
+        sids = read_sids(args.sids)
+        rows = read_rows(args.data, args.split, num_items=sids.num_items)
+        fmt = sid_format(args.sid_format)
+        reader = Reader(sids, fmt, repair=args.repair, ordinal_last=args.ordinal_last)
+        foreign = [row for file in args.files for row in read_answers(file)]
+        positions = match_rows(foreign, rows, reader, where=", ".join(Path(file).name for file in args.files))
+        table, reading = prediction_table(foreign, rows.example_ids_R[positions], reader)
+        write_predictions(out, table)
+        out.counts |= {"examples": len(rows), "predictions": table.num_rows}
+        out.facts |= args.settings | {
+            "split": args.split,
+            "model": args.model or Path(args.output_dir).name.removesuffix(f".{args.split}"),
+            "fitted_on": args.fitted_on,
+            "sids_sha256": sids.sha256,
+            "depth": max(len(row.answers) for row in foreign),
+            **reading.facts(),
+        }
+        if reading.invalid:
+            say(f"WARNING: {reading.invalid} of {reading.answers} answers are no item of {args.sids}")
+
+
+if __name__ == "__main__":
+    program.run(ImportArgs, main)

@@ -1,0 +1,241 @@
+"""infer.compare as a user runs it: seeds merged, published rows beside, paired tests, mixtures refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.program import ROOT
+from data.output import open_output
+from data.sid import read_sids
+from infer.compare_tables import cell_text, latex
+from infer.comparison import Cell, TableRow, find_evaluations, read_evaluation
+from infer.predictions import write_predictions
+from infer.published import COLUMNS
+from infer.results import read_result
+from infer.rows import read_rows
+from infer.significance import Clusters, paired_differences
+from tests.handmade import call, refuse, succeed, write_sids
+from tests.store import ITEMS, write_store
+from tests.test_evaluate import BEAMS, CODES, prediction_table
+
+LINES = (
+    "store,test,90,TIGER,T5,sid,not stated,hr@10,0.2000,a paper,quoted,",
+    "store,test,90,SASRec,,item,not stated,hr@10,0.1000,a paper,quoted,misprint",
+)
+
+
+@dataclass
+class Trained:
+    """The configuration of a training stage."""
+
+    learning_rate: float
+    seed: int
+
+
+@dataclass
+class Predicted:
+    """The configuration of a prediction."""
+
+    model: str
+    beams: int = BEAMS
+
+
+def evaluated(
+    run: Path, name: str, data: Path, sids: Path, seed: int, *, rate: float = 0.1, rows: int | None = None
+) -> Path:
+    """A training directory and its evaluated predictions in a run folder."""
+    trained = run / name
+    with open_output(trained, stage=name, version=1, args=Trained(rate, seed), inputs={}) as out:
+        out.write_text("final/config.json", "{}")
+        out.write_text("final/model.safetensors.index.json", json.dumps({"seed": seed}))
+    ids = read_rows(data, "test", num_items=ITEMS).example_ids_R[:rows]
+    directory = run / "eval" / f"{name}.test"
+    args, inputs = Predicted(str(trained / "final")), {"model": trained}
+    with open_output(directory, stage="recommend", version=1, args=args, inputs=inputs) as out:
+        write_predictions(out, prediction_table(ids, read_sids(sids), seed))
+        out.facts |= {
+            "split": "test",
+            "beams": BEAMS,
+            "score_space": "full",
+            "fitted_on": "train",
+            "max_rows": rows,
+        }
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["inputs"]["model"]["path"] = str(trained / "final")
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    score(directory, data, sids)
+    return directory
+
+
+def score(directory: Path, data: Path, sids: Path) -> None:
+    call("infer.evaluate", "--predictions", directory, "--data", data, "--sids", sids, "--resamples", 50)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compare")
+    data = write_store(root / "store")
+    sids = write_sids(root / "sids", data=data, codes=CODES, sizes=(5, 8))
+    for seed in (1, 2, 3):
+        evaluated(root / f"seed{seed}", "sft", data, sids, seed)
+        call(
+            "infer.run_baselines", "--data", data, "--output_root", root / f"seed{seed}" / "eval", "--models", "[pop,itemknn]",
+            "--splits", "[test]",
+        )  # fmt: skip
+        for name in ("pop", "itemknn"):
+            score(root / f"seed{seed}" / "eval" / f"{name}.test", data, sids)
+    published = root / "published.csv"
+    published.write_text("\n".join([",".join(COLUMNS), *LINES]) + "\n")
+    return root, data, sids, published
+
+
+def runs(root: Path) -> str:
+    return f"[{','.join(str(root / f'seed{seed}') for seed in (1, 2, 3))}]"
+
+
+def test_seeds_baselines_and_published_rows_in_one_table(made, tmp_path):
+    root, data, _, published = made
+    command = (
+        "infer.compare", "--runs", runs(root), "--published", f"[{published}]", "--dataset", "store", "--reference", "itemknn",
+        "--output_dir", tmp_path / "out", "--metrics", "[hr@10,ndcg@10]", "--resamples", 200,
+    )  # fmt: skip
+    printed = succeed(*command)
+    written = json.loads((tmp_path / "out" / "compare.json").read_text())
+    rows = {row["name"]: row for row in written["table"]}
+    assert list(rows) == ["pop", "itemknn", "TIGER (T5)", "SASRec", "sft"]
+    assert [row["seeds"] for row in rows.values()] == [1, 1, 1, 1, 3] and rows["sft"]["fitted_on"] == "train"
+    values = [
+        json.loads((root / f"seed{seed}/eval/sft.test/metrics/metrics.json").read_text())["item_level/hr@10"][
+            "value"
+        ]
+        for seed in (1, 2, 3)
+    ]
+    cell = rows["sft"]["cells"]["item_level/hr@10"]
+    assert cell["value"] == pytest.approx(np.mean(values)) and cell["spread"] == pytest.approx(
+        np.std(values, ddof=1)
+    )
+    # The test: mean of the seeds on every row against the reference, over users.
+    sft = [read(root / f"seed{seed}/eval/sft.test") for seed in (1, 2, 3)]
+    knn = read(root / "seed1/eval/itemknn.test")
+    ours = np.mean([one.levels["item_level"].value_R("hr@10") for one in sft], axis=0)[:, None]
+    theirs = knn.levels["item_level"].value_R("hr@10")[:, None]
+    expected = paired_differences(ours, theirs, np.ones(90), Clusters(knn.users_R, resamples=200, seed=0))[0]
+    assert (cell["difference"], cell["p_value"]) == pytest.approx((expected.value, expected.p_value))
+    assert cell["difference"] == pytest.approx(
+        np.mean(values) - rows["itemknn"]["cells"]["item_level/hr@10"]["value"], abs=1e-5
+    )
+    assert rows["itemknn"]["cells"]["item_level/hr@10"]["p_value"] is None
+    # A published row that counts semantic IDs is no row of the item-level table.
+    assert set(rows["TIGER (T5)"]["cells"]) == {"sid_level/hr@10"}
+    assert set(rows["SASRec"]["cells"]) == {"sid_level/hr@10", "item_level/hr@10"}
+    tables = (
+        printed.split("\n**")[1:]
+        if printed.startswith("**")
+        else printed.split("**SID level")[1].split("\n**")
+    )
+    assert "TIGER" in printed and len(tables) >= 3 and "TIGER" not in tables[1] and "SASRec" in tables[1]
+    assert f"{cell['value']:.4f}" in printed and "±" in printed and ("(p=" in printed or "(p<" in printed)
+    assert "SASRec (a paper, quoted): misprint (hr@10)." in printed and "no claim" not in printed
+    tex = (tmp_path / "out" / "compare.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3 and r"\textbf{" in tex
+    before = (tmp_path / "out" / "compare.md").read_text()
+    assert "already complete" in succeed(*command) and (tmp_path / "out" / "compare.md").read_text() == before
+
+
+def read(directory: Path):
+    return read_evaluation(directory, read_result(directory))
+
+
+def test_runs_apart_and_single_directories(made, tmp_path):
+    root, *_ = made
+    call(
+        "infer.compare", "--runs", f"[{root}/seed1/eval/sft.test,{root}/seed2/eval]", "--separate", "true", "--intervals", "true",
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    table = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["name"] for row in table["table"]] == ["seed2/pop", "seed2/itemknn", "seed1/sft", "seed2/sft"]
+    assert "Fewer than three seeds, no claim: seed1/sft, seed2/sft." in table["remarks"]
+    assert " [0." in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_what_cannot_be_compared_is_refused(made, tmp_path):
+    root, data, sids, published = made
+
+    def said(*arguments: object) -> str:
+        return refuse("infer.compare", *arguments, "--output_dir", tmp_path / "out")
+
+    other = write_store(tmp_path / "other", [[0, 1, 2, 3]] * 90)
+    foreign = evaluated(
+        tmp_path / "foreign",
+        "sft",
+        other,
+        write_sids(tmp_path / "s", data=other, codes=CODES, sizes=(5, 8)),
+        4,
+    )
+    assert "are of different data sets" in said("--runs", f"[{root}/seed1,{foreign}]")
+    short = evaluated(tmp_path / "short", "sft", data, sids, 5, rows=40)
+    assert "answer different rows (90 and 40)" in said("--runs", f"[{root}/seed1,{short}]")
+    faster = evaluated(tmp_path / "faster", "sft", data, sids, 6, rate=0.3)
+    assert "no seeds of one recipe (training.learning_rate differ)" in said(
+        "--runs", f"[{root}/seed1,{faster}]"
+    )
+    assert f"{root}/seed1 has no evaluation of split 'valid' (test)" in said(
+        "--runs", f"[{root}/seed1]", "--split", "valid"
+    )
+    assert "no */metrics/metrics.json" in said("--runs", f"[{tmp_path}/nothing]")
+    assert "no row is called 'sasrec' -> one of itemknn, pop, sft" in said(
+        "--runs", runs(root), "--reference", "sasrec"
+    )
+    assert "dataset is missing" in said("--runs", runs(root), "--published", f"[{published}]")
+    assert "unknown level 'sids'" in said("--runs", runs(root), "--levels", "[sids]")
+    published_of_more = tmp_path / "more.csv"
+    published_of_more.write_text(published.read_text().replace(",90,", ",4533,"))
+    named = ("--published", f"[{published_of_more}]", "--dataset", "store")
+    assert "was measured on 4533 rows, these runs on 90" in said("--runs", runs(root), *named)
+    (foreign / "metrics" / "rows.parquet").unlink()
+    assert "has no rows.parquet" in said("--runs", f"[{foreign}]")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_a_table_are_printed_as_they_are():
+    plain = {"best": 0.5, "intervals": False, "bold": "**{}**", "plus_minus": "±"}
+    assert cell_text(None, **plain) == "-"
+    assert cell_text(Cell(0.12344, 0.1, 0.2), **plain) == "0.1234"
+    assert cell_text(Cell(0.5, spread=0.0123, p_value=0.0004), **plain) == "**0.5000** ± 0.0123 (p<0.001)"
+    assert (
+        cell_text(Cell(0.4, 0.3, 0.45, p_value=0.0405), **plain | {"intervals": True})
+        == "0.4000 [0.3000, 0.4500] (p=0.041)"
+    )
+    row = TableRow(r"a_b & 50% \x", "model", "train", "ours", cells={"item_level/hr@1": Cell(0.1)})
+    assert r"a\_b \& 50\% \textbackslash{}x" in latex([row], ["item_level"], ["hr@1"], intervals=False)
+
+
+def test_a_run_folder_is_searched_for_its_split(made):
+    root, *_ = made
+    assert len(find_evaluations([root / "seed1", root / "seed1" / "eval" / "sft.test"], split="test")) == 3
+
+
+def test_the_stage_script(made, tmp_path):
+    root, *_ = made
+    variables = {
+        "OUTPUT_ROOT": str(root),
+        "RUNS": "seed1,seed2,seed3",
+        "DATASET": "store",
+        "PUBLISHED": "",
+        "REFERENCE": "pop",
+    }
+    done = subprocess.run(
+        ["bash", "scripts/compare.sh", "--levels", "[item_level]", "--resamples", "50", "--overwrite", "true"],
+        cwd=ROOT, env=os.environ | variables | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| sft | ours | train | both | 3 |" in done.stdout
+    assert (root / "compare" / "store.test" / "compare.tex").exists()
