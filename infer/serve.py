@@ -1,0 +1,177 @@
+"""A small HTTP endpoint and one page: pick a history, see what the model recommends and the way to each semantic ID.
+
+reads   a model directory with SID tokens, data/<D>, its sids/<name> and examples/<name>
+writes  nothing; answers on http://127.0.0.1:8000 until SIGINT (exit code 130) or SIGTERM (143)
+
+Needs requirements-serve.txt. Only this machine can ask, unless --allow_remote; there are no accounts and no encryption, so
+behind that flag belongs a proxy that has them. What may be asked: infer/web.py.
+
+python -m infer.serve --model outputs/quickstart/grpo/final --data data/toystore \
+    --sids data/toystore/sids/rqkmeans --examples data/toystore/examples/rqkmeans
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from configs import program
+from configs.program import EnvironmentFault, InputError, say
+from infer.catalogue import read_catalogue
+from infer.engine import DecodeSettings, load_engine
+from infer.serving import Service
+from infer.thinking import ThinkSettings
+from infer.web import make_app
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+BACKLOG = 64
+
+
+@dataclass
+class ServeArgs:
+    """Recommendations over HTTP."""
+
+    model: str
+    """model directory with SID tokens, e.g. outputs/<run>/grpo/final"""
+    data: str
+    """prepared data set: titles, categories, users"""
+    sids: str
+    """SID directory that the model was expanded with"""
+    examples: str
+    """examples directory of these SIDs: its wording is the one of the prompts"""
+    host: str = "127.0.0.1"
+    """address to listen on; another machine's needs allow_remote"""
+    port: int = 8000
+    """port to listen on; 0 = a free one, which the first line names"""
+    allow_remote: bool = False
+    """listen on an address that other machines reach, and answer to any host name"""
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    """beams (the longest list that can be asked for), score space, longest prompt"""
+    mode: str = "direct"
+    """where the answer starts: direct, empty_think, or think (a thought is written first, which takes its time)"""
+    think: ThinkSettings = field(default_factory=ThinkSettings)
+    """how thoughts are written; used with mode think only"""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ...; null = a GPU when there is one"""
+    max_body: int = 262144
+    """bytes of a request, above which it is refused"""
+    max_waiting: int = 32
+    """requests that may wait for the model, above which new ones are refused"""
+    seed: int | None = None
+    """of the random users; null = another one with every start"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"port {self.port} is none -> 0..65535")
+        if self.max_body < 1 or not 1 <= self.max_waiting <= BACKLOG // 2:
+            raise InputError(
+                f"max_body {self.max_body} must be positive, max_waiting {self.max_waiting} in 1..{BACKLOG // 2}"
+            )
+        if not self.allow_remote and not is_local(self.host):
+            raise InputError(
+                f"host {self.host} can be reached from other machines, and this server knows no accounts"
+                " -> 127.0.0.1, or --allow_remote"
+            )
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def shown_name(model: str) -> str:
+    """`quickstart/grpo` of outputs/quickstart/grpo/final: visitors need not see the paths of this machine."""
+    parts = [part for part in Path(model).resolve().parts if part != "final"]
+    return "/".join(parts[-2:])
+
+
+def require_packages() -> None:
+    """EnvironmentFault naming the file to install when the web framework is missing."""
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise EnvironmentFault(
+            f"{' and '.join(missing)} not installed in this Python -> python -m pip install -r requirements-serve.txt"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket; InputError when the address is taken or not this machine's."""
+    host = host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InputError(f"host {host} is no address of this machine ({error.strerror}) -> --host") from None
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+        raise InputError(f"port {port} of {host} {why} -> another --port, or 0 for a free one") from None
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """http://127.0.0.1:8000"""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(app: Any, bound: socket.socket) -> None:
+    """Answer until a signal comes: requests that were begun are finished, then the signal takes its course."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        limit_concurrency=2 * BACKLOG,
+        h11_max_incomplete_event_size=1 << 15,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def main(args: ServeArgs) -> None:
+    require_packages()
+    with bind(args.host, args.port) as bound:
+        engine = load_engine(
+            args.model,
+            args.sids,
+            args.examples,
+            args.decode,
+            device=args.device,
+            mode=args.mode,
+            think=args.think,
+        )
+        catalogue = read_catalogue(args.data, engine.sids, engine.renderer.vocab.format)
+        service = Service(engine, catalogue, name=shown_name(args.model), max_waiting=args.max_waiting)
+        service.warm_up()
+        hosts = None if args.allow_remote else LOCAL_NAMES | {args.host.strip("[]").lower()}
+        app = make_app(service, hosts=hosts, max_body=args.max_body, seed=args.seed)
+        bound.listen(BACKLOG)
+        say(f"serving {args.model} ({len(catalogue):,} items) on {address_of(bound)} - Ctrl-C ends it")
+        serve(app, bound)
+
+
+if __name__ == "__main__":
+    program.run(ServeArgs, main)
