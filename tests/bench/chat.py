@@ -1,0 +1,113 @@
+"""How much of a server's parallel capacity the chat client uses, and what it costs in memory.
+
+python -m tests.bench.chat            # 4,000 answers, 32 at a time, 0.2 s each
+python -m tests.bench.chat --quick    # 640
+
+The server is the tests' fake one in a process of its own: every answer takes a fixed time, so the ideal is answers /
+concurrency x latency. Measured is `ChatClient.run_to_file` from a generator of prompts of 2 kB: asking, judging against a
+schema, caching, writing one line each. One answer before the clock starts loads the libraries. Best of --repeats; `same`
+says that every repeat brought every sample exactly once, each the answer to its own prompt. The last line is one JSON
+object; peak_mib is of the client's process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from configs.program import ROOT, Clock, peak_mib
+from infer.chat_client import ChatClient, ChatRequest, ChatSettings, chat_client, read_results
+from tests.fake_openai_server import SCHEMA
+
+FILLER = "steel bolt, 10 mm, for wood and metal; " * 50
+
+
+@contextmanager
+def server(latency: float) -> Iterator[str]:
+    """The base URL of a fake server in a process of its own."""
+    command = [sys.executable, "-m", "tests.fake_openai_server", "--latency", str(latency)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def prompts(number: int, repeat: int) -> Iterator[ChatRequest]:
+    """Distinct requests of about 2 kB."""
+    for place in range(number):
+        turn = {"role": "user", "content": f"ok\n{repeat} {place} {FILLER}"}
+        yield ChatRequest(key=str(place), messages=[turn], schema=SCHEMA)
+
+
+def whole(path: Path, number: int, repeat: int) -> bool:
+    """Every request has one line, and in it the answer to its own prompt."""
+    results = read_results(path)
+    expected = {str(place): {"terms": [str(repeat), str(place)], "call": 1} for place in range(number)}
+    return {key: r.parsed for key, r in results.items()} == expected and path.read_bytes().count(
+        b"\n"
+    ) == number
+
+
+def measure(home: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The bench's JSON object."""
+    number = 20 * args.concurrency if args.quick else args.requests
+    ideal = number / args.concurrency * args.latency
+    seconds, same = [], True
+    with server(args.latency) as url:
+        client: ChatClient = chat_client(
+            ChatSettings(
+                backend="openai",
+                model="fake",
+                base_url=url,
+                api_key_env="",
+                concurrency=args.concurrency,
+                cache_dir=str(home / "cache"),
+            )
+        )
+        client.complete(prompts(1, -1))
+        for repeat in range(args.repeats):
+            path = home / f"answers{repeat}.jsonl"
+            clock = Clock()
+            client.run_to_file(prompts(number, repeat), path)
+            seconds.append(clock.seconds)
+            same &= whole(path, number, repeat)
+            print(f"repeat {repeat}: {number} answers in {seconds[-1]:.2f} s, ideal {ideal:.2f} s")
+    return {
+        "bench": "chat",
+        "same": same,
+        "ratios": {},
+        "values": {"concurrency_efficiency": round(ideal / min(seconds), 3), "peak_mib": peak_mib()},
+        "threads": args.concurrency,
+        "device": "cpu",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="20 answers per thread")
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--latency", type=float, default=0.2, help="seconds per answer")
+    parser.add_argument("--repeats", type=int, default=2)
+    args = parser.parse_args()
+    os.environ.setdefault("QUIET", "1")
+    with tempfile.TemporaryDirectory() as home:
+        result = measure(Path(home), args)
+    print(json.dumps(result), flush=True)
+    sys.exit(0 if result["same"] else 1)
+
+
+if __name__ == "__main__":
+    main()
