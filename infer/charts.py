@@ -180,3 +180,24 @@ def interval_chart(rows: Sequence[Interval], *, label: str) -> Markup:
         parts.append(f'<circle class="dot {kind}" cx="{x(row.value):.1f}" cy="{y}" r="4"/>')
         parts.append(f'<text x="{WIDTH - right + 10}" y="{y + 4:.1f}">{row.value:.4f}</text>')
     return svg(parts, label=label, height=height)
+
+
+def point_map(groups: Sequence[tuple[str, Sequence[tuple[float, float]]]], *, label: str) -> Markup:
+    """Points without axes in one scale for both directions; groups: (CSS colour, points). One path per group."""
+    points = [point for _, members in groups for point in members]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    room = min(SMALL_WIDTH / ((max(xs) - min(xs)) or 1.0), SMALL_WIDTH / ((max(ys) - min(ys)) or 1.0)) * 0.94
+    middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
+    wide = min(7.0, max(1.6, 130 / math.sqrt(len(points))))
+
+    def place(x: float, y: float) -> str:
+        return f"{SMALL_WIDTH / 2 + (x - middle_x) * room:.1f} {SMALL_WIDTH / 2 - (y - middle_y) * room:.1f}"
+
+    parts = []
+    for colour, members in groups:
+        # A line of length zero with round ends is a dot: far shorter than a circle element per point.
+        path = "".join(f"M{place(x, y)}h0" for x, y in members)
+        parts.append(
+            f'<path d="{path}" stroke="{escape(colour, quote=True)}" stroke-width="{wide:.1f}" stroke-linecap="round"/>'
+        )
+    return svg(parts, label=label, width=SMALL_WIDTH, height=SMALL_WIDTH)

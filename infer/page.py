@@ -187,14 +187,19 @@ def read_quality(sids: Path) -> Quality | None:
         level | {"name": "abcdefghijklmnopqrstuvwxyz"[at], "error": errors[at] if at < len(errors) else None}
         for at, level in enumerate(final["levels"])
     ]
-    before, after = nearest["collisions"], final["collisions"]
+    before, after, repaired = nearest["collisions"], final["collisions"], "nearest" in raw
+
+    def earlier(key: str) -> str:
+        return f"{before[key]:,} before repair" if repaired else ""
+
     lines = [
         ("Distinct semantic IDs", f"{after['distinct']:,}", f"of {raw['items']:,} items"),
-        ("Items that share one", f"{after['items']:,}", f"{before['items']:,} before repair"),
-        ("Largest group", f"{after['largest_group']:,}", f"{before['largest_group']:,} before repair"),
-        ("Moved off the nearest code", f"{raw.get('moved_share', 0):.1%}", "by the repair"),
-        ("Items per 2-prefix", f"{final['items_per_2_prefix']:.2f}", ""),
+        ("Items that share one", f"{after['items']:,}", earlier("items")),
+        ("Largest group", f"{after['largest_group']:,}", earlier("largest_group")),
     ]
+    if repaired:
+        lines.append(("Moved off the nearest code", f"{raw.get('moved_share', 0):.1%}", "by the repair"))
+    lines.append(("Items per 2-prefix", f"{final['items_per_2_prefix']:.2f}", ""))
     for depth in (1, 2):
         if found := (raw.get("behaviour") or {}).get(f"depth_{depth}"):
             lift = "no lift" if found["lift"] is None else f"lift {found['lift']:.1f}"
@@ -234,6 +239,7 @@ class Page:
     timed: int
     rows: int
     quality: Quality | None
+    sid_figures: list[Figure]
     training: list[tuple[TrainingLog, list[Figure]]]
     final: Result
     results: list[Result]

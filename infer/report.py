@@ -4,8 +4,9 @@ reads   data/<D>, data/<D>/sids/<name>, outputs/<run>/*/metrics.jsonl, outputs/<
 writes  <output_dir>/index.html, manifest.json
 
 The page shows the metric table with intervals and baselines, the funnel of counts, reviews over time, the quality
-of the semantic IDs, training curves, some users in words, and where every number comes from. It needs no network
-and runs no script; nothing ever parses it back. The table is also printed, as Markdown.
+of the semantic IDs with codebook usage and the embedding map, training curves, some users in words, and where every
+number comes from. It needs no network and runs no script; nothing ever parses it back. The table is also printed, as
+Markdown.
 
 python -m infer.report --data data/toystore --sids data/toystore/sids/rqkmeans --run outputs/quickstart \
     --output_dir outputs/quickstart/report
@@ -26,8 +27,9 @@ from data.sid import read_sids
 from infer import page, results
 from infer.predictions import refuse_other_sids
 from infer.showcase import stories
+from infer.sid_figures import sid_figures
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass
@@ -83,6 +85,7 @@ def build(args: ReportArgs, found: list[results.Result]) -> page.Page:
         timed=timed,
         rows=rows,
         quality=page.read_quality(sids_dir),
+        sid_figures=sid_figures(sids_dir, sids),
         training=[(log, page.training_figures(log)) for log in results.read_logs(run)],
         final=final,
         results=results.of_split(found, args.split),

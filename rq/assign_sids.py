@@ -1,13 +1,17 @@
 """Stage 04, second program: give every item its semantic ID and measure how good the IDs are.
 
 reads   an embeddings directory (stage 02), a quantizer (rq.train_quantizer), <data>/items.parquet and
-        <data>/sequences.parquet (valid rows: agreement of the IDs with held-out behaviour)
-writes  <output_dir>/sids.parquet (item_id int32, codes list<int32>), quality.json, quantizer.safetensors,
-        quantizer.json, manifest.json
+        <data>/sequences.parquet (valid rows: agreement of the IDs with held-out behaviour), a tags directory if one is given
+writes  <output_dir>/sids.parquet (item_id int32, codes list<int32>), quality.json, quality.png, map.parquet,
+        quantizer.safetensors, quantizer.json, manifest.json
 
 Every item gets the nearest code at each level; items that then share all codes are repaired as `repair` says
 (rq/collisions.py). quality.json describes both assignments, `nearest` and `assigned`; its measures are defined in
-rq/quality.py.
+rq/quality.py and rq/neighbours.py.
+
+--append SIDS gives codes to the items of `--data` that SIDS does not know (by raw_id) and keeps every ID that it has: frozen
+codebooks, free IDs only (rq/append.py). Its embeddings must lie in the space of the old ones: the same encoder, or
+`rq.embed_items --like`. SIDS itself is never changed.
 
 python -m rq.assign_sids --data data/toystore --embeddings data/toystore/embeddings/text_cooc \\
     --quantizer data/toystore/quantizers/rqkmeans --output_dir data/toystore/sids/rqkmeans \\
@@ -17,6 +21,7 @@ python -m rq.assign_sids --data data/toystore --embeddings data/toystore/embeddi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +30,15 @@ import pyarrow as pa
 from configs import program
 from configs.program import InputError
 from data import artifacts, output
-from data.sid import SidTable
-from rq import quality, residual
+from data.fingerprints import sha256_file
+from data.sid import SidTable, read_sids
+from rq import append, assessment, embedding_map, quality_page, residual
+from rq.assessment import Evidence
 from rq.collisions import Repair, repair_collisions
-from rq.embeddings import item_texts, read_embeddings
+from rq.embeddings import read_embeddings
 from rq.residual import ResidualQuantizer
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -42,56 +49,94 @@ class AssignArgs:
     """Prepared data set (stage 01)."""
     embeddings: str
     """Embeddings directory (stage 02)."""
-    quantizer: str
-    """Quantizer directory (rq.train_quantizer)."""
     output_dir: str
     """Where to write, e.g. data/<set>/sids/<name>."""
+    quantizer: str | None = None
+    """Quantizer directory (rq.train_quantizer). With append: left out, or the very one that made the existing IDs."""
+    append: str | None = None
+    """Existing sids directory whose items keep their IDs; only new items get one."""
     repair: Repair = "reassign"
-    """What becomes of items with equal codes: `reassign`, `collision_level` or `none`."""
+    """What becomes of items with equal codes: `reassign`, `sinkhorn`, `collision_level`, `collision_rank` or `none`.
+    Appended items always get free codes."""
+    tags: str | None = None
+    """Tags directory (stage 03) whose agreement with the prefixes is measured."""
+    map: embedding_map.MapMethod = "tsne"
+    """Coordinates of the embedding map: `tsne` (of at most 2,000 items, some seconds) or `pca` (at once, says less)."""
+    seed: int = 0
+    """Seed of that map."""
     overwrite: bool = False
     """Replace an output of another configuration."""
 
 
-def measure(
-    x_ND: np.ndarray,
-    nearest_NL: np.ndarray,
-    table: SidTable,
-    quantizer: ResidualQuantizer,
-    items: pa.Table,
-    pairs_P2: np.ndarray,
-) -> dict[str, Any]:
-    """quality.json: the nearest codes and the assigned ones, each with its use of codes, collisions and distortion."""
-    texts = item_texts(items)
-    own_NL = table.codes_NL[:, : nearest_NL.shape[1]]
-    moved = int((own_NL != nearest_NL).any(1).sum())
-    both = {}
-    for name, codes_NL, sizes in (
-        ("nearest", nearest_NL, quantizer.sizes),
-        ("assigned", table.codes_NL, table.sizes),
-    ):
-        error = quality.reconstruction_error(x_ND, codes_NL, quantizer)
-        both[name] = quality.describe_codes(codes_NL, sizes, texts) | {"reconstruction_error": error}
-    return {
-        "items": table.num_items,
-        "sizes": table.sizes,
-        **both,
-        "moved": moved,
-        "moved_share": moved / table.num_items,
-        "behaviour": quality.behaviour(table.codes_NL, pairs_P2),
-        "purity": quality.purity(table.codes_NL, items["categories"].to_pylist()),
-    }
+@dataclass(frozen=True)
+class Assigned:
+    """IDs of all items, their codes before repair, and facts for the manifest."""
+
+    table: SidTable
+    nearest_NL: np.ndarray
+    quantizer: ResidualQuantizer
+    made_by: dict[str, Any]
+    counts: dict[str, int]
+    facts: dict[str, Any]
+
+
+def assign(args: AssignArgs, x_ND: np.ndarray) -> Assigned:
+    """Codes of every item, repaired."""
+    quantizer, description = residual.load(args.quantizer)
+    nearest_NL = quantizer.encode(x_ND)
+    codes_NL, sizes = repair_collisions(x_ND, nearest_NL, quantizer, repair=args.repair)
+    return Assigned(SidTable(codes_NL, sizes), nearest_NL, quantizer, description["made_by"], {}, {})
+
+
+def extend(args: AssignArgs, x_ND: np.ndarray, raw_ids: list[str]) -> Assigned:
+    """The IDs of `args.append`, and free ones for the items that it does not know."""
+    quantizer, description = residual.load(args.append)
+    if args.quantizer is not None:
+        own, given = (sha256_file(Path(path) / residual.WEIGHTS) for path in (args.append, args.quantizer))
+        if own != given:
+            raise InputError(
+                f"quantizer {args.quantizer} is not the one of {args.append} ({given[:12]} against {own[:12]}) "
+                "-> leave --quantizer out"
+            )
+    old = read_sids(args.append)
+    old_raw_ids = known_raw_ids(args.append)
+    quantizer.require_dim(x_ND)
+    row_N = append.matched_rows(old_raw_ids, raw_ids)
+    new = np.flatnonzero(row_N < 0)
+    agreement = append.require_same_space(x_ND, old, row_N, quantizer)
+    codes_NL = old.codes_NL[row_N]
+    codes_NL[new] = append.append_codes(np.asarray(x_ND)[new], old.codes_NL, quantizer)
+    before = output.read_manifest(args.append)["facts"]
+    return Assigned(
+        SidTable(codes_NL, old.sizes),
+        quantizer.encode(x_ND),
+        quantizer,
+        description["made_by"],
+        {"new_items": len(new), "retired_items": old.num_items - int((row_N >= 0).sum())},
+        {"extends": [old.sha256, *before.get("extends", [])], "first_code_agreement": agreement},
+    )
+
+
+def known_raw_ids(sids: str) -> list[str]:
+    """raw_id of every item of an existing sids directory."""
+    path = Path(sids) / embedding_map.FILE
+    if not path.exists():
+        raise InputError(
+            f"{sids} does not say which items it has (no {path.name}) -> assign it again, then append"
+        )
+    return artifacts.read_file(path, columns=["raw_id"])["raw_id"].to_pylist()
 
 
 def summary(report: dict[str, Any]) -> str:
     """One line of the measures that matter most."""
     before, after = (report[name]["collisions"] for name in ("nearest", "assigned"))
     line = (
-        f"collisions {report['items'] - before['distinct']} -> {report['items'] - after['distinct']}, "
+        f"collisions {before['surplus']} -> {after['surplus']}, "
         f"{report['moved_share']:.1%} of items moved off their nearest code, perplexity "
         + " / ".join(f"{level['perplexity']:.0f}" for level in report["assigned"]["levels"])
     )
     if report["behaviour"]:
-        lifts = [depth["lift"] for key, depth in report["behaviour"].items() if key.startswith("depth_")]
+        lifts = [report["behaviour"].get(f"depth_{depth}", {}).get("lift") for depth in (1, 2)]
         line += ", lift on valid pairs " + " / ".join(
             "-" if lift is None else f"{lift:.1f}" for lift in lifts
         )
@@ -100,7 +145,12 @@ def summary(report: dict[str, Any]) -> str:
 
 def main(args: AssignArgs) -> None:
     """Read, assign, repair, measure, write."""
+    if args.append is None and args.quantizer is None:
+        raise InputError(
+            "quantizer is missing -> pass --quantizer, or --append with an existing sids directory"
+        )
     inputs = {"data": args.data, "embeddings": args.embeddings, "quantizer": args.quantizer}
+    inputs |= {"append": args.append, "tags": args.tags}
     with output.open_output(
         args.output_dir,
         stage="assign_sids",
@@ -116,28 +166,35 @@ def main(args: AssignArgs) -> None:
                 f"{args.embeddings} has {len(x_ND)} rows, {args.data} has {len(items)} items "
                 "-> run scripts/02_embed_items.sh on this data"
             )
-        quantizer, description = residual.load(args.quantizer)
-        nearest_NL = quantizer.encode(x_ND)
-        codes_NL, sizes = repair_collisions(x_ND, nearest_NL, quantizer, repair=args.repair)
-        table = SidTable(codes_NL, sizes)
+        raw_ids = items["raw_id"].to_pylist()
+        made = assign(args, x_ND) if args.append is None else extend(args, x_ND, raw_ids)
+        table = made.table
         sequences = artifacts.read_sequences(args.data, num_items=len(items))
-        pairs_P2 = quality.held_out_pairs(sequences, split="valid")
-        report = measure(x_ND, nearest_NL, table, quantizer, items, pairs_P2)
+        tags = None if args.tags is None else assessment.read_tags(args.tags, num_items=len(items))
+        report = assessment.with_distortion(
+            assessment.assess(table, Evidence(items, sequences, tags=tags), x_ND=x_ND),
+            assessment.distortion(x_ND, made.nearest_NL, table, made.quantizer, items),
+        )
+        xy_N2 = embedding_map.coordinates(x_ND, method=args.map, seed=args.seed)
 
-        codes = artifacts.int_rows(codes_NL)
+        codes = artifacts.int_rows(table.codes_NL)
         out.write_table(
             "sids.parquet", pa.table({"item_id": np.arange(len(items), dtype=np.int32), "codes": codes})
         )
-        residual.save(out, quantizer, made_by=description["made_by"])
+        out.write_table(embedding_map.FILE, embedding_map.map_table(raw_ids, xy_N2))
+        residual.save(out, made.quantizer, made_by=made.made_by)
         out.write_json("quality.json", report)
+        shown = quality_page.Shown(Path(args.output_dir).name, report, table.codes_NL, xy_N2)
+        quality_page.write_png(out, "quality.png", [shown])
         out.counts |= {
             "items": len(items),
             "distinct": len(table.sids_SL),
-            "collisions_before": len(items) - report["nearest"]["collisions"]["distinct"],
+            "collisions_before": report["nearest"]["collisions"]["surplus"],
             "collisions_after": len(items) - len(table.sids_SL),
             "moved": report["moved"],
-        }
-        out.facts |= {"sizes": list(sizes), "levels": len(sizes), "sids_sha256": table.sha256}
+        } | made.counts
+        out.facts |= {"sizes": list(table.sizes), "levels": len(table.sizes), "sids_sha256": table.sha256}
+        out.facts |= made.facts
         print(f"assign_sids: {summary(report)}")
 
 

@@ -123,4 +123,4 @@ def cooccurrence_svd(
         )
     weights = pair_weights(offsets, items, num_items=num_items, window=config.window)
     association = positive_pmi(weights, context_power=config.context_power)
-    return unit_rows(truncated_svd(association, dim=dim, power=0.5, seed=seed))
+    return unit_rows(truncated_svd(association, dim=dim, power=0.5, seed=seed)[0])

@@ -1,14 +1,23 @@
-"""Stage 02: item vectors from item text and from train co-occurrence.
+"""Stage 02: item vectors from item text, behaviour, images, or another program.
 
-reads   <data>/items.parquet, <data>/sequences.parquet (train rows only, for co-occurrence)
-writes  <output_dir>/embeddings.npy float32 [N, d] (row i is item i, memory-mappable), manifest.json
+reads   <data>/items.parquet, <data>/sequences.parquet (train rows only, for co-occurrence), model directories, image files
+writes  <output_dir>/embeddings.npy float32 [N, d] (row i is item i, memory-mappable), fitted.json, fitted.safetensors,
+        manifest.json
 
-An embedding is a list of parts side by side, each of length 1 per item times its weight:
-  tfidf_svd     TF-IDF of title, brand, categories and description, reduced by SVD; nothing to download
+An embedding is a list of parts side by side, each of length 1 per item (unless `normalize: false`) times its weight:
+  tfidf_svd     TF-IDF of `text_fields`, reduced by SVD; nothing to download
   cooccurrence  positive PMI of items in the users' train sequences, reduced by SVD
-  given         an embeddings directory made before (or by another program), by `path`
+  hf            any local text encoder directory: mean, last-token or cls pooling (--hf.*)
+  clip          images by a local CLIP or SigLIP directory (--clip.*); an item without image is a zero row, and counted
+  external      vectors of another program (.npy, .parquet, or a folder with embeddings.npy), matched by item, e.g. SASRec's
+  given         an embeddings directory of this stage, by `path`
 An item without train rows has no co-occurrence: that part of it becomes what its `fill_neighbours` nearest items in the
-other parts have there (0 leaves zeros). Rows that stay zero throughout are counted as `zero_rows`.
+other parts have there (0 leaves zeros). `reduce` then applies PCA, with or without whitening. Rows that stay zero throughout
+are counted as `zero_rows`; no value is ever NaN.
+
+--like EMBEDDINGS embeds new items in the space of an earlier output: items known there (by raw_id) keep their vectors, new
+ones go through its fitted TF-IDF, encoders and PCA. `rq.assign_sids --append` needs such vectors. Encoders share the work
+with torchrun or accelerate (NUM_GPUS of scripts/02_embed_items.sh); any number of processes gives the same rows.
 
 python -m rq.embed_items --data data/toystore --output_dir data/toystore/embeddings/text_cooc \\
     --config configs/toy/toystore/embed.yaml
@@ -16,46 +25,25 @@ python -m rq.embed_items --data data/toystore --output_dir data/toystore/embeddi
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from configs import program
 from configs.program import InputError
 from data import artifacts, output
-from rq import embeddings
-from rq.cooccurrence import Cooccurrence, cooccurrence_svd
-from rq.embeddings import Tfidf
+from data.fingerprints import sha256_json
+from rq import embeddings, encoders, extend, parts
+from rq.cooccurrence import Cooccurrence
+from rq.embeddings import Projection, Tfidf
+from rq.encoders import ImageEncoder, TextEncoder
+from rq.extend import Fitted, Reduce
+from rq.parts import Part, Recipe
 
-VERSION = 1
-
-
-@dataclass
-class Part:
-    """One block of columns."""
-
-    method: Literal["tfidf_svd", "cooccurrence", "given"]
-    """How it is made."""
-    dim: int | None = None
-    """Columns; 128 unless said. A given part has the width of its file."""
-    weight: float = 1.0
-    """Length of its rows: how much it counts beside the other parts."""
-    path: str | None = None
-    """Embeddings directory of a given part."""
-
-    def __post_init__(self) -> None:
-        if (self.method == "given") != (self.path is not None):
-            raise InputError(
-                f"embedding part {self.method}: `path` belongs to a `given` part, and it needs one"
-            )
-        if self.method == "given" and self.dim is not None:
-            raise InputError(f"embedding part {self.path}: `dim` is fixed by the file -> leave it out")
-        if self.dim is not None and self.dim < 1 or self.weight <= 0:
-            raise InputError(
-                f"embedding part {self.method}: dim {self.dim} must be >= 1, weight {self.weight} > 0"
-            )
+VERSION = 2
 
 
 @dataclass
@@ -68,81 +56,138 @@ class EmbedArgs:
     """Where to write, e.g. data/<set>/embeddings/<name>."""
     parts: list[Part] = field(default_factory=lambda: [Part("tfidf_svd")])
     """The blocks of columns, in order."""
+    text_fields: list[str] = field(default_factory=lambda: list(embeddings.TEXT_FIELDS))
+    """Columns of items.parquet that make an item's text, in order, one per line."""
     tfidf: Tfidf = field(default_factory=Tfidf)
     """Options of tfidf_svd parts."""
     cooccurrence: Cooccurrence = field(default_factory=Cooccurrence)
     """Options of cooccurrence parts."""
+    hf: TextEncoder = field(default_factory=TextEncoder)
+    """Options of hf parts."""
+    clip: ImageEncoder = field(default_factory=ImageEncoder)
+    """Options of clip parts."""
+    reduce: Reduce = field(default_factory=Reduce)
+    """PCA of all parts together."""
     fill_neighbours: int = 5
     """Neighbours in the other parts that stand in for a missing co-occurrence; 0 leaves zeros."""
+    like: str | None = None
+    """Embeddings directory whose fitted space new items are put into; its parts and options hold instead of those here."""
     seed: int = 0
-    """Seed of the randomised SVD."""
+    """Seed of the randomised SVD and of word_drop."""
     overwrite: bool = False
     """Replace an output of another configuration."""
 
     def __post_init__(self) -> None:
-        if not self.parts:
-            raise InputError("parts is empty -> give at least one, e.g. --parts '[{method: tfidf_svd}]'")
+        if not self.parts or not self.text_fields:
+            raise InputError(
+                "parts and text_fields must name at least one, e.g. --parts '[{method: tfidf_svd}]'"
+            )
         if self.fill_neighbours < 0:
             raise InputError(f"fill_neighbours {self.fill_neighbours} is negative -> 0 or more")
 
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.text_fields, self.tfidf, self.cooccurrence, self.hf, self.clip, self.seed)
 
-def embed(args: EmbedArgs, items: pa.Table, sequences: pa.Table | None) -> tuple[np.ndarray, dict[str, int]]:
-    """(float32 [N, d], counts) of all parts; `sequences` may be None when no part is co-occurrence."""
-    made = [make_part(part, args, items, sequences) for part in args.parts]
-    behaviour = [part.method == "cooccurrence" for part in args.parts]
-    weights = [part.weight for part in args.parts]
-    guides = [(x_ND, w) for x_ND, w, b in zip(made, weights, behaviour, strict=True) if not b]
-    cold = filled = 0
-    for number in np.flatnonzero(behaviour):
-        cold = int(embeddings.zero_rows(made[number]).sum())
-        if args.fill_neighbours and guides:
-            guide_NE = embeddings.unit_rows(embeddings.side_by_side(*map(list, zip(*guides, strict=True))))
-            made[number] = embeddings.fill_zero_rows(made[number], guide_NE, neighbours=args.fill_neighbours)
-            filled = cold - int(embeddings.zero_rows(made[number]).sum())
-    x_ND = embeddings.side_by_side(made, weights)
-    embeddings.require_finite(x_ND, where="new embeddings")
+
+@dataclass
+class Seen(EmbedArgs):
+    """The arguments, and what image files there are: a changed folder is a changed configuration."""
+
+    image_listing: str = ""
+
+
+def embed(args: EmbedArgs, *, shards: Path) -> tuple[np.ndarray | None, Fitted | None, dict[str, int]]:
+    """(float32 [N, d], what was fitted, counts); (None, None, {}) on ranks other than 0."""
+    items = artifacts.read_items(args.data)
+    uses_behaviour = any(part.method == "cooccurrence" for part in args.parts)
+    sequences = artifacts.read_sequences(args.data, num_items=len(items)) if uses_behaviour else None
+    made = [
+        parts.make_part(
+            part, args.recipe, items, sequences, shards=shards / f"part_{number}", where=args.data
+        )
+        for number, part in enumerate(args.parts)
+    ]
+    if any(one.x_ND is None for one in made):
+        return None, None, {}
+    blocks, filled = parts.fill_behaviour(
+        args.parts, [one.x_ND for one in made], neighbours=args.fill_neighbours
+    )
+    x_ND = embeddings.side_by_side(blocks, [part.weight for part in args.parts])
+    projection: Projection | None = None
+    if args.reduce.dim is not None:
+        projection = embeddings.principal_directions(x_ND, dim=args.reduce.dim, whiten=args.reduce.whiten)
+        x_ND = args.reduce.finish(projection.apply(x_ND))
     counts = {"items": len(x_ND), "zero_rows": int(embeddings.zero_rows(x_ND).sum())}
-    if any(behaviour):
-        counts |= {"items_without_cooccurrence": cold, "filled_from_neighbours": filled}
-    return x_ND, counts
+    counts |= {name: value for one in made for name, value in one.counts.items()}
+    if uses_behaviour:
+        counts["filled_from_neighbours"] = filled
+    fitted = Fitted(
+        parts=args.parts,
+        recipe=args.recipe,
+        reduce=args.reduce,
+        fill_neighbours=args.fill_neighbours,
+        widths=[block.shape[1] for block in blocks],
+        raw_ids=items["raw_id"].to_pylist(),
+        spaces=[one.fitted for one in made],
+        projection=projection,
+    )
+    return x_ND, fitted, counts
 
 
-def make_part(part: Part, args: EmbedArgs, items: pa.Table, sequences: pa.Table | None) -> np.ndarray:
-    """The unit rows of one part, float32 [N, dim]."""
-    dim = part.dim or 128
-    if part.method == "tfidf_svd":
-        return embeddings.tfidf_svd(embeddings.item_texts(items), dim=dim, tfidf=args.tfidf, seed=args.seed)
-    if part.method == "cooccurrence":
-        return cooccurrence_svd(
-            sequences, num_items=len(items), dim=dim, config=args.cooccurrence, seed=args.seed
-        )
-    x_ND = embeddings.read_embeddings(part.path)
-    if len(x_ND) != len(items):
-        raise InputError(
-            f"{part.path} has {len(x_ND)} rows, {args.data} has {len(items)} items -> embed again"
-        )
-    return embeddings.unit_rows(x_ND)
+def inputs_of(args: EmbedArgs) -> dict[str, object]:
+    """Paths whose content decides the output, by name."""
+    if args.like is not None:
+        return {"data": args.data, "like": args.like}
+    read = [Path(part.path) for part in args.parts if part.method in ("given", "hf", "clip")]
+    for part in args.parts:
+        if part.method == "external":
+            path = Path(part.path)
+            read.append(path / embeddings.FILE if path.is_dir() else path)
+            read += [Path(part.ids)] if part.ids else []
+    return {"data": args.data, "given": read or None}
+
+
+def seen(args: EmbedArgs) -> EmbedArgs:
+    """`args`, with a hash of the image files' names, sizes and times where images are read."""
+    if args.like is not None or not any(part.method == "clip" for part in args.parts):
+        return args
+    paths = parts.images_of(artifacts.read_items(args.data), folder=args.clip.images)
+    listing = [
+        [path.name, stat.st_size, stat.st_mtime_ns] for path in paths if path and (stat := path.stat())
+    ]
+    return Seen(**vars(args), image_listing=sha256_json(listing))
 
 
 def main(args: EmbedArgs) -> None:
     """Read, embed, write."""
-    given = [part.path for part in args.parts if part.path is not None]
-    inputs = {"data": args.data, "given": given or None}
+    earlier = extend.read_fitted(args.like) if args.like is not None else None
+    used = earlier.parts if earlier else args.parts
+    together = any(part.method in parts.ENCODED for part in used)
     with output.open_output(
         args.output_dir,
         stage="embed_items",
         version=VERSION,
-        args=args,
-        inputs=inputs,
+        args=seen(args),
+        inputs=inputs_of(args),
         overwrite=args.overwrite,
     ) as out:
-        items = artifacts.read_items(args.data)
-        uses_behaviour = any(part.method == "cooccurrence" for part in args.parts)
-        sequences = artifacts.read_sequences(args.data, num_items=len(items)) if uses_behaviour else None
-        x_ND, counts = embed(args, items, sequences)
+        shards = out.path / "shards"
+        with encoders.process_group() if together else nullcontext():
+            if earlier is not None:
+                x_ND, fitted, counts = extend.embed_new(
+                    earlier, artifacts.read_items(args.data), like=args.like, shards=shards
+                )
+            else:
+                x_ND, fitted, counts = embed(args, shards=shards)
+        if x_ND is None:
+            return
+        shutil.rmtree(shards, ignore_errors=True)
+        embeddings.require_finite(x_ND, where="new embeddings")
         out.write_array(embeddings.FILE, x_ND)
+        extend.write_fitted(out, fitted)
         out.counts |= counts
-        out.facts |= {"dim": x_ND.shape[1], "method": "+".join(part.method for part in args.parts)}
+        out.facts |= {"dim": x_ND.shape[1], "method": "+".join(part.method for part in used)}
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Item vectors: the text of an item, TF-IDF + SVD of it, parts side by side, and reading an embeddings directory.
+"""Item vectors: the text of an item, TF-IDF + SVD of it, parts side by side, PCA, and reading an embeddings directory.
 
-Every row of a part has length 1, so a part's weight alone says how much it counts in a distance. A zero row means
-"nothing known here" (an item without train rows has no co-occurrence): it is counted, and can be filled from the item's
-neighbours in the other parts.
+Unless a part says otherwise its rows have length 1, so that its weight alone says how much it counts in a distance. A zero
+row means "nothing known here" (an item without train rows has no co-occurrence): it is counted, stays zero in PCA, and
+can be filled from the item's neighbours in the other parts.
 
 Legend: N items, D dimensions, K neighbours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from scipy.sparse import spmatrix
 
 EMPTY_TEXT = "no text available"
+TEXT_FIELDS = ("title", "brand", "categories", "description")
 WRITTEN_BY = "scripts/02_embed_items.sh"
 FILE = "embeddings.npy"
 # A row this much shorter than the median is rounding noise of the SVD (measured: 1e-8 against 0.16 for the shortest
@@ -53,53 +55,88 @@ class Tfidf:
             raise InputError(f"tfidf.stop_words {self.stop_words!r} is unknown -> english or null")
 
 
-def item_texts(items: pa.Table) -> list[str]:
-    """Title, brand, category path and description of every item, one per line; EMPTY_TEXT where all are empty.
+def item_texts(items: pa.Table, fields: Sequence[str] = TEXT_FIELDS) -> list[str]:
+    """The given columns of every item, one per line; EMPTY_TEXT where all are empty.
 
-    Lists are joined with spaces, never printed; nothing is cut or blanked for its length.
+    Lists are joined with spaces, never printed; nothing is cut or blanked for its length. InputError for a column that the
+    items lack or that holds no text.
     """
-    columns = [items[name].to_pylist() for name in ("title", "brand", "categories", "description")]
-    texts = []
-    for title, brand, categories, description in zip(*columns, strict=True):
-        fields = (title, brand, " ".join(part for part in categories if part), description)
-        texts.append("\n".join(field for field in map(str.strip, fields) if field) or EMPTY_TEXT)
-    return texts
+    columns = []
+    for name in fields:
+        if name not in items.column_names:
+            raise InputError(
+                f"items have no column `{name}` -> text_fields of {', '.join(items.column_names)}"
+            )
+        values = items[name].to_pylist()
+        if any(value is not None and not isinstance(value, (str, list)) for value in values):
+            raise InputError(f"item column `{name}` holds no text -> leave it out of text_fields")
+        columns.append([_words(value) for value in values])
+    return ["\n".join(field for field in row if field) or EMPTY_TEXT for row in zip(*columns, strict=True)]
 
 
-def tfidf_svd(texts: list[str], *, dim: int, tfidf: Tfidf, seed: int) -> np.ndarray:
-    """Sublinear TF-IDF of 1..n-grams, its `dim` leading singular directions, rows of length 1: float32 [N, dim]."""
+def _words(value: str | list[str] | None) -> str:
+    """A text or a list of texts as one stripped text."""
+    return (" ".join(part for part in value if part) if isinstance(value, list) else value or "").strip()
+
+
+@dataclass(frozen=True)
+class TfidfSpace:
+    """A fitted TF-IDF + SVD: `terms` T of them with their inverse document frequency, directions float32 [T, D]."""
+
+    terms: list[str]
+    idf_T: np.ndarray
+    directions_TD: np.ndarray
+    options: Tfidf
+
+    def vectors(self, texts: list[str]) -> np.ndarray:
+        """Unit rows float32 [N, D] of texts in this space; a text without a known term is a zero row."""
+        vectorizer = _vectorizer(self.options, vocabulary=self.terms)
+        vectorizer.idf_ = self.idf_T
+        return unit_rows(vectorizer.transform(texts) @ self.directions_TD)
+
+
+def _vectorizer(tfidf: Tfidf, *, vocabulary: list[str] | None = None) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(
+    return TfidfVectorizer(
         sublinear_tf=True,
         min_df=tfidf.min_df,
         max_df=tfidf.max_df,
         ngram_range=(1, tfidf.max_ngram),
         stop_words=tfidf.stop_words,
         dtype=np.float32,
+        vocabulary=vocabulary,
     )
+
+
+def tfidf_svd(texts: list[str], *, dim: int, tfidf: Tfidf, seed: int) -> tuple[np.ndarray, TfidfSpace]:
+    """(unit rows float32 [N, dim], the fitted space): sublinear TF-IDF of 1..n-grams, `dim` leading singular directions."""
+    vectorizer = _vectorizer(tfidf)
     try:
-        terms = vectorizer.fit_transform(texts)
+        counts = vectorizer.fit_transform(texts)
     except ValueError:
         raise InputError(
             f"no term occurs in at least {tfidf.min_df} and at most {tfidf.max_df:.0%} of {len(texts)} item texts "
             "-> lower --tfidf.min_df or raise --tfidf.max_df"
         ) from None
-    return unit_rows(truncated_svd(terms, dim=dim, power=1.0, seed=seed))
+    x_ND, directions_TD = truncated_svd(counts, dim=dim, power=1.0, seed=seed)
+    terms = vectorizer.get_feature_names_out().tolist()
+    return unit_rows(x_ND), TfidfSpace(terms, vectorizer.idf_.astype(np.float32), directions_TD, tfidf)
 
 
-def truncated_svd(matrix: spmatrix, *, dim: int, power: float, seed: int) -> np.ndarray:
-    """U S^power of the `dim` leading singular directions, float32 [N, dim]; columns beyond the rank bound are zero.
+def truncated_svd(matrix: spmatrix, *, dim: int, power: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(U S^power float32 [N, dim], V float32 [columns, dim]); columns beyond the rank bound are zero.
 
     Source: Halko, Martinsson, Tropp 2011 (randomised SVD), scikit-learn's implementation.
     """
     from sklearn.utils.extmath import randomized_svd
 
     rank = min(dim, *matrix.shape)
-    out = np.zeros((matrix.shape[0], dim), np.float32)
-    left, values, _ = randomized_svd(matrix, rank, n_iter=7, random_state=seed)
+    out, right = (np.zeros((size, dim), np.float32) for size in matrix.shape)
+    left, values, directions = randomized_svd(matrix, rank, n_iter=7, random_state=seed)
     out[:, :rank] = left * values**power
-    return out
+    right[:, :rank] = directions.T
+    return out, right
 
 
 def unit_rows(x_ND: np.ndarray) -> np.ndarray:
@@ -146,6 +183,40 @@ def side_by_side(parts: list[np.ndarray], weights: list[float]) -> np.ndarray:
     return np.concatenate(
         [weight * x_ND for x_ND, weight in zip(parts, weights, strict=True)], axis=1
     ).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A fitted PCA: x -> (x - mean) @ directions, for rows that are not zero. directions float32 [D, E]."""
+
+    mean_D: np.ndarray
+    directions_DE: np.ndarray
+
+    def apply(self, x_ND: np.ndarray) -> np.ndarray:
+        """float32 [N, E]; zero rows stay zero."""
+        out_NE = ((x_ND - self.mean_D) @ self.directions_DE).astype(np.float32)
+        out_NE[zero_rows(x_ND)] = 0
+        return out_NE
+
+
+def principal_directions(x_ND: np.ndarray, *, dim: int, whiten: bool) -> Projection:
+    """PCA of the rows that are not zero; with `whiten` every direction gets variance 1 (those without variance get none).
+
+    A direction's sign makes its largest entry positive, so that the result does not depend on the LAPACK in use.
+    """
+    known_ND = x_ND[~zero_rows(x_ND)].astype(np.float64)
+    if dim > x_ND.shape[1] or not len(known_ND):
+        raise InputError(
+            f"reduce.dim {dim} needs that many columns and a row that is not zero: embeddings are {x_ND.shape}"
+        )
+    mean_D = known_ND.mean(0)
+    variance, directions = np.linalg.eigh((known_ND - mean_D).T @ (known_ND - mean_D) / len(known_ND))
+    variance, directions = variance[::-1][:dim], directions[:, ::-1][:, :dim]
+    directions = directions * np.sign(directions[np.abs(directions).argmax(0), np.arange(dim)])
+    if whiten:
+        real = variance > 1e-9 * variance[0]
+        directions = directions * np.where(real, 1 / np.sqrt(np.where(real, variance, 1)), 0)
+    return Projection(mean_D.astype(np.float32), directions.astype(np.float32))
 
 
 def read_embeddings(directory: str | Path) -> np.ndarray:

@@ -38,15 +38,47 @@ def test_reassigned_codes_are_all_different_up_to_full_capacity(seed, sizes, fil
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), num=st.integers(2, 5))
-def test_last_codes_have_the_least_total_distance(seed, num):
+def test_no_more_items_move_than_must_and_their_total_distance_is_least(seed, num):
     x, quantizer, nearest = random_case(seed, num, (1, 5), distinct=3)
     codes = collisions.reassign(x, nearest, quantizer)
-    if len(np.unique(nearest, axis=0)) == num:
-        assert np.array_equal(codes, nearest)
-    cost = ((x - quantizer.codebooks[0][0])[:, None] - quantizer.codebooks[1][None]) ** 2
-    cost = cost.sum(2)
-    best = min(sum(cost[i, c] for i, c in enumerate(order)) for order in permutations(range(5), num))
-    assert cost[np.arange(num), codes[:, 1]].sum() == pytest.approx(best, rel=1e-4)
+    cost = (((x - quantizer.codebooks[0][0])[:, None] - quantizer.codebooks[1][None]) ** 2).sum(2)
+    rows = np.arange(num)
+    moves = int((codes[:, 1] != nearest[:, 1]).sum())
+    assert moves == num - len(np.unique(nearest[:, 1]))
+    best = min(
+        cost[rows, list(order)].sum()
+        for order in permutations(range(5), num)
+        if (np.array(order) != nearest[:, 1]).sum() == moves
+    )
+    assert cost[rows, codes[:, 1]].sum() == pytest.approx(best, rel=1e-4)
+
+
+def test_taken_codes_are_not_given_out_and_what_finds_none_says_so():
+    cost = np.array([[0.0, 1, 2, 9], [0.0, 3, 2, 9], [0.0, 9, 9, 1]])
+    zeros = np.zeros(3, np.int32)
+    assert collisions.fewest_moves(cost, zeros).tolist() == [1, 0, 3]
+    assert collisions.fewest_moves(cost, zeros, np.array([0])).tolist() == [1, 2, 3]
+    assert collisions.fewest_moves(cost, zeros, np.array([0, 3])).tolist() == [1, 2, -1]
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10**6), num=st.integers(2, 60), distinct=st.integers(1, 60))
+def test_sinkhorn_rounds_never_add_collisions_and_move_last_codes_only(seed, num, distinct):
+    x, quantizer, nearest = random_case(seed, num, (3, 4, 8), distinct)
+    codes, sizes = collisions.repair_collisions(x, nearest, quantizer, repair="sinkhorn")
+    before, after = (len(np.unique(c, axis=0)) for c in (nearest, codes))
+    assert after >= before and sizes == (3, 4, 8)
+    assert np.array_equal(codes[:, :-1], nearest[:, :-1])
+    assert (codes >= 0).all() and (codes < np.array(sizes)).all()
+
+
+def test_sinkhorn_rounds_tell_a_group_of_different_items_apart_but_not_identical_ones():
+    quantizer = ResidualQuantizer((np.zeros((1, 2), np.float32), np.eye(8, 2, dtype=np.float32)))
+    x = np.array([[1.0, 0.0], [1.0, 0.1], [1.1, 0.0], [5.0, 5.0], [5.0, 5.0]], np.float32)
+    nearest = quantizer.encode(x)
+    assert len(np.unique(nearest[:3], axis=0)) == 1
+    codes = collisions.sinkhorn_rounds(x, nearest, quantizer)
+    assert len(np.unique(codes[:3], axis=0)) > 1 and np.array_equal(codes[3], codes[4])
 
 
 def test_prefixes_without_a_collision_keep_their_codes():
@@ -92,3 +124,10 @@ def test_none_leaves_the_codes():
     x, quantizer, nearest = random_case(1, 9, (2, 2), distinct=2)
     codes, sizes = collisions.repair_collisions(x, nearest, quantizer, repair="none")
     assert np.array_equal(codes, nearest) and sizes == (2, 2)
+
+
+def test_collision_rank_is_the_published_ordinal():
+    codes = np.array([[1, 1], [0, 2], [1, 1], [3, 3]], np.int32)
+    quantizer = ResidualQuantizer((np.zeros((4, 1), np.float32), np.zeros((4, 1), np.float32)))
+    out, sizes = collisions.repair_collisions(np.zeros((4, 1)), codes, quantizer, repair="collision_rank")
+    assert out[:, 2].tolist() == [1, 0, 2, 0] and sizes == (4, 4, 3)

@@ -14,6 +14,9 @@ from data.artifacts import INT_LIST, TEXT_LIST
 from rq import cooccurrence, embeddings
 from rq.cooccurrence import Cooccurrence
 from rq.embeddings import Tfidf
+from rq.external import external_vectors
+
+EMPTY = embeddings.EMPTY_TEXT
 
 
 def items_table(rows):
@@ -58,11 +61,16 @@ def test_item_text_has_every_field_no_brackets_and_no_cut():
     assert first == f"Red pen\nAcme\nOffice Pens\n{long}"
     assert empty == embeddings.EMPTY_TEXT
     assert description_only == "x"
+    assert embeddings.item_texts(table, ["description", "title"])[1:] == [EMPTY, "x"]
+    with pytest.raises(InputError, match="no column `colour`"):
+        embeddings.item_texts(table, ["colour"])
 
 
 def test_texts_about_the_same_thing_are_near():
     texts = ["blue ink pen", "black ink pen", "garden hose red", "long garden hose", embeddings.EMPTY_TEXT]
-    x = embeddings.tfidf_svd(texts, dim=4, tfidf=Tfidf(min_df=1, max_df=1.0), seed=0)
+    x, space = embeddings.tfidf_svd(texts, dim=4, tfidf=Tfidf(min_df=1, max_df=1.0), seed=0)
+    np.testing.assert_allclose(space.vectors(texts), x, atol=1e-5)
+    assert not space.vectors(["nothing known"]).any()
     assert x.shape == (5, 4) and x.dtype == np.float32
     near = (x @ x.T - 2 * np.eye(5)).argmax(1)
     assert near[:4].tolist() == [1, 0, 3, 2]
@@ -72,7 +80,7 @@ def test_texts_about_the_same_thing_are_near():
 def test_too_few_texts_for_the_term_limits_is_an_input_error():
     with pytest.raises(InputError, match="--tfidf.min_df"):
         embeddings.tfidf_svd(["one item"], dim=4, tfidf=Tfidf(), seed=0)
-    alone = embeddings.tfidf_svd(["one item"], dim=4, tfidf=Tfidf(min_df=1, max_df=1.0), seed=0)
+    alone, _ = embeddings.tfidf_svd(["one item"], dim=4, tfidf=Tfidf(min_df=1, max_df=1.0), seed=0)
     assert np.abs(alone[0]).tolist() == pytest.approx([1, 0, 0, 0])
 
 
@@ -161,3 +169,89 @@ def test_zero_rows_are_filled_from_the_nearest_known_items():
 def test_weights_are_the_lengths_of_the_parts():
     x = embeddings.side_by_side([np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)], [1.0, 0.5])
     assert x.tolist() == [[1, 0, 0.5, 0], [0, 1, 0, 0.5]] and x.dtype == np.float32
+
+
+def test_principal_directions_keep_distances_and_zero_rows():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.standard_normal((50, 6)) * [9, 5, 1, 0.5, 0.2, 0.1], np.zeros((2, 6))]).astype(
+        np.float32
+    )
+    full = embeddings.principal_directions(x, dim=6, whiten=False).apply(x)
+    np.testing.assert_allclose(
+        np.linalg.norm(full[:50, None] - full[None, :50], axis=2),
+        np.linalg.norm(x[:50, None] - x[None, :50], axis=2),
+        atol=1e-3,
+    )
+    assert not full[50:].any()
+    variance = full[:50].var(0)
+    assert (np.diff(variance) <= 1e-5).all() and variance[0] > 50
+    white = embeddings.principal_directions(x, dim=4, whiten=True).apply(x)
+    np.testing.assert_allclose(np.cov(white[:50].T, bias=True), np.eye(4), atol=1e-3)
+    with pytest.raises(InputError, match=r"reduce.dim 7"):
+        embeddings.principal_directions(x, dim=7, whiten=False)
+
+
+def test_whitening_a_direction_without_variance_gives_zeros_and_not_nan():
+    x = np.array([[1, 1, 0], [2, 2, 0], [3, 3, 0]], np.float32)
+    white = embeddings.principal_directions(x, dim=3, whiten=True).apply(x)
+    assert np.isfinite(white).all() and not white[:, 1:].any() and white[:, 0].std() == pytest.approx(1)
+
+
+RAW = ["B0", "B1", "B2"]
+
+
+def test_external_vectors_come_into_the_order_of_the_items(tmp_path):
+    import json
+
+    import pyarrow.parquet as pq
+
+    x = np.arange(8, dtype=np.float64).reshape(4, 2)
+    np.save(tmp_path / "embeddings.npy", x)
+    got, missing = external_vectors(str(tmp_path), ids=None, first_row=1, raw_ids=RAW)
+    assert got.tolist() == x[1:].tolist() and got.dtype == np.float32 and missing == 0
+    np.save(tmp_path / "two.npy", x[:2])
+    (tmp_path / "ids.json").write_text(json.dumps(["B2", "B0"]))
+    got, missing = external_vectors(
+        str(tmp_path / "two.npy"), ids=str(tmp_path / "ids.json"), first_row=0, raw_ids=RAW
+    )
+    assert got.tolist() == [[2, 3], [0, 0], [0, 1]] and missing == 1
+    np.save(tmp_path / "ids.npy", np.array([1, 2]))
+    got, _ = external_vectors(
+        str(tmp_path / "two.npy"), ids=str(tmp_path / "ids.npy"), first_row=0, raw_ids=RAW
+    )
+    assert got.tolist() == [[0, 0], [0, 1], [2, 3]]
+    table = pa.table({"raw_id": ["B1", "B0", "B2"], "embedding": [[1.0, 2], [3.0, 4], [5.0, 6]]})
+    pq.write_table(table, tmp_path / "v.parquet")
+    got, _ = external_vectors(str(tmp_path / "v.parquet"), ids=None, first_row=0, raw_ids=RAW)
+    assert got.tolist() == [[3, 4], [1, 2], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("array", "ids", "message"),
+    [
+        (np.zeros((2, 2)), None, "2 rows after first_row 0, the data 3 items"),
+        (np.zeros((2, 2)), ["B0", "B9"], "1 ids are no item .first: 'B9'"),
+        (np.zeros((2, 2)), ["B0", "B0"], "item 0 has several vectors"),
+        (np.zeros((2, 2)), ["B0"], "2 rows for 1 ids"),
+        (np.array([[0, 1], [np.nan, 0]]), ["B0", "B1"], "1 rows are not finite"),
+        (np.zeros((2, 2), int), ["B0", "B1"], "not a float matrix"),
+        (np.zeros(3), None, "not a float matrix"),
+    ],
+)
+def test_external_vectors_that_do_not_fit_are_refused(tmp_path, array, ids, message):
+    np.save(tmp_path / "x.npy", array)
+    path = None
+    if ids is not None:
+        path = tmp_path / "ids.txt"
+        path.write_text("\n".join(ids))
+    with pytest.raises(InputError, match=message):
+        external_vectors(
+            str(tmp_path / "x.npy"), ids=None if path is None else str(path), first_row=0, raw_ids=RAW
+        )
+
+
+def test_a_missing_or_damaged_external_file_is_named(tmp_path):
+    (tmp_path / "bad.npy").write_bytes(b"not numpy")
+    for name, message in (("nowhere.npy", "missing file"), ("bad.npy", "not a readable .npy")):
+        with pytest.raises(InputError, match=message):
+            external_vectors(str(tmp_path / name), ids=None, first_row=0, raw_ids=RAW)

@@ -1,4 +1,4 @@
-"""rq/quality.py: every measure by hand arithmetic."""
+"""rq/quality.py and rq/neighbours.py: every measure by hand arithmetic."""
 
 import math
 
@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from data.artifacts import INT_LIST
-from rq import quality
+from data.sid import SidTable
+from rq import neighbours, quality
 from rq.residual import ResidualQuantizer
 
 
@@ -24,10 +25,12 @@ def test_code_use_by_hand():
 
 def test_collisions_by_hand():
     codes = np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 1], [1, 1]])
-    found = quality.collisions(codes, ["same", "same", "x", "a", "b", "a"])
+    found = quality.collisions(codes, ["Same", "same ", "x", "a", "b", "a"])
     assert found == {
         "rate": pytest.approx(0.5),
         "distinct": 3,
+        "surplus": 3,
+        "surplus_of_other_text": 1,
         "items": 5,
         "groups": 2,
         "largest_group": 3,
@@ -60,16 +63,41 @@ def test_held_out_pairs_take_the_last_history_item_of_the_split():
     assert quality.held_out_pairs(table, split="test").shape == (0, 2)
 
 
+def test_pairs_in_rows_are_all_consecutive_pairs_of_the_split():
+    table = pa.table(
+        {
+            "history": pa.array([[1, 2, 3], [4], []], INT_LIST),
+            "target": pa.array([7, 8, 9], pa.int32()),
+            "split": ["valid", "train", "valid"],
+        }
+    )
+    assert sorted(map(tuple, quality.pairs_in_rows(table, split="valid").tolist())) == [
+        (1, 2),
+        (2, 3),
+        (3, 7),
+    ]
+    assert quality.pairs_in_rows(table, split="train").tolist() == [[4, 8]]
+
+
+def test_identical_items_are_listed_apart():
+    texts = ["Blue  pen", "x", "blue pen", "y", "x", "x"]
+    found = quality.identical_items(texts)
+    assert found == {"groups": 2, "items": 5, "surplus": 3, "first_groups": [[0, 2], [1, 4, 5]]}
+    assert quality.identical_items(texts, listed=1)["first_groups"] == [[0, 2]]
+
+
 def test_lift_by_hand_and_the_shuffled_share_is_the_mean_over_shuffles():
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
-    pairs = np.array([[0, 1], [2, 3], [0, 2], [3, 3]])
+    pairs = np.array([[0, 1], [2, 3], [0, 2], [3, 2], [3, 3], [1, 1]])
     found = quality.behaviour(codes, pairs)
-    # Depth 1: firsts 0 1 0 1, seconds 0 1 1 1 -> agree 3 of 4; shuffled 1/2 * 1/4 + 1/2 * 3/4 = 1/2.
+    # Without the repeats, depth 1: firsts 0 1 0 1, seconds 0 1 1 1 -> agree 3 of 4; shuffled 1/2 * 1/4 + 1/2 * 3/4 = 1/2.
     assert found["depth_1"] == pytest.approx({"agreement": 0.75, "shuffled": 0.5, "lift": 1.5})
     # Depth 2: firsts 00 10 00 10, seconds 01 10 10 10 -> agree 2 of 4; shuffled 1/2 * 3/4.
     assert found["depth_2"] == pytest.approx({"agreement": 0.5, "shuffled": 0.375, "lift": 0.5 / 0.375})
-    assert found["pairs"] == 4 and found["repeats"] == 1
+    assert found["pairs"] == 6 and found["repeats"] == 2
+    assert quality.behaviour(codes, pairs[4:]) is None, "only repeats"
 
+    pairs = pairs[:4]
     rng = np.random.default_rng(0)
     shuffles = [codes[pairs[:, 0], 0] == codes[rng.permutation(pairs[:, 1]), 0] for _ in range(2000)]
     assert np.mean(shuffles) == pytest.approx(0.5, abs=0.02)
@@ -94,3 +122,60 @@ def test_purity_uses_the_first_level_that_differs():
         {"category_level": 1, "items": 4, "largest_category": 0.5, "depth_1": 3 / 4, "depth_2": 1.0}
     )
     assert quality.purity(codes, [["shop"]] * 5) is None and quality.purity(codes, [[]] * 5) is None
+
+
+def test_labels_are_measured_where_items_differ_and_nmi_equals_the_library():
+    from sklearn.metrics import normalized_mutual_info_score
+
+    paths = [["shop", "a", "p"], ["shop", "a", "q"], ["shop", "b"], ["shop"], ["shop", "b", "p"]]
+    levels = quality.label_levels(paths)
+    assert [(level, count) for level, _, count in levels] == [(1, 2), (2, 2)]
+    assert levels[0][1].tolist() == [0, 0, 1, -1, 1] and levels[1][1].tolist() == [0, 1, -1, -1, 0]
+    assert len(quality.label_levels(paths, most=1)) == 1
+
+    rng = np.random.default_rng(3)
+    codes, label = rng.integers(0, 4, (200, 3)), rng.integers(-1, 5, 200)
+    found, known = quality.label_agreement(codes, label), label >= 0
+    assert found["items"] == known.sum()
+    for depth in (1, 2):
+        ours, prefix = found[f"depth_{depth}"], quality.prefix_ids(codes[known], depth)
+        assert ours["nmi"] == pytest.approx(normalized_mutual_info_score(label[known], prefix))
+        majority = sum(np.bincount(label[known][prefix == p]).max() for p in np.unique(prefix))
+        assert (
+            ours["purity"] == pytest.approx(majority / known.sum()) and ours["prefixes"] == prefix.max() + 1
+        )
+
+
+def test_affected_targets_are_those_whose_id_another_item_has():
+    table = SidTable(np.array([[0, 0], [0, 0], [1, 0]], np.int32), (2, 1))
+    found = neighbours.affected_targets(table, np.array([0, 2, 1, 2]))
+    assert found == {"rows": 4, "affected": 2, "share": 0.5}
+    assert neighbours.affected_targets(table, np.array([], np.int32))["share"] is None
+
+
+def test_neighbours_by_behaviour_are_the_most_frequent_partners():
+    pairs = np.array([[0, 1], [1, 0], [0, 2], [3, 0], [0, 3], [2, 2]])
+    item, other = neighbours.pair_neighbours(pairs, num_items=4, most=2)
+    assert list(zip(item, other, strict=True)) == [(0, 1), (0, 3), (1, 0), (2, 0), (3, 0)]
+    # Prefixes 0 0 1 1: item 0 shares with 1 only (1/2), item 1 with 0 (1/1), 2 and 3 with none: mean 3/8.
+    found = neighbours.neighbour_hits(np.array([[0], [0], [1], [1]]), (item, other))
+    assert found["depth_1"]["rate"] == pytest.approx(3 / 8)
+    assert found["depth_1"]["chance"] == pytest.approx(1 / 3) and found["items"] == 4
+    assert neighbours.neighbour_hits(np.array([[0]]), (item[:0], other[:0])) is None
+    assert [x.tolist() for x in neighbours.as_lists((item, other))] == [[1, 3], [0], [0], [0]]
+
+
+def test_embedding_neighbours_leave_the_item_out_even_among_identical_ones():
+    x = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 0], [0, 1.1]], np.float32)
+    item, other = neighbours.embedding_neighbours(x, most=2)
+    assert (item != other).all() and 4 not in item and 4 not in other
+    assert sorted(other[item == 0].tolist()) == [1, 2] and other[item == 3][0] == 5
+
+
+def test_list_spread_by_hand():
+    codes = np.array([[0, 0], [0, 1], [1, 0], [0, 0]])
+    found = neighbours.list_spread(codes, [np.array([0, 1, 2]), np.array([0, 3]), np.array([], int)])
+    assert found["lists"] == 2 and found["length"] == 2.5
+    assert found["depth_1"] == {"distinct": 1.5, "share": 3 / 5}
+    assert found["depth_2"] == {"distinct": 2.0, "share": 4 / 5}
+    assert neighbours.list_spread(codes, []) is None

@@ -102,8 +102,8 @@ def test_the_page_shows_what_the_stages_wrote(made):
     assert "HR@20" in html and "HR@50" not in html, "the baselines' longer lists, cut at 40 items"
     figures = re.findall(r"<figcaption>(.*?)</figcaption>", html)
     assert figures == [
-        "HR@10, item level", "NDCG@10, item level", "Reviews per month, by split", "Loss", "Reward",
-        "KL to the reference",
+        "HR@10, item level", "NDCG@10, item level", "Reviews per month, by split", "Items per code, by level", "Loss",
+        "Reward", "KL to the reference",
     ]  # fmt: skip
     assert html.count('<article class="story">') == 90
     assert f"not in the list of {BEAMS}" in html and "found at place" in html and "✓" in html
@@ -183,6 +183,28 @@ def test_the_funnel_leaves_out_what_says_nothing(tmp_path):
     assert funnel.facts == [
         ("truncated files", "a, b"), ("windows", "train 1,800, test 2"), ("metadata lines", "1,500")
     ]  # fmt: skip
+
+
+def test_the_embedding_map_draws_every_item_once_in_the_colour_of_its_first_code(tmp_path):
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from data.sid import SidTable
+    from infer.sid_figures import sid_figures
+    from rq.embedding_map import FILE, map_table
+
+    table = SidTable(np.array([[0, 1], [0, 2], [3, 1], [3, 1]], np.int32), (4, 3))
+    assert [figure.caption for figure in sid_figures(tmp_path, table)] == ["Items per code, by level"]
+    xy = np.array([[0, 0], [0.1, 0], [5, 5], [np.nan, np.nan]], np.float32)
+    pq.write_table(map_table(["a", "b", "c", "d"], xy), tmp_path / FILE)
+    usage, drawn = sid_figures(tmp_path, table)
+    assert usage.names == ["a: 2 of 4 codes used", "b: 2 of 3 codes used"]
+    assert drawn.caption == "Embedding map: 3 items, coloured by first code"
+    paths = re.findall(r'<path d="([^"]*)" stroke="(#[0-9a-f]{6})"', drawn.chart)
+    assert [path.count("M") for path, _ in paths] == [2, 1] and paths[0][1] != paths[1][1]
+    assert "nan" not in drawn.chart
+    flat = charts.point_map([("#000000", [(1.0, 1.0)])], label="one")
+    assert "M185.0 185.0h0" in flat
 
 
 def test_charts_place_values_where_the_axis_says():
