@@ -70,6 +70,13 @@ USERS = Schema(
 SIDS = Schema(
     "sids.parquet", "scripts/04_build_sids.sh", {"item_id": pa.int32(), "codes": INT_LIST}, {}, frozenset()
 )
+TAGS = Schema(
+    "tags.parquet",
+    "scripts/03_complete_tags.sh",
+    {"item_id": pa.int32(), "tags": TEXT_LIST, "source": TEXT_LIST, "split": pa.string()},
+    {},
+    frozenset(),
+)
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 ANSWER = pa.struct(
     [

@@ -18,9 +18,10 @@ from configs.program import ROOT, InputError
 
 PROGRAM_OF = {
     "prepare": "data.prepare",
-    "embed": "rq.embed_items",
-    "quantizer": "rq.train_quantizer",
-    "assign": "rq.assign_sids",
+    "embed*": "rq.embed_items",
+    "tags*": "preprocess.complete_tags",
+    "quantizer*": "rq.train_quantizer",
+    "assign*": "rq.assign_sids",
     "examples": "preprocess.build_examples",
     "base_model": "preprocess.init_base_model",
     "vocab": "preprocess.expand_vocab",
