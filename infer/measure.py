@@ -104,16 +104,17 @@ def measure(
     depth: int | None = None,
     product_N: np.ndarray | None = None,
     groups: Mapping[str, np.ndarray] | None = None,
+    restricted: bool = False,
     where: str,
 ) -> Measured:
     """Everything about predictions whose example r is row r of `rows`.
 
     popularity_N: train rows of every item; depth: the declared list length (None: as found); product_N: the product
     of every item (None: no merged and no dedup level); groups: more masks {"dataset=games": bool [R]} beside those
-    of infer/groups.py. NumericError when a prediction is not in the catalogue: the decoder is wrong then, and no
-    other number can be trusted.
+    of infer/groups.py; restricted: the lists are from a part of the catalogue (--allowed). NumericError when a
+    prediction is not in the catalogue: the decoder is wrong then, and no other number can be trusted.
     """
-    refuse_invalid(predictions, sids, num_items=len(popularity_N), where=where)
+    refuse_invalid(predictions, sids, num_items=len(popularity_N), restricted=restricted, where=where)
     depth = list_length(predictions) if depth is None else depth
     ks = [k for k in settings.ks if k <= depth]
     if not ks:
@@ -146,9 +147,11 @@ def measure(
     return Measured(columns.summary() | {"all/invalid_rate": entry(0.0, 0.0, 0.0)} | catalogue, facts, levels)
 
 
-def refuse_invalid(predictions: Predictions, sids: SidTable | None, *, num_items: int, where: str) -> None:
+def refuse_invalid(
+    predictions: Predictions, sids: SidTable | None, *, num_items: int, restricted: bool, where: str
+) -> None:
     """NumericError when any entry is not in the catalogue."""
-    invalid_E = invalid_entries(predictions, sids, num_items=num_items)
+    invalid_E = invalid_entries(predictions, sids, num_items=num_items, restricted=restricted)
     if invalid_E.any():
         example = predictions.example_ids_R[predictions.row_E[np.argmax(invalid_E)]]
         raise NumericError(
@@ -251,8 +254,13 @@ def add_diversity(columns: Columns, predictions: Predictions, sids: SidTable | N
     columns.add(names, np.stack(distinct, axis=1), lengths[:, None].astype(np.float64))
 
 
-def invalid_entries(predictions: Predictions, sids: SidTable | None, *, num_items: int) -> np.ndarray:
-    """Entries without items, with unknown items, or with codes that are not those of just these items; bool [E]."""
+def invalid_entries(
+    predictions: Predictions, sids: SidTable | None, *, num_items: int, restricted: bool = False
+) -> np.ndarray:
+    """Entries without items, with unknown items, or with codes that are not those of just these items; bool [E].
+
+    restricted: only some of the items that share a semantic ID may be recommended, so an entry may hold a part of them.
+    """
     sizes_E, items_M = predictions.sizes_E, predictions.items_M
     bad = sizes_E == 0
     unknown = np.flatnonzero((items_M < 0) | (items_M >= num_items))
@@ -266,15 +274,32 @@ def invalid_entries(predictions: Predictions, sids: SidTable | None, *, num_item
         return np.ones(len(bad), bool)
     # The items of an entry differ (a double is refused before): all those of one SID, and no other, is its group.
     first_E = items_M[np.minimum(predictions.item_offsets[:-1], len(items_M) - 1)]
-    different_EL = sids.codes_NL[first_E] != predictions.codes_EL
-    if different_EL.any():
-        bad |= different_EL.any(axis=1)
+    bad |= _other_codes(predictions.codes_EL, sids, first_E)
     sid_N = sids.sid_of_item_N
-    bad |= sizes_E != sids.group_sizes_S[sid_N][first_E]
+    if not restricted:
+        bad |= sizes_E != sids.group_sizes_S[sid_N].take(first_E)
     several = np.flatnonzero(np.repeat(sizes_E > 1, sizes_E))
     entry = np.searchsorted(predictions.item_offsets, several, side="right") - 1
     bad[entry[sid_N[items_M[several]] != sid_N[first_E[entry]]]] = True
     return bad
+
+
+def _other_codes(codes_EL: np.ndarray, sids: SidTable, item_E: np.ndarray) -> np.ndarray:
+    """Entries whose codes are not those of the item, bool [E]."""
+    sizes = np.array(sids.sizes)
+    inside = codes_EL.min(initial=0) >= 0
+    inside &= codes_EL.max(initial=0) < sizes.min() or (codes_EL.max(axis=0, initial=0) < sizes).all()
+    if not inside or sizes.astype(float).prod() >= 2**31:
+        return (sids.codes_NL[item_E] != codes_EL).any(axis=1)
+
+    def key(codes: np.ndarray) -> np.ndarray:  # one number per row: a third of the memory traffic
+        packed = codes[:, 0].astype(np.int32)
+        for level in range(1, len(sizes)):
+            packed *= np.int32(sizes[level])
+            packed += codes[:, level]
+        return packed
+
+    return key(sids.codes_NL).take(item_E) != key(codes_EL)
 
 
 def list_length(predictions: Predictions) -> int:

@@ -163,7 +163,7 @@ def _member(queries: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
     mask = (1 << FILTER_BITS) - 1
     possible = np.zeros(mask + 1, bool)
     possible[sorted_keys & mask] = True
-    result = possible[queries & mask]
+    result = possible.take(queries & mask)
     maybe = np.flatnonzero(result)
     if len(maybe):
         at = np.minimum(np.searchsorted(sorted_keys, queries[maybe]), len(sorted_keys) - 1)

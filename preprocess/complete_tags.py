@@ -2,7 +2,7 @@
 
 reads   <data>/items.parquet; an embeddings directory (stage 02) where `complete` names a method
 writes  <output_dir>/tags.parquet (item_id; tags and source, one entry per level; split of the item), tag_vocab.json (the
-        classes of every level and the rare tags folded into the last one), coverage.json, answers.jsonl (llm), manifest.json
+        classes of every level and the rare tags folded into the last one), coverage.json, answers/answers.jsonl (llm), manifest.json
 
 Without `complete`, what the category paths do not say stays unknown: a model leaves it out of its loss. Methods run in the
 order given, each fills what is still missing:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 VERSION = 1
-ANSWERS = "answers.jsonl"
+ANSWERS = "answers/answers.jsonl"  # in a folder: paid work, which an error of the run does not take away
 
 
 @dataclass
