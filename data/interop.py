@@ -277,6 +277,9 @@ def _foreign_row(row: Any, where: str) -> ForeignRow:
     target = row.get("output", row.get("gold_target_cid"))
     answers = row.get("predict")
     if answers is None and isinstance(row.get("candidates"), list):
+        for candidate in row["candidates"]:
+            if not isinstance(candidate, dict) or not isinstance(candidate.get("rank"), int | float):
+                raise InputError(f"{where}: a candidate has no rank -> decode that row again")
         ranked = sorted(row["candidates"], key=lambda candidate: candidate["rank"])
         answers = [
             candidate.get("parsed_target_cid") or candidate.get("raw_text", "") for candidate in ranked

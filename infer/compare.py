@@ -95,6 +95,11 @@ def main(args: CompareArgs) -> None:
             groups = grouped(evaluations, separate=args.separate)
             keys = [f"{level}/{metric}" for level in args.levels for metric in args.metrics]
             rows = our_rows(groups, keys)
+            if not any(row.cells for row in rows):
+                raise InputError(
+                    f"these runs have none of {', '.join(keys[:3])} ... -> other --levels or --metrics, or infer.evaluate "
+                    "with --ks and --sids"
+                )
             rows += published(args, keys, len(evaluations[0].example_ids_R))
             rows.sort(key=lambda row: KINDS.index(row.kind))
             if args.reference is not None:

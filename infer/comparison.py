@@ -23,6 +23,16 @@ from infer.significance import Clusters, paired_differences
 KINDS = ("baseline", "published", "model")
 NOT_A_RECIPE = {"seed", "data_seed", "run_name", "logging_dir", "device", "overwrite", "output_dir"}
 SHOWN_OF_PROTOCOL = ("beams", "score_space", "length_penalty", "repetition_penalty", "mode")
+# Shown where they are not so: the numbers are then of another task, or of another search.
+USUAL_PROTOCOL = {
+    "temperature": 1.0, "terminator": False, "strategy": "beam", "think_thoughts": 1, "allowed": None, "max_rows": None
+}  # fmt: skip
+    "temperature": 1.0,
+    "terminator": False,
+    "strategy": "beam",
+    "allowed": None,
+    "max_rows": None,
+}
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,11 @@ def our_rows(groups: dict[str, list[Evaluation]], keys: Sequence[str]) -> list[T
     rows = []
     for name, seeds in sorted(groups.items(), key=lambda entry: position(entry[1][0].result)):
         result = seeds[0].result
-        protocol = {key: result.protocol[key] for key in SHOWN_OF_PROTOCOL if key in result.protocol}
+        stated = result.protocol
+        protocol = {key: stated[key] for key in SHOWN_OF_PROTOCOL if key in stated}
+        protocol |= {
+            key: stated[key] for key, usual in USUAL_PROTOCOL.items() if stated.get(key, usual) != usual
+        }
         kind = "baseline" if result.is_baseline else "model"
         fitted = sorted({str(seed.result.protocol.get("fitted_on", "not stated")) for seed in seeds})
         row = TableRow(name, kind, ", ".join(fitted), "ours", seeds=len(seeds), protocol=protocol)

@@ -262,6 +262,10 @@ class Engine:
         if not 1 <= k <= self.settings.beams:
             raise InputError(f"k {k} must lie in 1..beams ({self.settings.beams})")
         for request, history in enumerate(histories):
+            if isinstance(history, int | np.integer) or not len(history):
+                raise InputError(
+                    f"history of request {request} is {history!r} -> a list of at least one item id per request"
+                )
             item_ids(history, self.sids.num_items, f"history of request {request}")
         prompts = [self.histories.prompt_ids(history) for history in histories]
         masks, set_B = read_allowed(allowed_items, requests=len(prompts), num_items=self.sids.num_items)

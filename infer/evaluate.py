@@ -90,6 +90,7 @@ def main(args: EvaluateArgs) -> None:
             depth=facts.get("depth"),
             product_N=products(items),
             groups=column_masks(read_columns(args.data, args.group_columns, rows)),
+            restricted=facts.get("allowed") is not None,
             where=args.predictions,
         )
         metrics, row_facts = measured.metrics, measured.facts

@@ -139,7 +139,7 @@ def ranked_items_table(
 def read_predictions(directory: str | Path) -> tuple[Predictions, dict[str, Any]]:
     """All parts of a finished prediction directory and its manifest.
 
-    Raises InputError for a missing part, an example in two places or ranks out of order, and NumericError
+    Raises InputError for a missing part, an example in two places or ranks out of order or with gaps, and NumericError
     for a NaN score or when one example is given the same item twice (a duplicate beam).
     """
     manifest = require_manifest(directory, written_by=artifacts.PREDICTIONS.written_by)
@@ -203,6 +203,7 @@ def from_table(table: pa.Table, *, where: str) -> Predictions:
         items,
         _codes(table, where),
     )
+    _refuse_gaps(predictions, where)
     _refuse_duplicates(predictions, where)
     return predictions
 
@@ -222,6 +223,19 @@ def _codes(table: pa.Table, where: str) -> np.ndarray | None:
             f"{where}: semantic IDs of {lengths.min()} and {lengths.max()} levels -> recommend again"
         )
     return values.reshape(len(lengths), -1)
+
+
+def _refuse_gaps(predictions: Predictions, where: str) -> None:
+    """A list of semantic IDs has the ranks 1, 2, 3, ...: its places count, so one that is lost would raise the others."""
+    if predictions.codes_EL is None:
+        return
+    place_E = np.arange(len(predictions.rank_E)) - predictions.offsets[:-1][predictions.row_E] + 1
+    wrong = predictions.row_E[predictions.rank_E != place_E]
+    if len(wrong):
+        raise InputError(
+            f"{where}: the semantic IDs of example {predictions.example_ids_R[wrong[0]]} do not have the ranks 1, 2, 3, ... "
+            "(one is missing or tied) -> recommend again"
+        )
 
 
 def _refuse_duplicates(predictions: Predictions, where: str) -> None:

@@ -308,6 +308,10 @@ def traceable(
             f"{where} was decoded with other settings than --decode -> leave out --decode or --predictions"
         )
     settings, mode = settings if stored else asked, (config or {}).get("mode") or mode
+    if (config or {}).get("allowed"):
+        raise InputError(
+            f"{where} was decoded with --allowed, a trace searches the whole catalogue -> leave out --predictions"
+        )
     if settings.strategy != "beam" or mode == "think":
         raise InputError(
             f"a trace follows a beam search behind a fixed prompt, not strategy {settings.strategy}, mode {mode}"

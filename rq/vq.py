@@ -1,13 +1,18 @@
-"""One codebook: k-means on faiss, the nearest code of a vector.
+"""One codebook: k-means on faiss, the nearest code of a vector, the cheapest one where codes have prices.
 
 Legend: N vectors, K codes, D dimensions.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
+Distance = Literal["euclidean", "cosine"]
 REVIVALS = 3
+SAMPLE_PER_CODE = 64  # points per code that first centres, and most steps of large sets, are made from
+BLOCK = 1 << 20  # cost matrices are made in blocks of at most this many numbers
 
 
 def train_codebook(
@@ -23,7 +28,7 @@ def train_codebook(
     distinct = distinct_rows(x_ND)
     if len(distinct) <= num_codes:
         return distinct[np.arange(num_codes) % len(distinct)]
-    codebook = _kmeans(x_ND, num_codes, iterations=iterations, restarts=restarts, seed=seed, start=None)
+    codebook = kmeans(x_ND, num_codes, iterations=iterations, restarts=restarts, seed=seed, start=None)
     for _ in range(REVIVALS):
         codes, squared = nearest_codes(x_ND, codebook)
         dead = np.flatnonzero(np.bincount(codes, minlength=num_codes) == 0)
@@ -31,13 +36,14 @@ def train_codebook(
             break
         far = distinct_rows(x_ND[np.argsort(-squared, kind="stable")])[: len(dead)]
         codebook[dead[: len(far)]] = far
-        codebook = _kmeans(x_ND, num_codes, iterations=iterations, restarts=1, seed=seed, start=codebook)
+        codebook = kmeans(x_ND, num_codes, iterations=iterations, restarts=1, seed=seed, start=codebook)
     return codebook
 
 
-def _kmeans(
+def kmeans(
     x_ND: np.ndarray, num_codes: int, *, iterations: int, restarts: int, seed: int, start: np.ndarray | None
 ) -> np.ndarray:
+    """Centroids of faiss' k-means, on all GPUs where faiss sees any (faiss-gpu), else on the CPU."""
     import faiss
 
     kmeans = faiss.Kmeans(
@@ -48,6 +54,7 @@ def _kmeans(
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=2**31 - 1,
+        gpu=faiss.get_num_gpus() > 0,
     )
     kmeans.train(np.ascontiguousarray(x_ND, np.float32), init_centroids=start)
     return kmeans.centroids.copy()
@@ -62,6 +69,41 @@ def nearest_codes(x_ND: np.ndarray, codebook_KD: np.ndarray) -> tuple[np.ndarray
     )
     _, first, group = np.unique(codebook_KD, axis=0, return_index=True, return_inverse=True)
     return first[group.reshape(-1)][near[:, 0]].astype(np.int32), np.maximum(squared[:, 0], 0)
+
+
+def cheapest_codes(
+    x_ND: np.ndarray,
+    codebook_KD: np.ndarray,
+    *,
+    price_K: np.ndarray | None = None,
+    distance: Distance = "euclidean",
+) -> np.ndarray:
+    """The code int32 [N] of least `cost_matrix` for every vector; of equal ones the first."""
+    if price_K is None and distance == "euclidean":
+        return nearest_codes(x_ND, codebook_KD)[0]
+    rows = max(1, BLOCK // len(codebook_KD))
+    blocks = [
+        cost_matrix(x_ND[start : start + rows], codebook_KD, price_K=price_K, distance=distance).argmin(1)
+        for start in range(0, len(x_ND), rows)
+    ]
+    return np.concatenate([*blocks, np.zeros(0, np.int64)]).astype(np.int32)
+
+
+def cost_matrix(
+    x_ND: np.ndarray, codebook_KD: np.ndarray, *, price_K: np.ndarray | None, distance: Distance
+) -> np.ndarray:
+    """Squared distance (or 1 - cosine) minus the code's price, float64 [N, K]. A zero vector has cosine 0 to all."""
+    if distance == "cosine":
+        cost_NK = 1 - directions(x_ND) @ directions(codebook_KD).T
+    else:
+        cost_NK = squared_distances(x_ND, codebook_KD)
+    return cost_NK if price_K is None else cost_NK - price_K
+
+
+def directions(x_ND: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, zero rows kept, float64 [N, D]."""
+    x = x_ND.astype(np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
 def squared_distances(x_ND: np.ndarray, codebook_KD: np.ndarray) -> np.ndarray:

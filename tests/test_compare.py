@@ -16,7 +16,7 @@ from configs.program import ROOT
 from data.output import open_output
 from data.sid import read_sids
 from infer.compare_tables import cell_text, latex
-from infer.comparison import Cell, TableRow, find_evaluations, read_evaluation
+from infer.comparison import Cell, TableRow, find_evaluations, our_rows, read_evaluation
 from infer.predictions import write_predictions
 from infer.published import COLUMNS
 from infer.results import read_result
@@ -196,6 +196,7 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
     )
     assert "dataset is missing" in said("--runs", runs(root), "--published", f"[{published}]")
     assert "unknown level 'sids'" in said("--runs", runs(root), "--levels", "[sids]")
+    assert "have none of sid_level/hr@7" in said("--runs", runs(root), "--metrics", "[hr@7]")
     published_of_more = tmp_path / "more.csv"
     published_of_more.write_text(published.read_text().replace(",90,", ",4533,"))
     named = ("--published", f"[{published_of_more}]", "--dataset", "store")
@@ -203,6 +204,15 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
     (foreign / "metrics" / "rows.parquet").unlink()
     assert "has no rows.parquet" in said("--runs", f"[{foreign}]")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_row_from_a_part_of_the_catalogue_says_so(made):
+    root, *_ = made
+    [found] = find_evaluations([root / "seed1" / "eval" / "sft.test"], split="test")
+    assert "allowed" not in our_rows({"sft": [found]}, [])[0].protocol
+    found.result.protocol.update(allowed="stock.parquet", strategy="beam", temperature=2.0)
+    shown = our_rows({"sft": [found]}, [])[0].protocol
+    assert shown["allowed"] == "stock.parquet" and shown["temperature"] == 2.0 and "strategy" not in shown
 
 
 def test_numbers_of_a_table_are_printed_as_they_are():

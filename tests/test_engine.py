@@ -133,7 +133,8 @@ def test_a_semantic_id_is_exhausted_when_all_its_allowed_items_were_chosen():
 def test_bad_requests_are_refused(parts):
     one = engine(parts, beams=4)
     for arguments, words in (
-        (([[]], 2), "empty history"),
+        (([[0], []], 2), r"history of request 1 is \[\]"),
+        (([0, 1], 2), "history of request 0 is 0 -> a list"),
         (([[0, 99]], 2), r"history of request 0: unknown item ids \[99\]"),
         (([[0], [1.5]], 2), "request 1: unknown"),
         (([[0], ["a"]], 2), "request 1: unknown"),

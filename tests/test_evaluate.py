@@ -153,6 +153,21 @@ def test_an_answer_outside_the_catalogue_exits_with_4(made, tmp_path):
     assert not (wrong / "metrics" / "metrics.json").exists()
 
 
+def test_an_answer_from_a_part_of_the_catalogue_may_hold_a_part_of_a_semantic_id(made, tmp_path):
+    _, data, sids, _, table, _ = made
+    part = pa.array([items[:1] for items in table["item_ids"].to_pylist()], artifacts.INT_LIST)
+    table = table.set_column(table.column_names.index("item_ids"), "item_ids", part)
+    command = ("--data", data, "--sids", sids, "--resamples", 10)
+    whole = write_run(tmp_path / "whole.test", [table])
+    assert "are not in the catalogue" in refuse("infer.evaluate", "--predictions", whole, *command, code=4)
+    some = write_run(tmp_path / "some.test", [table], allowed="stock.parquet")
+    call("infer.evaluate", "--predictions", some, *command)
+    other = pa.array([[(items[0] + 8) % ITEMS] for items in part.to_pylist()], artifacts.INT_LIST)
+    table = table.set_column(table.column_names.index("item_ids"), "item_ids", other)
+    wrong = write_run(tmp_path / "wrong.test", [table], allowed="stock.parquet")
+    assert "are not in the catalogue" in refuse("infer.evaluate", "--predictions", wrong, *command, code=4)
+
+
 def test_groups_by_a_column_the_row_of_the_table_and_the_places(made, tmp_path):
     root, data, sids, ids, table, _ = made
     model = write_run(tmp_path / "m.test", [table])
@@ -191,6 +206,10 @@ def test_broken_scores_and_a_second_answer_are_refused(made, tmp_path):
     twice = write_run(tmp_path / "twice.test", [table, table.slice(0, BEAMS)])
     assert f"1 examples occur more than once (first: {ids[0]})" in refuse(
         "infer.evaluate", "--predictions", twice, "--data", data
+    )
+    gap = write_run(tmp_path / "gap.test", [table.take([*range(3), *range(4, len(table))])])
+    assert f"the semantic IDs of example {ids[0]} do not have the ranks 1, 2, 3" in refuse(
+        "infer.evaluate", "--predictions", gap, "--data", data
     )
     ranks = pa.array(np.tile(np.arange(1.0, BEAMS + 1), len(ids)), pa.float32())
     doubled = table.take([0, 0, *range(2, len(table))]).set_column(1, "rank", ranks)

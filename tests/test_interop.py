@@ -232,6 +232,9 @@ def test_incomplete_and_foreign_predictions_are_refused(made, tmp_path):
     assert "row 3 has no output and predict" in said([*rows[:3], {"input": "x"}, *rows[4:]])
     assert "row 0: predictions must be one text or more" in said([{**rows[0], "predict": []}, *rows[1:]])
     assert "has no rows" in said("[]")
+    for candidate in ("text", {"raw_text": "x"}, {"rank": "first"}):
+        line = {"gold_target_cid": "x", "candidates": [{"rank": 1}, candidate]}
+        assert "row 0: a candidate has no rank" in said(json.dumps(line))
     assert not (tmp_path / "out.test").exists()
 
 

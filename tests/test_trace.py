@@ -224,6 +224,8 @@ def test_settings_are_those_of_the_predictions():
     ):
         with pytest.raises(InputError, match="a trace follows"):
             traceable(None, bad, mode, where=None)
+    with pytest.raises(InputError, match="was decoded with --allowed"):
+        traceable(config | {"allowed": "stock.parquet"}, DecodeSettings(), "direct", where="p")
 
 
 # Pure functions on rows that can be checked by eye.

@@ -1,0 +1,152 @@
+"""rq/constructors.py and rq/train_quantizer.py: every constructor as a user runs it, from its toy config to files that load."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from configs import program
+from configs.program import ROOT, InputError
+from data import output
+from rq import constructors, train_quantizer
+from rq.constructors import CONSTRUCTORS
+from rq.options import Source
+from rq.train_quantizer import TrainQuantizerArgs
+from tests.test_residual import NoArgs, clustered
+from tests.test_rq_programs import write_store
+
+QUICK = {
+    "rqkmeans": ["--rqkmeans.sizes", "[8,8]"],
+    "balanced": ["--balanced.sizes", "[8,8]"],
+    "opq": ["--opq.sizes", "[8,8]"],
+    "rvq": ["--rvq.sizes", "[8,8]", "--rvq.loop.epochs", "3"],
+    "rqvae": ["--rqvae.sizes", "[8,8]", "--rqvae.loop.epochs", "12", "--rqvae.loop.eval_every", "4"],
+    "rqkmeans_plus": ["--rqkmeans_plus.start.sizes", "[8,8]", "--rqkmeans_plus.loop.epochs", "3", "--rqkmeans_plus.loop.warmup_epochs", "1"],
+    "plum": ["--plum.sizes", "[12,6]", "--plum.loop.epochs", "12"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store of 60 items with an embeddings directory of clustered vectors."""
+    path = tmp_path_factory.mktemp("store")
+    write_store(path)
+    folder = path / "embeddings/made"
+    with output.open_output(folder, stage="by_hand", version=1, args=NoArgs(str(folder)), inputs={}) as out:
+        out.write_array("embeddings.npy", clustered(60, 12, clusters=9))
+    return path
+
+
+def flags(store, name, target):
+    config = ROOT / f"configs/toy/toystore/quantizer{'' if name == 'rqkmeans' else '_' + name}.yaml"
+    words = [
+        "--config",
+        config,
+        "--embeddings",
+        store / "embeddings/made",
+        "--output_dir",
+        target,
+        *QUICK[name],
+    ]
+    return [str(word) for word in words + (["--data", store] if name == "plum" else [])]
+
+
+def run(*words, module="rq.train_quantizer"):
+    """(exit code, stdout, last line of stderr)."""
+    environment = os.environ | {"QUIET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_the_program_trains_it_and_the_file_encodes(store, tmp_path, name):
+    args, _ = program.parse(TrainQuantizerArgs, flags(store, name, tmp_path / "q"))
+    train_quantizer.main(args)
+    quantizer, description = constructors.load(tmp_path / "q")
+    assert description["made_by"]["name"] == name
+    x = np.load(store / "embeddings/made/embeddings.npy")
+    codes = quantizer.encode(x)
+    assert codes.dtype == np.int32 and codes.shape == (60, 2) and (codes < np.array(quantizer.sizes)).all()
+    assert (codes >= 0).all() and len(np.unique(codes[:, 0])) > 2
+    decoded = quantizer.decode(codes)
+    assert decoded.shape == x.shape and np.isfinite(decoded).all()
+    residual = quantizer.latent(x)
+    for level in range(2):
+        assert np.array_equal(quantizer.distances(level, residual).argmin(1), codes[:, level])
+        residual = residual - quantizer.codebooks[level][codes[:, level]]
+    np.testing.assert_allclose(quantizer.residual(x, codes), residual, atol=1e-4)
+    facts = json.loads((tmp_path / "q/manifest.json").read_text())["facts"]
+    assert facts["constructor"] == name and np.isfinite(facts["reconstruction_error"]).all()
+    again, _ = program.parse(TrainQuantizerArgs, flags(store, name, tmp_path / "again"))
+    train_quantizer.main(again)
+    weights = [(tmp_path / folder / "quantizer.safetensors").read_bytes() for folder in ("q", "again")]
+    assert weights[0] == weights[1], "equal seed, equal file"
+
+
+def test_the_chain_in_processes(store, tmp_path):
+    """Train by gradients, keep when run again, assign: as the shell does."""
+    words = flags(store, "rqvae", tmp_path / "q")
+    code, said, error = run(*words)
+    assert code == 0, error
+    assert "already complete" in run(*words)[1]
+    code, said, error = run(
+        "--data", str(store), "--embeddings", str(store / "embeddings/made"), "--quantizer", str(tmp_path / "q"),
+        "--output_dir", str(tmp_path / "sids"), module="rq.assign_sids",
+    )  # fmt: skip
+    assert code == 0, error
+    counts = json.loads((tmp_path / "sids/manifest.json").read_text())["counts"]
+    assert counts["collisions_after"] == 0 and counts["items"] == 60
+
+
+def test_a_loss_that_is_not_finite_exits_with_4(store, tmp_path):
+    words = [
+        *flags(store, "rqvae", tmp_path / "q"),
+        "--rqvae.loop.learning_rate",
+        "1e30",
+        "--rqvae.loop.clip",
+        "0",
+    ]
+    code, _, error = run(*words)
+    assert code == 4 and error.startswith("ERROR 4: ") and "learning_rate" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--constructor", "balanced", "--rqkmeans.sizes", "[4]"], "options of rqkmeans are given"),
+        (["--constructor", "opq", "--data", "somewhere"], "does not read --data"),
+        (["--warm_start", "somewhere"], "does not read --warm_start"),
+        (["--constructor", "vq"], "vq"),
+        (["--constructor", "plum", "--plum.loop.epochs", "12"], "--data"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(store, tmp_path, words, complaint):
+    argv = ["--embeddings", str(store / "embeddings/made"), "--output_dir", str(tmp_path / "q"), *words]
+    with pytest.raises(InputError, match=complaint):
+        args, _ = program.parse(TrainQuantizerArgs, argv)
+        train_quantizer.main(args)
+    assert not (tmp_path / "q").exists()
+
+
+def test_the_registry_names_functions_that_exist_and_the_program_offers_all():
+    fields = TrainQuantizerArgs.__dataclass_fields__
+    for name, entry in CONSTRUCTORS.items():
+        module, function = entry.function.split(":")
+        assert callable(getattr(__import__(module, fromlist=[function]), function)) and name in fields
+        assert name in fields["constructor"].type
+    with pytest.raises(InputError, match="unknown"):
+        constructors.fit("vq", Source(np.eye(2, dtype=np.float32)), None, seed=0, out=None)
+
+
+def test_every_constructor_has_a_config():
+    folder = ROOT / "configs/toy/toystore"
+    names = {
+        yaml.safe_load(path.read_text()).get("constructor", "rqkmeans")
+        for path in folder.glob("quantizer*.yaml")
+    }
+    assert names >= CONSTRUCTORS.keys() - {"hidvae"}
