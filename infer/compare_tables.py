@@ -118,7 +118,9 @@ def remarks(
     rows: Sequence[TableRow], *, reference: str | None, resamples: int, num_rows: int, users: int
 ) -> list[str]:
     """What a reader must know beside the numbers, one sentence each."""
-    said = [f"{num_rows:,} rows of {users:,} users; every number of ours is computed on all of them."]
+    said = [
+        f"{num_rows:,} rows of {users:,} users; every number of ours is computed on all of them but those of item_level_unseen."
+    ]
     if any(row.seeds > 1 for row in rows):
         said.append("a ± b: mean and sample standard deviation over seeds.")
     few = [row.name for row in rows if row.kind == "model" and row.seeds < 3]

@@ -25,11 +25,10 @@ NOT_A_RECIPE = {"seed", "data_seed", "run_name", "logging_dir", "device", "overw
 SHOWN_OF_PROTOCOL = ("beams", "score_space", "length_penalty", "repetition_penalty", "mode")
 # Shown where they are not so: the numbers are then of another task, or of another search.
 USUAL_PROTOCOL = {
-    "temperature": 1.0, "terminator": False, "strategy": "beam", "think_thoughts": 1, "allowed": None, "max_rows": None
-}  # fmt: skip
     "temperature": 1.0,
     "terminator": False,
     "strategy": "beam",
+    "think_thoughts": 1,
     "allowed": None,
     "max_rows": None,
 }

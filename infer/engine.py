@@ -170,6 +170,11 @@ class Engine:
         context = context_length(self.model.config)
         if context is not None and longest + before_answer + answer - 1 > context:
             room = context - before_answer - answer + 1
+            if room < 1:
+                raise InputError(
+                    f"the model reads {context} tokens, and a thought with its answer takes up to {before_answer + answer} "
+                    "-> a smaller think.max_tokens, so that the history has room before it"
+                )
             raise InputError(
                 f"a prompt has {longest} tokens, but the model reads {context} and the answer needs "
                 f"{before_answer + answer} -> set decode.max_prompt to at most {room}, so that long histories lose their "

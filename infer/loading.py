@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from configs.program import InputError
+from configs.program import EnvironmentFault, InputError
 from data import artifacts
 from data.output import require_manifest
 from data.sid import SidTable
@@ -40,6 +40,23 @@ def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
+def usable_device(name: str) -> str:
+    """`name`, if tensors can be made there; InputError for no device at all, EnvironmentFault where this machine has none."""
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r} -> cpu, cuda, cuda:1, ...") from None
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:
+        raise EnvironmentFault(
+            f"device {name} cannot be used here ({str(error).splitlines()[0][:100]}) -> cpu, or look at scripts/doctor.sh"
+        ) from None
+    return name
+
+
 def load_model(directory: Path, *, device: str | None = None, trainable: bool = False) -> tuple[Any, Any]:
     """(causal LM or encoder-decoder in eval mode, tokenizer) of a local directory. Never remote code, never pickles.
 
@@ -50,7 +67,7 @@ def load_model(directory: Path, *, device: str | None = None, trainable: bool = 
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    device = device or default_device()
+    device = usable_device(device or default_device())
     dtype = torch.bfloat16 if device.startswith("cuda") and not trainable else torch.float32
     local = {"local_files_only": True, "trust_remote_code": False}
     try:

@@ -12,6 +12,7 @@ Legend: R rows, E entries, M items of all entries, N items of the catalogue, C c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,7 +115,6 @@ def measure(
     of infer/groups.py; restricted: the lists are from a part of the catalogue (--allowed). NumericError when a
     prediction is not in the catalogue: the decoder is wrong then, and no other number can be trusted.
     """
-    refuse_invalid(predictions, sids, num_items=len(popularity_N), restricted=restricted, where=where)
     depth = list_length(predictions) if depth is None else depth
     ks = [k for k in settings.ks if k <= depth]
     if not ks:
@@ -122,9 +122,14 @@ def measure(
     masks = group_masks(rows, popularity_N) | {
         name: mask for name, mask in (groups or {}).items() if mask.any()
     }
-    levels = place_levels(
-        predictions, rows, ks=ks, sids=sids, num_items=len(popularity_N), product_N=product_N
-    )
+    num_items = len(popularity_N)
+    with ThreadPoolExecutor(1) as pool:  # numpy works without the interpreter's lock: one core each
+        placed = pool.submit(
+            place_levels, predictions, rows, ks=ks, sids=sids, num_items=num_items, product_N=product_N
+        )
+        # Raised before anything that placing made of illegal ids.
+        refuse_invalid(predictions, sids, num_items=num_items, restricted=restricted, where=where)
+        levels = placed.result()
     columns = Columns(Clusters(rows.users_R, resamples=settings.resamples, seed=settings.seed))
     add_levels(columns, {name: level for name, level in levels.items() if name in GROUPED}, masks)
     for name, level in levels.items():

@@ -94,9 +94,12 @@ class _GumbelTopK:
     def finish(self, scores_BK: Tensor) -> tuple[Tensor, Tensor | None]:
         kept_BK = scores_BK[:, : self.beams]
         kappa_B1 = self.noisy_BK[:, self.beams :]
-        if not kappa_B1.shape[1]:  # every item was drawn
-            return kept_BK, torch.zeros_like(kept_BK)
-        return kept_BK, _log1mexp(-(kept_BK - kappa_B1).exp())
+        none_BK = kept_BK == float("-inf")  # fewer legal items than draws
+        if kappa_B1.shape[1]:
+            log_BK = _log1mexp(-(kept_BK - kappa_B1).exp())
+        else:  # every item was drawn
+            log_BK = torch.zeros_like(kept_BK)
+        return kept_BK, log_BK.masked_fill(none_BK, float("-inf"))
 
 
 @dataclass(frozen=True)

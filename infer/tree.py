@@ -38,7 +38,7 @@ class Beams:
     codes_BKL int64, scores_BK float32, counts_B int64, nodes_BK int64: rows of SidTable.sids_SL, with catalogues too; -1
     beyond counts_B.
     With a sampler the order is that of the draw, scores_BK are log-probabilities, and draws without replacement carry
-    log_inclusion_BK float32: the log-probability that the item is in the sample, given the threshold.
+    log_inclusion_BK float32: the log-probability that the item is in the sample, given the threshold; -inf beyond counts_B.
     """
 
     codes_BKL: Tensor
@@ -87,7 +87,7 @@ def search(
     )
     if found.scores_BK.isnan().any():
         raise NumericError(
-            "the model's scores are not finite -> the checkpoint is damaged or training diverged"
+            f"the model's scores are not finite ({model.name_or_path}) -> the checkpoint is damaged or training diverged"
         )
     return found
 

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.program import InputError, NumericError
+from configs.program import EnvironmentFault, InputError, NumericError
 from data.renderer import Renderer
 from data.sid import SidTable, sid_format
 from infer import allowed as restriction
 from infer.allowed import Catalogues, exhausted, read_allowed
 from infer.engine import DecodeSettings, Engine
-from infer.loading import context_length, load_model
+from infer.loading import context_length, load_model, usable_device
 from infer.thinking import ThinkSettings
 from preprocess.vocabulary import add_sid_tokens
 from tests import families, handmade, tiny
@@ -175,11 +175,28 @@ def test_a_history_beyond_the_context_is_cut_where_asked_and_else_refused(parts)
         engine((short, Renderer(renderer.tokenizer, renderer.vocab, max_prompt=3))).recommend([[0]], 3)
 
 
+def test_a_thought_longer_than_the_context_is_refused_before_the_prompt(parts):
+    one = engine(parts)
+    context = context_length(one.model.config)
+    with pytest.raises(InputError, match="a smaller think.max_tokens"):
+        one.check_context(5, before_answer=context)
+
+
+def test_devices_that_are_none_or_not_here_are_refused(monkeypatch):
+    assert usable_device("cpu") == "cpu"
+    with pytest.raises(InputError, match="unknown device 'gpu' -> cpu"):
+        usable_device("gpu")
+    monkeypatch.setattr(torch, "empty", lambda *_, device: (_ for _ in ()).throw(AssertionError("no CUDA")))
+    with pytest.raises(EnvironmentFault, match="device cuda cannot be used here .no CUDA. -> cpu"):
+        usable_device("cuda")
+
+
 def test_scores_that_are_not_finite_end_the_search(parts):
     model, renderer = parts
     broken = tiny.model(vocab_size=len(renderer.tokenizer))
     torch.nn.init.constant_(broken.base_model.norm.weight, float("nan"))
-    with pytest.raises(NumericError):
+    broken.name_or_path = "outputs/run/final"
+    with pytest.raises(NumericError, match="not finite .outputs/run/final. -> the checkpoint"):
         engine((broken, renderer)).recommend([[0]], 2)
 
 

@@ -52,6 +52,17 @@ def test_every_command_of_a_document_exists(document):
             assert flag in known or mapping, f"{name} --{flag}"
 
 
+def test_python_snippets_print_what_they_say():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert blocks
+    for block in blocks:
+        done = subprocess.run(
+            [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == block.rstrip().rsplit("# ", 1)[1]
+
+
 def snippet(heading: str) -> list[str]:
     """The indented lines of a section of the README."""
     section = (ROOT / "README.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]

@@ -62,7 +62,16 @@ def test_asking_for_everything_draws_everything(case):
         count = int(beams.counts_B[row])
         assert sorted(beams.nodes_BK[row, :count].tolist()) == list(range(len(law)))
         assert torch.allclose(beams.log_inclusion_BK[row, :count], torch.zeros(count))
+        assert (beams.log_inclusion_BK[row, count:] == float("-inf")).all()
     assert not torch.equal(beams.nodes_BK[0], beams.nodes_BK[1])
+
+
+def test_fewer_legal_items_than_draws_leave_no_nan(case):
+    model, trie, _ = case
+    two = Trie(trie.sids, trie.vocab, catalogues=[[0, 4], range(6)])
+    beams = search(model, [[4, 7, 9]] * 2, two, 3, "trie", sampler=StochasticBeam(), roots_B=[0, 1])
+    assert beams.counts_B.tolist() == [2, 3] and (beams.log_inclusion_BK[1] < 0).all()
+    assert beams.log_inclusion_BK[0].tolist() == pytest.approx([0, 0, float("-inf")])
 
 
 def test_draws_with_replacement_follow_the_law(case):

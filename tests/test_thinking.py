@@ -186,7 +186,7 @@ def test_a_context_too_short_for_the_thought_is_refused(thinker):
         thinker.model, thinker.renderer, TABLE, DecodeSettings(beams=2), mode="think",
         think=ThinkSettings(max_tokens=thinker.model.config.max_position_embeddings),
     )  # fmt: skip
-    with pytest.raises(InputError, match="set decode.max_prompt"):
+    with pytest.raises(InputError, match="a smaller think.max_tokens"):
         long.recommend([[0]], 2)
 
 
