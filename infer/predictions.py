@@ -188,9 +188,9 @@ def from_table(table: pa.Table, *, where: str) -> Predictions:
     if not rank.min() >= 1 or (np.diff(rank, prepend=rank[0])[inside] < 0).any():
         raise InputError(f"{where}: ranks must start at 1 and ascend within an example -> recommend again")
     score = table["score"].to_numpy()
-    if (wrong := np.isnan(score)).any():
+    if (wrong := ~np.isfinite(score)).any():
         raise NumericError(
-            f"{where}: {int(wrong.sum())} scores are NaN (first: example {ids[np.argmax(wrong)]}) "
+            f"{where}: {int(wrong.sum())} scores are not finite (first: example {ids[np.argmax(wrong)]}) "
             "-> the model's numbers are broken: predict again from a sound checkpoint"
         )
     item_offsets, items = artifacts.ragged(table["item_ids"])

@@ -85,6 +85,8 @@ class RecommendArgs:
     def __post_init__(self) -> None:
         if self.max_rows is not None and self.max_rows < 1 or self.chunk_rows < 1:
             raise InputError(f"max_rows {self.max_rows} and chunk_rows {self.chunk_rows} must be at least 1")
+        if self.split not in artifacts.SPLITS:
+            raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
         if self.mode not in MODES:
             raise InputError(f"unknown mode {self.mode!r} -> one of {', '.join(MODES)}")
         if self.only_thoughts and self.mode != "think":

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts, tasks
-from data.output import read_manifest
+from data.lineage import require_same_data
 from data.sid import SidTable
 from data.tasks import Example, TaskContext
 
@@ -170,27 +170,4 @@ def check_belong(data: str | Path, sids: str | Path, *, num_items: int, num_sids
             f"{sids} has semantic IDs of {num_sids} items, but {data} has {num_items} items "
             "-> run scripts/04_build_sids.sh on this data set"
         )
-    recorded, current = recorded_data_hash(sids), (read_manifest(data) or {}).get("content_hash")
-    if recorded is not None and recorded != current:
-        raise InputError(
-            f"{sids} was made from another state of the data than {data} ({recorded[:12]} against "
-            f"{str(current)[:12]}) -> run scripts/02_embed_items.sh and scripts/04_build_sids.sh again"
-        )
-
-
-def recorded_data_hash(directory: str | Path) -> str | None:
-    """Content hash of the data set that an output was made from, followed through the manifests of its inputs.
-
-    None where the trail ends: an input that was moved, replaced or not made here.
-    """
-    inputs = (read_manifest(directory) or {}).get("inputs", {})
-    if "data" in inputs:
-        return inputs["data"]["sha256"]
-    for record in inputs.values():
-        path = Path(record.get("path", ""))
-        source = read_manifest(path) if path.is_dir() else None
-        if source is not None and source["content_hash"] == record["sha256"]:
-            found = recorded_data_hash(path)
-            if found is not None:
-                return found
-    return None
+    require_same_data(sids, data, again="scripts/02_embed_items.sh and scripts/04_build_sids.sh")

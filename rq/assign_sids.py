@@ -31,6 +31,7 @@ from configs import program
 from configs.program import InputError
 from data import artifacts, output
 from data.fingerprints import sha256_file
+from data.lineage import require_same_data
 from data.sid import SidTable, read_sids
 from rq import append, assessment, embedding_map, quality_page, residual
 from rq.assessment import Evidence
@@ -149,6 +150,10 @@ def main(args: AssignArgs) -> None:
         raise InputError(
             "quantizer is missing -> pass --quantizer, or --append with an existing sids directory"
         )
+    if args.append is not None and Path(args.append).resolve() == Path(args.output_dir).resolve():
+        raise InputError(
+            f"output_dir is {args.append}, the very IDs that are appended to -> choose another directory"
+        )
     inputs = {"data": args.data, "embeddings": args.embeddings, "quantizer": args.quantizer}
     inputs |= {"append": args.append, "tags": args.tags}
     with output.open_output(
@@ -166,6 +171,9 @@ def main(args: AssignArgs) -> None:
                 f"{args.embeddings} has {len(x_ND)} rows, {args.data} has {len(items)} items "
                 "-> run scripts/02_embed_items.sh on this data"
             )
+        require_same_data(args.embeddings, args.data, again="scripts/02_embed_items.sh")
+        if args.tags is not None:
+            require_same_data(args.tags, args.data, again="scripts/03_complete_tags.sh")
         raw_ids = items["raw_id"].to_pylist()
         made = assign(args, x_ND) if args.append is None else extend(args, x_ND, raw_ids)
         table = made.table

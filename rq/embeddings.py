@@ -30,6 +30,8 @@ FILE = "embeddings.npy"
 # A row this much shorter than the median is rounding noise of the SVD (measured: 1e-8 against 0.16 for the shortest
 # real row on Amazon Industrial); scaled to length 1 it would be a random direction.
 NOISE_FLOOR = 1e-3
+# Squares of larger values overflow in float32 once they are added up: faiss then ends the whole process.
+LARGEST = 1e15
 
 
 @dataclass
@@ -236,10 +238,10 @@ def read_embeddings(directory: str | Path) -> np.ndarray:
 
 
 def require_finite(x_ND: Any, *, where: str) -> None:
-    """InputError that lists the first rows with NaN or infinite values."""
-    bad = np.flatnonzero(~np.isfinite(x_ND).all(axis=1))
+    """InputError that lists the first rows with NaN, infinite values, or values whose squares float32 cannot add up."""
+    peak_N = np.maximum(x_ND.max(1, initial=0), -x_ND.min(1, initial=0))
+    bad = np.flatnonzero(~(peak_N <= LARGEST))
     if len(bad):
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        raise InputError(
-            f"{where}: {len(bad)} rows are not finite (items {shown}) -> embed these items again"
-        )
+        what = f"hold values above {LARGEST:g}" if np.isfinite(peak_N).all() else "are not finite"
+        raise InputError(f"{where}: {len(bad)} rows {what} (items {shown}) -> embed these items again")

@@ -126,13 +126,32 @@ def in_item_order(index: PublishedIndex, raw_ids: list[str], args: ImportArgs) -
     return codes_NL, len(keys) - len(raw_ids)
 
 
+def require_fitting(
+    codes_NL: np.ndarray, sizes: tuple[int, ...], raw_ids: list[str], args: ImportArgs
+) -> None:
+    """InputError that names the first ID with a code outside its level."""
+    if len(sizes) != codes_NL.shape[1]:
+        raise InputError(
+            f"{args.source} has IDs of {codes_NL.shape[1]} levels, sizes has {len(sizes)} numbers -> one per level"
+        )
+    outside = np.argwhere((codes_NL < 0) | (codes_NL >= np.array(sizes)))
+    if len(outside):
+        row, level = outside[0]
+        raise InputError(
+            f"{args.source}: raw_id {raw_ids[row]} has code {codes_NL[row, level]} at level {level + 1}, outside 0..{sizes[level] - 1} "
+            f"(code_offset {args.code_offset}) -> check code_offset and sizes"
+        )
+
+
 def bring_in(args: ImportArgs, out: output.Output) -> None:
     """The import."""
     items = artifacts.read_items(args.data)
     index = read_source(args.source)
     raw_ids = items["raw_id"].to_pylist()
     codes_NL, unused = in_item_order(index, raw_ids, args)
-    table = SidTable(codes_NL, tuple(args.sizes or (codes_NL.max(0) + 1).tolist()))
+    sizes = tuple(args.sizes or (codes_NL.max(0) + 1).tolist())
+    require_fitting(codes_NL, sizes, raw_ids, args)
+    table = SidTable(codes_NL, sizes)
     sequences = artifacts.read_sequences(args.data, num_items=len(items))
     report = assessment.assess(table, Evidence(items, sequences))
     none_N2 = np.full((len(items), 2), np.nan, np.float32)

@@ -142,8 +142,9 @@ def prefix_ids(codes_NL: np.ndarray, depth: int) -> np.ndarray:
 def behaviour(codes_NL: np.ndarray, pairs_P2: np.ndarray) -> dict[str, Any] | None:
     """Share of pairs whose items share a prefix, beside the share when the second items are shuffled, and their ratio.
 
-    Pairs of an item with itself agree whatever the codes are: they are counted as `repeats` and left out. The shuffled
-    share is the exact mean over all shuffles, sum_p share(first in p) * share(second in p). None without other pairs.
+    Pairs of an item with itself agree whatever the codes are: they are counted as `repeats` and left out of all but
+    `lift_with_repeats`, the published measure. The shuffled share is the exact mean over all shuffles, sum_p share(first in
+    p) * share(second in p). None without other pairs.
     """
     apart = pairs_P2[pairs_P2[:, 0] != pairs_P2[:, 1]]
     if not len(apart):
@@ -151,12 +152,22 @@ def behaviour(codes_NL: np.ndarray, pairs_P2: np.ndarray) -> dict[str, Any] | No
     out: dict[str, Any] = {"pairs": len(pairs_P2), "repeats": len(pairs_P2) - len(apart)}
     for depth in range(1, codes_NL.shape[1] + 1):
         ids_N = prefix_ids(codes_NL, depth)
-        first_P, second_P = ids_N[apart[:, 0]], ids_N[apart[:, 1]]
-        shares = [np.bincount(side, minlength=ids_N.max() + 1) / len(side) for side in (first_P, second_P)]
-        agreement, shuffled = float((first_P == second_P).mean()), float((shares[0] * shares[1]).sum())
-        lift = agreement / shuffled if shuffled else None
-        out[f"depth_{depth}"] = {"agreement": agreement, "shuffled": shuffled, "lift": lift}
+        agreement, shuffled, lift = _agreement(ids_N, apart)
+        out[f"depth_{depth}"] = {
+            "agreement": agreement,
+            "shuffled": shuffled,
+            "lift": lift,
+            "lift_with_repeats": _agreement(ids_N, pairs_P2)[2],
+        }
     return out
+
+
+def _agreement(ids_N: np.ndarray, pairs_P2: np.ndarray) -> tuple[float, float, float | None]:
+    """(share of pairs with equal prefix ids, the same over all shuffles, their ratio)."""
+    first_P, second_P = ids_N[pairs_P2[:, 0]], ids_N[pairs_P2[:, 1]]
+    shares = [np.bincount(side, minlength=ids_N.max() + 1) / len(side) for side in (first_P, second_P)]
+    agreement, shuffled = float((first_P == second_P).mean()), float((shares[0] * shares[1]).sum())
+    return agreement, shuffled, agreement / shuffled if shuffled else None
 
 
 def label_levels(

@@ -81,6 +81,10 @@ def table_rows(shown: Sequence[Shown]) -> list[tuple[str, list[str]]]:
             f"behaviour lift, depth {depth} (agreement)",
             lambda r, d=depth: _lift(r["behaviour"], d, "agreement"),
         )
+        add(
+            f"  with repeats of an item, depth {depth}",
+            lambda r, d=depth: _lift_with_repeats(r["behaviour"], d),
+        )
     for depth in (1, 2):
         add(
             f"  over all pairs in the rows, depth {depth}",
@@ -138,6 +142,11 @@ def _lift(found: dict[str, Any] | None, depth: int, beside: str) -> str | None:
         return None
     lift = "-" if at["lift"] is None else f"{at['lift']:.1f}x"
     return f"{lift} ({at[beside]:.3f})"
+
+
+def _lift_with_repeats(found: dict[str, Any] | None, depth: int) -> str | None:
+    lift = (found or {}).get(f"depth_{depth}", {}).get("lift_with_repeats")
+    return None if lift is None else f"{lift:.1f}x"
 
 
 def _hits(at: dict[str, Any] | None) -> str | None:

@@ -18,13 +18,14 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from configs import program
 from configs.program import InputError
 from data import artifacts, output
+from data.lineage import require_same_data
 from data.sid import SidTable, read_sids
 from rq import assessment, embedding_map, quality_page, residual
 from rq.assessment import Evidence
@@ -40,7 +41,7 @@ class ReportArgs:
     """The quality report."""
 
     sids: list[str] = field(default_factory=list)
-    """Sids directories; also the words before the first flag."""
+    """Sids directories; also the words that are neither a flag nor its value."""
     output_dir: str = "outputs/quality"
     """Where the report goes."""
     data: str | None = None
@@ -51,7 +52,7 @@ class ReportArgs:
     """Tags directory (stage 03) to compare prefixes with, beside the categories."""
     predictions: str | None = None
     """Predictions directory (stage 11) whose lists are measured for spread; null = items next to each other in held-out rows."""
-    split: str = "valid"
+    split: Literal["train", "valid", "test"] = "valid"
     """Split of the held-out pairs."""
     neighbours: int = 10
     """Neighbours per item."""
@@ -78,9 +79,16 @@ class ReportArgs:
 
 
 def positional(argv: list[str]) -> list[str]:
-    """`argv` with the words before the first flag as `--sids`."""
-    count = next((at for at, word in enumerate(argv) if word.startswith("-")), len(argv))
-    return ["--sids", json.dumps(argv[:count]), *argv[count:]] if count else argv
+    """`argv` with the words that are neither a flag nor its value as `--sids`; as it is where `--sids` is given."""
+    words, rest, value_next = [], [], False
+    for word in argv:
+        if not value_next and not word.startswith("-"):
+            words.append(word)
+            continue
+        rest.append(word)
+        value_next = not value_next and "=" not in word and word not in ("-h", "--help")
+    given = any(word.split("=")[0] == "--sids" for word in rest)
+    return ["--sids", json.dumps(words), *rest] if words and not given else argv
 
 
 def names_of(paths: list[str]) -> list[str]:
@@ -170,6 +178,8 @@ def examine(args: ReportArgs, name: str, sids: str, evidence: Evidence, vectors:
 def gather(args: ReportArgs, data: str) -> list[Shown]:
     """Every set, in the order given."""
     items = artifacts.read_items(data)
+    for sids in args.sids:
+        require_same_data(sids, data, again="scripts/04_build_sids.sh (or pass the --data of these IDs)")
     evidence = Evidence(
         items,
         artifacts.read_sequences(data, num_items=len(items)),

@@ -28,6 +28,7 @@ from typing import Literal
 from configs import program
 from configs.program import InputError
 from data import output
+from data.lineage import require_common_data, require_same_data
 from rq import constructors, quality, residual
 from rq.balanced import Balanced
 from rq.constructors import CONSTRUCTORS
@@ -106,6 +107,10 @@ def main(args: TrainQuantizerArgs) -> None:
         overwrite=args.overwrite,
     ) as out:
         x_ND = read_embeddings(args.embeddings)
+        if args.data is not None:
+            require_same_data(args.embeddings, args.data, again="scripts/02_embed_items.sh")
+        if args.tags is not None:
+            require_common_data(args.embeddings, args.tags, again="scripts/03_complete_tags.sh")
         options = getattr(args, args.constructor)
         quantizer = constructors.fit(
             args.constructor, Source(x_ND, **optional), options, seed=args.seed, out=out

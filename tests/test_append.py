@@ -217,6 +217,9 @@ def test_vectors_of_another_space_and_another_quantizer_are_refused(grown, tmp_p
     with pytest.raises(InputError, match="is not the one of"):
         call("rq.assign_sids", *flags, "--quantizer", tmp_path / "q")
     call("rq.assign_sids", *flags, "--quantizer", grown / "q")
+    own = flags[flags.index("--append") + 1]
+    with pytest.raises(InputError, match="the very IDs that are appended to"):
+        call("rq.assign_sids", *flags, "--output_dir", own, "--overwrite", "true")
     call("rq.assign_sids", *append_flags(grown, "four")[:4], "--quantizer", grown / "q",
          "--repair", "collision_level", "--output_dir", tmp_path / "four")  # fmt: skip
     with pytest.raises(InputError, match="existing IDs have 4 levels"):

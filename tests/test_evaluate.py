@@ -202,7 +202,7 @@ def test_broken_scores_and_a_second_answer_are_refused(made, tmp_path):
     at = table.column_names.index("score")
     broken = write_run(tmp_path / "nan.test", [table.set_column(at, "score", pa.array(score))])
     said = refuse("infer.evaluate", "--predictions", broken, "--data", data, code=4)
-    assert f"1 scores are NaN (first: example {ids[0]})" in said
+    assert f"1 scores are not finite (first: example {ids[0]})" in said
     twice = write_run(tmp_path / "twice.test", [table, table.slice(0, BEAMS)])
     assert f"1 examples occur more than once (first: {ids[0]})" in refuse(
         "infer.evaluate", "--predictions", twice, "--data", data

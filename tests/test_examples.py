@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import artifacts
+from data.lineage import recorded_data_hash
 from data.output import read_manifest
 from data.prompts import wording
 from data.sid import SidTable, sid_format
 from data.tasks import ID_STRIDE, Example, TaskContext, from_row, history_to_sid
-from preprocess.examples import Sequences, item_rows, plain_titles, recorded_data_hash, tables, to_table
+from preprocess.examples import Sequences, item_rows, plain_titles, tables, to_table
 from tests.handmade import CODES, SIZES, TITLES, call, refuse, succeed, write_data, write_sids
 
 PROGRAM = "preprocess.build_examples"

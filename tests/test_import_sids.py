@@ -96,12 +96,27 @@ def test_a_parquet_of_codes_with_other_numbers_is_read(data, tmp_path):
     assert read_sids(tmp_path / "s").sizes == tuple((CODES.max(0) + 1).tolist())
 
 
+def test_codes_outside_their_level_are_refused_with_the_item_and_the_flags(data, tmp_path):
+    whole = index_file(tmp_path / "whole.json")
+    for flags, message in (
+        (
+            ["--code_offset", "1"],
+            r"has code -1 at level \d, outside .* \(code_offset 1\) -> check code_offset",
+        ),
+        (["--sizes", "[9,9]"], "has IDs of 3 levels, sizes has 2 numbers -> one per level"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call("rq.import_sids", "--source", whole, "--data", data, *flags, "--output_dir", tmp_path / "s")
+
+
 def test_what_does_not_fit_is_refused_in_one_line(data, tmp_path):
     source = index_file(tmp_path / "short.json", TOKENS[:-2])
     line = refuse("rq.import_sids", "--source", source, "--data", data, "--output_dir", tmp_path / "s")
     assert "no ID for 2 of 12 items (raw_id B0010, B0011)" in line and not (tmp_path / "s").exists()
     whole = index_file(tmp_path / "whole.json")
-    with pytest.raises(InputError, match="item 8 has code 3 at level 0, outside 0..2|has code 3"):
+    with pytest.raises(
+        InputError, match="whole.json: raw_id B.* has code 3 at level 1, outside 0..2 .*-> check"
+    ):
         call(
             "rq.import_sids",
             "--source",

@@ -348,7 +348,7 @@ def test_incomplete_or_double_predictions_are_refused():
     broken = broken.set_column(
         broken.column_names.index("score"), "score", pa.array([0.5, float("nan")], pa.float32())
     )
-    with pytest.raises(NumericError, match=r"1 scores are NaN \(first: example 20\)"):
+    with pytest.raises(NumericError, match=r"1 scores are not finite \(first: example 20\)"):
         from_table(broken, where="w")
     with pytest.raises(NumericError, match="example 10 is given item 4 twice"):
         from_table(ranked([10, 10], [4, 4], [1, 2]), where="w")

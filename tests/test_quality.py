@@ -90,10 +90,15 @@ def test_lift_by_hand_and_the_shuffled_share_is_the_mean_over_shuffles():
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
     pairs = np.array([[0, 1], [2, 3], [0, 2], [3, 2], [3, 3], [1, 1]])
     found = quality.behaviour(codes, pairs)
+    # With them, depth 1: 5 of 6 agree, shuffled 1/2 * 1/3 + 1/2 * 2/3; depth 2: 4 of 6, shuffled 1/2 * 2/3 + 1/6 * 1/3.
     # Without the repeats, depth 1: firsts 0 1 0 1, seconds 0 1 1 1 -> agree 3 of 4; shuffled 1/2 * 1/4 + 1/2 * 3/4 = 1/2.
-    assert found["depth_1"] == pytest.approx({"agreement": 0.75, "shuffled": 0.5, "lift": 1.5})
+    assert found["depth_1"] == pytest.approx(
+        {"agreement": 0.75, "shuffled": 0.5, "lift": 1.5, "lift_with_repeats": 5 / 3}
+    )
     # Depth 2: firsts 00 10 00 10, seconds 01 10 10 10 -> agree 2 of 4; shuffled 1/2 * 3/4.
-    assert found["depth_2"] == pytest.approx({"agreement": 0.5, "shuffled": 0.375, "lift": 0.5 / 0.375})
+    assert found["depth_2"] == pytest.approx(
+        {"agreement": 0.5, "shuffled": 0.375, "lift": 0.5 / 0.375, "lift_with_repeats": 12 / 7}
+    )
     assert found["pairs"] == 6 and found["repeats"] == 2
     assert quality.behaviour(codes, pairs[4:]) is None, "only repeats"
 
@@ -110,6 +115,7 @@ def test_lift_without_pairs_or_without_chance_agreement():
         "agreement": 0.0,
         "shuffled": 0.0,
         "lift": None,
+        "lift_with_repeats": None,
     }
     assert "depth_2" not in quality.behaviour(codes[:, :1], np.array([[0, 1]]))
 

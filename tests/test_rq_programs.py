@@ -240,6 +240,9 @@ def test_vectors_that_are_not_finite_are_refused_by_row(store, tmp_path):
     x[[3, 41]] = np.nan
     np.save(broken / "embeddings.npy", x)
     refused(store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows", "3, 41")
+    x[[3, 41]] = 1e25  # finite, but its square is not: faiss would abort the process
+    np.save(broken / "embeddings.npy", x)
+    refused(store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows hold values above", "3, 41")
 
 
 def test_vectors_of_another_catalogue_or_width_are_refused(store, tmp_path):
@@ -250,6 +253,17 @@ def test_vectors_of_another_catalogue_or_width_are_refused(store, tmp_path):
     flags = assign_flags(store)
     refused(store, tmp_path, assign_sids, [*flags, "--embeddings", tmp_path / "fewer"], "50 rows", "60 items")
     refused(store, tmp_path, assign_sids, [*flags, "--embeddings", tmp_path / "narrow"], "9 dimensions", "24")
+
+
+def test_vectors_of_another_data_set_of_the_same_size_are_refused(store, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in store.glob("*.parquet"):
+        shutil.copy(file, other)
+    record = json.loads((store / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(record | {"content_hash": "0" * 64}))
+    flags = ["--data", other, *assign_flags(store)[2:]]
+    refused(store, tmp_path, assign_sids, flags, "embeddings/both was made from another state of the data")
 
 
 def test_sids_hold_the_columns_that_the_schema_promises(store):
