@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Bitwise comparisons between processes need one number of threads everywhere; read when torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from dataclasses import dataclass
 from pathlib import Path
 
