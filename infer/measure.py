@@ -122,22 +122,21 @@ def measure(
     masks = group_masks(rows, popularity_N) | {
         name: mask for name, mask in (groups or {}).items() if mask.any()
     }
-    num_items = len(popularity_N)
+    num_items, shown = len(popularity_N), min(LIST_K, depth)
+    columns = Columns(Clusters(rows.users_R, resamples=settings.resamples, seed=settings.seed))
     with ThreadPoolExecutor(1) as pool:  # numpy works without the interpreter's lock: one core each
         placed = pool.submit(
             place_levels, predictions, rows, ks=ks, sids=sids, num_items=num_items, product_N=product_N
         )
         # Raised before anything that placing made of illegal ids.
         refuse_invalid(predictions, sids, num_items=num_items, restricted=restricted, where=where)
+        catalogue = add_lists(columns, predictions, rows, popularity_N, shown)
+        add_diversity(columns, predictions, sids, shown)
         levels = placed.result()
-    columns = Columns(Clusters(rows.users_R, resamples=settings.resamples, seed=settings.seed))
     add_levels(columns, {name: level for name, level in levels.items() if name in GROUPED}, masks)
     for name, level in levels.items():
         if name not in GROUPED:
             add_levels(columns, {name: level}, {})
-    shown = min(LIST_K, depth)
-    catalogue = add_lists(columns, predictions, rows, popularity_N, shown)
-    add_diversity(columns, predictions, sids, shown)
     unseen = levels.get("item_level_unseen")
     facts = {
         "rows": len(rows),
@@ -149,7 +148,8 @@ def measure(
         "list_length": depth,
         "ks": ks,
     }
-    return Measured(columns.summary() | {"all/invalid_rate": entry(0.0, 0.0, 0.0)} | catalogue, facts, levels)
+    found = columns.summary() | {"all/invalid_rate": entry(0.0, 0.0, 0.0)} | catalogue
+    return Measured(dict(sorted(found.items(), key=lambda item: item[0].startswith("all/"))), facts, levels)
 
 
 def refuse_invalid(
