@@ -3,7 +3,8 @@
 A new item takes its cheapest codes. Where these are taken, it and the other new items of its prefix get free last codes at the
 least total cost. Where a prefix has no free last code left, the item falls back to the next cheapest code of the level before
 (and, where nothing below that is free, of the level before that), then to the cheapest free code there. Sizes never grow: a model
-knows all codes of all levels, so a new item needs no new token.
+knows all codes of all levels, so a new item needs no new token. An item that leaves the catalogue keeps its ID in
+retired.parquet: nobody else gets it, and the item has it again when it comes back.
 
 Legend: N items, O old items, W new items, L levels, D dimensions, E dimensions of a latent vector, K codes of a level.
 """
@@ -12,10 +13,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from math import prod
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from configs.program import InputError
+from data import artifacts
 from data.sid import SidTable
 from rq.collisions import fewest_moves, groups
 from rq.residual import ResidualQuantizer
@@ -23,6 +27,27 @@ from rq.residual import ResidualQuantizer
 # Of known items that are encoded again at least this share must get the first code that they have: less means that their
 # vectors are not those of the existing IDs. Only a repair that filled all that lies below a first code moves an item off it.
 AGREEMENT = 0.9
+RETIRED = "retired.parquet"
+
+
+def with_retired(sids: str | Path, table: SidTable, raw_ids: list[str]) -> tuple[SidTable, list[str]]:
+    """The items of a sids directory, then those that left it in earlier appends: their IDs and raw ids."""
+    path = Path(sids) / RETIRED
+    if not path.exists():
+        return table, raw_ids
+    gone = artifacts.read_file(path, columns=["raw_id", "codes"])
+    codes_WL = np.array(gone["codes"].to_pylist(), np.int32).reshape(-1, table.num_levels)
+    return SidTable(np.concatenate([table.codes_NL, codes_WL]), table.sizes), raw_ids + gone[
+        "raw_id"
+    ].to_pylist()
+
+
+def retired_table(known: SidTable, raw_ids: list[str], row_N: np.ndarray) -> pa.Table:
+    """raw_id and codes of the known items that the new data set (`row_N`, of matched_rows) lacks."""
+    gone = np.setdiff1d(np.arange(known.num_items), row_N)
+    return pa.table(
+        {"raw_id": [raw_ids[row] for row in gone], "codes": artifacts.int_rows(known.codes_NL[gone])}
+    )
 
 
 def matched_rows(old_raw: list[str], new_raw: list[str]) -> np.ndarray:

@@ -3,7 +3,7 @@
 reads   an embeddings directory (stage 02), a quantizer (rq.train_quantizer), <data>/items.parquet and
         <data>/sequences.parquet (valid rows: agreement of the IDs with held-out behaviour), a tags directory if one is given
 writes  <output_dir>/sids.parquet (item_id int32, codes list<int32>), quality.json, quality.png, map.parquet,
-        quantizer.safetensors, quantizer.json, manifest.json
+        quantizer.safetensors, quantizer.json, manifest.json; with --append and items that left: retired.parquet
 
 Every item gets the nearest code at each level; items that then share all codes are repaired as `repair` says
 (rq/collisions.py). quality.json describes both assignments, `nearest` and `assigned`; its measures are defined in
@@ -79,6 +79,7 @@ class Assigned:
     made_by: dict[str, Any]
     counts: dict[str, int]
     facts: dict[str, Any]
+    retired: pa.Table | None = None
 
 
 def assign(args: AssignArgs, x_ND: np.ndarray) -> Assigned:
@@ -99,8 +100,8 @@ def extend(args: AssignArgs, x_ND: np.ndarray, raw_ids: list[str]) -> Assigned:
                 f"quantizer {args.quantizer} is not the one of {args.append} ({given[:12]} against {own[:12]}) "
                 "-> leave --quantizer out"
             )
-    old = read_sids(args.append)
-    old_raw_ids = known_raw_ids(args.append)
+    direct = read_sids(args.append)
+    old, old_raw_ids = append.with_retired(args.append, direct, known_raw_ids(args.append))
     quantizer.require_dim(x_ND)
     row_N = append.matched_rows(old_raw_ids, raw_ids)
     new = np.flatnonzero(row_N < 0)
@@ -114,7 +115,8 @@ def extend(args: AssignArgs, x_ND: np.ndarray, raw_ids: list[str]) -> Assigned:
         quantizer,
         description["made_by"],
         {"new_items": len(new), "retired_items": old.num_items - int((row_N >= 0).sum())},
-        {"extends": [old.sha256, *before.get("extends", [])], "first_code_agreement": agreement},
+        {"extends": [direct.sha256, *before.get("extends", [])], "first_code_agreement": agreement},
+        append.retired_table(old, old_raw_ids, row_N),
     )
 
 
@@ -190,6 +192,8 @@ def main(args: AssignArgs) -> None:
             "sids.parquet", pa.table({"item_id": np.arange(len(items), dtype=np.int32), "codes": codes})
         )
         out.write_table(embedding_map.FILE, embedding_map.map_table(raw_ids, xy_N2))
+        if made.retired is not None and made.retired.num_rows:
+            out.write_table(append.RETIRED, made.retired)
         residual.save(out, made.quantizer, made_by=made.made_by)
         out.write_json("quality.json", report)
         shown = quality_page.Shown(Path(args.output_dir).name, report, table.codes_NL, xy_N2)

@@ -100,7 +100,8 @@ def write_store(path: Path, items: list[int]) -> Path:
     rng = np.random.default_rng(0)
     users, histories, targets, splits = [], [], [], []
     for user in range(40):
-        chain = [place[i] for i in rng.choice(np.arange(user % 4, 40, 4), 6).tolist()]
+        there = [i for i in range(user % 4, 40, 4) if i in place]
+        chain = [place[i] for i in rng.choice(there, 6).tolist()]
         for position in range(1, 6):
             users.append(user)
             histories.append(chain[:position])
@@ -270,3 +271,23 @@ def test_a_projection_is_reused_and_what_cannot_be_extended_says_so(grown, tmp_p
             "--output_dir",
             tmp_path / "z",
         )
+
+
+def test_an_item_that_left_keeps_its_id_and_has_it_again(grown):
+    """Item 5 leaves, a new item with item 5's own text arrives, then item 5 comes back."""
+    without = [i for i in range(40) if i != 5]
+    before = codes_by_raw_id(grown / "old", grown / "s")
+    steps = [("gone", without), ("later", [*without, 45]), ("back", [*without, 45, 5])]
+    sids = grown / "s"
+    for name, items in steps:
+        data = write_store(grown / f"data_{name}", items)
+        call("rq.embed_items", "--data", data, "--like", grown / "e", "--output_dir", grown / f"e_{name}")
+        call("rq.assign_sids", "--data", data, "--embeddings", grown / f"e_{name}", "--append", sids,
+             "--output_dir", grown / f"s_{name}")  # fmt: skip
+        sids = grown / f"s_{name}"
+        found = codes_by_raw_id(data, sids)
+        assert {raw: codes for raw, codes in found.items() if raw in before} == {
+            raw: before[raw] for raw in found if raw in before
+        }
+        assert found.get("R45") != before["R5"] and len(set(found.values())) == len(items)
+    assert found["R5"] == before["R5"] and not (sids / append.RETIRED).exists()
