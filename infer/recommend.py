@@ -232,6 +232,8 @@ def settings_facts(args: RecommendArgs) -> dict[str, Any]:
         "decode_seed": args.decode.seed,
     }
     facts |= {key: value for key, value in asdict(args.decode).items() if key != "seed"}
+    # A shorter list has everything that may be recommended: it is complete up to the number of beams.
+    facts["depth"] = args.decode.beams
     if args.mode == "think":
         facts |= {f"think_{key}": value for key, value in asdict(args.think).items()}
     return facts

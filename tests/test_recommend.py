@@ -233,6 +233,13 @@ def test_a_list_of_allowed_items_is_the_whole_catalogue(chain, tmp_path):
     listed = [3, 11, 7, 30]
     pq.write_table(pa.table({"item_id": listed}), tmp_path / "stock.parquet")
     handmade.call("infer.recommend", *flags(chain, tmp_path / "out", "--allowed", tmp_path / "stock.parquet"))
+    handmade.call(
+        "infer.evaluate", "--predictions", tmp_path / "out", "--data", chain.data, "--resamples", 20
+    )
+    metrics = json.loads((tmp_path / "out/metrics/metrics.json").read_text())
+    assert metrics["item_level/hr@10"] == metrics["item_level/hr@5"], (
+        "a list of fewer than 5 is complete up to 10"
+    )
     table = rows(tmp_path / "out")
     per_row: dict[int, set[int]] = {}
     for example, items in zip(table["example_id"].to_pylist(), table["item_ids"].to_pylist(), strict=True):
