@@ -149,7 +149,7 @@ class Engine:
     def batches(self, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Row numbers of each batch: similar lengths together, within `batch_size` rows and `batch_tokens` tokens.
 
-        The longest come first so that a batch that does not fit fails at once. InputError for a prompt that the model's
+        The longest of `prompts` come first, so that a batch that does not fit fails before the others are decoded. InputError for a prompt that the model's
         positions do not cover.
         """
         lengths = np.array([len(prompt) for prompt in prompts])

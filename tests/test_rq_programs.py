@@ -194,7 +194,7 @@ def test_given_embeddings_are_a_part_and_their_content_is_an_input(store, tmp_pa
     )
 
 
-def refused(store, tmp_path, program_module, words, *parts):
+def assert_refused(store, tmp_path, program_module, words, *parts):
     """The program stops with one line that says every part, and leaves no output."""
     args_class = get_type_hints(program_module.main)["args"]
     with pytest.raises(InputError) as caught:
@@ -214,9 +214,9 @@ def test_a_refusal_is_one_line_and_exit_code_2(store, tmp_path):
 def test_bad_options_are_refused(store, tmp_path):
     data, quantizer = ["--data", store], ["--embeddings", store / "embeddings/both"]
     bad_part = "[{method: tfidf_svd, path: somewhere}]"
-    refused(store, tmp_path, embed_items, [*data, "--parts", bad_part], "`path`")
-    refused(store, tmp_path, embed_items, [*data, "--parts", "[{method: bert}]"], "bert")
-    refused(store, tmp_path, train_quantizer, [*quantizer, "--rqkmeans.sizes", "[4,0]"], "[4, 0]")
+    assert_refused(store, tmp_path, embed_items, [*data, "--parts", bad_part], "`path`")
+    assert_refused(store, tmp_path, embed_items, [*data, "--parts", "[{method: bert}]"], "bert")
+    assert_refused(store, tmp_path, train_quantizer, [*quantizer, "--rqkmeans.sizes", "[4,0]"], "[4, 0]")
 
 
 def test_too_few_codes_for_the_items_are_refused(store, tmp_path):
@@ -230,7 +230,7 @@ def test_too_few_codes_for_the_items_are_refused(store, tmp_path):
     ]
     assert python(*words, module="rq.train_quantizer")[0] == 0
     flags = [*assign_flags(store)[:-1], tmp_path / "q"]
-    refused(store, tmp_path, assign_sids, flags, "60 items do not fit into 25 semantic IDs (5 x 5)")
+    assert_refused(store, tmp_path, assign_sids, flags, "60 items do not fit into 25 semantic IDs (5 x 5)")
 
 
 def test_vectors_that_are_not_finite_are_refused_by_row(store, tmp_path):
@@ -239,10 +239,12 @@ def test_vectors_that_are_not_finite_are_refused_by_row(store, tmp_path):
     x = np.load(broken / "embeddings.npy")
     x[[3, 41]] = np.nan
     np.save(broken / "embeddings.npy", x)
-    refused(store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows", "3, 41")
+    assert_refused(store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows", "3, 41")
     x[[3, 41]] = 1e25  # finite, but its square is not: faiss would abort the process
     np.save(broken / "embeddings.npy", x)
-    refused(store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows hold values above", "3, 41")
+    assert_refused(
+        store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows hold values above", "3, 41"
+    )
 
 
 def test_vectors_of_another_catalogue_or_width_are_refused(store, tmp_path):
@@ -251,8 +253,12 @@ def test_vectors_of_another_catalogue_or_width_are_refused(store, tmp_path):
         x = np.load(tmp_path / name / "embeddings.npy")
         np.save(tmp_path / name / "embeddings.npy", x[cut])
     flags = assign_flags(store)
-    refused(store, tmp_path, assign_sids, [*flags, "--embeddings", tmp_path / "fewer"], "50 rows", "60 items")
-    refused(store, tmp_path, assign_sids, [*flags, "--embeddings", tmp_path / "narrow"], "9 dimensions", "24")
+    assert_refused(
+        store, tmp_path, assign_sids, [*flags, "--embeddings", tmp_path / "fewer"], "50 rows", "60 items"
+    )
+    assert_refused(
+        store, tmp_path, assign_sids, [*flags, "--embeddings", tmp_path / "narrow"], "9 dimensions", "24"
+    )
 
 
 def test_vectors_of_another_data_set_of_the_same_size_are_refused(store, tmp_path):
@@ -263,7 +269,9 @@ def test_vectors_of_another_data_set_of_the_same_size_are_refused(store, tmp_pat
     record = json.loads((store / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(record | {"content_hash": "0" * 64}))
     flags = ["--data", other, *assign_flags(store)[2:]]
-    refused(store, tmp_path, assign_sids, flags, "embeddings/both was made from another state of the data")
+    assert_refused(
+        store, tmp_path, assign_sids, flags, "embeddings/both was made from another state of the data"
+    )
 
 
 def test_sids_hold_the_columns_that_the_schema_promises(store):

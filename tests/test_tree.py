@@ -30,7 +30,7 @@ GENERATED = {
 }
 
 
-def equals_generate(seed, sizes, items, beams, kind, tied):
+def assert_equals_generate(seed, sizes, items, beams, kind, tied):
     rng = np.random.default_rng(seed)
     sids, vocab = (
         tiny.catalogue(rng, items=items, sizes=sizes),
@@ -52,14 +52,14 @@ def equals_generate(seed, sizes, items, beams, kind, tied):
 @given(**GENERATED)
 @settings(max_examples=20, deadline=None)
 def test_full_scores_equal_beam_search_of_transformers(**drawn):
-    equals_generate(**drawn)
+    assert_equals_generate(**drawn)
 
 
 @pytest.mark.long
 @given(**GENERATED)
 @settings(max_examples=400, deadline=None)
 def test_full_scores_equal_beam_search_of_transformers_hundreds_of_times(**drawn):
-    equals_generate(**drawn)
+    assert_equals_generate(**drawn)
 
 
 @given(

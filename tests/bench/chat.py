@@ -13,8 +13,6 @@ object; peak_mib is of the client's process.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from typing import Any
 
 from configs.program import ROOT, Clock, peak_mib
 from infer.chat_client import ChatClient, ChatRequest, ChatSettings, chat_client, read_results
+from tests.bench import frame
 from tests.fake_openai_server import SCHEMA
 
 FILLER = "steel bolt, 10 mm, for wood and metal; " * 50
@@ -93,20 +92,14 @@ def measure(home: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="20 answers per thread")
+    parser = frame.flags(__doc__, quick="20 answers per thread", repeats=2)
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--latency", type=float, default=0.2, help="seconds per answer")
-    parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
-    os.environ.setdefault("QUIET", "1")
     with tempfile.TemporaryDirectory() as home:
         result = measure(Path(home), args)
-    print(json.dumps(result), flush=True)
-    sys.exit(0 if result["same"] else 1)
+    frame.finish(result)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ interleaved, best of --repeats; outputs must be equal row by row. The last line 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,6 +29,7 @@ from configs.program import ROOT, peak_mib
 from data import item_text, prepare
 from data.assemble import FilterOptions
 from data.recipe import AmazonOptions
+from tests.bench import frame
 
 WINDOW = ("2013-01", "2019-01")
 CORE = 5
@@ -171,17 +170,10 @@ def measure(home: Path, rows: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="200k instead of 2M lines")
-    parser.add_argument("--repeats", type=int, default=2, help="how often each side runs, interleaved")
-    args = parser.parse_args()
-    os.environ.setdefault("QUIET", "1")
+    args = frame.flags(__doc__, quick="200k instead of 2M lines", repeats=2).parse_args()
     with tempfile.TemporaryDirectory() as home:
         result = measure(Path(home), 200_000 if args.quick else 2_000_000, args.repeats)
-    print(json.dumps(result), flush=True)
-    sys.exit(0 if result["same"] else 1)
+    frame.finish(result)
 
 
 if __name__ == "__main__":

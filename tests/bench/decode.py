@@ -18,9 +18,6 @@ values  step_cost_1m_over_4k   a step after the trunk (level head, mask, top-k) 
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -35,6 +32,7 @@ from infer.sampling import Best
 from infer.scoring import LevelScorer
 from infer.tree import left_pad, search
 from infer.trie import Trie
+from tests.bench import frame
 from tests.oracle import TrieProcessor, generate
 
 TEXT_ROWS = 151_936  # rows of Qwen3's embedding before the semantic IDs
@@ -207,18 +205,12 @@ def measure(*, batch: int, length: int, beams: int, repeats: int) -> dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="2 prompts of 64 tokens and 20 beams")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each side runs, interleaved")
-    args = parser.parse_args()
+    args = frame.flags(__doc__, quick="2 prompts of 64 tokens and 20 beams", repeats=3).parse_args()
     shape = (
         {"batch": 2, "length": 64, "beams": 20} if args.quick else {"batch": 8, "length": 128, "beams": 50}
     )
     result = measure(**shape, repeats=args.repeats)
-    print(json.dumps(result), flush=True)
-    sys.exit(0 if result["same"] else 1)
+    frame.finish(result)
 
 
 if __name__ == "__main__":

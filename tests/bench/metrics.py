@@ -12,11 +12,8 @@ values. Both run interleaved, best of --repeats; every number must be equal to 1
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -31,6 +28,7 @@ from infer.groups import HISTORY_BUCKETS, popularity_tiers
 from infer.measure import KS, LIST_K, Settings, measure
 from infer.predictions import Predictions
 from infer.rows import Rows
+from tests.bench import frame
 
 BEAMS, CODES, ITEMS = 50, 256, 20_000
 
@@ -289,12 +287,7 @@ def same(mine: dict[str, float], theirs: dict[str, float]) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="5k instead of 50k rows")
-    parser.add_argument("--repeats", type=int, default=2, help="how often each side runs, interleaved")
-    args = parser.parse_args()
+    args = frame.flags(__doc__, quick="5k instead of 50k rows", repeats=2).parse_args()
     num_rows = 5_000 if args.quick else 50_000
     case = make_case(num_rows)
     mine, theirs, intervals, equal = [], [], [], True
@@ -320,8 +313,7 @@ def main() -> None:
         "threads": min(2, os.cpu_count() or 1),
         "device": "cpu",
     }
-    print(json.dumps(result), flush=True)
-    sys.exit(0 if result["same"] else 1)
+    frame.finish(result)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,6 @@ with --quick), which the reference does not finish. The last line is one JSON ob
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from typing import Any
@@ -24,6 +21,7 @@ import numpy as np
 
 from rq import capacity
 from rq.balanced import balanced_kmeans, encodes_as_trained, inertia
+from tests.bench import frame
 
 CODES = 256
 CENTRES, RANK, NOISE = 400, 48, 0.15
@@ -116,20 +114,13 @@ def measure(*, quick: bool, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="smaller sets")
-    parser.add_argument("--repeats", type=int, default=2, help="how often each side runs, interleaved")
-    args = parser.parse_args()
-    os.environ.setdefault("QUIET", "1")
+    args = frame.flags(__doc__, quick="smaller sets", repeats=2).parse_args()
     try:
         import k_means_constrained  # noqa: F401
     except ImportError as error:
         sys.exit(f"the reference is missing ({error}) -> python -m pip install k-means-constrained==0.9.1")
     result = measure(quick=args.quick, repeats=args.repeats)
-    print(json.dumps(result), flush=True)
-    sys.exit(0 if result["same"] else 1)
+    frame.finish(result)
 
 
 if __name__ == "__main__":
