@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -116,7 +116,7 @@ def open_output(
         "config_hash": sha256_json(configuration(args, set(inputs))),
         "inputs": {name: record["sha256"] for name, record in records.items()},
     }
-    created = not path.exists()
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(path):
@@ -133,6 +133,9 @@ def open_output(
     except InputError:
         if created and path.exists() and not _content(path):
             shutil.rmtree(path)
+            with suppress(OSError):  # until one that holds something else
+                for parent in created[1:]:
+                    parent.rmdir()
         raise
 
 

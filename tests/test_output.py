@@ -130,6 +130,14 @@ def test_foreign_files_are_never_deleted(tmp_path: Path) -> None:
     finish(empty)
 
 
+def test_bad_input_takes_back_the_folders_that_it_made(tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/other").touch()
+    with pytest.raises(InputError), writing(tmp_path / "outputs/run/eval/model"):
+        raise InputError("bad row")
+    assert [entry.name for entry in (tmp_path / "outputs").iterdir()] == ["other"]
+
+
 def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError), writing(tmp_path / "new"):
         raise InputError("a bad column")
