@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.program import InputError
-from data.output import require_manifest
+from data.store.output import require_manifest
 
 SPLITS = ("train", "valid", "test")
 INT_LIST, TEXT_LIST = pa.list_(pa.int32()), pa.list_(pa.string())

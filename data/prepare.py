@@ -23,21 +23,13 @@ import pyarrow.compute as pc
 
 from configs import program
 from configs.program import InputError
-from data import amazon, tables
-from data.assemble import (
-    Coded,
-    Funnel,
-    Prepared,
-    filter_core,
-    finish,
-    split_rows,
-    windows,
-)
-from data.coding import dense_by_first_appearance
-from data.findings import raise_first
-from data.output import open_output
-from data.recipe import AmazonOptions, Recipe
-from data.splits import SPLIT_NAMES, TRAIN
+from data.adapters import amazon, tables
+from data.adapters.recipe import AmazonOptions, Recipe
+from data.shaping.assemble import Coded, Funnel, Prepared, filter_core, finish, split_rows, windows
+from data.shaping.coding import dense_by_first_appearance
+from data.shaping.findings import raise_first
+from data.shaping.splits import SPLIT_NAMES, TRAIN
+from data.store.output import open_output
 
 STAGE, VERSION = "prepare", 1
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from configs.program import InputError
 from data import artifacts
-from data.fingerprints import sha256_bytes
-from data.output import read_manifest, require_manifest
+from data.store.fingerprints import sha256_bytes
+from data.store.output import read_manifest, require_manifest
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

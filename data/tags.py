@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts
-from data.output import require_manifest
+from data.store.output import require_manifest
 
 UNKNOWN = -1
 OTHER = "(other)"

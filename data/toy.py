@@ -23,10 +23,10 @@ from typing import IO, Literal
 
 from configs import program
 from configs.program import InputError, progress
-from data.output import open_output
-from data.toy_catalogue import Catalogue, make_catalogue
-from data.toy_files import DAYS, Form, ReviewLines, metadata_lines
-from data.toy_users import CHUNK_USERS, simulate
+from data.generator.catalogue import Catalogue, make_catalogue
+from data.generator.files import DAYS, Form, ReviewLines, metadata_lines
+from data.generator.users import CHUNK_USERS, simulate
+from data.store.output import open_output
 
 STAGE, VERSION = "toy", 1
 # Purchases per user on average, a little low so that a stream never runs dry before its number of interactions.

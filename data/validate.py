@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from configs import program
 from configs.program import InputError, say
-from data import tables
+from data.adapters import tables
+from data.adapters.checks import check_prepared
+from data.adapters.recipe import Recipe
 from data.artifacts import ITEMS
-from data.checks import check_prepared
-from data.findings import Finding
-from data.output import require_manifest
-from data.recipe import Recipe
+from data.shaping.findings import Finding
+from data.store.output import require_manifest
 
 
 @dataclass(frozen=True, kw_only=True)

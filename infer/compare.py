@@ -20,10 +20,18 @@ from pathlib import Path
 from configs import program
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
-from data.output import open_output
-from infer import compare_tables as tables
-from infer.comparison import KINDS, TableRow, add_tests, find_evaluations, grouped, our_rows, published_rows
-from infer.published import METRIC, read_published, refuse_other_rows
+from data.store.output import open_output
+from infer.tables import layout as tables
+from infer.tables.comparison import (
+    KINDS,
+    TableRow,
+    add_tests,
+    find_evaluations,
+    grouped,
+    our_rows,
+    published_rows,
+)
+from infer.tables.published import METRIC, read_published, refuse_other_rows
 
 STAGE_VERSION = 1
 LEVELS = ("sid_level", "item_level", "item_level_unseen", "item_level_merged", "item_level_dedup")

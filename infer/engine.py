@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
-from data.checkpoints import require_model
 from data.prompts import wording as named_wording
 from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, read_sids, read_vocab, sid_format
-from infer.allowed import Catalogues, exhausted, item_ids, members, read_allowed
+from data.store.checkpoints import require_model
 from infer.loading import context_length, examples_facts, load_model
-from infer.scoring import Parity
-from infer.thinking import ThinkSettings, TransformersWriter, aggregate, answer_prompts, seed_of
-from infer.trie import SCORE_SPACES, Trie
+from infer.search.allowed import Catalogues, exhausted, item_ids, members, read_allowed
+from infer.search.scoring import Parity
+from infer.search.trie import SCORE_SPACES, Trie
+from infer.text.thinking import ThinkSettings, TransformersWriter, aggregate, answer_prompts, seed_of
 
 STRATEGIES = ("beam", "sample")
 
@@ -96,7 +96,7 @@ class DecodeSettings:
 
     @property
     def parity(self) -> Parity:
-        """The same for infer.tree."""
+        """The same for infer.search.tree."""
         return Parity(
             temperature=self.temperature, terminator=self.terminator, repetition_penalty=self.repetition_penalty,
             penalise=self.penalise, length_penalty=self.length_penalty,
@@ -196,8 +196,8 @@ class Engine:
         seeds strategy sample (default: its number). Exclusions take effect at the last level, so a search with H of them
         per row goes on with H more beams; the rows of its Beams are as wide.
         """
-        from infer.sampling import StochasticBeam
-        from infer.tree import search
+        from infer.search.sampling import StochasticBeam
+        from infer.search.tree import search
 
         settings = self.settings
         wider = 0 if exclude is None else exclude.shape[1]

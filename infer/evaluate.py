@@ -5,8 +5,8 @@ reads   predictions (of infer.recommend, infer.run_baselines or infer.import_pre
 writes  <predictions>/metrics/metrics.json, metrics.tsv (the same without groups, one row, 4 decimals), rows.parquet
         (where each target stands, for infer.compare), manifest.json
 
-Full ranking over the catalogue with one relevant item per row. What each number means: infer/measure.py and
-infer/levels.py. Nothing is predicted here: it can be repeated at any time, with other list lengths or groups.
+Full ranking over the catalogue with one relevant item per row. What each number means: infer/metrics/measure.py and
+infer/metrics/levels.py. Nothing is predicted here: it can be repeated at any time, with other list lengths or groups.
 Fails with exit code 4 when a prediction is not a catalogue item or a score is NaN, with 2 when an example is missing,
 double or of another split.
 
@@ -26,14 +26,14 @@ from typing import Any
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.output import open_output
+from data.predictions import align, read_predictions, refuse_other_sids
+from data.rows import products, read_columns, read_rows, read_train_log
 from data.sid import SidTable, read_sids
-from infer.groups import column_masks
-from infer.levels import FILE, level_table
-from infer.measure import KS, Settings, measure
-from infer.predictions import align, read_predictions, refuse_other_sids
-from infer.results import one_row
-from infer.rows import products, read_columns, read_rows, read_train_log
+from data.store.output import open_output
+from infer.metrics.groups import column_masks
+from infer.metrics.levels import FILE, level_table
+from infer.metrics.measure import KS, Settings, measure
+from infer.tables.results import one_row
 
 STAGE_VERSION = 2
 

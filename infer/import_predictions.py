@@ -19,12 +19,12 @@ from pathlib import Path
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.interop import read_answers
-from data.output import open_output
+from data.predictions import write_predictions
+from data.releases.files import read_answers
+from data.rows import read_rows
 from data.sid import read_sids, sid_format
-from infer.foreign import Reader, match_rows, prediction_table
-from infer.predictions import write_predictions
-from infer.rows import read_rows
+from data.store.output import open_output
+from infer.tables.foreign import Reader, match_rows, prediction_table
 
 STAGE_VERSION = 1
 

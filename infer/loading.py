@@ -8,9 +8,9 @@ from typing import Any
 
 from configs.program import EnvironmentFault, InputError
 from data import artifacts
-from data.output import require_manifest
 from data.sid import SidTable
-from infer.scoring import logits_transform
+from data.store.output import require_manifest
+from infer.search.scoring import logits_transform
 
 # Options of Gemma 2, Granite, Cohere, Falcon-H1 and their kin that change logits after the output layer.
 SCALED_LOGITS = (

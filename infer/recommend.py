@@ -2,11 +2,11 @@
 
 reads   a model directory with SID tokens, data/<D>/sids/<name>, data/<D>/examples/<name>/{split}.parquet
 writes  <output_dir>/predictions-00000-of-00001.parquet (schema data.artifacts.PREDICTIONS), manifest.json;
-        with --mode think also thoughts.parquet (schema infer.thinking.THOUGHTS)
+        with --mode think also thoughts.parquet (schema infer.text.thinking.THOUGHTS)
 
 Several GPUs: under torchrun or `accelerate launch` every process takes a range of the rows and writes its own part. Jobs of
 a cluster that know nothing of each other pass --shard 0 --of 8, --shard 1 --of 8, ...; --of 8 alone joins their parts.
-A run that was killed goes on where it was. --mode think writes a thought before each semantic ID (infer/thinking.py) and
+A run that was killed goes on where it was. --mode think writes a thought before each semantic ID (infer/text/thinking.py) and
 belongs into <model>.<split>.think; --only_thoughts stops after the thoughts.
 
 Differs from the published evaluations: the prompt is the one of training, the whole-vocabulary score has no repetition
@@ -29,15 +29,15 @@ import pyarrow as pa
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.fingerprints import fingerprint
-from data.output import Output, open_output
 from data.sid import read_sids
-from infer import shards
-from infer.allowed import item_ids
-from infer.decoding import predict, predict_behind, prediction_table, selected_rows, think
+from data.store.fingerprints import fingerprint
+from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, Engine, load_engine
 from infer.loading import context_length
-from infer.thinking import THOUGHTS, ThinkSettings, VllmWriter
+from infer.search.allowed import item_ids
+from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
+from infer.work import shards
+from infer.work.decoding import predict, predict_behind, prediction_table, selected_rows, think
 
 STAGE_VERSION = 2
 MODES = ("direct", "empty_think", "think")

@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
-from data.output import open_output
+from data.predictions import refuse_other_sids
 from data.sid import read_sids
-from infer import page, results
-from infer.predictions import refuse_other_sids
-from infer.showcase import stories
-from infer.sid_figures import sid_figures
+from data.store.output import open_output
+from infer.page import sections as page
+from infer.page.showcase import stories
+from infer.page.sid_figures import sid_figures
+from infer.tables import results
 
 STAGE_VERSION = 2
 

@@ -25,11 +25,11 @@ import pyarrow as pa
 from configs import program
 from configs.program import AlreadyComplete, Clock, InputError
 from data import artifacts
-from data.output import Output, open_output
-from infer.metrics import ndcg_at_k
-from infer.predictions import ranked_items_table, write_predictions
-from infer.recency import with_ages
-from infer.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
+from data.predictions import ranked_items_table, write_predictions
+from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
+from data.store.output import Output, open_output
+from infer.metrics.ranking import ndcg_at_k
+from infer.models.recency import with_ages
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -136,24 +136,24 @@ class Fitted:
 
     def _scorer(self, model: str) -> tuple[Scorer, dict[str, Any]]:
         """(history -> scores, the chosen settings)."""
-        from infer import baselines
+        from infer.models import counting
 
         if model == "pop":
-            return lambda rows: baselines.score_popularity(rows, self.train), {}
+            return lambda rows: counting.score_popularity(rows, self.train), {}
         if model == "repeat":
-            return lambda rows: baselines.score_repeat(rows, self.num_items), {}
+            return lambda rows: counting.score_repeat(rows, self.num_items), {}
         if model == "last":
-            transitions = baselines.transition_matrix(self.train)
-            return lambda rows: baselines.score_last(rows, transitions), {}
+            transitions = counting.transition_matrix(self.train)
+            return lambda rows: counting.score_last(rows, transitions), {}
         if model == "itemknn":
-            similarity = baselines.item_similarity(self.train)
-            return lambda rows: baselines.score_itemknn(rows, similarity), {"decay": 1.0, "shrink": 0.0}
+            similarity = counting.item_similarity(self.train)
+            return lambda rows: counting.score_itemknn(rows, similarity), {"decay": 1.0, "shrink": 0.0}
         rows = self.rows("valid")
         sample = rows.take(sample_rows(len(rows), self._tune.max_rows, self._seed))
         shrink, weights, ndcg = tune_itemknn(sample, self.train, self._tune)
-        similarity = baselines.item_similarity(self.train, shrink=shrink)
+        similarity = counting.item_similarity(self.train, shrink=shrink)
         chosen = {"shrink": shrink, **weights, f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
-        return lambda rows: baselines.score_itemknn(rows, similarity, **weights), chosen
+        return lambda rows: counting.score_itemknn(rows, similarity, **weights), chosen
 
 
 def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, dict[str, float | None], float]:
@@ -161,23 +161,23 @@ def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, di
 
     Shrinkage and decay by position first, then half-lives at the best of them, where any age is known.
     """
-    from infer import baselines
+    from infer.models import counting
 
     alone = np.ones(len(rows), np.int64)
 
     def ndcg(similarity: csr_matrix, **weights: float | None) -> float:
-        scores = baselines.score_itemknn(rows, similarity, **weights)
-        rank = baselines.target_ranks(scores, rows.target_R, train.popularity_N)
+        scores = counting.score_itemknn(rows, similarity, **weights)
+        rank = counting.target_ranks(scores, rows.target_R, train.popularity_N)
         return float(ndcg_at_k(rank - 1, alone, TUNE_K).mean())
 
     points = []
     for shrink in program.progress(grid.shrinks, label="tune item-kNN", unit="shrink"):
-        similarity = baselines.item_similarity(train, shrink=shrink)
+        similarity = counting.item_similarity(train, shrink=shrink)
         for decay in grid.decays:
             points.append((ndcg(similarity, decay=decay), shrink, {"decay": decay, "half_life": None}))
     best = max(points, key=lambda point: point[0])
     if rows.age_H is not None and not np.isnan(rows.age_H).all():
-        similarity = baselines.item_similarity(train, shrink=best[1])
+        similarity = counting.item_similarity(train, shrink=best[1])
         for half_life in grid.half_lives:
             weights = {"decay": best[2]["decay"], "half_life": half_life}
             points.append((ndcg(similarity, **weights), best[1], weights))
@@ -187,13 +187,13 @@ def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, di
 
 def predict(rows: Rows, scorer: Scorer, train: TrainLog, depth: int, *, label: str | None = None) -> pa.Table:
     """Ranked items of every row in long form, block by block."""
-    from infer import baselines
+    from infer.models import counting
 
     starts = range(0, len(rows), BLOCK_ROWS)
     tables = []
     for start in program.progress(starts, label=label, unit="block") if label else starts:
         block = rows.take(np.arange(start, min(start + BLOCK_ROWS, len(rows))))
-        lists = baselines.ranked_lists(scorer(block), train.popularity_N, depth)
+        lists = counting.ranked_lists(scorer(block), train.popularity_N, depth)
         tables.append(
             ranked_items_table(block.example_ids_R, lists.offsets, lists.item_E, lists.rank_E, lists.score_E)
         )

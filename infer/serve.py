@@ -4,7 +4,7 @@ reads   a model directory with SID tokens, data/<D>, its sids/<name> and example
 writes  nothing; answers on http://127.0.0.1:8000 until SIGINT (exit code 130) or SIGTERM (143)
 
 Needs requirements-serve.txt. Only this machine can ask, unless --allow_remote; there are no accounts and no encryption, so
-behind that flag belongs a proxy that has them. What may be asked: infer/web.py.
+behind that flag belongs a proxy that has them. What may be asked: infer/server/web.py.
 
 python -m infer.serve --model outputs/quickstart/grpo/final --data data/toystore \
     --sids data/toystore/sids/rqkmeans --examples data/toystore/examples/rqkmeans
@@ -22,11 +22,11 @@ from typing import Any
 
 from configs import program
 from configs.program import EnvironmentFault, InputError, say
-from infer.catalogue import read_catalogue
 from infer.engine import DecodeSettings, load_engine
-from infer.serving import Service
-from infer.thinking import ThinkSettings
-from infer.web import make_app
+from infer.server.catalogue import read_catalogue
+from infer.server.service import Service
+from infer.server.web import make_app
+from infer.text.thinking import ThinkSettings
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 BACKLOG = 64

@@ -26,15 +26,14 @@ import numpy as np
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.fingerprints import fingerprint, plain
-from data.output import require_manifest
+from data.predictions import Predictions, read_predictions
+from data.rows import read_train_log
+from data.store.fingerprints import fingerprint, plain
+from data.store.output import require_manifest
 from infer.engine import DecodeSettings, Engine, load_engine
-from infer.predictions import Predictions, read_predictions
-from infer.prefixes import Prefixes
-from infer.rows import read_train_log
-from infer.trace_search import beam_facts, level_beams, list_of
-from infer.trace_text import as_text
-from infer.tracing import (
+from infer.search.prefixes import Prefixes
+from infer.tracing.beams import beam_facts, level_beams, list_of
+from infer.tracing.facts import (
     SequenceRow,
     compare,
     find_row,
@@ -49,6 +48,7 @@ from infer.tracing import (
     split_reason,
     traceable,
 )
+from infer.tracing.text import as_text
 
 
 @dataclass

@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 
 from configs.program import InputError, quiet
-from data.output import Output
 from data.prompts import Wording
+from data.store.output import Output
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.output import Output, open_output
 from data.prompts import wording
 from data.sid import read_sids, sid_format
+from data.store.output import Output, open_output
 from data.tasks import Example, TaskContext
 from preprocess.examples import (
     SCHEMA,

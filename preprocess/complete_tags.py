@@ -25,12 +25,13 @@ import pyarrow as pa
 
 from configs import program
 from configs.program import InputError
-from data import artifacts, output
+from data import artifacts
 from data import tags as tagging
+from data.store import output
 from data.tags import Overflow, Root, Tags, Unseen
-from preprocess import tag_graph
-from preprocess.tag_classify import TagChat, complete_by_chat
-from rq import embeddings
+from preprocess.tags import graph as tag_graph
+from preprocess.tags.classify import TagChat, complete_by_chat
+from rq.vectors import embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Collection

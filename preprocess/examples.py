@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts, tasks
-from data.lineage import require_same_data
 from data.sid import SidTable
+from data.store.lineage import require_same_data
 from data.tasks import Example, TaskContext
 
 CHUNK = 20_000  # rows per row group

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from configs import program
 from configs.program import InputError
-from data.checkpoints import require_model
-from data.output import open_output
 from data.sid import read_sids, sid_format
+from data.store.checkpoints import require_model
+from data.store.output import open_output
 from preprocess.base_model import quiet_transformers, settle_generation, write_model
 from preprocess.vocabulary import add_sid_tokens, expand_model, read_codebooks
 

@@ -15,8 +15,8 @@ from itertools import chain
 
 from configs import program
 from data import artifacts
-from data.output import open_output
 from data.prompts import wording
+from data.store.output import open_output
 from preprocess.base_model import (
     ModelShape,
     instruction_texts,

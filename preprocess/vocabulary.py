@@ -18,7 +18,7 @@ import numpy as np
 
 from configs.program import InputError
 from data.sid import LETTERS, LevelTokens, SidFormat, SidVocab
-from rq import residual
+from rq.stack import residual
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ writes  <output_dir>/sids.parquet (item_id int32, codes list<int32>), quality.js
         quantizer.safetensors, quantizer.json, manifest.json; with --append and items that left: retired.parquet
 
 Every item gets the nearest code at each level; items that then share all codes are repaired as `repair` says
-(rq/collisions.py). quality.json describes both assignments, `nearest` and `assigned`; its measures are defined in
-rq/quality.py and rq/neighbours.py.
+(rq/ids/collisions.py). quality.json describes both assignments, `nearest` and `assigned`; its measures are defined in
+rq/quality/measures.py and rq/quality/neighbours.py.
 
 --append SIDS gives codes to the items of `--data` that SIDS does not know (by raw_id) and keeps every ID that it has: frozen
-codebooks, free IDs only (rq/append.py). Its embeddings must lie in the space of the old ones: the same encoder, or
+codebooks, free IDs only (rq/ids/append.py). Its embeddings must lie in the space of the old ones: the same encoder, or
 `rq.embed_items --like`. SIDS itself is never changed.
 
 python -m rq.assign_sids --data data/toystore --embeddings data/toystore/embeddings/text_cooc \\
@@ -29,15 +29,20 @@ import pyarrow as pa
 
 from configs import program
 from configs.program import InputError
-from data import artifacts, output
-from data.fingerprints import sha256_file
-from data.lineage import require_same_data
+from data import artifacts
 from data.sid import SidTable, read_sids
-from rq import append, assessment, embedding_map, quality_page, residual
-from rq.assessment import Evidence
-from rq.collisions import Repair, repair_collisions
-from rq.embeddings import read_embeddings
-from rq.residual import ResidualQuantizer
+from data.store import output
+from data.store.fingerprints import sha256_file
+from data.store.lineage import require_same_data
+from rq.ids import append
+from rq.ids.collisions import Repair, repair_collisions
+from rq.quality import assessment
+from rq.quality import page as quality_page
+from rq.quality.assessment import Evidence
+from rq.stack import residual
+from rq.stack.residual import ResidualQuantizer
+from rq.vectors import embedding_map
+from rq.vectors.embeddings import read_embeddings
 
 VERSION = 2
 

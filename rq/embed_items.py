@@ -34,14 +34,15 @@ import numpy as np
 
 from configs import program
 from configs.program import InputError
-from data import artifacts, output
-from data.fingerprints import sha256_json
-from rq import embeddings, encoders, extend, parts
-from rq.cooccurrence import Cooccurrence
-from rq.embeddings import Projection, Tfidf
-from rq.encoders import ImageEncoder, TextEncoder
-from rq.extend import Fitted, Reduce
-from rq.parts import Part, Recipe
+from data import artifacts
+from data.store import output
+from data.store.fingerprints import sha256_json
+from rq.vectors import embeddings, encoders, extend, parts
+from rq.vectors.cooccurrence import Cooccurrence
+from rq.vectors.embeddings import Projection, Tfidf
+from rq.vectors.encoders import ImageEncoder, TextEncoder
+from rq.vectors.extend import Fitted, Reduce
+from rq.vectors.parts import Part, Recipe
 
 VERSION = 2
 

@@ -23,11 +23,15 @@ import pyarrow as pa
 
 from configs import program
 from configs.program import InputError
-from data import artifacts, interop, output
-from data.interop import PublishedIndex
+from data import artifacts
+from data.releases import files as interop
+from data.releases.files import PublishedIndex
 from data.sid import FORMATS, SidTable, read_sids
-from rq import assessment, embedding_map, quality_page
-from rq.assessment import Evidence
+from data.store import output
+from rq.quality import assessment
+from rq.quality import page as quality_page
+from rq.quality.assessment import Evidence
+from rq.vectors import embedding_map
 
 VERSION = 1
 

@@ -7,7 +7,7 @@ writes  <output_dir>/quality_report.json, quality.png, index.html (self-containe
 Per level used codes, perplexity, entropy and Gini; collisions, their groups and the targets that they affect; reconstruction
 error; purity and NMI of prefixes against categories and tags; lift on held-out consecutive pairs; neighbours that share a
 prefix; spread of lists over prefixes; items below a prefix in words; codebook usage and an embedding map coloured by first code.
-Definitions: rq/quality.py, rq/neighbours.py.
+Definitions: rq/quality/measures.py, rq/quality/neighbours.py.
 
 python -m rq.report_quality data/toystore/sids/rqkmeans data/toystore/sids/other --output_dir outputs/quality
 """
@@ -24,13 +24,17 @@ import numpy as np
 
 from configs import program
 from configs.program import InputError
-from data import artifacts, output
-from data.lineage import require_same_data
+from data import artifacts
 from data.sid import SidTable, read_sids
-from rq import assessment, embedding_map, quality_page, residual
-from rq.assessment import Evidence
-from rq.embeddings import read_embeddings
-from rq.quality_page import Shown
+from data.store import output
+from data.store.lineage import require_same_data
+from rq.quality import assessment
+from rq.quality import page as quality_page
+from rq.quality.assessment import Evidence
+from rq.quality.page import Shown
+from rq.stack import residual
+from rq.vectors import embedding_map
+from rq.vectors.embeddings import read_embeddings
 
 VERSION = 1
 LIST_LENGTH = 10

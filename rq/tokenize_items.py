@@ -5,7 +5,7 @@ reads   a sids directory (rq.assign_sids) whose quantizer is HiD-VAE's, <data>/i
 writes  <output_dir>/sids.parquet (item_id, codes: the whole ID, one number per position), tag_paths.parquet (item_id, codes,
         tags, confidence), layout.json (what every position holds), manifest.json; prints `samples` items
 
-Later stages read the result like any sids directory: positions are levels, tag positions too. Layouts: see rq/layouts.py.
+Later stages read the result like any sids directory: positions are levels, tag positions too. Layouts: see rq/ids/layouts.py.
 
 python -m rq.tokenize_items --data data/scientific --sids data/scientific/sids/hidvae \\
     --output_dir data/scientific/sids/hidvae_concatenated --layout concatenated
@@ -21,11 +21,13 @@ import pyarrow as pa
 
 from configs import program
 from configs.program import InputError
-from data import artifacts, output
+from data import artifacts
 from data.sid import SidTable, read_sids
+from data.store import output
 from data.tags import TagSet, read_tags
-from rq import hidvae, residual
-from rq.layouts import LaidOut, Layout, lay_out
+from rq.constructors.hidvae import quantizer as hidvae
+from rq.ids.layouts import LaidOut, Layout, lay_out
+from rq.stack import residual
 
 VERSION = 1
 

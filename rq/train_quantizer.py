@@ -27,17 +27,19 @@ from typing import Literal
 
 from configs import program
 from configs.program import InputError
-from data import output
-from data.lineage import require_common_data, require_same_data
-from rq import constructors, quality, residual
-from rq.balanced import Balanced
+from data.store import output
+from data.store.lineage import require_common_data, require_same_data
+from rq import constructors
 from rq.constructors import CONSTRUCTORS
-from rq.embeddings import read_embeddings
-from rq.hidvae_options import HidVaeOptions
-from rq.opq import Opq
-from rq.options import Source
-from rq.rqkmeans import RqKmeans
-from rq.rqvae import Plum, RqKmeansPlus, RqVae, Rvq
+from rq.constructors.balanced import Balanced
+from rq.constructors.hidvae.options import HidVaeOptions
+from rq.constructors.opq import Opq
+from rq.constructors.rqkmeans import RqKmeans
+from rq.constructors.rqvae import Plum, RqKmeansPlus, RqVae, Rvq
+from rq.quality import measures as quality
+from rq.stack import residual
+from rq.stack.options import Source
+from rq.vectors.embeddings import read_embeddings
 
 VERSION = 2
 

@@ -8,8 +8,8 @@ OUTPUT_ROOT=${OUTPUT_ROOT:-outputs}            # runs
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
 fi
-if [ -n "${DATASET:-}" ] && [ -e "data/$DATASET.py" ]; then
-    echo "ERROR 2: DATASET=$DATASET is the name of a module in data/ -> choose another name" >&2
+if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/__init__.py" ]; }; then
+    echo "ERROR 2: DATASET=$DATASET is the name of a module or room in data/ -> choose another name" >&2
     exit 2
 fi
 

@@ -9,13 +9,14 @@ import torch
 
 from data import tags as tagging
 from data.artifacts import TAGS
-from data.output import open_output
+from data.store.output import open_output
 from data.tags import UNKNOWN
-from rq import hidvae, residual
-from rq.hidvae_model import HidVae
-from rq.hidvae_options import HidVaeOptions, TagLoss
-from rq.hidvae_problem import HidVaeProblem
-from rq.options import CodebookOptions, LoopOptions, Source
+from rq.constructors.hidvae import quantizer as hidvae
+from rq.constructors.hidvae.model import HidVae
+from rq.constructors.hidvae.options import HidVaeOptions, TagLoss
+from rq.constructors.hidvae.problem import HidVaeProblem
+from rq.stack import residual
+from rq.stack.options import CodebookOptions, LoopOptions, Source
 
 ITEMS = 160
 SMALL = HidVaeOptions(

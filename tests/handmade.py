@@ -18,7 +18,7 @@ import pyarrow as pa
 from configs import program
 from configs.program import ROOT
 from data import artifacts
-from data.output import open_output
+from data.store.output import open_output
 from preprocess.base_model import train_tokenizer
 
 TITLES = [

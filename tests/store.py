@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data import artifacts
-from data.output import open_output
+from data.store.output import open_output
 
 ITEMS = 40
 HOSTILE = '<script>alert("x")</script> & Co'

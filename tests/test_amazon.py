@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from data import amazon, amazon_lines
-from data.item_text import clean_title, kept_title, parse_price, title_is_bad
+from data.adapters import amazon, amazon_lines
+from data.adapters.item_text import clean_title, kept_title, parse_price, title_is_bad
 
 REVIEW = {"reviewerID": "U1", "asin": "B1", "overall": 4.0, "unixReviewTime": 1393372800}
 

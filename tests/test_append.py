@@ -1,4 +1,4 @@
-"""rq/append.py, rq/extend.py and `rq.assign_sids --append`: new items get free IDs, nothing else ever changes."""
+"""rq/ids/append.py, rq/vectors/extend.py and `rq.assign_sids --append`: new items get free IDs, nothing else ever changes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from configs.program import InputError
 from data.artifacts import INT_LIST, TEXT_LIST
-from data.output import open_output
 from data.sid import FORMATS, SidTable, SidVocab, read_sids
-from rq import append, collisions
-from rq.embeddings import read_embeddings
-from rq.residual import ResidualQuantizer
+from data.store.output import open_output
+from rq.ids import append, collisions
+from rq.stack.residual import ResidualQuantizer
+from rq.vectors.embeddings import read_embeddings
 from tests import tiny
 from tests.handmade import Made, call, refuse, succeed
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from configs.program import InputError
 from data import artifacts
-from data.output import open_output
+from data.store.output import open_output
 from tests.handmade import Made, write_data
 
 

@@ -1,4 +1,4 @@
-"""rq/capacity.py, rq/balanced.py: sizes exactly within bounds, the optimum, codes that encoding reproduces."""
+"""rq/constructors/capacity.py, rq/constructors/balanced.py: sizes exactly within bounds, the optimum, codes that encoding reproduces."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from configs.program import InputError
-from rq import balanced, capacity
-from rq.balanced import Balanced, balanced_kmeans, train_balanced
-from rq.constructors import load
+from rq.constructors import balanced, capacity, load
+from rq.constructors.balanced import Balanced, balanced_kmeans, train_balanced
 from tests.test_residual import clustered, save_to
 
 

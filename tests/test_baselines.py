@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data.output import read_manifest
-from infer import baselines
-from infer.rows import Rows, TrainLog
+from data.rows import Rows, TrainLog
+from data.store.output import read_manifest
+from infer.models import counting
 from tests.handmade import call, refuse, succeed
 from tests.store import ITEMS, sequences, write_store
 
@@ -32,7 +32,7 @@ def history(*items: int) -> Rows:
 
 
 def test_transitions_by_hand():
-    matrix = baselines.transition_matrix(train_log([[0, 1, 1, 2], [0, 1]], 4)).toarray()
+    matrix = counting.transition_matrix(train_log([[0, 1, 1, 2], [0, 1]], 4)).toarray()
     expected = np.zeros((4, 4))
     expected[0, 1] = 1 + 1 / 2 + 1  # user 0 at distances 1 and 2, user 1 at distance 1
     expected[0, 2] = 1 / 3
@@ -44,17 +44,17 @@ def test_transitions_by_hand():
 def test_item_similarity_by_hand():
     """Item 0 has users 0, 1, 2; item 1 users 0, 1; item 2 user 2. Buying twice counts once."""
     train = train_log([[0, 1, 1], [1, 0], [2, 0, 0]], 3)
-    cosine = baselines.item_similarity(train).toarray()
+    cosine = counting.item_similarity(train).toarray()
     assert np.allclose(cosine, [[0, 2 / 6**0.5, 1 / 3**0.5], [2 / 6**0.5, 0, 0], [1 / 3**0.5, 0, 0]])
-    assert baselines.item_similarity(train, shrink=2.0)[0, 1] == pytest.approx(2 / (6**0.5 + 2))
+    assert counting.item_similarity(train, shrink=2.0)[0, 1] == pytest.approx(2 / (6**0.5 + 2))
 
 
 def test_history_weights_count_an_item_once_at_its_newest_place():
-    weights = baselines.history_weights(history(4, 3, 4, 2, 4, 1), 5, decay=0.5).toarray()[0]
+    weights = counting.history_weights(history(4, 3, 4, 2, 4, 1), 5, decay=0.5).toarray()[0]
     assert weights.tolist() == [0, 1, 0.25, 0.5**4, 0.5]
-    last_three = baselines.history_weights(history(4, 3, 4, 2, 4, 1), 5, last=3).toarray()[0]
+    last_three = counting.history_weights(history(4, 3, 4, 2, 4, 1), 5, last=3).toarray()[0]
     assert last_three.tolist() == [0, 1, 1, 0, 1]
-    assert baselines.history_weights(history(), 5).nnz == 0
+    assert counting.history_weights(history(), 5).nnz == 0
 
 
 def loop_scores(
@@ -178,9 +178,9 @@ def test_ages_come_from_the_log_before_the_target(tmp_path):
     """User 0 bought 3 on days 0 and 9, 5 on day 4, 7 on day 6 and the target on day 8; item 6 has no time."""
     import pyarrow as pa
 
-    from data.output import open_output
-    from infer.recency import DAY, with_ages
-    from infer.rows import read_rows
+    from data.rows import read_rows
+    from data.store.output import open_output
+    from infer.models.recency import DAY, with_ages
     from tests.handmade import Made
 
     start = 1_500_000_000
@@ -207,5 +207,5 @@ def test_ages_come_from_the_log_before_the_target(tmp_path):
     aged = with_ages(read_rows(tmp_path, "test", num_items=8), tmp_path, num_items=8)
     assert np.array_equal(aged.age_H, [6, 2, np.nan, 0, np.nan, np.nan], equal_nan=True)
     one = aged.take(np.array([0]))
-    weights = baselines.history_weights(one, 8, decay=0.9, half_life=2.0).toarray()[0]
+    weights = counting.history_weights(one, 8, decay=0.9, half_life=2.0).toarray()[0]
     assert np.allclose(weights, [0, 0, 0, 0.5**3, 0, 0.5, 0.9, 1])

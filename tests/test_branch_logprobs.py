@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from infer.scoring import Parity
-from infer.tree import search
-from infer.trie import Trie
+from infer.search.scoring import Parity
+from infer.search.tree import search
+from infer.search.trie import Trie
 from tests import tiny
-from train.branch_logprobs import row_logprobs
-from train.objective import group_advantages, policy_loss
+from train.policy.logprobs import row_logprobs
+from train.policy.losses import group_advantages, policy_loss
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])

@@ -13,7 +13,7 @@ import pytest
 
 from configs import program
 from configs.program import ROOT, InputError, ServiceError
-from infer.chat_client import ChatRequest, ChatSettings, chat_client, read_results
+from infer.chat.client import ChatRequest, ChatSettings, chat_client, read_results
 from tests.fake_openai_server import SCHEMA, serving
 
 KEY_NAME, KEY = "FAKE_API_KEY", "sk-test-CANARY-0123456789"
@@ -382,6 +382,6 @@ def test_a_heuristic_is_marked_and_judged(tmp_path):
 
 
 def test_importing_takes_no_heavy_library():
-    code = "import sys, infer.chat_client as c; print([m for m in ('torch', 'openai', 'tenacity') if m in sys.modules])"
+    code = "import sys, infer.chat.client as c; print([m for m in ('torch', 'openai', 'tenacity') if m in sys.modules])"
     made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert made.stdout.strip() == "[]", made.stderr

@@ -14,8 +14,8 @@ from collections import Counter
 import pytest
 
 from configs.program import ROOT, InputError
-from infer.chat_client import ChatRequest, ChatSettings, chat_client, read_results
-from infer.chat_journal import Journal
+from infer.chat.client import ChatRequest, ChatSettings, chat_client, read_results
+from infer.chat.journal import Journal
 from tests.fake_openai_server import serving
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_no_part_of_a_line(server, tmp_path, monkeypatch):
         return write(file, line[:100])
 
     with monkeypatch.context() as patch:
-        patch.setattr("infer.chat_journal.os.write", full)
+        patch.setattr("infer.chat.journal.os.write", full)
         with pytest.raises(OSError, match="No space"):
             client(server[0], concurrency=1).run_to_file(asked, path)
     assert path.read_bytes().endswith(b"}\n") and 0 < len(lines(path)) < 4

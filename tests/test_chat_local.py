@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from configs.program import InputError
-from infer.chat_client import ChatRequest, ChatSettings, chat_client
+from infer.chat.client import ChatRequest, ChatSettings, chat_client
 from preprocess.base_model import train_tokenizer
 from tests import tiny
 
@@ -77,7 +77,7 @@ def test_sampling_depends_on_the_request_alone(directory):
 def test_noise_is_a_draw_from_the_softmax():
     import torch
 
-    from infer.chat_local import _gumbel_noise
+    from infer.chat.local import _gumbel_noise
 
     requests = [question("x", temperature=0.5, seed=seed) for seed in range(4000)]
     scores_BV = torch.tensor([[0.0, 0.5, 1.0, float("-inf")]]).expand(4000, 4)

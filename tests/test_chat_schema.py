@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from infer.chat_messages import ChatRequest
-from infer.chat_schema import check_schema, read_answer, violation
+from infer.chat.messages import ChatRequest
+from infer.chat.schema import check_schema, read_answer, violation
 
 TERMS = {
     "type": "object",

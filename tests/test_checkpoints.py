@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from configs.program import InputError
-from data import checkpoints
-from data.checkpoints import (
+from data.store import checkpoints
+from data.store.checkpoints import (
     MARK,
     discard_incomplete,
     fault,

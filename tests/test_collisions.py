@@ -1,4 +1,4 @@
-"""rq/collisions.py: repaired codes are different, cheap and legal."""
+"""rq/ids/collisions.py: repaired codes are different, cheap and legal."""
 
 from itertools import permutations
 
@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from rq import collisions
-from rq.residual import ResidualQuantizer
+from rq.ids import collisions
+from rq.stack.residual import ResidualQuantizer
 
 
 def random_case(seed, num, sizes, distinct):

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from configs.program import ROOT
-from data.output import open_output
+from data.predictions import write_predictions
+from data.rows import read_rows
 from data.sid import read_sids
-from infer.compare_tables import cell_text, latex
-from infer.comparison import Cell, TableRow, find_evaluations, our_rows, read_evaluation
-from infer.predictions import write_predictions
-from infer.published import COLUMNS
-from infer.results import read_result
-from infer.rows import read_rows
-from infer.significance import Clusters, paired_differences
+from data.store.output import open_output
+from infer.metrics.significance import Clusters, paired_differences
+from infer.tables.comparison import Cell, TableRow, find_evaluations, our_rows, read_evaluation
+from infer.tables.layout import cell_text, latex
+from infer.tables.published import COLUMNS
+from infer.tables.results import read_result
 from tests.handmade import call, refuse, succeed, write_sids
 from tests.store import ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table

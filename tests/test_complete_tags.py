@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from configs.program import ROOT, InputError
 from data.artifacts import TEXT_LIST
-from data.output import open_output
+from data.store.output import open_output
 from data.tags import children, read_tags
-from preprocess import tag_classify, tag_graph
+from preprocess.tags import classify as tag_classify
+from preprocess.tags import graph as tag_graph
 from tests import handmade
 
 E = np.eye(4, dtype=np.float32)

@@ -9,7 +9,7 @@ import string
 import pytest
 
 from configs.program import InputError, NumericError
-from infer.constraints import (
+from infer.text.constraints import (
     ConstrainedText,
     Constraint,
     TokenConstraint,
@@ -17,7 +17,7 @@ from infer.constraints import (
     distinct,
     vocabulary,
 )
-from infer.text import TextSettings
+from infer.text.generate import TextSettings
 from tests import handmade, tiny
 
 SCHEMA = {

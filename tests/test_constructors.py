@@ -11,10 +11,10 @@ import yaml
 
 from configs import program
 from configs.program import ROOT, InputError
-from data import output
+from data.store import output
 from rq import constructors, train_quantizer
 from rq.constructors import CONSTRUCTORS
-from rq.options import Source
+from rq.stack.options import Source
 from rq.train_quantizer import TrainQuantizerArgs
 from tests.test_residual import NoArgs, clustered
 from tests.test_rq_programs import write_store

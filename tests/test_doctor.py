@@ -16,7 +16,7 @@ import pytest
 from configs import doctor
 from configs.integrity import verify_outputs
 from configs.program import ROOT
-from data.output import open_output
+from data.store.output import open_output
 
 PINS = {"torch": "2.13.0", "numpy": "2.3.5", "trl": "1.16.0"}
 

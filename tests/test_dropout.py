@@ -7,7 +7,7 @@ import torch
 
 from configs.program import InputError
 from tests import tiny
-from train.dropout import add_dropout
+from train.supervised.dropout import add_dropout
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])

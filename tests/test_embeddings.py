@@ -1,4 +1,4 @@
-"""rq/embeddings.py and rq/cooccurrence.py: text, sparse matrices and their reductions against plain references."""
+"""rq/vectors/embeddings.py and rq/vectors/cooccurrence.py: text, sparse matrices and their reductions against plain references."""
 
 import math
 from collections import Counter
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from configs.program import InputError
 from data.artifacts import INT_LIST, TEXT_LIST
-from rq import cooccurrence, embeddings
-from rq.cooccurrence import Cooccurrence
-from rq.embeddings import Tfidf
-from rq.external import external_vectors
+from rq.vectors import cooccurrence, embeddings
+from rq.vectors.cooccurrence import Cooccurrence
+from rq.vectors.embeddings import Tfidf
+from rq.vectors.external import external_vectors
 
 EMPTY = embeddings.EMPTY_TEXT
 

@@ -1,4 +1,4 @@
-"""rq/encoders.py through stage 02: tiny random BERT, Qwen and CLIP directories, one process and two."""
+"""rq/vectors/encoders.py through stage 02: tiny random BERT, Qwen and CLIP directories, one process and two."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from configs.program import ROOT, EnvironmentFault, InputError
 from data import artifacts
-from data.output import open_output
-from rq import encoders
-from rq.embeddings import read_embeddings
+from data.store.output import open_output
+from rq.vectors import encoders
+from rq.vectors.embeddings import read_embeddings
 from tests.handmade import TITLES, Made, call, refuse, tokenizer, write_data
 
 FIELDS = '["title","description"]'

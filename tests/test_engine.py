@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from configs.program import EnvironmentFault, InputError, NumericError
 from data.renderer import Renderer
 from data.sid import SidTable, sid_format
-from infer import allowed as restriction
-from infer.allowed import Catalogues, exhausted, read_allowed
 from infer.engine import DecodeSettings, Engine
 from infer.loading import context_length, load_model, usable_device
-from infer.thinking import ThinkSettings
+from infer.search import allowed as restriction
+from infer.search.allowed import Catalogues, exhausted, read_allowed
+from infer.text.thinking import ThinkSettings
 from preprocess.vocabulary import add_sid_tokens
 from tests import families, handmade, tiny
 

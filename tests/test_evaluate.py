@@ -12,12 +12,12 @@ import pytest
 
 from configs.program import ROOT
 from data import artifacts
-from data.interop import read_index
-from data.output import open_output
+from data.predictions import write_predictions
+from data.releases.files import read_index
+from data.rows import products, read_rows
 from data.sid import SidTable, read_sids
-from infer.levels import levels_of
-from infer.predictions import write_predictions
-from infer.rows import products, read_rows
+from data.store.output import open_output
+from infer.metrics.levels import levels_of
 from tests.handmade import Made, call, refuse, succeed, write_sids
 from tests.store import ITEMS, sequences, write_store
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import artifacts
-from data.lineage import recorded_data_hash
-from data.output import read_manifest
 from data.prompts import wording
 from data.sid import SidTable, sid_format
+from data.store.lineage import recorded_data_hash
+from data.store.output import read_manifest
 from data.tasks import ID_STRIDE, Example, TaskContext, from_row, history_to_sid
 from preprocess.examples import Sequences, item_rows, plain_titles, tables, to_table
 from tests.handmade import CODES, SIZES, TITLES, call, refuse, succeed, write_data, write_sids
@@ -176,7 +176,7 @@ def test_semantic_ids_of_another_data_set_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_trail_to_the_data_goes_through_every_stage(tmp_path: Path) -> None:
-    from data.output import open_output
+    from data.store.output import open_output
     from tests.handmade import Made
 
     data = write_data(tmp_path / "data")

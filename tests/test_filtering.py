@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from data.filtering import Window, core, parse_window, widened_core
+from data.shaping.filtering import Window, core, parse_window, widened_core
 
 YEAR = 365 * 86400
 

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 from configs.program import InputError
 from data import tags as tagging
 from data.tags import OTHER, UNKNOWN
-from rq import hidvae, residual
-from rq.hidvae_model import HidVae
-from rq.hidvae_options import Align, Unique
-from rq.hidvae_problem import Miner
-from rq.options import LoopOptions, Source
+from rq.constructors.hidvae import quantizer as hidvae
+from rq.constructors.hidvae.model import HidVae
+from rq.constructors.hidvae.options import Align, Unique
+from rq.constructors.hidvae.problem import Miner
+from rq.stack import residual
+from rq.stack.options import LoopOptions, Source
 from tests.categorised import ITEMS, SMALL, catalogue, fit, problem_of, write_tags
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.tags import UNKNOWN
-from rq import hidvae_losses as losses
+from rq.constructors.hidvae import losses
 
 
 def value(tensor):

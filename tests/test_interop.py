@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from configs.program import InputError
-from data import interop
+from data.releases import files as interop
+from data.rows import read_rows
 from data.sid import FORMATS, SidTable, read_sids
-from infer.foreign import Reader
-from infer.rows import read_rows
+from infer.tables.foreign import Reader
 from tests.handmade import call, refuse, write_sids
 from tests.store import ITEMS, write_store
 from tests.test_evaluate import CODES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data.item_text import clean_text, description_text, parse_list
+from data.adapters.item_text import clean_text, description_text, parse_list
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,43 @@ MAY_IMPORT = {
     "train": BASE,
     "generation": BASE,
 }
+# Rooms of a package, each with the rooms of that package it may import. "" is the folder itself (contracts in data/;
+# engine and loading in infer/, which are programs' and rooms' door to a model); programs may import every room.
+ROOMS = {
+    "data": {
+        "store": set(),
+        "": {"store"},
+        "shaping": {"store", ""},
+        "releases": {"store", ""},
+        "adapters": {"store", "", "shaping", "releases"},
+        "generator": {"store", ""},
+    },
+    "rq": {
+        "": set(),
+        "stack": set(),
+        "ids": {"stack"},
+        "vectors": {"stack", "ids"},
+        "quality": {"stack", "ids", "vectors"},
+        "constructors": {"stack", "ids", "vectors", "quality"},
+    },
+    "infer": {
+        "search": set(),
+        "text": {"search"},
+        "": {"search", "text"},
+        "work": {"search", "text", ""},
+        "chat": {"text"},
+        "metrics": set(),
+        "models": {"search", "text", "", "work", "metrics"},
+        "server": {"search", "text", "", "work"},
+        "tracing": {"search", "text", "", "work", "metrics"},
+        "tables": {"metrics"},
+        "page": {"metrics", "tables"},
+    },
+    "preprocess": {"": set(), "teacher": {""}, "tags": {""}},
+    "train": {"": set(), "supervised": {""}, "rewards": {""}, "policy": {"", "rewards"}},
+    "generation": {"": set(), "makers": {""}},
+}
+NAMES_IN_A_ROOM, NAMES_IN_A_FOLDER = 14, 25
 HEAVY = ("torch", "transformers", "trl", "faiss", "sklearn", "diffusers", "matplotlib")
 FILE_LINES, FUNCTION_LINES = 400, 70
 HELP_SECONDS = (
@@ -48,7 +85,8 @@ def repository_files() -> tuple[Path, ...]:
     for folder, names, files in os.walk(ROOT):
         here = Path(folder)
         caches = {name for name in names if name.endswith("_cache") or name == ".hypothesis"}
-        data_sets = set(names) if here == ROOT / "data" else set()
+        at_data = here == ROOT / "data"
+        data_sets = {name for name in names if at_data and not (here / name / "__init__.py").exists()}
         names[:] = sorted(set(names) - skipped - caches - data_sets)
         found += [here / name for name in sorted(files) if name != ".env"]
     return tuple(found)
@@ -100,6 +138,24 @@ def wrong_way(module: str, source: str) -> set[str]:
     return {name.split(".")[0] for name in imports(source)} & MAY_IMPORT.keys() - MAY_IMPORT[package] - {
         package
     }
+
+
+def room_of(module: str, rooms: dict[str, dict[str, set[str]]]) -> tuple[str, str]:
+    """(package, room) of a module's name; the room is "" in the folder itself."""
+    package, *rest = module.split(".")
+    inside = len(rest) > 0 and rest[0] in rooms.get(package, {})
+    return package, rest[0] if inside else ""
+
+
+def wrong_rooms(module: str, source: str) -> set[str]:
+    """Rooms of the module's own package that it imports against the arrows; programs may import all."""
+    package, room = room_of(module, ROOMS)
+    if package not in ROOMS or is_program(source):
+        return set()
+    reached = {
+        room_of(name, ROOMS) for name in imports(source) if name.split(".")[0] == package and "." in name
+    }
+    return {there for _, there in reached} - ROOMS[package][room] - {room}
 
 
 def is_program(source: str) -> bool:
@@ -169,6 +225,38 @@ def test_there_is_something_to_check():
 def test_imports_point_one_way():
     bad = {name: sorted(found) for name, source in product().items() if (found := wrong_way(name, source))}
     assert not bad, f"module: packages it must not import: {bad}"
+
+
+def test_rooms_import_one_way():
+    bad = {name: sorted(found) for name, source in product().items() if (found := wrong_rooms(name, source))}
+    assert not bad, f"module: rooms it must not import: {bad}"
+
+
+def test_a_listing_is_read_at_a_glance():
+    folders: dict[Path, set[str]] = {}
+    for path in python_files(*MAY_IMPORT):
+        inside = path.relative_to(ROOT)
+        for depth in range(1, len(inside.parts)):
+            folders.setdefault(Path(*inside.parts[:depth]), set()).add(inside.parts[depth])
+    counts = {str(folder): len(names - {"__init__.py"}) for folder, names in folders.items()}
+    limits = {name: NAMES_IN_A_ROOM if "/" in name else NAMES_IN_A_FOLDER for name in counts}
+    assert {name: count for name, count in counts.items() if count > limits[name]} == {}
+
+
+def test_every_room_is_known():
+    rooms = {path.parent.relative_to(ROOT) for path in python_files(*ROOMS) if path.name == "__init__.py"}
+    unknown = [str(r) for r in rooms if len(r.parts) > 1 and r.parts[1] not in ROOMS[r.parts[0]]]
+    assert unknown == []
+
+
+def test_git_ignores_no_product_file():
+    files = "\n".join(shown(path) for path in python_files(*MAY_IMPORT))
+    command = ["git", "check-ignore", "--no-index", "--stdin"]
+    result = subprocess.run(command, cwd=ROOT, input=files, capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines() == [], "product files hidden by .gitignore"
+    command[-1:] = ["data/industrial/items.parquet", "data/shop/sids/rqkmeans/sids.parquet"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert len(result.stdout.splitlines()) == 2, "data sets under data/ must be ignored"
 
 
 def test_product_code_imports_no_program():
@@ -248,8 +336,17 @@ def test_control_imports():
     assert wrong_way("train.bad", "import preprocess.examples") == {"preprocess"}
     assert wrong_way("data.bad", "def f():\n    from infer import trie") == {"infer"}
     assert wrong_way("rq.bad", "import importlib\nimportlib.import_module('train.sft')") == {"train"}
-    assert wrong_way("infer.good", "import data.sid\nfrom infer.trie import Trie\nimport json") == set()
+    assert (
+        wrong_way("infer.good", "import data.sid\nfrom infer.search.trie import Trie\nimport json") == set()
+    )
     assert relative_imports("import json\nfrom .sid import SidTable") == [2]
+
+
+def test_control_rooms():
+    assert wrong_rooms("infer.search.bad", "from infer.models import counting") == {"models"}
+    assert wrong_rooms("data.sid", "from data.adapters.amazon import read") == {"adapters"}
+    assert wrong_rooms("infer.search.good", "from infer.search.trie import Trie\nimport data.sid") == set()
+    assert wrong_rooms("data.prepare", "from data.adapters import recipe\ndef main(args): ...") == set()
 
 
 def test_control_programs():

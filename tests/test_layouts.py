@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs.program import InputError
 from data.sid import SidTable
 from data.tags import UNKNOWN
-from rq.layouts import collision_digit, lay_out
+from rq.ids.layouts import collision_digit, lay_out
 
 CODES = np.array([[3, 1], [3, 1], [0, 2], [3, 1]], np.int32)
 CLASSES = np.array([[1, 0], [1, UNKNOWN], [0, 2], [1, 0]], np.int32)

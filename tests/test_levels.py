@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from configs.program import InputError
+from data.rows import products
 from data.sid import SidTable
-from infer import levels, measure
-from infer.groups import MAX_VALUES, column_masks
-from infer.rows import products
+from infer.metrics import levels, measure
+from infer.metrics.groups import MAX_VALUES, column_masks
 from tests.test_metrics import make_rows, sid_predictions
 
 

@@ -15,19 +15,27 @@ from ir_measures import RR, R, nDCG
 
 from configs.program import InputError, NumericError
 from data import artifacts
+from data.predictions import Predictions, align, from_table, ranked_items_table
+from data.rows import Rows
 from data.sid import SidTable
-from infer import baselines, groups, levels, measure, metrics, significance
-from infer.placement import find_targets, place_items, place_merged, place_prefixes, place_sids, place_unseen
-from infer.predictions import Predictions, align, from_table, ranked_items_table
-from infer.rows import Rows
+from infer.metrics import groups, levels, measure, ranking, significance
+from infer.metrics.placement import (
+    find_targets,
+    place_items,
+    place_merged,
+    place_prefixes,
+    place_sids,
+    place_unseen,
+)
+from infer.models import counting
 
 KS = (1, 3, 5, 10)
 
 
-@pytest.mark.parametrize("module", [metrics, significance, groups, levels])
+@pytest.mark.parametrize("module", [ranking, significance, groups, levels])
 def test_worked_examples_of_the_docstrings(module):
     result = doctest.testmod(module)
-    assert result.attempted >= 2 or module is not metrics
+    assert result.attempted >= 2 or module is not ranking
     assert result.attempted and not result.failed
 
 
@@ -104,7 +112,7 @@ def assert_rows_equal(placement, expected_places: list[list[int]], mask=None) ->
     for k in KS:
         got = [
             f(placement.before_R, placement.group_R, k)
-            for f in (metrics.hr_at_k, metrics.ndcg_at_k, metrics.rr_at_k)
+            for f in (ranking.hr_at_k, ranking.ndcg_at_k, ranking.rr_at_k)
         ]
         for row, possible in enumerate(expected_places):
             if mask is None or mask[row]:
@@ -203,15 +211,15 @@ def loop_mean_rank(key: list[tuple], item: int) -> float:
 def test_ranked_items_and_their_ties_equal_a_loop(case, depth):
     scores, popularity, rows = case
     num_items = len(popularity)
-    lists = baselines.ranked_lists(scores, popularity, depth)
+    lists = counting.ranked_lists(scores, popularity, depth)
     for row in range(len(rows)):
         key = [(scores[row, i], popularity[i]) for i in range(num_items)]
         ranks = {i: loop_mean_rank(key, i) for i in range(num_items)}
         part = slice(lists.offsets[row], lists.offsets[row + 1])
         got = dict(zip(lists.item_E[part].tolist(), lists.rank_E[part].tolist(), strict=True))
         assert got == {i: rank for i, rank in ranks.items() if rank - 1 < depth}
-        assert baselines.target_ranks(scores, rows.target_R, popularity)[row] == ranks[rows.target_R[row]]
-    full = baselines.ranked_lists(scores, popularity, num_items)
+        assert counting.target_ranks(scores, rows.target_R, popularity)[row] == ranks[rows.target_R[row]]
+    full = counting.ranked_lists(scores, popularity, num_items)
     predictions = from_table(
         ranked_items_table(rows.example_ids_R, full.offsets, full.item_E, full.rank_E, full.score_E),
         where="here",
@@ -253,7 +261,7 @@ def test_equal_to_trec_eval_on_random_runs():
     )
     placed = place_items(predictions, find_targets(predictions, targets))
     for name, measure_class in named.items():
-        ours = {"hr": metrics.hr_at_k, "ndcg": metrics.ndcg_at_k, "rr": metrics.rr_at_k}[name]
+        ours = {"hr": ranking.hr_at_k, "ndcg": ranking.ndcg_at_k, "rr": ranking.rr_at_k}[name]
         for k in KS:
             value = ours(placed.before_R, placed.group_R, k).mean()
             assert value == pytest.approx(theirs[measure_class @ k], abs=1e-9), (name, k)
@@ -263,7 +271,7 @@ def test_equal_to_trec_eval_on_random_runs():
 def test_gini_equals_its_definition():
     x = np.random.default_rng(1).poisson(1.0, 50).astype(float)
     pairs = sum(abs(a - b) for a in x for b in x)
-    assert metrics.gini(x) == pytest.approx(pairs / (2 * len(x) * x.sum()))
+    assert ranking.gini(x) == pytest.approx(pairs / (2 * len(x) * x.sum()))
 
 
 def test_metrics_json_by_hand():

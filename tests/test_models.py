@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from configs.program import InputError
-from infer.scoring import Parity, logits_transform
-from infer.tree import search
-from infer.trie import Trie
+from infer.search.scoring import Parity, logits_transform
+from infer.search.tree import search
+from infer.search.trie import Trie
 from tests import families, tiny
 from tests.oracle import generate_beams, score
 

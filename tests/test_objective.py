@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.objective import group_advantages, k3, policy_loss
+from train.policy.losses import group_advantages, k3, policy_loss
 
 NAN = float("nan")
 

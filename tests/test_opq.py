@@ -1,13 +1,13 @@
-"""rq/opq.py and faiss' own quantizer in rq/rqkmeans.py."""
+"""rq/constructors/opq.py and faiss' own quantizer in rq/constructors/rqkmeans.py."""
 
 import numpy as np
 import pytest
 
 from configs.program import InputError
-from rq import quality
 from rq.constructors import load
-from rq.opq import Opq, train_opq
-from rq.rqkmeans import RqKmeans, faiss_codes, train_faiss
+from rq.constructors.opq import Opq, train_opq
+from rq.constructors.rqkmeans import RqKmeans, faiss_codes, train_faiss
+from rq.quality import measures as quality
 from tests.test_residual import clustered, save_to
 
 

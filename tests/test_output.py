@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.program import ROOT, AlreadyComplete, InputError, NumericError
-from data import fingerprints
-from data.output import MANIFEST, Output, open_output, read_manifest, require_manifest
+from data.store import fingerprints
+from data.store.output import MANIFEST, Output, open_output, read_manifest, require_manifest
 
 
 @dataclass

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.program import InputError
+from data.adapters.item_text import clean_title, title_is_bad
 from data.artifacts import read_items, read_sequences
-from data.item_text import clean_title, title_is_bad
 from data.prepare import PrepareArgs, prepare
 from tests.handmade import call, refuse, run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from configs.program import ROOT, InputError
-from infer.published import COLUMNS, read_published, refuse_other_rows
+from infer.tables.published import COLUMNS, read_published, refuse_other_rows
 
 FILES = sorted((ROOT / "configs").glob("*/published.csv"))
 GOOD = "industrial,test,4533,SASRec,,item,not stated,hr@10,0.1088,a paper,quoted,"

@@ -1,4 +1,4 @@
-"""rq/quality.py and rq/neighbours.py: every measure by hand arithmetic."""
+"""rq/quality/measures.py and rq/quality/neighbours.py: every measure by hand arithmetic."""
 
 import math
 
@@ -8,8 +8,9 @@ import pytest
 
 from data.artifacts import INT_LIST
 from data.sid import SidTable
-from rq import neighbours, quality
-from rq.residual import ResidualQuantizer
+from rq.quality import measures as quality
+from rq.quality import neighbours
+from rq.stack.residual import ResidualQuantizer
 
 
 def test_code_use_by_hand():

@@ -17,9 +17,9 @@ import pytest
 
 from configs.program import ROOT, InputError
 from data.artifacts import EXAMPLES, INT_LIST
-from infer import shards
-from infer.predictions import prediction_files, read_predictions
+from data.predictions import prediction_files, read_predictions
 from infer.recommend import RecommendArgs
+from infer.work import shards
 from tests import handmade
 
 FLAGS = ["--decode.beams", "12", "--decode.batch_size", "8", "--chunk_rows", "16", "--device", "cpu"]

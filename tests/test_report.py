@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from data.output import open_output
+from data.rows import read_rows
 from data.sid import read_sids
-from infer import charts, page, results
-from infer.rows import read_rows
+from data.store.output import open_output
+from infer.page import charts
+from infer.page import sections as page
+from infer.tables import results
 from tests.handmade import Made, call, refuse, succeed, write_sids
 from tests.store import HOSTILE, ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table, write_run
@@ -190,8 +192,8 @@ def test_the_embedding_map_draws_every_item_once_in_the_colour_of_its_first_code
     import pyarrow.parquet as pq
 
     from data.sid import SidTable
-    from infer.sid_figures import sid_figures
-    from rq.embedding_map import FILE, map_table
+    from infer.page.sid_figures import sid_figures
+    from rq.vectors.embedding_map import FILE, map_table
 
     table = SidTable(np.array([[0, 1], [0, 2], [3, 1], [3, 1]], np.int32), (4, 3))
     assert [figure.caption for figure in sid_figures(tmp_path, table)] == ["Items per code, by level"]

@@ -14,8 +14,10 @@ import pytest
 
 from configs.program import ROOT, InputError
 from data import artifacts
-from data.output import open_output
-from rq import embedding_map, quality_page, report_quality
+from data.store.output import open_output
+from rq import report_quality
+from rq.quality import page as quality_page
+from rq.vectors import embedding_map
 from tests.handmade import Made, call, refuse, succeed, write_sids
 from tests.store import HOSTILE, ITEMS, write_store
 

@@ -1,4 +1,4 @@
-"""rq/vq.py, rq/residual.py, rq/rqkmeans.py: codebooks on ordinary and degenerate vectors, codes, files."""
+"""rq/stack/vq.py, rq/stack/residual.py, rq/constructors/rqkmeans.py: codebooks on ordinary and degenerate vectors, codes, files."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from data import output
-from rq import quality, residual, vq
-from rq.residual import ResidualQuantizer
-from rq.rqkmeans import RqKmeans, train_rqkmeans
+from data.store import output
+from rq.constructors.rqkmeans import RqKmeans, train_rqkmeans
+from rq.quality import measures as quality
+from rq.stack import residual, vq
+from rq.stack.residual import ResidualQuantizer
 
 
 @dataclass

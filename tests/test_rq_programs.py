@@ -15,11 +15,12 @@ import pytest
 
 from configs import program
 from configs.program import ROOT, InputError
-from data import output
 from data.artifacts import INT_LIST, TEXT_LIST
 from data.sid import read_sids
-from rq import assign_sids, embed_items, residual, train_quantizer
-from rq.embeddings import read_embeddings
+from data.store import output
+from rq import assign_sids, embed_items, train_quantizer
+from rq.stack import residual
+from rq.vectors.embeddings import read_embeddings
 
 TOPICS = (
     "pen ink paper",

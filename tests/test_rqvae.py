@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 
 from configs import program
 from configs.program import InputError, Interrupted, NumericError
-from data import output
-from rq import autoencoder, training
-from rq.balanced import Balanced, train_balanced
-from rq.codebook import ResidualStack
-from rq.constructors import load
-from rq.networks import Network, network_shape
-from rq.options import CodebookOptions, LoopOptions, Source
-from rq.residual import ResidualQuantizer, save
-from rq.rqvae import Plum, RqKmeansPlus, RqVae, Rvq, fit_rqkmeans_plus, fit_rqvae, fit_rvq
+from data.store import output
+from rq.constructors import autoencoder, load
+from rq.constructors.balanced import Balanced, train_balanced
+from rq.constructors.rqvae import Plum, RqKmeansPlus, RqVae, Rvq, fit_rqkmeans_plus, fit_rqvae, fit_rvq
+from rq.stack import training
+from rq.stack.codebook import ResidualStack
+from rq.stack.networks import Network, network_shape
+from rq.stack.options import CodebookOptions, LoopOptions, Source
+from rq.stack.residual import ResidualQuantizer, save
 from tests.test_residual import clustered
 
 SHORT = LoopOptions(epochs=12, batch_size=64, warmup_epochs=2, eval_every=4, learning_rate=1e-3, device="cpu")

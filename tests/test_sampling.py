@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from configs.program import InputError
-from infer.sampling import Ancestral, StochasticBeam
-from infer.tree import search
-from infer.trie import Trie
+from infer.search.sampling import Ancestral, StochasticBeam
+from infer.search.tree import search
+from infer.search.trie import Trie
 from tests import tiny
 
 SIZES = (3, 2, 2)

@@ -24,7 +24,7 @@ from data.sid import read_sids
 from infer import serve
 from infer.engine import DecodeSettings, load_engine
 from infer.serve import ServeArgs, is_local
-from infer.web import host_name
+from infer.server.web import host_name
 from tests.handmade import environment, refuse
 from tests.store import HOSTILE, ITEMS
 

@@ -14,10 +14,10 @@ import pytest
 from configs.program import InputError, NumericError
 from data.artifacts import TEXT_LIST
 from data.sid import FORMATS, SidTable
-from infer.catalogue import Catalogue
 from infer.engine import DecodeSettings, Recommendation
-from infer.serving import RecommendRequest, RequestError, Service
-from infer.web import make_app
+from infer.server.catalogue import Catalogue
+from infer.server.service import RecommendRequest, RequestError, Service
+from infer.server.web import make_app
 
 
 def items_table(titles: list[str], categories: list[list[str]]) -> pa.Table:
@@ -116,7 +116,7 @@ async def post(app: Any, body: bytes) -> tuple[int, str]:
 
 
 def test_slow_bodies_time_out(monkeypatch):
-    monkeypatch.setattr("infer.web.BODY_SECONDS", 0.05)
+    monkeypatch.setattr("infer.server.web.BODY_SECONDS", 0.05)
     app = make_app(small_service(None), hosts=None)
 
     async def stall() -> int:

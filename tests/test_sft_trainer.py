@@ -12,8 +12,8 @@ from trl import SFTConfig
 
 from tests import tiny
 from train.arguments import trainer_arguments
-from train.sft_data import IGNORED
-from train.sft_trainer import AnswerTrainer, answer_loss
+from train.supervised.dataset import IGNORED
+from train.supervised.trainer import AnswerTrainer, answer_loss
 
 
 def rows(count: int, seed: int = 0) -> dict[str, list[list[int]]]:

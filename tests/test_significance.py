@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from infer.significance import Clusters, paired_differences
+from infer.metrics.significance import Clusters, paired_differences
 
 
 def test_intervals_equal_a_loop_over_resamples():

@@ -1,13 +1,13 @@
-"""rq/sinkhorn.py, rq/estimators.py: transport marginals, the plain algorithm as reference, what passes a code."""
+"""rq/stack/sinkhorn.py, rq/stack/estimators.py: transport marginals, the plain algorithm as reference, what passes a code."""
 
 import numpy as np
 import pytest
 import torch
 
-from rq import estimators
-from rq.codebook import ResidualStack
-from rq.options import CodebookOptions
-from rq.sinkhorn import centred, log_plan, sinkhorn_codes
+from rq.stack import estimators
+from rq.stack.codebook import ResidualStack
+from rq.stack.options import CodebookOptions
+from rq.stack.sinkhorn import centred, log_plan, sinkhorn_codes
 
 
 def plain_sinkhorn(cost_BK, epsilon, iterations):

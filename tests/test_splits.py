@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from data.splits import (
+from data.shaping.splits import (
     CONTEXT,
     TEST,
     TRAIN,

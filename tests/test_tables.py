@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.program import InputError
-from data import tables
-from data.assemble import SplitOptions
-from data.findings import Finding
+from data.adapters import tables
+from data.adapters.recipe import AmazonOptions
+from data.adapters.table_columns import TableFile
+from data.adapters.tables import TablesOptions
 from data.prepare import PrepareArgs, prepare
-from data.recipe import AmazonOptions
-from data.table_columns import TableFile
-from data.tables import TablesOptions
+from data.shaping.assemble import SplitOptions
+from data.shaping.findings import Finding
 
 NO_FILTERS = {"user_k": 0, "item_k": 0}
 
@@ -66,7 +66,7 @@ def findings_of(folder: Path, chosen: TablesOptions | None = None) -> list[Findi
 
 
 def prepared(folder: Path, chosen: TablesOptions, **split: Any):
-    from data.assemble import FilterOptions
+    from data.shaping.assemble import FilterOptions
 
     args = PrepareArgs(
         raw=str(folder), output_dir="none", adapter="tables", tables=chosen, filters=FilterOptions(**NO_FILTERS),
@@ -133,7 +133,7 @@ def test_other_splits_of_the_same_tables(tmp_path):
 
 
 def test_filters_renumber_what_stays(tmp_path):
-    from data.assemble import FilterOptions
+    from data.shaping.assemble import FilterOptions
 
     folder = store(tmp_path)
     args = PrepareArgs(

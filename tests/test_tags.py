@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from configs.program import InputError
 from data import tags as tagging
 from data.artifacts import TAGS
-from data.output import open_output
+from data.store.output import open_output
 from data.tags import OTHER, UNKNOWN, TagVocab
 
 TAG = st.one_of(st.none(), st.sampled_from([*"abcdefgh", OTHER]))

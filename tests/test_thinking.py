@@ -14,10 +14,10 @@ from configs.program import EnvironmentFault, InputError, NumericError
 from data.renderer import Renderer
 from data.sid import SidTable, sid_format
 from data.tasks import Answer
-from infer import thinking
 from infer.engine import DecodeSettings, Engine
-from infer.text import TextSettings, generate_ids
-from infer.thinking import (
+from infer.text import thinking
+from infer.text.generate import TextSettings, generate_ids
+from infer.text.thinking import (
     ThinkSettings,
     Thought,
     TransformersWriter,

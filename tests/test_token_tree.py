@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError, NumericError
-from infer.scoring import Parity
-from infer.token_tree import search_tokens
-from infer.token_trie import TokenTrie
+from infer.search.scoring import Parity
+from infer.search.token_tree import search_tokens
+from infer.search.token_trie import TokenTrie
 from tests import families, tiny
 from tests.oracle import generate, score
 

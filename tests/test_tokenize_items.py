@@ -11,9 +11,9 @@ import pytest
 from configs.program import InputError
 from data import tags as tagging
 from data.artifacts import int_rows
-from data.output import open_output
 from data.sid import read_sids
-from rq import residual
+from data.store.output import open_output
+from rq.stack import residual
 from tests import handmade
 from tests.categorised import ITEMS, Made, catalogue, fit, write_tags
 

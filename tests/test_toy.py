@@ -13,10 +13,11 @@ import pytest
 from scipy import sparse
 
 from configs.program import ROOT, InputError
-from data import amazon, toy
-from data.toy_catalogue import ItemText, item_text, make_catalogue
-from data.toy_files import DAYS, FIRST_DAY, SPAN, item_id, metadata_lines, user_id
-from data.toy_users import simulate
+from data import toy
+from data.adapters import amazon
+from data.generator.catalogue import ItemText, item_text, make_catalogue
+from data.generator.files import DAYS, FIRST_DAY, SPAN, item_id, metadata_lines, user_id
+from data.generator.users import simulate
 
 
 def generate(folder: Path, **options) -> Path:

@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 
 from configs.program import InputError
 from data import artifacts
-from data.output import open_output
+from data.predictions import from_table
 from data.sid import SidTable, read_sids
+from data.store.output import open_output
 from infer.engine import DecodeSettings
-from infer.predictions import from_table
-from infer.prefixes import Prefixes
-from infer.raw_lines import find_raw_lines, review_key
+from infer.search.prefixes import Prefixes
 from infer.trace import with_flag
-from infer.tracing import (
+from infer.tracing.facts import (
     SequenceRow,
     Tables,
     compare,
@@ -33,6 +32,7 @@ from infer.tracing import (
     traceable,
     user_walk,
 )
+from infer.tracing.raw_lines import find_raw_lines, review_key
 from tests.handmade import Made, call, refuse, succeed
 from tests.store import HOSTILE
 

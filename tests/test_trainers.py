@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from configs.program import ROOT
-from data.checkpoints import fault
+from data.store.checkpoints import fault
 from tests import handmade
 
 STEPS = {"max_steps": 24, "eval_steps": 4, "logging_steps": 2, "per_device_train_batch_size": 16}
@@ -215,7 +215,7 @@ def test_bad_input_is_refused_in_one_line(chain, trained, tmp_path):
 
 
 def test_an_output_in_use_or_of_another_configuration_is_refused(chain, trained):
-    from data.output import locked
+    from data.store.output import locked
 
     model, run = trained["train.sft"]
     same = ["train.sft", *chain.flags(model=model), *steps(), *SFT, "--output_dir", run]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from configs.program import InputError, NumericError
 from data.sid import FORMATS, SidTable, SidVocab
-from infer import trie as trie_module
-from infer.scoring import LevelScorer, Parity
-from infer.tree import search
-from infer.trie import Trie
+from infer.search import trie as trie_module
+from infer.search.scoring import LevelScorer, Parity
+from infer.search.tree import search
+from infer.search.trie import Trie
 from tests import tiny
 from tests.oracle import brute_force, generate, generate_beams
 
@@ -273,7 +273,7 @@ def test_nothing_is_read_from_the_device_before_the_result():
 
 def test_the_streamed_normaliser_equals_logsumexp(monkeypatch):
     """Blocks that do not divide the vocabulary, a bias, and rows whose maximum comes late."""
-    monkeypatch.setattr("infer.scoring.BLOCK_BYTES", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("infer.search.scoring.BLOCK_BYTES", {"cpu": 1, "cuda": 1})
     torch.manual_seed(0)
     sids, vocab = tiny.catalogue(np.random.default_rng(0), items=4, sizes=(4,)), tiny.vocabulary((4,))
     model = tiny.model(vocab_size=1500, tied=False)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from infer import trie as trie_module
-from infer.token_trie import TokenTrie
-from infer.trie import Trie
+from infer.search import trie as trie_module
+from infer.search.token_trie import TokenTrie
+from infer.search.trie import Trie
 from tests import tiny
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=5).map(tuple)

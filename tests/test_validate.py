@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.program import InputError
-from data.checks import check_prepared
+from data.adapters.checks import check_prepared
 from tests.handmade import call, run, succeed
 from tests.store import write_store
 from tests.test_tables import store

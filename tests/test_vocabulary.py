@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from configs.program import InputError
-from data.fingerprints import sha256_file
-from data.output import open_output, read_manifest
 from data.sid import FORMATS, SidTable, read_sids, read_vocab
+from data.store.fingerprints import sha256_file
+from data.store.output import open_output, read_manifest
 from preprocess.vocabulary import add_sid_tokens, expand_model, moments, new_rows, project
-from rq import residual
+from rq.stack import residual
 from tests import tiny
 from tests.handmade import CODES, SIZES, Made, call, succeed, tokenizer, write_data, write_sids
 

@@ -23,10 +23,10 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.output import Output, open_output
+from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
 from infer.engine import DecodeSettings, Engine, load_engine
-from train.grpo_settings import GrpoSettings
+from train.policy.settings import GrpoSettings
 
 STAGE_VERSION = 1
 
@@ -106,9 +106,9 @@ def train(args: GrpoArgs, out: Output) -> None:
     from transformers import TrainingArguments
 
     from train.arguments import trainer_arguments
+    from train.policy.sid_trainer import SidTrainer
     from train.rewards import reward_functions
     from train.safety import finish, selection, train_to_the_end
-    from train.sid_trainer import SidTrainer
     from train.validation import Validator
 
     rewards = reward_functions(args.rewards)

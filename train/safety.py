@@ -21,8 +21,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from configs.program import InputError, NumericError, StopFlag, deferred_signals
-from data.checkpoints import discard_incomplete, mark_complete, newest_complete, rotate
-from data.output import Output
+from data.store.checkpoints import discard_incomplete, mark_complete, newest_complete, rotate
+from data.store.output import Output
 
 SELECTION_METRIC = "eval_ndcg@10"
 RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens")  # not the same after a resume

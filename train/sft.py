@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.output import Output, open_output
+from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, load_engine
 
 STAGE_VERSION = 1
@@ -43,7 +43,7 @@ class SftArgs:
     max_length: int = 512
     """longest prompt + answer in tokens; a longer example is an error"""
     dropout: float = 0.0
-    """of embeddings and block outputs; for small models trained from scratch (train/dropout.py)"""
+    """of embeddings and block outputs; for small models trained from scratch (train/supervised/dropout.py)"""
     max_prompt: int | None = None
     """longest prompt in tokens; a longer history loses its oldest items; null = no bound"""
     valid_rows: int | None = 1000
@@ -82,10 +82,10 @@ def train(args: SftArgs, out: Output) -> None:
     from trl import SFTConfig
 
     from train.arguments import trainer_arguments
-    from train.dropout import add_dropout
     from train.safety import finish, selection, train_to_the_end
-    from train.sft_data import supervised_dataset, task_counts
-    from train.sft_trainer import AnswerTrainer
+    from train.supervised.dataset import supervised_dataset, task_counts
+    from train.supervised.dropout import add_dropout
+    from train.supervised.trainer import AnswerTrainer
     from train.validation import Validator
 
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)

@@ -12,9 +12,9 @@ import numpy as np
 from configs.program import InputError
 from data import artifacts
 from data.sid import SidTable
-from infer.decoding import predict, select_rows
 from infer.engine import Engine
-from infer.metrics import hr_at_k, ndcg_at_k
+from infer.metrics.ranking import hr_at_k, ndcg_at_k
+from infer.work.decoding import predict, select_rows
 
 KS = (1, 5, 10)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import ROOT, Clock, peak_mib
-from infer.chat_client import ChatClient, ChatRequest, ChatSettings, chat_client, read_results
+from infer.chat.client import ChatClient, ChatRequest, ChatSettings, chat_client, read_results
 from tests.bench import frame
 from tests.fake_openai_server import SCHEMA
 

@@ -26,9 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.program import ROOT, peak_mib
-from data import item_text, prepare
-from data.assemble import FilterOptions
-from data.recipe import AmazonOptions
+from data import prepare
+from data.adapters import item_text
+from data.adapters.recipe import AmazonOptions
+from data.shaping.assemble import FilterOptions
 from tests.bench import frame
 
 WINDOW = ("2013-01", "2019-01")

@@ -28,10 +28,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from data.sid import FORMATS, LETTERS, LevelTokens, SidTable, SidVocab
-from infer.sampling import Best
-from infer.scoring import LevelScorer
-from infer.tree import left_pad, search
-from infer.trie import Trie
+from infer.search.sampling import Best
+from infer.search.scoring import LevelScorer
+from infer.search.tree import left_pad, search
+from infer.search.trie import Trie
 from tests.bench import frame
 from tests.oracle import TrieProcessor, generate
 

@@ -3,7 +3,7 @@
 python -m tests.bench.metrics            # 50k rows, two or three minutes
 python -m tests.bench.metrics --quick    # 5k
 
-Ours is `infer.measure.measure` on arrays as `read_predictions` gives them: legality of every prediction, all levels (item,
+Ours is `infer.metrics.measure.measure` on arrays as `read_predictions` gives them: legality of every prediction, all levels (item,
 SID, unseen, merged, dedup, prefixes), groups, coverage, Gini, novelty, popularity, diversity. The reference computes the
 same numbers row by row with lists, sets and dictionaries, from Python objects that are made outside its time, and leaves a
 row's list as soon as it knows enough. Intervals are no part of the ratio (the loop has none); their cost is among the
@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from data.predictions import Predictions
+from data.rows import Rows
 from data.sid import SidTable
-from infer.groups import HISTORY_BUCKETS, popularity_tiers
-from infer.measure import KS, LIST_K, Settings, measure
-from infer.predictions import Predictions
-from infer.rows import Rows
+from infer.metrics.groups import HISTORY_BUCKETS, popularity_tiers
+from infer.metrics.measure import KS, LIST_K, Settings, measure
 from tests.bench import frame
 
 BEAMS, CODES, ITEMS = 50, 256, 20_000

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from rq import capacity
-from rq.balanced import balanced_kmeans, encodes_as_trained, inertia
+from rq.constructors import capacity
+from rq.constructors.balanced import balanced_kmeans, encodes_as_trained, inertia
 from tests.bench import frame
 
 CODES = 256

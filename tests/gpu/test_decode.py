@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from infer.models.prompts import right_pad
-from infer.sampling import Best
-from infer.scoring import PLAIN
-from infer.tree import decode, left_pad, search
-from infer.trie import Trie
+from infer.search.prompts import right_pad
+from infer.search.sampling import Best
+from infer.search.scoring import PLAIN
+from infer.search.tree import decode, left_pad, search
+from infer.search.trie import Trie
 from tests import families, tiny
 from tests.bench.decode import SIZES, TEXT_ROWS, catalogue, vocabulary
 from tests.oracle import generate

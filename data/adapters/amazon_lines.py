@@ -1,0 +1,169 @@
+"""Raw review dumps as lines: plain or gzip, read in blocks, broken lines counted instead of fatal.
+
+A file is read once from front to back in blocks of whole lines (`data.adapters.amazon_parse` turns them into columns). A file that
+ends in the middle of a line or of its gzip stream counts as one broken line.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.program import InputError, progress
+
+READ_BYTES = 1 << 20
+BLOCK_BYTES = 16 << 20
+PIECE_BYTES = 1 << 16
+MAX_LINE_BYTES = 128 << 20
+GIVE_UP_AFTER = 1000
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file: their bytes and their offset in the plain text."""
+
+    data: bytes
+    offset: int
+
+    def line_starts(self) -> np.ndarray:
+        """Offset of every line in `data` (int64)."""
+        ends = np.flatnonzero(np.frombuffer(self.data, np.uint8) == 10)
+        starts = np.concatenate([[0], ends + 1])
+        return starts[:-1] if starts[-1] == len(self.data) else starts
+
+    def pieces(self) -> Iterator[Block]:
+        """The same lines in blocks of about PIECE_BYTES."""
+        begin = 0
+        while begin < len(self.data):
+            end = self.data.find(b"\n", begin + PIECE_BYTES) + 1 or len(self.data)
+            yield Block(self.data[begin:end], self.offset + begin)
+            begin = end
+
+
+@dataclass
+class Lines:
+    """One file's account: non-empty lines, broken ones, the first broken one, and whether the file ends in the middle.
+
+    passed: lines, empty ones too, of the blocks that are done with.
+    """
+
+    path: Path
+    passed: int = 0
+    total: int = 0
+    broken: int = 0
+    first_broken: str = ""
+    truncated: bool = False
+
+    def add_broken(self, number: int, why: str) -> None:
+        self.broken += 1
+        if not self.first_broken:
+            self.first_broken = f"{self.path}:{number} ({why})"
+
+    def check(self, max_bad_share: float, *, at_end: bool) -> None:
+        """InputError with the first broken line when the share is exceeded; before the end only when it is hopeless."""
+        limit = max_bad_share * self.total
+        if not at_end:
+            limit = max(GIVE_UP_AFTER, 0.5 * self.total)
+        if self.broken > limit:
+            raise InputError(
+                f"{self.path}: {self.broken} of {self.total} lines are broken, more than max_bad_share {max_bad_share};"
+                f" first: {self.first_broken} -> check amazon.format and the file, or raise amazon.max_bad_share"
+            )
+
+
+def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") -> Iterator[Block]:
+    """The file's blocks in order. `account.truncated` is set when a gzip stream ends early.
+
+    InputError for an unreadable file, corrupt gzip data, or a line longer than any dump has.
+    """
+    rest: list[bytes] = []
+    held, offset = 0, 0
+    for text in _text(path, account, label):
+        cut = text.rfind(b"\n") + 1
+        if not cut:
+            rest.append(text)
+            held += len(text)
+            if held > MAX_LINE_BYTES:
+                raise InputError(f"{path}: no line end in {held} bytes -> is this a JSON-lines file?")
+            continue
+        block = b"".join([*rest, memoryview(text)[:cut]])
+        yield Block(block, offset)
+        offset += len(block)
+        rest, held = [text[cut:]], len(text) - cut
+    if held and not (account is not None and account.truncated):
+        yield Block(b"".join(rest), offset)
+
+
+def _text(path: Path, account: Lines | None, label: str) -> Iterator[bytes]:
+    """Plain text of the file in pieces of about BLOCK_BYTES."""
+    if not os.access(path, os.R_OK):
+        raise InputError(f"cannot read {path} -> check the file and its permissions")
+    with open(path, "rb") as file:
+        size = path.stat().st_size
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        step = READ_BYTES if compressed else BLOCK_BYTES
+        chunks = iter(lambda: file.read(step), b"")
+        reading = progress(
+            chunks, label=label or f"reading {path.name}", total=-(-size // step), unit="block"
+        )
+        yield from _inflated(reading, path, account) if compressed else reading
+
+
+def _inflated(chunks: Iterator[bytes], path: Path, account: Lines | None) -> Iterator[bytes]:
+    """Decompressed pieces of at most BLOCK_BYTES of a gzip file of one or several members."""
+    inflater = zlib.decompressobj(wbits=31)
+    done = True
+    for chunk in chunks:
+        while chunk:
+            try:
+                piece = inflater.decompress(chunk, BLOCK_BYTES)
+            except zlib.error as error:
+                raise InputError(f"{path}: corrupt gzip data ({error}) -> download the file again") from None
+            if piece:
+                yield piece
+            done = inflater.eof
+            if done:
+                # Zero bytes after the last member are padding.
+                chunk = inflater.unused_data.lstrip(b"\0")
+                inflater = zlib.decompressobj(wbits=31)
+            else:
+                chunk = inflater.unconsumed_tail
+    if not done:
+        yield inflater.flush()
+        if account is not None:
+            account.truncated = not inflater.eof
+
+
+def parse_object(line: bytes, *, literals: bool) -> dict[str, Any] | str:
+    """The object on a line, or why there is none."""
+    text = line.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if not literals:
+            return f"not JSON: {error}"
+        value = _literal(text)
+        if value is None:
+            return "neither JSON nor a Python literal"
+    return value if isinstance(value, dict) else f"a {type(value).__name__}, not an object"
+
+
+def _literal(text: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # Titles such as 'Vol. \d' raise a SyntaxWarning each.
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None

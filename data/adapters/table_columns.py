@@ -1,0 +1,306 @@
+"""Reading a user's own tables: parquet or csv(.gz), our column names mapped to theirs, values brought to our types.
+
+Nothing raises for a bad file, column or value: each reader returns its column and the findings. A required column that is
+missing is one finding; its readers then return empty values and say nothing more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+
+from data.shaping.findings import Finding, in_rows
+
+TEXT_LISTS = pa.list_(pa.string())
+NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One of the user's files.
+
+    Attributes:
+        file: path below the raw folder; empty = there is none
+        columns: our column name -> the file's, for those that differ
+        extras: further columns to keep under their own names
+    """
+
+    file: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    extras: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file's columns under our names, and what the file calls them."""
+
+    name: str
+    table: pa.Table
+    theirs: dict[str, str]
+
+    @property
+    def rows(self) -> int:
+        return self.table.num_rows
+
+    def has(self, column: str) -> bool:
+        return column in self.table.column_names
+
+    def cells(self, column: str) -> pa.Array:
+        """The column as one array."""
+        return whole(self.table[column])
+
+    def whole_column(self, column: str, what: str, fix: str = "") -> Finding:
+        """A finding about a column."""
+        return Finding(self.name, self.theirs.get(column, column), what, fix)
+
+    def at(
+        self, column: str, bad: np.ndarray, what: str, *, values: pa.Array | None = None, fix: str = ""
+    ) -> list[Finding]:
+        """A finding about the True rows of `bad`, with the file's name of the column."""
+        return in_rows(self.name, self.theirs.get(column, column), bad, what, values=values, fix=fix)
+
+
+def read_source(
+    raw: str | Path, spec: TableFile, *, required: Sequence[str], optional: Sequence[str]
+) -> tuple[Source | None, list[Finding]]:
+    """Read one file: (its columns, findings); None where there is no file or it cannot be read."""
+    path = Path(raw) / spec.file
+    if not path.is_file():
+        return None, [
+            Finding(str(path), "", "missing file", "check raw and the tables section of the config")
+        ]
+    try:
+        present = _column_names(path)
+        source, findings = _choose(path.name, present, spec, required, optional)
+        table = _read(path, sorted(set(source.values())))
+    except (pa.ArrowException, OSError) as error:
+        kind = "csv" if is_csv(path) else "parquet"
+        why = " ".join(str(error).split())[:160]
+        return None, [
+            Finding(str(path), "", f"{path.stat().st_size} bytes, no readable {kind} file ({why})", "check the file")
+        ]  # fmt: skip
+    if not table.num_rows and all(name in source for name in required):
+        findings.append(Finding(path.name, "", "has no rows", "check the file"))
+    columns = {name: table[column] for name, column in source.items()}
+    return Source(path.name, pa.table(columns), spec.columns), findings
+
+
+def _choose(
+    file: str, present: list[str], spec: TableFile, required: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, str], list[Finding]]:
+    """({our name: the file's}, findings) of the columns to read."""
+    findings = []
+    allowed = [*required, *optional]
+    for name in spec.columns:
+        if name not in allowed:
+            fix = f"one of {', '.join(allowed)}; further columns go under extras"
+            findings.append(Finding(file, name, "the column map names no column of ours", fix))
+    wanted = {name: spec.columns.get(name, name) for name in allowed}
+    wanted |= {column: column for column in spec.extras if column not in wanted}
+    chosen = {}
+    for name, column in wanted.items():
+        count = present.count(column)
+        if count == 1:
+            chosen[name] = column
+        elif count > 1:
+            findings.append(Finding(file, column, f"{count} columns have this name", "rename them"))
+        elif name in required or name in spec.columns or name in spec.extras:
+            use = f" (for {name})" if column != name else ""
+            fix = f"it has {', '.join(present)}: name the right one under columns"
+            findings.append(Finding(file, column, f"missing column{use}", fix))
+    return chosen, findings
+
+
+def is_csv(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
+
+
+def _column_names(path: Path) -> list[str]:
+    if not is_csv(path):
+        return pq.read_schema(path).names
+    with pcsv.open_csv(path, parse_options=_csv_options(path)) as reader:
+        return reader.schema.names
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    if not is_csv(path):
+        table = pq.read_table(path, columns=columns)
+        return pa.table({name: _plain(table[name]) for name in columns})
+    # Text throughout: a reader that guesses types would turn an id "007" into 7.
+    convert = pcsv.ConvertOptions(
+        include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+    )
+    return pcsv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
+
+
+def _csv_options(path: Path) -> pcsv.ParseOptions:
+    tab = path.name.removesuffix(".gz").endswith(".tsv")
+    return pcsv.ParseOptions(delimiter="\t" if tab else ",", newlines_in_values=True)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Categories, views and large types as the plain ones."""
+    return column.cast(_plain_type(column.type))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    return kind
+
+
+def keys(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
+    """An id column as strings (integers and text are both ids); empty and null ids are findings."""
+    if not source.has(column):
+        return pa.array([""] * source.rows, pa.string()), []
+    text, missing, wrong = _keys(source.cells(column))
+    if wrong:
+        return text, [source.whole_column(column, wrong)]
+    return text, source.at(column, missing, "null or empty id")
+
+
+def _keys(values: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
+    """(ids as text, "" where missing; missing bool; what is wrong with their type)."""
+    usable = (
+        pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_null(values.type)
+    )
+    if not usable:
+        hint = " (a column of integers with gaps?)" if pa.types.is_floating(values.type) else ""
+        missing = np.ones(len(values), bool)
+        wrong = f"wrong type: ids are {values.type}{hint}, not integers or text"
+        return pa.array([""] * len(values), pa.string()), missing, wrong
+    text = values.cast(pa.string()).fill_null("")
+    return text, pc.equal(text, "").to_numpy(zero_copy_only=False), ""
+
+
+def key_lists(source: Source, column: str) -> tuple[np.ndarray, pa.Array, list[Finding]]:
+    """A list-of-ids column: (offsets int64 [rows + 1], flat ids as strings, findings).
+
+    Text cells may be JSON lists or ids separated by whitespace or commas.
+    """
+    nothing = np.zeros(source.rows + 1, np.int64), pa.array([], pa.string())
+    if not source.has(column):
+        return *nothing, []
+    values = source.cells(column)
+    if pa.types.is_string(values.type):
+        text = pc.utf8_trim_whitespace(pc.replace_substring_regex(values, r"[\[\],\"'\s]+", " ")).fill_null(
+            ""
+        )
+        empty = pa.scalar([], TEXT_LISTS)
+        values = pc.if_else(pc.equal(text, ""), empty, pc.utf8_split_whitespace(text))
+    if not pa.types.is_list(values.type):
+        return *nothing, [source.whole_column(column, f"wrong type: {values.type}, not a list of ids")]
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    findings = source.at(
+        column, lengths == 0, "empty history", fix="a row needs at least one item before its target"
+    )
+    flat, missing, wrong = _keys(values.flatten())
+    if wrong:
+        return *nothing, [*findings, source.whole_column(column, wrong)]
+    return (
+        offsets,
+        flat,
+        findings + source.at(column, rows_of(offsets, missing), "null or empty id in the list"),
+    )
+
+
+def rows_of(offsets: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """bool [rows]: the row's slice of `flat` (bool) has a True."""
+    rows = np.zeros(len(offsets) - 1, bool)
+    rows[np.searchsorted(offsets, np.flatnonzero(flat), side="right") - 1] = True
+    return rows
+
+
+def texts(source: Source, column: str, *, nulls: bool = False) -> tuple[pa.Array, list[Finding]]:
+    """A text column; a list of strings is joined by spaces, numbers are printed. Without `nulls` a null is empty text."""
+    empty = pa.nulls(source.rows, pa.string()) if nulls else pa.array([""] * source.rows, pa.string())
+    if not source.has(column):
+        return empty, []
+    values = source.cells(column)
+    if pa.types.is_list(values.type) and _is_textual(values.type.value_type):
+        values = pc.binary_join(values.cast(TEXT_LISTS), " ")
+    elif not _is_textual(values.type):
+        return empty, [source.whole_column(column, f"wrong type: {values.type}, not text")]
+    values = values.cast(pa.string())
+    return values if nulls else values.fill_null(""), []
+
+
+def _is_textual(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def text_lists(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
+    """A list<string> column without nulls. Text cells: a JSON list, or one element (none when empty)."""
+    if not source.has(column):
+        return pa.array([[]] * source.rows, TEXT_LISTS), []
+    values = source.cells(column)
+    if pa.types.is_list(values.type) and _is_textual(values.type.value_type):
+        values = values.cast(TEXT_LISTS)
+        return pc.if_else(values.is_null(), pa.scalar([], TEXT_LISTS), values), []
+    if not pa.types.is_string(values.type):
+        wrong = source.whole_column(column, f"wrong type: {values.type}, not a list of text")
+        return pa.array([[]] * len(values), TEXT_LISTS), [wrong]
+    rows, bad = [], np.zeros(len(values), bool)
+    for number, cell in enumerate(values.to_pylist()):
+        cell = (cell or "").strip()
+        parsed = [cell] if cell else []
+        if cell.startswith("["):
+            try:
+                parsed = json.loads(cell)
+            except ValueError:
+                bad[number] = True
+        rows.append([str(part) for part in parsed])
+    return pa.array(rows, TEXT_LISTS), source.at(column, bad, "not a JSON list", values=values)
+
+
+def numbers(source: Source, column: str, kind: pa.DataType) -> tuple[pa.Array, list[Finding]]:
+    """A numeric column of `kind` with nulls; empty csv cells and NaN are null; what is no number is a finding."""
+    if not source.has(column):
+        return pa.nulls(source.rows, kind), []
+    cells = values = source.cells(column)
+    findings = []
+    if pa.types.is_timestamp(values.type):
+        values = values.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+    if pa.types.is_string(values.type):
+        text = pc.utf8_trim_whitespace(values)
+        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        good = pc.match_substring_regex(text, NUMBER).fill_null(True)
+        bad = ~good.to_numpy(zero_copy_only=False)
+        findings += source.at(column, bad, "wrong type: not a number", values=cells)
+        values = pc.if_else(good, text, pa.scalar(None, pa.string())).cast(pa.float64())
+    elif pa.types.is_boolean(values.type) or not _is_textual(values.type):
+        return pa.nulls(len(values), kind), [
+            source.whole_column(column, f"wrong type: {values.type}, not numbers")
+        ]
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+        if pa.types.is_integer(kind):
+            fraction = pc.not_equal(pc.floor(values), values).fill_null(False).to_numpy(zero_copy_only=False)
+            findings += source.at(column, fraction, "wrong type: not a whole number", values=cells)
+            values = pc.floor(values)
+    return values.cast(kind, safe=False), findings
+
+
+def whole(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """One contiguous array."""
+    if isinstance(values, pa.Array):
+        return values
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)

@@ -1,0 +1,285 @@
+"""A user's own tables, and published data sets, as items, interactions, sequences and users.
+
+    items          item_id, title?, description?, categories?, brand?, price?, image?, item_type?, raw_id?     + extras
+    interactions   user_id, item_id, timestamp?, rating?, order?, split?
+    sequences?     user_id, history, target, split, timestamp?                                                + extras
+    users?         user_id, raw_id?                                                                            + extras
+
+Each is one parquet or csv(.gz) file; a column map says what theirs are called. Nothing is dropped or de-duplicated. Ids may
+be integers or text and have gaps. An item keeps its number when the ids are exactly 0..N-1, else it gets its row number;
+users are numbered by first appearance in the interactions. `raw_id` keeps the source's id where no other is mapped or the
+mapped one is null. `clean_text` treats titles, descriptions, categories and brands as the Amazon adapter does: entities
+resolved, tags stripped, whitespace collapsed; without it they stay byte for byte.
+
+A published split is kept word for word: shipped sequences stay as they are, in their order, whatever the length of their
+histories. Windows are made only for splits that the sequences do not ship: leave-one-out sets have valid and test
+rows, so their train windows come from the interactions whose split is `train`. `context` rows are history only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.program import InputError
+from data.adapters.table_columns import (
+    Source,
+    TableFile,
+    key_lists,
+    keys,
+    numbers,
+    read_source,
+    rows_of,
+    texts,
+)
+from data.adapters.table_items import Items, load_items, repeats
+from data.artifacts import int_lists
+from data.shaping.coding import Coder
+from data.shaping.findings import Finding
+from data.shaping.splits import SPLIT_NAMES
+
+UNKNOWN_SPLIT = -1
+# 2286-11-20: a larger number of seconds is milliseconds, microseconds or nonsense; fewer milliseconds are seconds.
+LATEST_SECOND = 10**10
+
+
+@dataclass(frozen=True)
+class TablesOptions:
+    """The user's files and how to read them.
+
+    Attributes:
+        items: item table
+        interactions: interaction table
+        sequences: published sequences; without a file all windows are made here
+        users: user table; without a file raw ids come from the interactions
+        time_unit: unit of integer timestamps, s or ms
+        clean_text: resolve HTML entities, strip tags and collapse whitespace in item text; false = keep it byte for byte
+    """
+
+    items: TableFile = field(default_factory=lambda: TableFile("items.parquet"))
+    interactions: TableFile = field(default_factory=lambda: TableFile("interactions.parquet"))
+    sequences: TableFile = field(default_factory=TableFile)
+    users: TableFile = field(default_factory=TableFile)
+    time_unit: str = "s"
+    clean_text: bool = True
+
+    def __post_init__(self) -> None:
+        if self.time_unit not in ("s", "ms"):
+            raise InputError(f"tables.time_unit is {self.time_unit!r} -> s or ms")
+        if not self.items.file or not self.interactions.file:
+            raise InputError("tables.items.file and tables.interactions.file are needed -> name both files")
+        if self.interactions.extras:
+            raise InputError(
+                "tables.interactions.extras is not supported -> list extras of items, sequences or users"
+            )
+
+    def files(self, raw: str | Path) -> list[Path]:
+        """Every file that is read."""
+        specs = (self.items, self.interactions, self.sequences, self.users)
+        return [Path(raw) / spec.file for spec in specs if spec.file]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables on dense ids.
+
+    items: columns of items.parquet, row i is item i. user, item int32, rating float32 (NaN), timestamp int64, known bool
+    (has a time), order int64 or None, split int8 or None (codes of SPLIT_NAMES, UNKNOWN_SPLIT = null) [interactions, file
+    order]. sequences: columns of sequences.parquet without example_id, or None. users: columns of users.parquet.
+    cleaned: items whose text `clean_text` changed.
+    """
+
+    items: pa.Table
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    timestamp: np.ndarray
+    known: np.ndarray
+    order: np.ndarray | None
+    split: np.ndarray | None
+    sequences: pa.Table | None
+    users: pa.Table
+    cleaned: int
+
+
+def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[Finding]]:
+    """(the tables, everything that is wrong with them); None where the item or interaction table cannot be used."""
+    items, findings = load_items(raw, options.items, clean=options.clean_text)
+    wanted = ("timestamp", "rating", "order", "split")
+    source, found = read_source(raw, options.interactions, required=("user_id", "item_id"), optional=wanted)
+    findings += found
+    users, sequences = Coder(), None
+    columns, found = _load_interactions(source, options.time_unit, items, users) if source else ({}, [])
+    findings += found
+    if options.sequences.file:
+        sequences, found = _load_sequences(raw, options, items, users)
+        findings += found
+    codes, values = users.finish()
+    rows = source.rows if source else 0
+    if source:
+        named = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
+        columns["order"], found = _orders(source, codes[:rows], named[codes[:rows]])
+        findings += found
+    if sequences is not None:
+        sequences = sequences.add_column(0, "user_id", pa.array(codes[rows:], pa.int32()))
+    user_table, found = _load_users(raw, options.users, values)
+    findings += found
+    if items is None or source is None:
+        return None, findings
+    loaded = Tables(
+        items=items.table, user=codes[:rows], sequences=sequences, users=user_table, cleaned=items.cleaned, **columns
+    )  # fmt: skip
+    return loaded, findings
+
+
+def _load_interactions(
+    source: Source, time_unit: str, items: Items | None, users: Coder
+) -> tuple[dict[str, np.ndarray | None], list[Finding]]:
+    """(item, timestamp, known, rating and split of `Tables`, findings); the users are added to the coder."""
+    ids, findings = keys(source, "user_id")
+    users.add(ids)
+    item, found = _item_numbers(source, "item_id", items)
+    findings += found
+    timestamp, known, found = _timestamps(source, time_unit)
+    findings += found
+    rating, found = numbers(source, "rating", pa.float32())
+    findings += found
+    split, found = _splits(source, SPLIT_NAMES)
+    ratings = rating.to_numpy(zero_copy_only=False).astype(np.float32)
+    columns = {"item": item, "timestamp": timestamp, "known": known, "rating": ratings, "split": split}
+    return columns, findings + found
+
+
+def _item_numbers(source: Source, column: str, items: Items | None) -> tuple[np.ndarray, list[Finding]]:
+    mentioned, findings = keys(source, column)
+    if items is None:
+        return np.zeros(len(mentioned), np.int32), findings
+    numbers_, lost = items.numbers(mentioned)
+    return numbers_, findings + source.at(column, lost, "item is not in the item table", values=mentioned)
+
+
+def _timestamps(source: Source, unit: str) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
+    """(UTC seconds int64, 0 where there is none; known bool; findings)."""
+    values, findings = numbers(source, "timestamp", pa.int64())
+    known = ~values.is_null().to_numpy(zero_copy_only=False)
+    times = values.fill_null(0).to_numpy()
+    negative = times < 0
+    findings += source.at("timestamp", negative, "negative time", values=values)
+    clock = source.has("timestamp") and pa.types.is_timestamp(source.table["timestamp"].type)
+    if unit == "s" or clock:
+        late = times >= LATEST_SECOND
+        what, fix = "later than the year 2286 as seconds", "milliseconds? set tables.time_unit to ms"
+        return times, known, findings + source.at("timestamp", late, what, values=values, fix=fix)
+    early = known & ~negative & (times < LATEST_SECOND)
+    what, fix = "earlier than May 1970 as milliseconds", "seconds? set tables.time_unit to s"
+    return times // 1000, known, findings + source.at("timestamp", early, what, values=values, fix=fix)
+
+
+def _splits(source: Source, allowed: Sequence[str]) -> tuple[np.ndarray | None, list[Finding]]:
+    """(codes of SPLIT_NAMES int8, UNKNOWN_SPLIT where null, or None without the column; findings)."""
+    values, findings = texts(source, "split", nulls=True)
+    if not source.has("split"):
+        return None, []
+    codes = pc.index_in(values, value_set=pa.array(allowed))
+    bad = pc.and_(codes.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
+    findings += source.at("split", bad, "unknown split", values=values, fix=f"one of {', '.join(allowed)}")
+    return codes.fill_null(UNKNOWN_SPLIT).to_numpy().astype(np.int8), findings
+
+
+def _orders(source: Source, user: np.ndarray, named: np.ndarray) -> tuple[np.ndarray | None, list[Finding]]:
+    """(position int64 of every row in its user's sequence, or None; findings: nulls, repeats and gaps within a user).
+
+    user: int32 [rows]; named: bool [rows], False where the user id is missing.
+    """
+    if not source.has("order"):
+        return None, []
+    values, findings = numbers(source, "order", pa.int64())
+    missing = values.is_null().to_numpy(zero_copy_only=False)
+    if findings:
+        return None, findings
+    findings = source.at("order", missing, "null order", fix="give it everywhere, or leave the column out")
+    order = values.fill_null(0).to_numpy()
+    rows = np.lexsort((order, user))
+    rows = rows[(named & ~missing)[rows]]
+    step = np.where(np.diff(user[rows]) == 0, np.diff(order[rows]), 1)
+    fix = "number each user's rows without repeats and gaps, or leave the column out to go by time"
+    for wrong, what in (
+        (step == 0, "the user has this order twice"),
+        (step > 1, "gap in the user's order before it"),
+    ):
+        bad = np.zeros(len(order), bool)
+        bad[rows[1:][wrong]] = True
+        findings += source.at("order", bad, what, values=values, fix=fix)
+    return order, findings
+
+
+def _load_sequences(
+    raw: str | Path, options: TablesOptions, items: Items | None, users: Coder
+) -> tuple[pa.Table | None, list[Finding]]:
+    """Published sequences in file order without user_id; their users are added to the coder."""
+    spec = options.sequences
+    required = ("user_id", "history", "target", "split")
+    source, findings = read_source(raw, spec, required=required, optional=("timestamp",))
+    if source is None:
+        return None, findings
+    ids, found = keys(source, "user_id")
+    users.add(ids)
+    offsets, mentioned, more = key_lists(source, "history")
+    findings += found + more
+    history = np.zeros(len(mentioned), np.int32)
+    if items is not None:
+        history, lost = items.numbers(mentioned)
+        first = _first_lost(source, offsets, mentioned, lost)
+        findings += source.at(
+            "history", rows_of(offsets, lost), "an item is not in the item table", values=first
+        )
+    target, found = _item_numbers(source, "target", items)
+    split, more = _splits(source, SPLIT_NAMES[:3])
+    findings += found + more
+    if split is None or not source.has("history"):
+        return None, findings
+    null = source.cells("split").is_null().to_numpy(zero_copy_only=False)
+    findings += source.at("split", null, "null split", fix=f"one of {', '.join(SPLIT_NAMES[:3])}")
+    columns = {
+        "history": int_lists(offsets, history),
+        "target": pa.array(target, pa.int32()),
+        "split": pa.array(np.array([*SPLIT_NAMES, None], object)[split], pa.string()),
+    }
+    if source.has("timestamp"):
+        seconds, known, found = _timestamps(source, options.time_unit)
+        columns["timestamp"] = pa.array(seconds, mask=~known)
+        findings += found
+    columns |= {name: source.cells(name) for name in spec.extras if source.has(name) and name not in columns}
+    return pa.table(columns), findings
+
+
+def _first_lost(source: Source, offsets: np.ndarray, ids: pa.Array, lost: np.ndarray) -> pa.Array:
+    """Per row (string, null where none) the first of its ids that is lost."""
+    places = np.flatnonzero(lost)
+    rows, first = np.unique(np.searchsorted(offsets, places, side="right") - 1, return_index=True)
+    take = np.full(source.rows, -1)
+    take[rows] = places[first]
+    return ids.take(pa.array(take, mask=take < 0))
+
+
+def _load_users(raw: str | Path, spec: TableFile, values: pa.Array) -> tuple[pa.Table, list[Finding]]:
+    """users.parquet: one row per user in dense order; users that the table does not list keep their id as raw_id."""
+    numbered = pa.array(np.arange(len(values)), pa.int32())
+    plain = pa.table({"user_id": numbered, "raw_id": values})
+    if not spec.file:
+        return plain, []
+    source, findings = read_source(raw, spec, required=("user_id",), optional=("raw_id",))
+    if source is None or not source.has("user_id"):
+        return plain, findings
+    listed, found = keys(source, "user_id")
+    findings += found + source.at("user_id", repeats(listed), "duplicate user id", values=listed)
+    rows = pc.index_in(values, value_set=listed)
+    raw_id, found = texts(source, "raw_id", nulls=True)
+    columns = {"user_id": numbered, "raw_id": pc.coalesce(raw_id.take(rows), values)}
+    columns |= {n: source.cells(n).take(rows) for n in spec.extras if source.has(n) and n not in columns}
+    return pa.table(columns), findings + found

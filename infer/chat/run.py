@@ -1,0 +1,223 @@
+"""One run over many requests: who asks when, what is asked again, when to give up.
+
+Service faults wait with exponential backoff and jitter (tenacity), or as long as the service says; useless answers are
+asked again at once, with another seed. A row of requests without any answer ends the run.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from configs.program import InputError, ServiceError
+from infer.chat.backends import Backend
+from infer.chat.cache import ReplyCache
+from infer.chat.messages import ChatRequest, ChatResult, Reply, TransientFault, judge
+
+LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """When to ask again and when to give up."""
+
+    retries: int
+    """further calls after a fault of the service"""
+    backoff: float
+    """seconds before the first of them"""
+    useless_retries: int
+    """further calls after a useless answer"""
+    stop_after: int
+    """requests in a row without an answer that end the run; 0 never"""
+
+
+class UselessAnswer(Exception):
+    """At least one request of a batch has an invalid answer, and asking again may help."""
+
+
+@dataclass
+class Sample:
+    """A request on its way to a result."""
+
+    place: int
+    request: ChatRequest
+    result: ChatResult | None = None
+    attempts: int = 0
+    useless: int = 0
+    usage: Counter[str] = field(default_factory=Counter)
+
+    def finish(self, reply: Reply, *, teacher: str, cached: bool = False) -> None:
+        """Take a reply for what it is worth."""
+        status, text, parsed, error = judge(self.request, reply)
+        self.usage.update(reply.usage)
+        self.result = ChatResult(
+            key=self.request.key,
+            status=status,
+            text=text,
+            parsed=parsed,
+            error=error,
+            attempts=self.attempts,
+            usage=dict(self.usage),
+            teacher=teacher,
+            prompt_sha256=self.request.prompt_sha256,
+            cached=cached,
+        )
+
+    def open(self) -> bool:
+        """True while another call is of use."""
+        return self.result is None or self.result.status == "invalid"
+
+
+class Run:
+    """Requests are taken in order by whoever is free; `sink` gets every result as soon as it is finished."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        requests: Iterator[ChatRequest],
+        *,
+        policy: Policy,
+        cache: ReplyCache | None,
+        sink: Callable[[ChatResult], None],
+    ) -> None:
+        self.backend, self.policy, self.cache, self.sink = backend, policy, cache, sink
+        self.stop = threading.Event()
+        self._requests = enumerate(requests)
+        self._taking, self._finishing = threading.Lock(), threading.Lock()
+        self._unanswered = 0
+
+    def serially(self) -> Iterator[tuple[int, ChatResult]]:
+        """(place, result) of every request, asked in this thread."""
+        while batch := self._take():
+            self._settle(batch)
+            yield from ((sample.place, sample.result) for sample in batch)
+
+    def in_threads(self, concurrency: int) -> Iterator[tuple[int, ChatResult]]:
+        """(place, result) as they finish, at most `concurrency` calls at a time.
+
+        The threads are daemons: a run that ends early does not wait for calls under way, whose answers are lost unless
+        the cache still gets them.
+        """
+        if concurrency < 1:
+            raise InputError(f"concurrency is {concurrency} -> 1 or more")
+        outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(concurrency):
+            threading.Thread(target=self._work, args=(outcomes,), daemon=True).start()
+        working = concurrency
+        try:
+            while working:
+                outcome = outcomes.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                if outcome is None:
+                    working -= 1
+                else:
+                    yield outcome
+        finally:
+            self.stop.set()
+            with self._finishing:  # from here on no sink is called
+                pass
+
+    def _work(self, outcomes: queue.SimpleQueue[Any]) -> None:
+        try:
+            while not self.stop.is_set() and (batch := self._take()):
+                self._settle(batch)
+                for sample in batch:
+                    outcomes.put((sample.place, sample.result))
+            outcomes.put(None)
+        except BaseException as error:
+            outcomes.put(error)
+
+    def _take(self) -> list[Sample]:
+        with self._taking:
+            return [Sample(place, request) for place, request in islice(self._requests, self.backend.batch)]
+
+    def _settle(self, batch: list[Sample]) -> None:
+        """Bring every sample of `batch` to a result and hand it on."""
+        for sample in batch:
+            if self.cache and (known := self.cache.get(sample.request)):
+                sample.finish(known, teacher=self.backend.teacher, cached=True)
+                if sample.open():  # damaged, or judged by other rules then
+                    sample.result, sample.usage = None, Counter()
+        asked = [sample for sample in batch if sample.open()]
+        if asked:
+            self._ask(asked)
+        for sample in batch:
+            self._hand_on(sample)
+
+    def _ask(self, samples: list[Sample]) -> None:
+        from tenacity import Retrying, retry_if_exception_type, sleep_using_event, wait_exponential_jitter
+
+        policy = self.policy
+        backoff = wait_exponential_jitter(initial=policy.backoff, max=LONGEST_WAIT, jitter=policy.backoff)
+
+        def wait(state: Any) -> float:
+            fault = state.outcome.exception()
+            if isinstance(fault, UselessAnswer):
+                return 0.0
+            # Jitter on top of what the service asks for: else all threads come back at once.
+            return min(max(backoff(state), fault.wait + random.random() * policy.backoff), LONGEST_WAIT)
+
+        def give_up(state: Any) -> bool:
+            useless = max(sample.useless for sample in samples)
+            faults = state.attempt_number - useless
+            return self.stop.is_set() or useless > policy.useless_retries or faults > policy.retries
+
+        retrying = Retrying(
+            retry=retry_if_exception_type((TransientFault, UselessAnswer)),
+            wait=wait,
+            stop=give_up,
+            sleep=sleep_using_event(self.stop),
+            reraise=True,
+        )
+        try:
+            retrying(self._attempt, samples)
+        except UselessAnswer:
+            pass  # their results say so
+        except TransientFault as fault:
+            for sample in samples:
+                if sample.open():
+                    sample.finish(Reply(text="", rejected=str(fault)), teacher=self.backend.teacher)
+
+    def _attempt(self, samples: list[Sample]) -> None:
+        """Ask for what is still open; raises where asking again may help."""
+        if self.stop.is_set():
+            raise TransientFault("the run has ended")
+        samples = [sample for sample in samples if self._askable(sample)]
+        for sample in samples:
+            sample.attempts += 1
+        replies = self.backend.reply([sample.request.again(sample.useless) for sample in samples])
+        for sample, reply in zip(samples, replies, strict=True):
+            sample.finish(reply, teacher=self.backend.teacher)
+            sample.useless += sample.open()
+            if self.cache and sample.result.status == "ok":
+                self.cache.put(sample.request, reply)
+        if any(map(self._askable, samples)):
+            raise UselessAnswer
+
+    def _askable(self, sample: Sample) -> bool:
+        """True where there is no answer yet, or a useless one and another may come."""
+        return sample.result is None or (sample.open() and self.backend.varies(sample.request))
+
+    def _hand_on(self, sample: Sample) -> None:
+        """Give the result to the sink, once the run is not over; ServiceError when there is no end of failures."""
+        result = sample.result
+        with self._finishing:
+            if self.stop.is_set():
+                return
+            self.sink(result)
+            if result.cached:
+                return
+            self._unanswered = self._unanswered + 1 if result.status in ("failed", "invalid") else 0
+            if 0 < self.policy.stop_after <= self._unanswered:
+                self.stop.set()
+                raise ServiceError(
+                    f"{self.backend.teacher}: {self._unanswered} requests in a row without an answer, the last "
+                    f"({result.key}): {result.error} -> see to it, then run again to resume"
+                )

@@ -1,0 +1,171 @@
+"""Where the target of each row stands in its predictions: the `before` and `group` that the metrics take.
+
+Protocols:
+  sids      a predicted semantic ID counts for every item that shares it (what published rows report)
+  items     the list of SIDs is expanded into items; the items of one SID stand in random order
+  unseen    as `items`, after the items of the row's history left the list
+  merged    as `items`, after items of one label (one product, one SID) were merged
+  prefixes  the first semantic ID that agrees with the target's in its first levels, or at one level
+
+Legend: R rows, E entries, M items of all entries, N items of the catalogue, H history items, L levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.predictions import Predictions
+
+FILTER_BITS = 22
+
+
+@dataclass(frozen=True)
+class Placement:
+    """before_R float64 (inf: not recommended), group_R int64 (1 where not recommended)."""
+
+    before_R: np.ndarray
+    group_R: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """hit_R bool: the target is predicted; entry_R int64: its entry, the row's first one where it is not."""
+
+    hit_R: np.ndarray
+    entry_R: np.ndarray
+
+
+def find_targets(predictions: Predictions, target_R: np.ndarray) -> Found:
+    """The entry that holds the target of every row."""
+    bounds = predictions.member_offsets
+    mine = np.flatnonzero(predictions.items_M == np.repeat(target_R, np.diff(bounds)))
+    row = np.searchsorted(bounds, mine, side="right") - 1
+    hit_R, entry_R = np.zeros(len(target_R), bool), predictions.offsets[:-1].copy()
+    hit_R[row] = True
+    entry_R[row] = np.searchsorted(predictions.item_offsets, mine, side="right") - 1
+    return Found(hit_R, entry_R)
+
+
+def place_items(predictions: Predictions, found: Found) -> Placement:
+    """Item level. SIDs (3 items), (1), (2, the target among them): before 4, group 2."""
+    before_R, size_R = predictions.before(found.entry_R), predictions.sizes_E[found.entry_R]
+    return Placement(np.where(found.hit_R, before_R, np.inf), np.where(found.hit_R, size_R, 1))
+
+
+def place_sids(
+    predictions: Predictions, found: Found, target_R: np.ndarray, sid_of_item_N: np.ndarray | None
+) -> Placement:
+    """SID level. For predictions of SIDs the target's SID is the entry that holds it.
+
+    A ranked list of items becomes the list of its distinct SIDs, each at its best item (`sid_of_item_N` int64
+    tells them); equally good ones share their mean rank.
+    """
+    if predictions.codes_EL is None:
+        return place_merged(predictions, found, target_R, sid_of_item_N)
+    position_R = (found.entry_R - predictions.offsets[:-1]).astype(np.float64)
+    return Placement(np.where(found.hit_R, position_R, np.inf), np.ones(len(target_R), np.int64))
+
+
+def place_merged(
+    predictions: Predictions, found: Found, target_R: np.ndarray, label_N: np.ndarray
+) -> Placement:
+    """Item level where the items of one label (int64 [N]) are one item, which stands at the best of its places.
+
+    A SID shows the labels that no better SID has shown, in random order. Few items share a label as a rule, so only
+    these are looked at.
+    """
+    shared_N = np.bincount(label_N)[label_N] > 1
+    shared = np.flatnonzero(shared_N[predictions.items_M])
+    row = np.searchsorted(predictions.member_offsets, shared, side="right") - 1
+    label = label_N[predictions.items_M[shared]]
+    first = np.unique(row * (int(label_N.max()) + 1) + label, return_index=True)[1]
+    again = np.ones(len(shared), bool)
+    again[first] = False
+    mine = first[label[first] == label_N[target_R][row[first]]]
+    hit_R, entry_R = found.hit_R.copy(), found.entry_R.copy()
+    hit_R[row[mine]] = True
+    entry_R[row[mine]] = np.searchsorted(predictions.item_offsets, shared[mine], side="right") - 1
+    return _place_without(predictions, Found(hit_R, entry_R), shared[again])[0]
+
+
+def place_prefixes(predictions: Predictions, codes_RL: np.ndarray) -> dict[str, Placement]:
+    """{"prefix=2": ..., "position=2": ...}: the first entry whose first 2 codes, or whose second code, is the target's.
+
+    codes_RL int32: the target's codes of every row.
+    """
+    lengths, found = np.diff(predictions.offsets), {}
+    so_far = np.arange(len(predictions.rank_E))
+    for level in range(codes_RL.shape[1]):
+        equal_E = predictions.codes_EL[:, level] == np.repeat(codes_RL[:, level], lengths)
+        so_far = so_far[equal_E[so_far]]
+        found[f"prefix={level + 1}"] = _first(predictions, so_far)
+        found[f"position={level + 1}"] = _first(predictions, np.flatnonzero(equal_E))
+    return found
+
+
+def _first(predictions: Predictions, entries: np.ndarray) -> Placement:
+    """The first of these entries (ascending) of every row."""
+    row = np.searchsorted(predictions.offsets, entries, side="right") - 1
+    first = np.diff(row, prepend=-1) != 0
+    before_R = np.full(len(predictions.example_ids_R), np.inf)
+    before_R[row[first]] = entries[first] - predictions.offsets[row[first]]
+    return Placement(before_R, np.ones(len(before_R), np.int64))
+
+
+def place_unseen(
+    predictions: Predictions,
+    found: Found,
+    target_R: np.ndarray,
+    history_row_H: np.ndarray,
+    history_H: np.ndarray,
+    num_items: int,
+) -> tuple[Placement, np.ndarray, int]:
+    """Item level without the history: (placement, rows that count bool [R], items in the shortest list left).
+
+    A row whose target is in its own history has nothing left to find and does not count.
+    """
+    seen = np.sort(history_row_H * num_items + history_H)
+    rows = len(target_R)
+    removed_M = np.flatnonzero(_member(predictions.row_M * num_items + predictions.items_M, seen))
+    unseen, removed_R = _place_without(predictions, found, removed_M)
+    left_R = np.diff(predictions.member_offsets) - removed_R
+    counts_R = ~_member(np.arange(rows) * num_items + target_R, seen)
+    # A seen target can be its group's only item; its row is dropped, so any valid group size will do.
+    unseen = Placement(unseen.before_R, np.maximum(unseen.group_R, 1))
+    return unseen, counts_R, int(left_R.min(initial=len(predictions.items_M)))
+
+
+def _place_without(
+    predictions: Predictions, found: Found, removed: np.ndarray
+) -> tuple[Placement, np.ndarray]:
+    """Item level after the items at the positions `removed` left the lists, and how many left each row int64 [R]."""
+    entry = np.searchsorted(predictions.item_offsets, removed, side="right") - 1
+    row = np.searchsorted(predictions.offsets, entry, side="right") - 1
+    rows, placed = len(found.hit_R), place_items(predictions, found)
+    # Entries ahead of the target lose items; of those that share its mean rank half stood ahead.
+    rank, target_rank = predictions.rank_E[entry], predictions.rank_E[found.entry_R][row]
+    ahead_R = np.bincount(row, (rank < target_rank) & found.hit_R[row], minlength=rows)
+    tied_R = np.bincount(row, (rank == target_rank) & found.hit_R[row], minlength=rows)
+    if predictions.codes_EL is None:
+        without = Placement(placed.before_R - ahead_R - tied_R / 2, placed.group_R)
+    else:
+        without = Placement(placed.before_R - ahead_R, (placed.group_R - tied_R).astype(np.int64))
+    return without, np.bincount(row, minlength=rows)
+
+
+def _member(queries: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
+    """Which queries (not negative) are among the keys; bool.
+
+    Most are not, and a small table of the keys' low bits tells so without a search.
+    """
+    mask = (1 << FILTER_BITS) - 1
+    possible = np.zeros(mask + 1, bool)
+    possible[sorted_keys & mask] = True
+    result = possible.take(queries & mask)
+    maybe = np.flatnonzero(result)
+    if len(maybe):
+        at = np.minimum(np.searchsorted(sorted_keys, queries[maybe]), len(sorted_keys) - 1)
+        result[maybe] = sorted_keys[at] == queries[maybe]
+    return result

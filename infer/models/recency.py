@@ -1,0 +1,66 @@
+"""When the items of a history were bought: ages in days, where the data set has times.
+
+Legend: R rows, H history items of all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import artifacts
+from data.rows import Rows
+
+DAY = 86_400
+SPAN = 1 << 34  # seconds; more than any two timestamps are apart
+
+
+def with_ages(rows: Rows, data: str | Path, *, num_items: int) -> Rows:
+    """`rows` with `age_H`: days between a history item and the newest item of the same history, NaN where unknown.
+
+    An item's time is that of the user's latest interaction with it that is not later than the target's timestamp, so
+    nothing after the moment of the recommendation is looked at. Without a timestamp of the target or of the newest item,
+    the whole row is unknown.
+    """
+    sequences = artifacts.read_sequences(data, num_items=num_items)
+    log = artifacts.read(data, artifacts.INTERACTIONS)
+    if "timestamp" not in sequences.column_names or "timestamp" not in log.column_names:
+        return replace(rows, age_H=np.full(len(rows.history_H), np.nan))
+    log = log.filter(pc.is_valid(log["timestamp"]))
+    asked_R = _times_of_rows(rows, sequences)
+    bought_H = _latest_before(rows, asked_R, log, num_items)
+    newest_R = np.full(len(rows), np.nan)
+    filled = np.flatnonzero(np.diff(rows.offsets) > 0)
+    newest_R[filled] = bought_H[rows.offsets[1:][filled] - 1]
+    return replace(rows, age_H=(newest_R[rows.history_row_H] - bought_H) / DAY)
+
+
+def _times_of_rows(rows: Rows, sequences: pa.Table) -> np.ndarray:
+    """Target timestamps float64 [R], NaN where there is none."""
+    ids = sequences["example_id"].to_numpy()
+    order = np.argsort(ids)
+    found = order[np.searchsorted(ids, rows.example_ids_R, sorter=order)]
+    return sequences["timestamp"].cast(pa.float64()).to_numpy()[found]
+
+
+def _latest_before(rows: Rows, asked_R: np.ndarray, log: pa.Table, num_items: int) -> np.ndarray:
+    """Time of the latest interaction of (user, item) not later than the row's time, float64 [H]."""
+    time = log["timestamp"].to_numpy()
+    if not len(time):
+        return np.full(len(rows.history_H), np.nan)
+    pair = log["user_id"].to_numpy().astype(np.int64) * num_items + log["item_id"].to_numpy()
+    pairs, group = np.unique(pair, return_inverse=True)
+    first = time.min()
+    sorted_keys = np.sort(group * SPAN + (time - first))
+    wanted = rows.users_R[rows.history_row_H].astype(np.int64) * num_items + rows.history_H
+    position = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
+    asked_H = asked_R[rows.history_row_H]
+    known = (pairs[position] == wanted) & ~np.isnan(asked_H)
+    until = np.where(known, asked_H - first, 0).clip(max=SPAN - 1).astype(np.int64)
+    entry = np.searchsorted(sorted_keys, position * SPAN + until, side="right") - 1
+    known &= (entry >= 0) & (sorted_keys[entry] // SPAN == position)
+    return np.where(known, sorted_keys[entry] % SPAN + first, np.nan)

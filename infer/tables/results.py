@@ -1,0 +1,176 @@
+"""What a run folder holds when its stages are done: metrics of every model, training logs, manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.program import InputError
+from data.store.output import MANIFEST, read_manifest, require_manifest
+
+Metric = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluated model on one split. `metrics` is metrics.json without its `protocol`."""
+
+    name: str
+    split: str
+    directory: Path
+    metrics: dict[str, Metric]
+    protocol: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.manifest["stage"].startswith("baseline")
+
+    def get(self, key: str) -> Metric | None:
+        return self.metrics.get(key)
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """metrics.jsonl of one training stage: {name: [(step, value), ...]}."""
+
+    stage: str
+    finished: bool
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+def read_results(run: Path, *, data: Path) -> list[Result]:
+    """Every run/eval/*/metrics, baselines first, then models in the order in which they were trained.
+
+    Raises InputError when metrics belong to older predictions or to another data set than `data`.
+    """
+    data_hash = require_manifest(data, written_by="scripts/01_prepare_data.sh")["content_hash"]
+    found = []
+    for path in sorted((run / "eval").glob("*/metrics/metrics.json")):
+        found.append(read_result(path.parent.parent))
+        evaluated = require_manifest(path.parent, written_by="infer.evaluate")["inputs"]
+        if evaluated["data"]["sha256"] != data_hash:
+            raise InputError(
+                f"{path} was computed on another data set than {data} -> pass the --data of this run"
+            )
+    if not found:
+        raise InputError(
+            f"{run}/eval has no */metrics/metrics.json -> run evaluate.sh (or infer.evaluate) first"
+        )
+    return sorted(found, key=position)
+
+
+def read_result(directory: Path) -> Result:
+    """One evaluated prediction directory; InputError when its metrics belong to older predictions."""
+    manifest = require_manifest(directory, written_by="evaluate.sh")
+    path = directory / "metrics" / "metrics.json"
+    evaluated = require_manifest(path.parent, written_by="infer.evaluate")["inputs"]
+    if evaluated["predictions"]["sha256"] != manifest["content_hash"]:
+        raise InputError(
+            f"{path} is of older predictions -> run infer.evaluate --overwrite true on {directory}"
+        )
+    metrics = json.loads(path.read_text())
+    protocol = metrics.pop("protocol")
+    name = directory.name.replace(f".{protocol['split']}", "", 1)
+    return Result(name, protocol["split"], directory, metrics, protocol, manifest)
+
+
+def position(result: Result) -> tuple[bool, str, int, str]:
+    """The place of a model in a table: baselines first, then models in the order in which they were trained."""
+    order = {"pop": "0", "repeat": "1", "last": "2", "itemknn": "3", "itemknn_tuned": "4"}
+    if result.is_baseline:
+        return False, "", 0, order.get(result.name, result.name)
+    trained = result.directory.parent.parent / result.name
+    return True, *_ended(trained if read_manifest(trained) else result.directory), result.name
+
+
+def _ended(stage: Path) -> tuple[str, int]:
+    """When a stage wrote its manifest: to the second, then by the file's time; unfinished stages come last."""
+    manifest = read_manifest(stage)
+    return (manifest["time_utc"], (stage / MANIFEST).stat().st_mtime_ns) if manifest else ("~", 0)
+
+
+def of_split(results: Sequence[Result], split: str) -> list[Result]:
+    return [result for result in results if result.split == split]
+
+
+def final_model(results: Sequence[Result], split: str, name: str | None) -> Result:
+    """The named model, or the one trained last; a baseline only where there is nothing else."""
+    candidates = of_split(results, split)
+    if name is not None:
+        candidates = [result for result in candidates if result.name == name]
+    if not candidates:
+        known = ", ".join(sorted({result.name for result in results}))
+        raise InputError(
+            f"no metrics of model {name or '(any)'} on split {split} -> evaluated so far: {known}"
+        )
+    return candidates[-1]
+
+
+def read_logs(run: Path) -> list[TrainingLog]:
+    """The training logs of a run, in the order in which the stages ended."""
+    paths = sorted(run.glob("*/metrics.jsonl"), key=lambda path: _ended(path.parent))
+    return [_read_log(path) for path in paths]
+
+
+def _read_log(path: Path) -> TrainingLog:
+    """Numbers by name; a last line that is being written is left out, any other broken line is an error."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    lines = path.read_text().splitlines()
+    for at, line in enumerate(lines):
+        try:
+            values = json.loads(line)
+            step = values.pop("step")
+        except (json.JSONDecodeError, KeyError):
+            if at == len(lines) - 1:
+                break
+            raise InputError(f"{path}:{at + 1} is not a log line -> remove it or train again") from None
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                series.setdefault(name, []).append((step, float(value)))
+    return TrainingLog(path.parent.name, read_manifest(path.parent) is not None, series)
+
+
+def manifests(run: Path, data: Path, sids: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(directory, manifest) of every finished stage behind a page, in the order of their end."""
+    directories = [data, sids, *(path.parent for path in run.glob("*/manifest.json"))]
+    directories += [path.parent for path in run.glob("eval/*/manifest.json")]
+    directories += [path.parent for path in run.glob("eval/*/metrics/manifest.json")]
+    made_from = require_manifest(sids, written_by="scripts/04_build_sids.sh")["inputs"]
+    directories += [
+        Path(made_from[name]["path"]) for name in ("embeddings", "quantizer") if name in made_from
+    ]
+    known = {str(directory): read_manifest(directory) for directory in directories}
+    made = [(path, found) for path, found in known.items() if found and found["stage"] != "report"]
+    return sorted(made, key=lambda entry: entry[1]["time_utc"])
+
+
+def one_row(metrics: dict[str, Metric]) -> str:
+    """A header and one row, tab-separated, 4 decimals: every metric of every level, groups left out."""
+    shown = {name: metric for name, metric in metrics.items() if name.count("/") == 1}
+    values = [f"{metric['value']:.4f}" for metric in shown.values()]
+    return "\t".join(shown) + "\n" + "\t".join(values) + "\n"
+
+
+def markdown_table(results: Sequence[Result], *, k: int) -> str:
+    """Models and baselines with HR and NDCG at k, item level with intervals, SID level without."""
+    lines = [
+        f"| model | rows | HR@{k} | NDCG@{k} | SID HR@{k} | SID NDCG@{k} |",
+        "| --- | ---: | --- | --- | ---: | ---: |",
+    ]
+    for result in results:
+        item = [_with_interval(result.get(f"item_level/{name}@{k}")) for name in ("hr", "ndcg")]
+        sid = [_plain(result.get(f"sid_level/{name}@{k}")) for name in ("hr", "ndcg")]
+        lines.append(f"| {' | '.join([result.name, str(result.protocol['rows']), *item, *sid])} |")
+    return "\n".join(lines)
+
+
+def _with_interval(metric: Metric | None) -> str:
+    return "-" if metric is None else f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"
+
+
+def _plain(metric: Metric | None) -> str:
+    return "-" if metric is None else f"{metric['value']:.4f}"

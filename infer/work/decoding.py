@@ -1,0 +1,99 @@
+"""Decoding a split: which rows are answered, the search over them, and the tables that come out.
+
+Legend: N examples, K beams, R returned semantic IDs of all examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.program import InputError
+from data import artifacts
+from data.sid import SidTable
+from data.tasks import from_row
+from infer.engine import Engine
+from infer.text.thinking import read_thoughts, thoughts_table
+
+TASK = "history_to_sid"
+
+
+def selected_rows(task: pa.ChunkedArray, *, max_rows: int | None, seed: int) -> np.ndarray:
+    """Positions int64 of the history_to_sid rows of a task column, or of a seeded sample of `max_rows` of them, ascending."""
+    rows = np.flatnonzero(pc.equal(task, TASK).to_numpy())
+    if not len(rows):
+        raise InputError("the examples have no history_to_sid rows -> build them with that task")
+    if max_rows is not None and max_rows < len(rows):
+        rows = np.sort(np.random.default_rng(seed).choice(rows, max_rows, replace=False))
+    return rows
+
+
+def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int) -> pa.Table:
+    """The history_to_sid rows, or a seeded sample of `max_rows` of them in their own order."""
+    return examples.take(selected_rows(examples["task"], max_rows=max_rows, seed=seed))
+
+
+def prompts_of(engine: Engine, examples: pa.Table) -> list[list[int]]:
+    """Prompt ids of every example, in the engine's mode."""
+    return [engine.renderer.prompt_ids(from_row(row), engine.mode) for row in examples.to_pylist()]
+
+
+def predict(
+    engine: Engine, examples: pa.Table, **restricted: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(nodes int64 [N, K] with -1 where there is none, scores float32 [N, K], example ids int64 [N]).
+
+    `restricted`: trie, roots_B, exclude of Engine.rank. Not for mode think, whose thoughts come first.
+    """
+    ids = examples["example_id"].to_numpy()
+    return *engine.rank(prompts_of(engine, examples), keys=ids.tolist(), **restricted), ids
+
+
+def think(engine: Engine, writer: Any, examples: pa.Table) -> pa.Table:
+    """Step 1 of mode think: the thoughts of every example, as infer.text.thinking.THOUGHTS."""
+    prompts, ids = prompts_of(engine, examples), examples["example_id"].to_pylist()
+    engine.check_context(max(map(len, prompts)), before_answer=engine.thought_room)
+    return thoughts_table(ids, writer.write(prompts, ids), engine.renderer)
+
+
+def predict_behind(
+    engine: Engine, examples: pa.Table, thoughts: pa.Table, *, where: str, **restricted: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step 2 of mode think: as `predict`, behind the thoughts of a table."""
+    prompts, ids = prompts_of(engine, examples), examples["example_id"].to_pylist()
+    read = read_thoughts(thoughts, ids, where=where)
+    nodes_NK, scores_NK = engine.rank_thoughts(prompts, read, keys=ids, **restricted)
+    return nodes_NK, scores_NK, np.array(ids, np.int64)
+
+
+def prediction_table(
+    nodes_NK: np.ndarray,
+    scores_NK: np.ndarray,
+    example_ids: np.ndarray | Sequence[int],
+    sids: SidTable,
+    *,
+    allowed: np.ndarray | None = None,
+) -> pa.Table:
+    """Long form: a row per example and returned semantic ID, rank from 1; `allowed` bool [items] names those that count."""
+    row_R, rank_R = np.nonzero(nodes_NK >= 0)
+    distinct, which_R = np.unique(nodes_NK[row_R, rank_R], return_inverse=True)
+    members = [sids.items_of_sid(sid) for sid in distinct.tolist()]
+    if allowed is not None:
+        members = [items[allowed[items]] for items in members]
+    sizes = np.array([len(items) for items in members], np.int64)
+    items = np.concatenate([members[sid] for sid in which_R]) if len(which_R) else np.empty(0, np.int32)
+    offsets = np.concatenate([[0], np.cumsum(sizes[which_R])]) if len(which_R) else np.zeros(1, np.int64)
+    table = pa.table(
+        {
+            "example_id": np.asarray(example_ids)[row_R],
+            "rank": (rank_R + 1).astype(np.float32),
+            "codes": artifacts.int_rows(sids.sids_SL[distinct[which_R]]),
+            "item_ids": artifacts.int_lists(offsets, items),
+            "score": scores_NK[row_R, rank_R],
+        }
+    )
+    return artifacts.conform(table, artifacts.PREDICTIONS, where="predictions")

@@ -1,0 +1,114 @@
+"""Item vectors that another program wrote: a matrix, a table, or a folder with one, put into the order of our items.
+
+  x.npy, folder/embeddings.npy   float [rows, d]. Row i + first_row is item i; with `ids` row i belongs to the i-th id
+  x.parquet                      a list column `embedding` (or `vector`) beside `item_id` or `raw_id`
+
+Ids are item ids (integers) or raw ids (texts); `ids` is a .npy, .json or .txt (one a line) file of them.
+
+Legend: N items, R rows, D dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from configs.program import InputError
+from data.artifacts import read_file
+from rq.vectors.embeddings import FILE, require_finite
+
+VECTOR_COLUMNS = ("embedding", "embeddings", "vector")
+
+
+def external_vectors(
+    path: str, *, ids: str | None, first_row: int, raw_ids: list[str]
+) -> tuple[np.ndarray, int]:
+    """(float32 [N, D] in the order of `raw_ids`, items without a vector: zero rows).
+
+    InputError on ids that are no item or stand twice, on vectors that are not finite, on a wrong number of rows.
+    """
+    source = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if source.suffix == ".parquet":
+        if ids is not None or first_row:
+            raise InputError(f"{path} brings its own ids -> leave out `ids` and `first_row`")
+        x_RD, names = _read_parquet(source)
+    else:
+        x_RD, names = _read_matrix(source), None if ids is None else _read_ids(Path(ids))
+        x_RD = x_RD[first_row:]
+    require_finite(x_RD, where=str(source))
+    if names is None:
+        if len(x_RD) != len(raw_ids):
+            raise InputError(
+                f"{source} has {len(x_RD)} rows after first_row {first_row}, the data {len(raw_ids)} items -> pass `ids`"
+            )
+        return x_RD.astype(np.float32), 0
+    if len(names) != len(x_RD):
+        raise InputError(f"{source} has {len(x_RD)} rows for {len(names)} ids -> pass the ids of these rows")
+    rows = _places(names, raw_ids, where=str(source))
+    out_ND = np.zeros((len(raw_ids), x_RD.shape[1]), np.float32)
+    out_ND[rows] = x_RD
+    return out_ND, len(raw_ids) - len(rows)
+
+
+def _places(names: list[int] | list[str], raw_ids: list[str], *, where: str) -> np.ndarray:
+    """Item int64 [R] of every id."""
+    if all(isinstance(name, int) for name in names):
+        rows = np.array(names, np.int64)
+        unknown = [name for name in names if not 0 <= name < len(raw_ids)]
+    else:
+        place = {raw: item for item, raw in enumerate(raw_ids)}
+        unknown = [name for name in names if str(name) not in place]
+        rows = np.array([place.get(str(name), -1) for name in names], np.int64)
+    if unknown:
+        raise InputError(
+            f"{where}: {len(unknown)} ids are no item (first: {unknown[0]!r}) -> make it for this data"
+        )
+    if len(np.unique(rows)) != len(rows):
+        twice = int(rows[np.flatnonzero(np.bincount(rows)[rows] > 1)[0]])
+        raise InputError(f"{where}: item {twice} has several vectors -> keep one")
+    return rows
+
+
+def _read_matrix(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise InputError(f"missing file: {path} -> pass a .npy or .parquet file or a folder with {FILE}")
+    try:
+        x_RD = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a readable .npy array ({error}) -> write it with numpy.save"
+        ) from None
+    if x_RD.ndim != 2 or x_RD.dtype.kind != "f" or 0 in x_RD.shape:
+        raise InputError(f"{path} is {x_RD.dtype} {x_RD.shape}, not a float matrix [items, dimensions]")
+    return x_RD
+
+
+def _read_parquet(path: Path) -> tuple[np.ndarray, list[int] | list[str]]:
+    table = read_file(path)
+    vector = next((name for name in VECTOR_COLUMNS if name in table.column_names), None)
+    key = next((name for name in ("item_id", "raw_id") if name in table.column_names), None)
+    if vector is None or key is None:
+        raise InputError(
+            f"{path} has columns {', '.join(table.column_names)} -> it needs item_id or raw_id, and embedding"
+        )
+    rows = table[vector].to_pylist()
+    if not rows or any(row is None or len(row) != len(rows[0]) or not row for row in rows):
+        raise InputError(f"{path}: vectors in `{vector}` are missing or differ in length -> write them again")
+    return np.array(rows, np.float32), table[key].to_pylist()
+
+
+def _read_ids(path: Path) -> list[int] | list[str]:
+    if not path.is_file():
+        raise InputError(f"missing file: {path} -> pass the ids of the rows")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False).tolist()
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} holds no readable ids ({str(error)[:80]}) -> write them again") from None
+    if not isinstance(names, list) or not all(isinstance(name, (int, str)) for name in names):
+        raise InputError(f"{path} is no list of ids -> one integer or text per row")
+    return names
