@@ -36,17 +36,14 @@ STAGE, VERSION = "prepare", 1
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareArgs(Recipe):
-    """Arguments of data.prepare: a recipe, where the raw files lie, where the data set goes.
-
-    Attributes:
-        raw: folder of the raw files
-        output_dir: where the prepared data set goes
-        overwrite: replace an output of another configuration
-    """
+    """Arguments of data.prepare: a recipe, where the raw files lie, where the data set goes."""
 
     raw: str
+    """folder of the raw files"""
     output_dir: str
+    """where the prepared data set goes"""
     overwrite: bool = False
+    """replace an output of another configuration"""
 
     def input_files(self) -> list[Path]:
         """Every raw file that is read, in order."""
@@ -221,14 +218,7 @@ def user_table(raw_ids: pa.Array) -> pa.Table:
 
 def main(args: PrepareArgs) -> None:
     """Read, prepare, write."""
-    with open_output(
-        args.output_dir,
-        stage=STAGE,
-        version=VERSION,
-        args=args,
-        inputs={"raw": args.input_files()},
-        overwrite=args.overwrite,
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs={"raw": args.input_files()}) as out:
         prepared = prepare(args)
         for warning in warnings(prepared.funnel):
             program.say(f"prepare: {warning}")

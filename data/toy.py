@@ -47,25 +47,22 @@ SIZES = {"tiny": Size(185, 700), "small": Size(2600, 13_000)}
 
 @dataclass(frozen=True)
 class ToyArgs:
-    """Arguments of data.toy.
-
-    Attributes:
-        output_dir: where the raw files go
-        size: tiny, small or large
-        format: form of the lines, 2018 or 2023
-        seed: decides everything
-        interactions: number of review lines before duplicates, size large only
-        gzip: compress the files
-        overwrite: replace an output of another configuration
-    """
+    """Arguments of data.toy."""
 
     output_dir: str
+    """where the raw files go"""
     size: Literal["tiny", "small", "large"] = "small"
+    """tiny, small or large"""
     format: Form = 2018
+    """form of the lines, 2018 or 2023"""
     seed: int = 0
+    """decides everything"""
     interactions: int | None = None
+    """number of review lines before duplicates, size large only"""
     gzip: bool = False
+    """compress the files"""
     overwrite: bool = False
+    """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
         if (self.size == "large") != (self.interactions is not None):
@@ -135,9 +132,7 @@ def main(args: ToyArgs) -> None:
     """Write both files."""
     catalogue = make_catalogue(args.store.items, days=DAYS, seed=args.seed)
     reviews, metadata = file_names(args)
-    with open_output(
-        args.output_dir, stage=STAGE, version=VERSION, args=args, inputs={}, overwrite=args.overwrite
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs={}) as out:
         with out.replacing(reviews) as path:
             out.counts["review_lines"] = write_lines(review_lines(args, catalogue), path, compress=args.gzip)
         items = progress(metadata_lines(catalogue, args.format), label="items", total=catalogue.size)

@@ -25,15 +25,12 @@ from data.store.output import require_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateArgs(Recipe):
-    """Arguments of data.validate: the recipe of data.prepare, and what to check with it.
-
-    Attributes:
-        raw: folder of the user's tables
-        data: a prepared data set, instead of raw
-    """
+    """Arguments of data.validate: the recipe of data.prepare, and what to check with it."""
 
     raw: str = ""
+    """folder of the user's tables"""
     data: str = ""
+    """a prepared data set, instead of raw"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

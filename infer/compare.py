@@ -33,7 +33,7 @@ from infer.tables.comparison import (
 )
 from infer.tables.published import METRIC, read_published, refuse_other_rows
 
-STAGE_VERSION = 1
+STAGE, VERSION = "compare", 1
 LEVELS = ("sid_level", "item_level", "item_level_unseen", "item_level_merged", "item_level_dedup")
 
 
@@ -92,14 +92,7 @@ def main(args: CompareArgs) -> None:
         "published": [Path(path) for path in args.published],
     }
     try:
-        with open_output(
-            args.output_dir,
-            stage="compare",
-            version=STAGE_VERSION,
-            args=args,
-            inputs=inputs,
-            overwrite=args.overwrite,
-        ) as out:
+        with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
             groups = grouped(evaluations, separate=args.separate)
             keys = [f"{level}/{metric}" for level in args.levels for metric in args.metrics]
             rows = our_rows(groups, keys)

@@ -35,7 +35,7 @@ from infer.metrics.levels import FILE, level_table
 from infer.metrics.measure import KS, Settings, measure
 from infer.tables.results import one_row
 
-STAGE_VERSION = 2
+STAGE, VERSION = "evaluate", 2
 
 
 @dataclass
@@ -69,9 +69,7 @@ class EvaluateArgs:
 def main(args: EvaluateArgs) -> None:
     inputs = {"predictions": args.predictions, "data": args.data, "sids": args.sids}
     directory = args.output_dir or str(Path(args.predictions) / "metrics")
-    with open_output(
-        directory, stage="evaluate", version=STAGE_VERSION, args=args, inputs=inputs, overwrite=args.overwrite
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs=inputs, directory=directory) as out:
         predictions, manifest = read_predictions(args.predictions)
         facts = manifest["facts"]
         items = artifacts.read_items(args.data)

@@ -26,7 +26,7 @@ from data.sid import read_sids, sid_format
 from data.store.output import open_output
 from infer.tables.foreign import Reader, match_rows, prediction_table
 
-STAGE_VERSION = 1
+STAGE, VERSION = "import_predictions", 1
 
 
 @dataclass
@@ -69,14 +69,7 @@ class ImportArgs:
 
 def main(args: ImportArgs) -> None:
     inputs = {"files": [Path(file) for file in args.files], "data": args.data, "sids": args.sids}
-    with open_output(
-        args.output_dir,
-        stage="import_predictions",
-        version=STAGE_VERSION,
-        args=args,
-        inputs=inputs,
-        overwrite=args.overwrite,
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         sids = read_sids(args.sids)
         rows = read_rows(args.data, args.split, num_items=sids.num_items)
         fmt = sid_format(args.sid_format)

@@ -39,7 +39,7 @@ from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
 from infer.work import shards
 from infer.work.decoding import predict, predict_behind, prediction_table, selected_rows, think
 
-STAGE_VERSION = 2
+STAGE, VERSION = "recommend", 2
 MODES = ("direct", "empty_think", "think")
 
 
@@ -104,26 +104,17 @@ class RecommendArgs:
 
 
 def main(args: RecommendArgs) -> None:
-    identity = {
-        "stage": "recommend",
-        "version": STAGE_VERSION,
-        # Who does the work is no part of what is made.
-        "args": replace(args, shard=None, of=None, only_thoughts=False),
-        "inputs": {
-            "model": args.model,
-            "sids": args.sids,
-            "examples": args.examples,
-            "allowed": args.allowed,
-        },
-        "overwrite": args.overwrite,
-    }
+    # Who does the work is no part of what is made.
+    made = replace(args, shard=None, of=None, only_thoughts=False)
+    inputs = {name: getattr(args, name) for name in ("model", "sids", "examples", "allowed")}
+    opened = open_output(made, STAGE, version=VERSION, inputs=inputs)
     if args.shard is not None:
-        out = shards.claim_shared(args.output_dir, **identity)
+        out = shards.claim_shared(args.output_dir, opened)
         decode(args, out, plan_of(args))
         what = "thoughts of shard" if args.only_thoughts else "shard"
         say(f"recommend: {what} {args.shard} of {args.of} of {args.output_dir} done")
         return
-    with shards.unfinished(), open_output(args.output_dir, **identity) as out:
+    with shards.unfinished(), opened as out:
         plan = plan_of(args)
         if args.of is not None:
             shards.require_shards(out, plan)

@@ -30,7 +30,7 @@ from infer.page.showcase import stories
 from infer.page.sid_figures import sid_figures
 from infer.tables import results
 
-STAGE_VERSION = 2
+STAGE, VERSION = "report", 2
 
 
 @dataclass
@@ -107,14 +107,7 @@ def main(args: ReportArgs) -> None:
     }
     shown = results.of_split(found, args.split)
     try:
-        with open_output(
-            args.output_dir,
-            stage="report",
-            version=STAGE_VERSION,
-            args=args,
-            inputs=inputs,
-            overwrite=args.overwrite,
-        ) as out:
+        with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
             built = build(args, found)
             out.write_text("index.html", page.render(built))
             out.counts |= {"models": len(shown), "users": len(built.stories)}

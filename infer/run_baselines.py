@@ -34,7 +34,7 @@ from infer.models.recency import with_ages
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-STAGE_VERSION = 1
+VERSION = 1
 NAMES = ("pop", "last", "itemknn", "itemknn_tuned")
 MORE = ("repeat",)
 BLOCK_ROWS = 4096
@@ -114,6 +114,7 @@ class OneBaseline:
     max_rows: int | None
     seed: int
     tune: TuneArgs | None
+    overwrite: bool
 
 
 Scorer = Callable[[Rows], "csr_matrix"]
@@ -226,17 +227,13 @@ def main(args: RunBaselinesArgs) -> None:
     for model in args.models:
         for split in args.splits:
             tune = args.tune if model == "itemknn_tuned" else None
-            one = OneBaseline(args.data, model, split, args.depth, args.max_rows, args.seed, tune)
+            one = OneBaseline(
+                args.data, model, split, args.depth, args.max_rows, args.seed, tune, args.overwrite
+            )
             directory = Path(args.output_root) / f"{model}.{split}"
+            stage, inputs = f"baseline {model}", {"data": args.data}
             try:
-                with open_output(
-                    directory,
-                    stage=f"baseline {model}",
-                    version=STAGE_VERSION,
-                    args=one,
-                    inputs={"data": args.data},
-                    overwrite=args.overwrite,
-                ) as out:
+                with open_output(one, stage, version=VERSION, inputs=inputs, directory=directory) as out:
                     write_one(out, fitted(), one)
             except AlreadyComplete as complete:
                 print(f"run_baselines: {complete}", flush=True)

@@ -38,7 +38,7 @@ from preprocess.examples import (
     tables,
 )
 
-VERSION = 1
+STAGE, VERSION = "build_examples", 1
 Task = Literal["history_to_sid", "sid_to_title", "title_to_sid"]
 
 
@@ -104,14 +104,7 @@ def main(args: BuildExamplesArgs) -> None:
     titles = plain_titles(items["title"].to_pylist())
     context = TaskContext(sids, sid_format(args.format), wording(args.wording), titles)
     plans = {split: plan_split(split, context, sequences, args) for split in artifacts.SPLITS}
-    with open_output(
-        args.output_dir,
-        stage="build_examples",
-        version=VERSION,
-        args=args,
-        inputs={"data": args.data, "sids": args.sids},
-        overwrite=args.overwrite,
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs={"data": args.data, "sids": args.sids}) as out:
         for split, plan in plans.items():
             write_split(out, split, plan)
             out.counts[split] = plan.total

@@ -36,7 +36,7 @@ from rq.vectors import embeddings
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-VERSION = 1
+STAGE, VERSION = "complete_tags", 1
 ANSWERS = "answers/answers.jsonl"  # in a folder: paid work, which an error of the run does not take away
 
 
@@ -151,12 +151,7 @@ class CompleteTagsArgs:
 def main(args: CompleteTagsArgs) -> None:
     """Read, level, complete, fold, write."""
     with output.open_output(
-        args.output_dir,
-        stage="complete_tags",
-        version=VERSION,
-        args=args,
-        inputs={"data": args.data, "embeddings": args.embeddings},
-        overwrite=args.overwrite,
+        args, STAGE, version=VERSION, inputs={"data": args.data, "embeddings": args.embeddings}
     ) as out:
         items = artifacts.read_items(args.data)
         tags, sources = given_tags(items, args.paths, seed=args.seed)

@@ -24,7 +24,7 @@ from data.store.output import open_output
 from preprocess.base_model import quiet_transformers, settle_generation, write_model
 from preprocess.vocabulary import add_sid_tokens, expand_model, read_codebooks
 
-VERSION = 1
+STAGE, VERSION = "expand_vocab", 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +63,7 @@ def main(args: ExpandVocabArgs) -> None:
     directory = require_model(args.model, written_by="preprocess.init_base_model")
     sids = read_sids(args.sids)
     codebooks = read_codebooks(args.sids, sids.sizes) if args.init == "codebook" else {}
-    with open_output(
-        args.output_dir,
-        stage="expand_vocab",
-        version=VERSION,
-        args=args,
-        inputs={"model": args.model, "sids": args.sids},
-        overwrite=args.overwrite,
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs={"model": args.model, "sids": args.sids}) as out:
         model, tokenizer = load(directory)
         addition = add_sid_tokens(tokenizer, sid_format(args.format), sids.sizes, sids_sha256=sids.sha256)
         rows_before = model.get_input_embeddings().weight.shape[0]

@@ -26,7 +26,7 @@ from preprocess.base_model import (
     write_model,
 )
 
-VERSION = 1
+STAGE, VERSION = "init_base_model", 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,7 @@ class InitBaseModelArgs:
 
 def main(args: InitBaseModelArgs) -> None:
     items = artifacts.read_items(args.data)
-    with open_output(
-        args.output_dir,
-        stage="init_base_model",
-        version=VERSION,
-        args=args,
-        inputs={"data": args.data},
-        overwrite=args.overwrite,
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs={"data": args.data}) as out:
         instructions = instruction_texts(wording(args.wording), times=len(items))
         tokenizer = train_tokenizer(
             chain(item_texts(items), [instructions]),

@@ -44,7 +44,7 @@ from rq.stack.residual import ResidualQuantizer
 from rq.vectors import embedding_map
 from rq.vectors.embeddings import read_embeddings
 
-VERSION = 2
+STAGE, VERSION = "assign_sids", 2
 
 
 @dataclass
@@ -163,14 +163,7 @@ def main(args: AssignArgs) -> None:
         )
     inputs = {"data": args.data, "embeddings": args.embeddings, "quantizer": args.quantizer}
     inputs |= {"append": args.append, "tags": args.tags}
-    with output.open_output(
-        args.output_dir,
-        stage="assign_sids",
-        version=VERSION,
-        args=args,
-        inputs=inputs,
-        overwrite=args.overwrite,
-    ) as out:
+    with output.open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         items = artifacts.read_items(args.data)
         x_ND = read_embeddings(args.embeddings)
         if len(x_ND) != len(items):

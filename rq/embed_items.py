@@ -44,7 +44,7 @@ from rq.vectors.encoders import ImageEncoder, TextEncoder
 from rq.vectors.extend import Fitted, Reduce
 from rq.vectors.parts import Part, Recipe
 
-VERSION = 2
+STAGE, VERSION = "embed_items", 2
 
 
 @dataclass
@@ -165,14 +165,7 @@ def main(args: EmbedArgs) -> None:
     earlier = extend.read_fitted(args.like) if args.like is not None else None
     used = earlier.parts if earlier else args.parts
     together = any(part.method in parts.ENCODED for part in used)
-    with output.open_output(
-        args.output_dir,
-        stage="embed_items",
-        version=VERSION,
-        args=seen(args),
-        inputs=inputs_of(args),
-        overwrite=args.overwrite,
-    ) as out:
+    with output.open_output(seen(args), STAGE, version=VERSION, inputs=inputs_of(args)) as out:
         shards = out.path / "shards"
         with encoders.process_group() if together else nullcontext():
             if earlier is not None:

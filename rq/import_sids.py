@@ -212,12 +212,10 @@ def main(args: ImportArgs) -> None:
     if source is not None and not source.is_file():
         raise InputError(f"missing file: {source} -> check the path")
     with output.open_output(
-        args.output_dir,
-        stage="import_sids" if args.sids is None else "export_sids",
+        args,
+        "import_sids" if args.sids is None else "export_sids",
         version=VERSION,
-        args=args,
         inputs={"source": args.source, "sids": args.sids, "data": args.data},
-        overwrite=args.overwrite,
     ) as out:
         if args.sids is None:
             bring_in(args, out)

@@ -36,7 +36,7 @@ from rq.stack import residual
 from rq.vectors import embedding_map
 from rq.vectors.embeddings import read_embeddings
 
-VERSION = 1
+STAGE, VERSION = "report_quality", 1
 LIST_LENGTH = 10
 
 
@@ -211,14 +211,7 @@ def main(args: ReportArgs) -> None:
         raise InputError(f"{args.sids[0]} does not say where its data set is -> pass --data")
     inputs = {"sids": [Path(path) for path in args.sids], "data": data, "embeddings": args.embeddings}
     inputs |= {"tags": args.tags, "predictions": args.predictions}
-    with output.open_output(
-        args.output_dir,
-        stage="report_quality",
-        version=VERSION,
-        args=args,
-        inputs=inputs,
-        overwrite=args.overwrite,
-    ) as out:
+    with output.open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         shown = gather(args, data)
         png = quality_page.picture(shown)
         out.write_json("quality_report.json", as_json(shown))

@@ -29,7 +29,7 @@ from rq.constructors.hidvae import quantizer as hidvae
 from rq.ids.layouts import LaidOut, Layout, lay_out
 from rq.stack import residual
 
-VERSION = 1
+STAGE, VERSION = "tokenize_items", 1
 
 
 @dataclass
@@ -103,12 +103,7 @@ def samples(ids: LaidOut, paths: pa.Table, titles: list[str], count: int) -> lis
 def main(args: TokenizeArgs) -> None:
     """Read, lay out, write, print samples."""
     with output.open_output(
-        args.output_dir,
-        stage="tokenize_items",
-        version=VERSION,
-        args=args,
-        inputs={"data": args.data, "sids": args.sids, "tags": args.tags},
-        overwrite=args.overwrite,
+        args, STAGE, version=VERSION, inputs={"data": args.data, "sids": args.sids, "tags": args.tags}
     ) as out:
         items, sids, quantizer = (
             artifacts.read_items(args.data),

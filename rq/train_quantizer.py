@@ -41,7 +41,7 @@ from rq.stack import residual
 from rq.stack.options import Source
 from rq.vectors.embeddings import read_embeddings
 
-VERSION = 2
+STAGE, VERSION = "train_quantizer", 2
 
 
 @dataclass
@@ -101,12 +101,7 @@ def main(args: TrainQuantizerArgs) -> None:
     """Read, train, write."""
     optional = {name: getattr(args, name) for name in ("data", "tags", "warm_start")}
     with output.open_output(
-        args.output_dir,
-        stage="train_quantizer",
-        version=VERSION,
-        args=args,
-        inputs={"embeddings": args.embeddings} | optional,
-        overwrite=args.overwrite,
+        args, STAGE, version=VERSION, inputs={"embeddings": args.embeddings} | optional
     ) as out:
         x_ND = read_embeddings(args.embeddings)
         if args.data is not None:

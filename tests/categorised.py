@@ -51,14 +51,14 @@ def write_tags(path, tags, source="given"):
     split_N = tagging.split_items(len(tags), valid=0.1, test=0.15, seed=1)
     sources = [[None if tag is None else source for tag in row] for row in tags]
     vocab = tagging.build_vocab(tags, split_N == "train", rare_threshold=2)
-    with open_output(path, stage="complete_tags", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "complete_tags", version=1, inputs={}, directory=path) as out:
         out.write_table(TAGS.file, tagging.tag_table(tags, sources, split_N))
         out.write_json(tagging.VOCAB, vocab.to_json())
     return path
 
 
 def fit(path, x_ND, tags, options=SMALL, seed=0):
-    with open_output(path, stage="train_quantizer", version=1, args=Made(str(path)), inputs={}) as out:
+    with open_output(Made(str(path)), "train_quantizer", version=1, inputs={}, directory=path) as out:
         quantizer = hidvae.fit_hidvae(Source(x_ND, tags=str(tags)), options, seed=seed, out=out)
         residual.save(out, quantizer, made_by={"name": "hidvae"})
     return quantizer

@@ -58,6 +58,7 @@ class Made:
     """The configuration that the manifests of hand-made outputs record."""
 
     what: str = "by hand"
+    overwrite: bool = False
 
 
 def write_data(
@@ -84,7 +85,7 @@ def write_data(
         "target": pa.array(targets, pa.int32()),
         "split": pa.array(splits, pa.string()),
     }
-    with open_output(directory, stage="prepare", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "prepare", version=1, inputs={}, directory=directory) as out:
         out.write_table("items.parquet", pa.table(items))
         out.write_table("sequences.parquet", pa.table(rows))
     return directory
@@ -95,7 +96,7 @@ def write_sids(
 ) -> Path:
     """Semantic IDs; with `data` their manifest records the data set that they were made from."""
     table = {"item_id": pa.array(range(len(codes)), pa.int32()), "codes": artifacts.int_rows(codes)}
-    with open_output(directory, stage="assign_sids", version=1, args=Made(), inputs={"data": data}) as out:
+    with open_output(Made(), "assign_sids", version=1, inputs={"data": data}, directory=directory) as out:
         out.write_table("sids.parquet", pa.table(table))
         out.facts["sizes"] = list(sizes)
     return directory

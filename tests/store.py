@@ -52,7 +52,7 @@ def write_store(directory: Path, walks: list[list[int]] | None = None, items: in
     rows.sort(key=lambda row: artifacts.SPLITS.index(row[3]))
     columns = list(zip(*flat, strict=True))
     users, histories, targets, splits, times = zip(*rows, strict=True)
-    with open_output(directory, stage="prepare", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "prepare", version=1, inputs={}, directory=directory) as out:
         titles = [f"Item {item} of a long series of useful things" for item in range(items)]
         titles[1], titles[2] = HOSTILE, ""
         table = {

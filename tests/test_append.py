@@ -122,7 +122,7 @@ def write_store(path: Path, items: list[int]) -> Path:
         "target": pa.array(targets, pa.int32()),
         "split": splits,
     }
-    with open_output(path, stage="by_hand", version=1, args=Made(str(items)), inputs={}) as out:
+    with open_output(Made(str(items)), "by_hand", version=1, inputs={}, directory=path) as out:
         out.write_table("items.parquet", pa.table(table))
         out.write_table("sequences.parquet", pa.table(sequences))
     return path

@@ -79,7 +79,7 @@ def test_reading_needs_a_finished_directory_and_a_readable_file(tmp_path: Path) 
 
 
 def test_item_ids_are_dense_and_sequences_stay_inside(tmp_path: Path) -> None:
-    with open_output(tmp_path / "data", stage="prepare", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "prepare", version=1, inputs={}, directory=tmp_path / "data") as out:
         out.write_table("items.parquet", items(item_id=pa.array([0, 2], pa.int32())))
     with pytest.raises(InputError, match=r"item_id is not 0..1 in order"):
         artifacts.read_items(tmp_path / "data")

@@ -201,7 +201,7 @@ def test_ages_come_from_the_log_before_the_target(tmp_path):
         "timestamp": pa.array([start + 8 * DAY, None, start], pa.int64()),
         "split": ["test"] * 3,
     }
-    with open_output(tmp_path, stage="prepare", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "prepare", version=1, inputs={}, directory=tmp_path) as out:
         out.write_table("interactions.parquet", pa.table(log))
         out.write_table("sequences.parquet", pa.table(rows))
     aged = with_ages(read_rows(tmp_path, "test", num_items=8), tmp_path, num_items=8)

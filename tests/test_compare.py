@@ -53,13 +53,13 @@ def evaluated(
 ) -> Path:
     """A training directory and its evaluated predictions in a run folder."""
     trained = run / name
-    with open_output(trained, stage=name, version=1, args=Trained(rate, seed), inputs={}) as out:
+    with open_output(Trained(rate, seed), name, version=1, inputs={}, directory=trained) as out:
         out.write_text("final/config.json", "{}")
         out.write_text("final/model.safetensors.index.json", json.dumps({"seed": seed}))
     ids = read_rows(data, "test", num_items=ITEMS).example_ids_R[:rows]
     directory = run / "eval" / f"{name}.test"
     args, inputs = Predicted(str(trained / "final")), {"model": trained}
-    with open_output(directory, stage="recommend", version=1, args=args, inputs=inputs) as out:
+    with open_output(args, "recommend", version=1, inputs=inputs, directory=directory) as out:
         write_predictions(out, prediction_table(ids, read_sids(sids), seed))
         out.facts |= {
             "split": "test",

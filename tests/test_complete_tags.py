@@ -209,10 +209,10 @@ def data(tmp_path_factory):
         items.column_names.index("categories"), "categories", pa.array(CATEGORIES, TEXT_LIST)
     )
     x_ND = np.array([E[0]] * 4 + [unit(1, 1, 0, 0)] * 3 + [E[2]] * 3 + [E[0], unit(0, 0, 1, 0.2)])
-    with open_output(other, stage="prepare", version=1, args=handmade.Made(), inputs={}) as out:
+    with open_output(handmade.Made(), "prepare", version=1, inputs={}, directory=other) as out:
         out.write_table("items.parquet", items)
     vectors = other / "embeddings/e"
-    with open_output(vectors, stage="embed_items", version=1, args=handmade.Made(), inputs={}) as out:
+    with open_output(handmade.Made(), "embed_items", version=1, inputs={}, directory=vectors) as out:
         out.write_array("embeddings.npy", x_ND.astype(np.float32))
     return other
 

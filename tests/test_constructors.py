@@ -36,7 +36,7 @@ def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("store")
     write_store(path)
     folder = path / "embeddings/made"
-    with output.open_output(folder, stage="by_hand", version=1, args=NoArgs(str(folder)), inputs={}) as out:
+    with output.open_output(NoArgs(str(folder)), "by_hand", version=1, inputs={}, directory=folder) as out:
         out.write_array("embeddings.npy", clustered(60, 12, clusters=9))
     return path
 

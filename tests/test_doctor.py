@@ -29,7 +29,7 @@ class Args:
 
 def write_output(directory: Path, *, rows: int = 3) -> Path:
     """A finished output of the framework's own writer."""
-    with open_output(directory, stage="prepare", version=1, args=Args(str(directory)), inputs={}) as out:
+    with open_output(Args(str(directory)), "prepare", version=1, inputs={}, directory=directory) as out:
         out.write_table("items.parquet", pa.table({"item_id": list(range(rows))}))
         out.write_text("nested/note.txt", "é\n")
     return directory

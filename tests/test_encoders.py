@@ -189,7 +189,7 @@ def pictures(tmp_path_factory) -> Path:
         "brand": [""] * IMAGES,
         "image": pa.array([None, None, "https://host.example/a/photo2.png?size=2", None, "gone.png", None]),
     }
-    with open_output(root / "store", stage="prepare", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "prepare", version=1, inputs={}, directory=root / "store") as out:
         out.write_table("items.parquet", pa.table(table))
     torch.manual_seed(0)
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -44,7 +44,7 @@ def prediction_table(ids: np.ndarray, table: SidTable, seed: int) -> pa.Table:
 
 def write_run(directory: Path, tables: list[pa.Table], **facts: object) -> Path:
     """A prediction directory as recommend writes it, one part per table."""
-    with open_output(directory, stage="recommend", version=1, args=Made(str(directory)), inputs={}) as out:
+    with open_output(Made(str(directory)), "recommend", version=1, inputs={}, directory=directory) as out:
         for part, table in enumerate(tables):
             write_predictions(out, table, part=part, parts=len(tables))
         out.facts |= {"split": "test", "beams": BEAMS, "score_space": "full", "fitted_on": "train", **facts}

@@ -182,7 +182,7 @@ def test_the_trail_to_the_data_goes_through_every_stage(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
     source = {"data": data}
     for stage in ("embeddings", "quantizer", "sids"):
-        with open_output(tmp_path / stage, stage=stage, version=1, args=Made(), inputs=source) as out:
+        with open_output(Made(), stage, version=1, inputs=source, directory=tmp_path / stage) as out:
             out.write_json("made.json", stage)
         source = {f"the {stage}": tmp_path / stage}
     assert recorded_data_hash(tmp_path / "sids") == read_manifest(data)["content_hash"]

@@ -38,9 +38,7 @@ class Args:
 def writing(path: Path, *, version: int = 1, stage: str = "demo", **fields: Any) -> Iterator[Output]:
     args = Args(str(path), **fields)
     inputs = {"source": args.source if args.source != "nowhere" else None}
-    with open_output(
-        path, stage=stage, version=version, args=args, inputs=inputs, overwrite=args.overwrite
-    ) as out:
+    with open_output(args, stage, version=version, inputs=inputs) as out:
         yield out
 
 

@@ -48,7 +48,7 @@ class Checker(HTMLParser):
 
 
 def train_stage(run: Path, name: str, lines: list[dict]) -> None:
-    with open_output(run / name, stage=name, version=1, args=Made(name), inputs={}) as out:
+    with open_output(Made(name), name, version=1, inputs={}, directory=run / name) as out:
         out.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -147,9 +147,7 @@ def test_metrics_of_other_predictions_or_data_are_refused(made, tmp_path):
     predictions = write_run(stale / "eval" / "m.test", [table])
     call("infer.evaluate", "--predictions", predictions, "--data", data, "--resamples", 20)
     kept = shutil.copytree(predictions / "metrics", tmp_path / "kept")
-    write_again = open_output(
-        predictions, stage="recommend", version=2, args=Made(), inputs={}, overwrite=True
-    )
+    write_again = open_output(Made(overwrite=True), "recommend", version=2, inputs={}, directory=predictions)
     with write_again as out:
         out.facts |= {"split": "test"}
     assert not (predictions / "metrics").exists(), "metrics go with the predictions that they measure"

@@ -48,7 +48,7 @@ def place(tmp_path_factory) -> Path:
             [[f"t{i // 8}", None if i % 2 else "odd"] for i in range(ITEMS)], artifacts.TEXT_LIST
         ),
     }
-    with open_output(root / "tags", stage="by_hand", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "by_hand", version=1, inputs={}, directory=root / "tags") as out:
         out.write_table("tags.parquet", pa.table(tags))
     return root
 
@@ -103,7 +103,7 @@ def test_the_spread_of_predicted_lists(place, tmp_path):
         "item_ids": pa.array([[1, 2], [9], [0], [30]], artifacts.INT_LIST),
         "score": pa.array([0.0] * 4, pa.float32()),
     }
-    with open_output(tmp_path / "p", stage="recommend", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "recommend", version=1, inputs={}, directory=tmp_path / "p") as out:
         out.write_table("predictions-00000-of-00001.parquet", pa.table(table))
     lists = report_quality.predicted_lists(str(tmp_path / "p"))
     assert sorted(map(list, lists)) == [[0], [9, 1, 2, 30]]

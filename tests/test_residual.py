@@ -23,7 +23,7 @@ class NoArgs:
 
 
 def save_to(path, quantizer):
-    with output.open_output(path, stage="test", version=1, args=NoArgs(str(path)), inputs={}) as out:
+    with output.open_output(NoArgs(str(path)), "test", version=1, inputs={}, directory=path) as out:
         residual.save(out, quantizer, made_by={"name": "test"})
 
 

@@ -81,7 +81,7 @@ def write_store(path):
         "target": pa.array(targets, pa.int32()),
         "split": splits,
     }
-    with output.open_output(path, stage="by_hand", version=1, args=ByHand(str(path)), inputs={}) as out:
+    with output.open_output(ByHand(str(path)), "by_hand", version=1, inputs={}, directory=path) as out:
         out.write_table("items.parquet", pa.table(items))
         out.write_table("sequences.parquet", pa.table(sequences))
 

@@ -34,7 +34,7 @@ class NoArgs:
 
 def fitted(function, x, options, path, *, seed=0, **inputs):
     """(quantizer, manifest) of one constructor, saved under `path`."""
-    with output.open_output(path, stage="test", version=1, args=NoArgs(str(path)), inputs={}) as out:
+    with output.open_output(NoArgs(str(path)), "test", version=1, inputs={}, directory=path) as out:
         quantizer = function(Source(x, **inputs), options, seed=seed, out=out)
         save(out, quantizer, made_by={"name": "test"})
     return quantizer, json.loads((path / "manifest.json").read_text())
@@ -206,7 +206,7 @@ def test_rqkmeans_plus_starts_as_its_warm_start(tmp_path):
 def test_rqkmeans_plus_trains_from_its_own_start_or_a_given_one(tmp_path):
     x = clustered(300, 8, clusters=20)
     start, _ = train_balanced(x, Balanced(sizes=[8, 8]), seed=0)
-    with output.open_output(tmp_path / "start", stage="t", version=1, args=NoArgs(""), inputs={}) as out:
+    with output.open_output(NoArgs(""), "t", version=1, inputs={}, directory=tmp_path / "start") as out:
         save(out, start, made_by={"name": "balanced"})
     options = RqKmeansPlus(layers=[16], start=Balanced(sizes=[8, 8]), loop=replace(SHORT, select="loss"))
     own, _ = fitted(fit_rqkmeans_plus, x, options, tmp_path / "own")
@@ -216,7 +216,7 @@ def test_rqkmeans_plus_trains_from_its_own_start_or_a_given_one(tmp_path):
     with pytest.raises(InputError, match="with an encoder"):
         fitted(fit_rqkmeans_plus, x, options, tmp_path / "bad", warm_start=str(tmp_path / "own"))
     lensed, _ = train_balanced(x, Balanced(sizes=[64, 8], separate=1), seed=0)
-    with output.open_output(tmp_path / "lensed", stage="t", version=1, args=NoArgs(""), inputs={}) as out:
+    with output.open_output(NoArgs(""), "t", version=1, inputs={}, directory=tmp_path / "lensed") as out:
         save(out, lensed, made_by={"name": "balanced"})
     with pytest.raises(InputError, match="separate: 0"):
         fitted(fit_rqkmeans_plus, x, options, tmp_path / "bad", warm_start=str(tmp_path / "lensed"))

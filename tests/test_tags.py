@@ -119,7 +119,7 @@ class Made:
 
 
 def write(path, tags, sources, split, vocab):
-    with open_output(path, stage="complete_tags", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "complete_tags", version=1, inputs={}, directory=path) as out:
         out.write_table(TAGS.file, tagging.tag_table(tags, sources, np.array(split)))
         out.write_json(tagging.VOCAB, vocab.to_json())
 

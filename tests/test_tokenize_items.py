@@ -27,7 +27,7 @@ def tokenized(tmp_path_factory):
     quantizer = fit(root / "q", x_ND, tags)
     data = handmade.write_data(root / "data", titles=[f"Item {i}" for i in range(ITEMS)])
     codes_NL = quantizer.encode(x_ND)
-    with open_output(root / "sids", stage="assign_sids", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "assign_sids", version=1, inputs={}, directory=root / "sids") as out:
         table = {"item_id": np.arange(ITEMS, dtype=np.int32), "codes": int_rows(codes_NL)}
         out.write_table("sids.parquet", pa.table(table))
         residual.save(out, quantizer, made_by={})

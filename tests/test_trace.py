@@ -179,7 +179,7 @@ def test_a_changed_list_is_noticed(chain, found, tmp_path, capsys):
     mine = [dict(line) for line in found if line["example_id"] == row["example_id"]]
     for key in ("codes", "item_ids"):
         mine[2][key], mine[3][key] = mine[3][key], mine[2][key]
-    with open_output(tmp_path / "other", stage="recommend", version=1, args=Made(), inputs={}) as out:
+    with open_output(Made(), "recommend", version=1, inputs={}, directory=tmp_path / "other") as out:
         out.write_table("predictions-00000-of-00001.parquet", pa.Table.from_pylist(mine))
         out.facts |= {"split": "test", "model_hash": "another"}
     trace_here(chain, row["example_id"], "--predictions", tmp_path / "other", "--decode.beams", BEAMS)

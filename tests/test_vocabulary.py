@@ -220,9 +220,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tuple(rng.normal(size=(size, 6)).astype(np.float32) for size in SIZES[:2])
     )
     write_sids(root / "plain", data=data)
-    with open_output(
-        root / "sids", stage="assign_sids", version=1, args=Made(), inputs={"data": data}
-    ) as out:
+    with open_output(Made(), "assign_sids", version=1, inputs={"data": data}, directory=root / "sids") as out:
         out.write_table("sids.parquet", pq.read_table(root / "plain" / "sids.parquet"))
         out.facts["sizes"] = list(SIZES)
         residual.save(out, quantizer, made_by={"name": "test"})

@@ -28,7 +28,7 @@ from data.tasks import SID_TASKS, from_row
 from infer.engine import DecodeSettings, Engine, load_engine
 from train.policy.settings import GrpoSettings
 
-STAGE_VERSION = 1
+STAGE, VERSION = "grpo", 1
 
 
 @dataclass
@@ -141,14 +141,7 @@ def train(args: GrpoArgs, out: Output) -> None:
 
 def main(args: GrpoArgs) -> None:
     inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
-    with open_output(
-        args.output_dir,
-        stage="grpo",
-        version=STAGE_VERSION,
-        args=args,
-        inputs=inputs,
-        overwrite=args.overwrite,
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         out.write_text("config.yaml", program.as_yaml(args))
         train(args, out)
 

@@ -23,7 +23,7 @@ from data import artifacts
 from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, load_engine
 
-STAGE_VERSION = 1
+STAGE, VERSION = "sft", 1
 
 
 @dataclass
@@ -123,14 +123,7 @@ def _label_tokens(dataset: Any) -> int:
 
 def main(args: SftArgs) -> None:
     inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
-    with open_output(
-        args.output_dir,
-        stage="sft",
-        version=STAGE_VERSION,
-        args=args,
-        inputs=inputs,
-        overwrite=args.overwrite,
-    ) as out:
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         out.write_text("config.yaml", program.as_yaml(args))
         train(args, out)
 

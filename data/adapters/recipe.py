@@ -17,25 +17,22 @@ from data.shaping.assemble import FilterOptions, SplitOptions
 
 @dataclass(frozen=True)
 class AmazonOptions:
-    """Which dump, and what happens to its items and reviews.
-
-    Attributes:
-        format: release year of the dump: 2014, 2018 or 2023
-        reviews: file patterns below raw, the first that matches anything is used
-        metadata: file patterns below raw, likewise; empty = there is no metadata
-        title_filter: published drops items without a usable title, mark_missing keeps them with an empty one, none cleans
-        keep_without_metadata: keep items that have no metadata line, with empty text
-        drop_duplicates: drop exact repeats of (user, item, time); the published protocol keeps them
-        max_bad_share: largest share of broken lines per file
-    """
+    """Which dump, and what happens to its items and reviews."""
 
     format: Year = 2018
+    """release year of the dump: 2014, 2018 or 2023"""
     reviews: list[str] = field(default_factory=lambda: ["*_5.json*", "*reviews*"])
+    """file patterns below raw, the first that matches anything is used"""
     metadata: list[str] = field(default_factory=lambda: ["meta_*"])
+    """file patterns below raw, likewise; empty = there is no metadata"""
     title_filter: TitleFilter = "published"
+    """published drops items without a usable title, mark_missing keeps them with an empty one, none cleans"""
     keep_without_metadata: bool = False
+    """keep items that have no metadata line, with empty text"""
     drop_duplicates: bool = False
+    """drop exact repeats of (user, item, time); the published protocol keeps them"""
     max_bad_share: float = 0.01
+    """largest share of broken lines per file"""
 
     def __post_init__(self) -> None:
         if self.title_filter == "published" and self.keep_without_metadata:
@@ -51,21 +48,18 @@ class AmazonOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What both programs are told.
-
-    Attributes:
-        adapter: amazon (review dumps) or tables (a user's own or a published data set)
-        amazon: options of the amazon adapter
-        tables: options of the tables adapter
-        filters: k-core and time window; with split.kind published nothing may be filtered
-        split: split and window options
-    """
+    """What both programs are told."""
 
     adapter: Literal["amazon", "tables"] = "amazon"
+    """amazon (review dumps) or tables (a user's own or a published data set)"""
     amazon: AmazonOptions = field(default_factory=AmazonOptions)
+    """options of the amazon adapter"""
     tables: TablesOptions = field(default_factory=TablesOptions)
+    """options of the tables adapter"""
     filters: FilterOptions = field(default_factory=FilterOptions)
+    """k-core and time window; with split.kind published nothing may be filtered"""
     split: SplitOptions = field(default_factory=SplitOptions)
+    """split and window options"""
 
     def __post_init__(self) -> None:
         published = self.split.kind == "published"

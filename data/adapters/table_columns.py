@@ -25,17 +25,14 @@ NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 
 @dataclass(frozen=True)
 class TableFile:
-    """One of the user's files.
-
-    Attributes:
-        file: path below the raw folder; empty = there is none
-        columns: our column name -> the file's, for those that differ
-        extras: further columns to keep under their own names
-    """
+    """One of the user's files."""
 
     file: str = ""
+    """path below the raw folder; empty = there is none"""
     columns: dict[str, str] = field(default_factory=dict)
+    """our column name -> the file's, for those that differ"""
     extras: list[str] = field(default_factory=list)
+    """further columns to keep under their own names"""
 
 
 @dataclass(frozen=True)

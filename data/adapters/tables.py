@@ -50,23 +50,20 @@ LATEST_SECOND = 10**10
 
 @dataclass(frozen=True)
 class TablesOptions:
-    """The user's files and how to read them.
-
-    Attributes:
-        items: item table
-        interactions: interaction table
-        sequences: published sequences; without a file all windows are made here
-        users: user table; without a file raw ids come from the interactions
-        time_unit: unit of integer timestamps, s or ms
-        clean_text: resolve HTML entities, strip tags and collapse whitespace in item text; false = keep it byte for byte
-    """
+    """The user's files and how to read them."""
 
     items: TableFile = field(default_factory=lambda: TableFile("items.parquet"))
+    """item table"""
     interactions: TableFile = field(default_factory=lambda: TableFile("interactions.parquet"))
+    """interaction table"""
     sequences: TableFile = field(default_factory=TableFile)
+    """published sequences; without a file all windows are made here"""
     users: TableFile = field(default_factory=TableFile)
+    """user table; without a file raw ids come from the interactions"""
     time_unit: str = "s"
+    """unit of integer timestamps, s or ms"""
     clean_text: bool = True
+    """resolve HTML entities, strip tags and collapse whitespace in item text; false = keep it byte for byte"""
 
     def __post_init__(self) -> None:
         if self.time_unit not in ("s", "ms"):

@@ -32,23 +32,20 @@ SplitKind = Literal["global_temporal", "leave_one_out", "published"]
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """Which interactions stay.
-
-    Attributes:
-        user_k: least interactions per user (0 or 1 = any)
-        item_k: least interactions per item (0 or 1 = any)
-        start: first month YYYY-MM, UTC, inclusive; empty = open
-        end: last month YYYY-MM, UTC: up to the first second of that month; empty = open
-        min_items: while fewer items survive, start a year earlier (published: 3000); 0 = never
-        min_year: the year below which the window is not widened
-    """
+    """Which interactions stay."""
 
     user_k: int = 5
+    """least interactions per user (0 or 1 = any)"""
     item_k: int = 5
+    """least interactions per item (0 or 1 = any)"""
     start: str = ""
+    """first month YYYY-MM, UTC, inclusive; empty = open"""
     end: str = ""
+    """last month YYYY-MM, UTC: up to the first second of that month; empty = open"""
     min_items: int = 0
+    """while fewer items survive, start a year earlier (published: 3000); 0 = never"""
     min_year: int = 1996
+    """the year below which the window is not widened"""
 
     def __post_init__(self) -> None:
         if self.user_k < 0 or self.item_k < 0:
@@ -64,19 +61,16 @@ class FilterOptions:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How targets are split and how long histories are.
-
-    Attributes:
-        kind: global_temporal (80/10/10 over windows by time), leave_one_out, or published (the tables' own split)
-        train_share: share of the windows that is train, global_temporal only
-        valid_share: share of the windows that is valid, global_temporal only
-        max_history: longest history of a window that is made here; shipped sequences are kept as they are
-    """
+    """How targets are split and how long histories are."""
 
     kind: SplitKind = "global_temporal"
+    """global_temporal (80/10/10 over windows by time), leave_one_out, or published (the tables' own split)"""
     train_share: float = 0.8
+    """share of the windows that is train, global_temporal only"""
     valid_share: float = 0.1
+    """share of the windows that is valid, global_temporal only"""
     max_history: int = 10
+    """longest history of a window that is made here; shipped sequences are kept as they are"""
 
     def __post_init__(self) -> None:
         if not (self.train_share > 0 and self.valid_share >= 0 and self.train_share + self.valid_share < 1):

@@ -1,7 +1,6 @@
 """An output directory: one writer at a time, files written whole, a manifest written last.
 
-    with output.open_output(args.output_dir, stage="prepare", version=1, args=args,
-                            inputs={"raw": files}, overwrite=args.overwrite) as out:
+    with open_output(args, STAGE, version=VERSION, inputs={"raw": files}) as out:
         out.write_table("items.parquet", table)
         out.counts["items"] = table.num_rows
 
@@ -90,20 +89,21 @@ class Output:
 
 @contextmanager
 def open_output(
-    directory: str | Path,
-    *,
-    stage: str,
-    version: int,
     args: Any,
+    stage: str,
+    *,
+    version: int,
     inputs: Mapping[str, str | Path | list[Path] | None],
-    overwrite: bool = False,
+    directory: str | Path | None = None,
 ) -> Iterator[Output]:
-    """Claim `directory` for one run of `stage`. `inputs` maps a name to a path, a list of files, or None (unused).
+    """Claim `args.output_dir` (or `directory`) for one run of `stage`.
 
-    Fields of `args` whose name is in `inputs` count by content, not by path. Raises AlreadyComplete or InputError as the
-    module docstring says.
+    `args` is the dataclass of the program's arguments; `overwrite` is one of them. `inputs` maps a name to a path, a list
+    of files, or None (unused). Fields of `args` whose name is in `inputs` count by content, not by path. Raises
+    AlreadyComplete or InputError as the module docstring says.
     """
-    path, clock = Path(directory), Clock()
+    path, clock = Path(args.output_dir if directory is None else directory), Clock()
+    overwrite = vars(args).get("overwrite", False)
     if int(os.environ.get("RANK", "0")) > 0:
         yield Output(path, resuming=follow(path), leads=False)
         return

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from configs.program import Clock, EnvironmentFault, InputError
 from data import artifacts
 from data.predictions import part_name
-from data.store.output import Output, open_output
+from data.store.output import Output
 
 FOLDER = "chunks"
 PREDICTIONS, THOUGHTS = "predictions", "thoughts"
@@ -83,10 +83,10 @@ def unfinished() -> Iterator[None]:
         yield
 
 
-def claim_shared(directory: str | Path, **identity: Any) -> Output:
+def claim_shared(directory: str | Path, opened: AbstractContextManager[Output]) -> Output:
     """Claim an output for independent shards: checked and marked as theirs, but not locked.
 
-    `identity` goes to `open_output`. Jobs that start at once wait for each other here, for a moment.
+    `opened` is an `open_output` that nobody has entered yet. Jobs that start at once wait for each other here, for a moment.
     """
     from filelock import FileLock, Timeout
 
@@ -94,7 +94,7 @@ def claim_shared(directory: str | Path, **identity: Any) -> Output:
     path.parent.mkdir(parents=True, exist_ok=True)
     claimed: list[Output] = []
     try:
-        with FileLock(claim_file(path), timeout=600), unfinished(), open_output(path, **identity) as out:
+        with FileLock(claim_file(path), timeout=600), unfinished(), opened as out:
             claimed.append(out)
             raise Left
     except Timeout:
