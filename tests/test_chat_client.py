@@ -295,12 +295,12 @@ def test_settings_nest_in_a_programs_arguments(tmp_path):
 PROGRAM = """
 from pathlib import Path
 from configs import program
-from data.output import open_output
-from infer.chat_client import ChatRequest, chat_client
+from data.store.output import open_output
+from infer.chat.client import ChatRequest, chat_client
 from tests.test_chat_client import Args
 
 def main(args):
-    with open_output(args.output_dir, stage="ask", version=1, args=args, inputs={}) as out:
+    with open_output(args, "ask", version=1, inputs={}) as out:
         turns = [[{"role": "user", "content": word}] for word in args.words]
         requests = [ChatRequest(key=turn[0]["content"], messages=turn) for turn in turns]
         out.counts |= chat_client(args.teacher).run_to_file(requests, out.path / "answers.jsonl")
