@@ -14,7 +14,7 @@ from configs.program import InputError
 from data.store import checkpoints
 from data.store.checkpoints import (
     MARK,
-    discard_incomplete,
+    discard_after,
     fault,
     mark_complete,
     newest_complete,
@@ -44,6 +44,9 @@ FAULTS = {
     "mark": (lambda d: (d / MARK).unlink(), "the save was interrupted"),
     "damaged mark": (lambda d: (d / MARK).write_text('{"step": 1'), "is damaged"),
     "empty mark": (lambda d: (d / MARK).write_text("{}"), "is damaged"),
+    "odd mark": (lambda d: (d / MARK).write_text('{"files": {"a": 1}}'), "is damaged"),
+    "mark of lists": (lambda d: (d / MARK).write_text('{"files": []}'), "is damaged"),
+    "deep mark": (lambda d: (d / MARK).write_text("[" * 99_999), "is damaged"),
     "missing": (lambda d: (d / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     "missing below": (lambda d: shutil.rmtree(d / "deep"), "rng_state_0.pth is missing"),
     "truncated": (
@@ -69,7 +72,7 @@ def test_a_fault_is_named_and_an_older_checkpoint_taken(
     assert newest_complete(tmp_path) == older
     warning = capsys.readouterr().err
     assert warning.startswith(f"WARNING: skipping {newer}: ") and message in warning
-    discard_incomplete(tmp_path)
+    discard_after(tmp_path, older)
     assert not newer.exists() and older.exists()
 
 
@@ -79,6 +82,7 @@ def test_newest_is_by_number_and_only_of_checkpoints(tmp_path: Path) -> None:
         save(tmp_path, step)
     shutil.copytree(tmp_path / "checkpoint-100", tmp_path / "checkpoint-best")
     shutil.copytree(tmp_path / "checkpoint-100", tmp_path / "checkpoint-200.tmp")
+    (tmp_path / "checkpoint-9998").write_text("a file")
     assert [step for step, _ in checkpoints.checkpoints(tmp_path)] == [100, 10, 9]
     assert newest_complete(tmp_path) == tmp_path / "checkpoint-100"
     assert json.loads((tmp_path / "checkpoint-100" / MARK).read_text())["step"] == 100

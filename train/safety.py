@@ -20,8 +20,8 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from configs.program import InputError, NumericError, StopFlag, deferred_signals
-from data.store.checkpoints import discard_incomplete, mark_complete, newest_complete, rotate
+from configs.program import EnvironmentFault, InputError, NumericError, StopFlag, deferred_signals
+from data.store.checkpoints import discard_after, fault, mark_complete, newest_complete, rotate
 from data.store.output import Output
 
 SELECTION_METRIC = "eval_ndcg@10"
@@ -59,7 +59,7 @@ class MetricsFile(TrainerCallback):
 def _step(line: str) -> int:
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return 1 << 62  # a line cut short by a kill is written again
 
 
@@ -73,22 +73,35 @@ class LogBeforeSave(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Turns a remembered signal into a checkpoint and the end of training at the next step boundary."""
+    """Turns a remembered signal into a checkpoint and the end of training at the next step boundary.
+
+    The stock loop ends an epoch wherever it stops. At the true end of an epoch its evaluation and checkpoint are due, and
+    a checkpoint before them would be resumed without them; in its middle they are not, for the resumed run has none there.
+    """
 
     def __init__(self, flag: StopFlag) -> None:
         self.flag = flag
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.flag.signum is not None:
-            control.should_save = True
+            control.should_save = not self._epoch_ends(args, state)
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.flag.signum is not None and not self._epoch_ends(args, state):
+            control.should_log = control.should_evaluate = control.should_save = False
+
+    @staticmethod
+    def _epoch_ends(args: Any, state: Any) -> bool:
+        ends = state.global_step >= state.max_steps or float(state.epoch).is_integer()
+        return args.save_strategy == SaveStrategy.EPOCH and ends
 
 
 class SafeTrainer:
     """Mixin, placed before a Trainer class. `validate()` returns {"ndcg@10": ..} on validation rows.
 
-    Overrides public `training_step` and `evaluate`, and `_save_checkpoint`, `_clip_grad_norm` and
-    `_issue_warnings_after_load` of transformers 5.17.
+    Overrides public `training_step` and `evaluate`, and `_save_checkpoint`, `_clip_grad_norm`, `_init_training_state`,
+    `_run_epoch`, `_load_best_model` and `_issue_warnings_after_load` of transformers 5.17.
     """
 
     validate: Callable[[], dict[str, float]]
@@ -136,6 +149,30 @@ class SafeTrainer:
         self.log(dict(found))
         return metrics | found
 
+    def _init_training_state(self, *args: Any) -> tuple[int, int]:
+        """The stock method forgets a best checkpoint whose recorded path is gone, but keeps its score: find it by name."""
+        trained = super()._init_training_state(*args)
+        if self.state.best_global_step:
+            best = Path(self.args.output_dir, f"checkpoint-{self.state.best_global_step}")
+            self.state.best_model_checkpoint = str(best)
+        return trained
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """The stock loop looks at max_steps after a step: resumed from the last checkpoint it would train one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        reason = fault(best)
+        if reason is not None:
+            raise EnvironmentFault(
+                f"the best checkpoint {best} was damaged: {reason} -> run the same command again"
+            )
+        super()._load_best_model()
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -167,8 +204,9 @@ def train_to_the_end(trainer: Any, directory: Path) -> None:
     """Train, from the newest trusted checkpoint where there is one; raises Interrupted after a signal's checkpoint."""
     checkpoint = newest_complete(directory)
     metrics = MetricsFile(directory)
+    trainer.accelerator.wait_for_everyone()  # all ranks have looked before rank 0 removes anything
     if trainer.args.should_save:
-        discard_incomplete(directory)
+        discard_after(directory, checkpoint)
         metrics.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else -1)
     trainer.accelerator.wait_for_everyone()
     trainer.add_callback(metrics)

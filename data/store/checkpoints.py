@@ -1,7 +1,8 @@
 """Checkpoints that can be trusted: COMPLETE.json is written last and lists every file with its size and hash.
 
 A directory without it, or with a file that does not match, is never resumed from: the newest complete one is taken
-instead, and each skipped directory is named with the reason.
+instead, and each skipped directory is named with the reason. A checkpoint whose state names a best one that cannot be
+trusted is skipped too: at the end other weights would be handed on under the best one's name.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import sys
 from pathlib import Path
 
 from configs.program import InputError
-from data.store.fingerprints import safetensors_header, sha256_bytes, sha256_file
+from data.store.fingerprints import read_record, safetensors_header, sha256_bytes, sha256_file
 
 MARK = "COMPLETE.json"
 FULL_HASH_BELOW = 64 << 20  # bytes; of larger tensors files header and size are recorded
+TRAINER_STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -37,19 +39,21 @@ def mark_complete(directory: Path, *, step: int) -> None:
 def fault(directory: Path) -> str | None:
     """Why a checkpoint cannot be trusted, or None when every listed file is there with its hash."""
     mark = directory / MARK
-    if not mark.exists():
+    if not mark.is_file():
         return f"no {MARK} (the save was interrupted)"
     try:
-        files = json.loads(mark.read_text())["files"]
-    except (json.JSONDecodeError, KeyError):
+        files = {
+            name: (entry["bytes"], entry["sha256"]) for name, entry in read_record(mark)["files"].items()
+        }
+    except (InputError, KeyError, TypeError, AttributeError):
         return f"{MARK} is damaged"
-    for name, entry in files.items():
+    for name, (size, digest) in files.items():
         file = directory / name
-        if not file.exists():
+        if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
-        if _digest(file) != entry["sha256"]:
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, not {size}"
+        if _digest(file) != digest:
             return f"{name} does not match its hash"
     return None
 
@@ -57,32 +61,56 @@ def fault(directory: Path) -> str | None:
 def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
     """(step, directory) of every checkpoint-<step> below `output_dir`, newest first."""
     found = [
-        (int(m.group(1)), p) for p in output_dir.glob("checkpoint-*") if (m := CHECKPOINT.fullmatch(p.name))
+        (int(m.group(1)), p)
+        for p in output_dir.glob("checkpoint-*")
+        if (m := CHECKPOINT.fullmatch(p.name)) and p.is_dir()
     ]
     return sorted(found, reverse=True)
 
 
+def best_of(directory: Path) -> Path | None:
+    """The best checkpoint so far by a checkpoint's own trainer_state.json, beside it; None where none was chosen yet."""
+    state = read_record(directory / TRAINER_STATE) or {}
+    step = state.get("best_global_step")
+    return directory.with_name(f"checkpoint-{step}") if step else None
+
+
 def newest_complete(output_dir: Path) -> Path | None:
-    """The newest checkpoint that can be trusted; each newer one that cannot is named on stderr."""
+    """The newest checkpoint that can be trusted, and its best one too; each that cannot is named on stderr.
+
+    InputError where sound checkpoints are left, but the best one of each is lost: only a person can choose between a new
+    start and a copy of it.
+    """
+    lost: Path | None = None
     for _, directory in checkpoints(output_dir):
         reason = fault(directory)
         if reason is None:
-            return directory
+            best = best_of(directory)
+            broken = fault(best) if best and best != directory else None
+            if broken is None:
+                return directory
+            lost, reason = best, f"its best checkpoint {best.name} cannot be trusted: {broken}"
         print(f"WARNING: skipping {directory}: {reason}", file=sys.stderr, flush=True)
+    if lost is not None:
+        raise InputError(
+            f"{lost}, the best checkpoint so far, is lost ({fault(lost)}) -> put a copy of it back, or delete "
+            f"{output_dir}/checkpoint-* to train from the start"
+        )
     return None
 
 
-def discard_incomplete(output_dir: Path) -> None:
-    """Remove checkpoints that cannot be trusted, so that no rotation counts them."""
-    for _, directory in checkpoints(output_dir):
-        if fault(directory) is not None:
+def discard_after(output_dir: Path, resumed: Path | None) -> None:
+    """Remove checkpoints that cannot be trusted or are newer than the `resumed` one, so that no rotation counts them."""
+    start = int(resumed.name.split("-")[1]) if resumed else -1
+    for step, directory in checkpoints(output_dir):
+        if step > start or fault(directory) is not None:
             shutil.rmtree(directory)
 
 
 def rotate(output_dir: Path, *, keep: int, protect: Path | None = None) -> None:
     """Delete all but the newest `keep` complete checkpoints; `protect` (the best one) always stays."""
     for _, directory in checkpoints(output_dir)[keep:]:
-        if directory != protect:
+        if protect is None or directory.name != protect.name:
             shutil.rmtree(directory)
 
 

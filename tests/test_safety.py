@@ -1,0 +1,174 @@
+"""Resume ends where an uninterrupted run ends: same weights, same log, and the best checkpoint is really the best one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+from trl import SFTConfig
+
+from configs.program import EnvironmentFault, InputError, Interrupted
+from tests import tiny
+from tests.test_checkpoints import flip_bit
+from train.arguments import trainer_arguments
+from train.safety import SafeTrainer, selection, train_to_the_end
+from train.supervised.dataset import IGNORED
+from train.supervised.trainer import AnswerTrainer
+
+ROWS, STEPS_PER_EPOCH = 32, 4
+SCORES = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.2, 10: 0.2}  # the best checkpoint is checkpoint-4
+
+
+def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: object) -> SafeTrainer:
+    """A tiny SFT whose validation scores are given by step; five steps of an epoch of four unless `settings` say more."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    prompts = tiny.prompts(np.random.default_rng(0), rows=ROWS)
+    data = {
+        "input_ids": [[*prompt, 3, 1] for prompt in prompts],
+        "labels": [[IGNORED] * len(prompt) + [3, 1] for prompt in prompts],
+    }
+    words = Tokenizer(WordLevel({str(token): token for token in range(50)}, unk_token="0"))
+    mapping = {
+        "per_device_train_batch_size": ROWS // STEPS_PER_EPOCH,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+    }
+    mapping |= {"max_steps": 10, "eval_steps": 2} if "num_train_epochs" not in settings else {}
+    mapping |= settings
+    args = trainer_arguments(
+        SFTConfig, mapping, output_dir=directory, seed=0, max_length=64, **selection(mapping)
+    )
+    made = AnswerTrainer(
+        model=tiny.model(vocab_size=50),
+        args=args,
+        train_dataset=Dataset.from_dict(data),
+        eval_dataset=Dataset.from_dict({key: value[:2] for key, value in data.items()}),
+        processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1"),
+    )
+    made.validate = lambda: {"ndcg@10": scores.get(made.state.global_step, 0.0)}
+    made.steps_taken = 0
+    stepped = made.training_step
+
+    def training_step(*args: object, **kwargs: object) -> object:
+        made.steps_taken += 1
+        return stepped(*args, **kwargs)
+
+    made.training_step = training_step
+    return made
+
+
+def train(directory: Path, **settings: object) -> SafeTrainer:
+    directory.mkdir(exist_ok=True)
+    made = trainer(directory, **settings)
+    train_to_the_end(made, directory)
+    return made
+
+
+def same(left: SafeTrainer, right: SafeTrainer) -> bool:
+    pairs = zip(left.model.parameters(), right.model.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def log(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SafeTrainer]:
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    return directory, train(directory)
+
+
+def test_a_resume_from_the_last_checkpoint_takes_no_step(
+    whole: tuple[Path, SafeTrainer], tmp_path: Path
+) -> None:
+    directory, reference = whole
+    assert reference.state.best_global_step == 4 and reference.steps_taken == 10
+    moved = tmp_path / "moved"  # the state records the best checkpoint's path before the move
+    shutil.copytree(directory, moved)
+    again = train(moved)
+    assert (again.steps_taken, again.state.global_step) == (0, 10)
+    assert again.state.best_model_checkpoint == str(moved / "checkpoint-4")
+    assert same(again, reference) and log(moved) == log(directory)
+
+
+def test_a_damaged_best_checkpoint_rewinds_to_a_trusted_state_or_is_refused(
+    whole: tuple[Path, SafeTrainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, reference = whole
+    lost = tmp_path / "lost"
+    shutil.copytree(directory, lost)  # checkpoint-10, -8 and the best one, 4, which all of them need
+    flip_bit(lost / "checkpoint-4/model.safetensors")
+    with pytest.raises(
+        InputError, match=r"checkpoint-4, the best checkpoint so far, is lost \(model.safeten"
+    ):
+        train(lost)
+    assert "skipping " in capsys.readouterr().err and (lost / "checkpoint-10").exists()
+
+    rewound = tmp_path / "rewound"
+    rewound.mkdir()
+    early = trainer(rewound)
+    early.keep_checkpoints = 9
+    train_to_the_end(early, rewound)
+    flip_bit(rewound / "checkpoint-4/model.safetensors")
+    again = train(rewound)
+    assert again.steps_taken == 8  # from checkpoint-2, whose best one is itself
+    assert same(again, reference) and log(rewound) == log(directory)
+    assert sorted(p.name for p in rewound.glob("checkpoint-*")) == [
+        "checkpoint-10",
+        "checkpoint-4",
+        "checkpoint-8",
+    ]
+
+
+def test_a_best_checkpoint_damaged_during_the_run_is_not_handed_on(tmp_path: Path) -> None:
+    class Damage(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 9:
+                flip_bit(tmp_path / "checkpoint-4/model.safetensors")
+
+    made = trainer(tmp_path)
+    made.add_callback(Damage())
+    with pytest.raises(EnvironmentFault, match=r"checkpoint-4 was damaged: model.safetensors does not match"):
+        train_to_the_end(made, tmp_path)
+
+
+class Terminate(TrainerCallback):
+    """SIGTERM to this process while a step is taken."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [5, 8, 12], ids=["inside an epoch", "at its end", "at the last step"])
+def test_a_terminated_run_that_saves_by_epoch_ends_like_an_uninterrupted_one(
+    step: int, tmp_path: Path
+) -> None:
+    settings: dict[str, object] = {"num_train_epochs": 3, "scores": {4: 0.1, 8: 0.1, 12: 0.3}}
+    reference = train(tmp_path / "whole", **settings)
+    (tmp_path / "run").mkdir()
+    stopped = trainer(tmp_path / "run", **settings)
+    stopped.add_callback(Terminate(step))
+    with pytest.raises(Interrupted):
+        train_to_the_end(stopped, tmp_path / "run")
+    again = train(tmp_path / "run", **settings)
+    assert again.steps_taken == 12 - step and again.state.best_global_step == 12
+    assert same(again, reference)
+
+    def evaluations(directory: Path) -> list[dict[str, float]]:
+        return [line for line in log(directory) if "eval_ndcg@10" in line]
+
+    assert evaluations(tmp_path / "run") == evaluations(tmp_path / "whole")
