@@ -102,6 +102,10 @@ class RecommendArgs:
         if self.mode == "think" and self.think.writer == "vllm" and shards.launched()[1] > 1:
             raise InputError("vLLM does not run under a launcher here -> start jobs with --shard and --of")
 
+    def not_chosen(self) -> set[str]:
+        """Options of thoughts, where nothing thinks."""
+        return set() if self.mode == "think" else {"think"}
+
 
 def main(args: RecommendArgs) -> None:
     # Who does the work is no part of what is made.

@@ -147,6 +147,11 @@ class CompleteTagsArgs:
                 f"clusters.sizes {self.clusters.sizes} must have one number per level ({self.paths.levels})"
             )
 
+    def not_chosen(self) -> set[str]:
+        """Options of methods that complete nothing."""
+        options = {"graph": "graph", "llm": "llm", "cluster": "clusters"}
+        return {group for method, group in options.items() if method not in self.complete}
+
 
 def main(args: CompleteTagsArgs) -> None:
     """Read, level, complete, fold, write."""

@@ -86,6 +86,13 @@ class EmbedArgs:
         if self.fill_neighbours < 0:
             raise InputError(f"fill_neighbours {self.fill_neighbours} is negative -> 0 or more")
 
+    def not_chosen(self) -> set[str]:
+        """Options of methods that no part has; with `like` all that it decides."""
+        options = {"tfidf_svd": "tfidf", "cooccurrence": "cooccurrence", "hf": "hf", "clip": "clip"}
+        if self.like is not None:
+            return {*options.values(), "parts", "text_fields", "reduce", "fill_neighbours"}
+        return set(options.values()) - {options.get(part.method) for part in self.parts}
+
     @property
     def recipe(self) -> Recipe:
         return Recipe(self.text_fields, self.tfidf, self.cooccurrence, self.hf, self.clip, self.seed)

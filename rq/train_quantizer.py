@@ -96,6 +96,10 @@ class TrainQuantizerArgs:
             if getattr(self, name) is not None and name not in CONSTRUCTORS[self.constructor].reads:
                 raise InputError(f"{self.constructor} does not read --{name} -> leave it out")
 
+    def not_chosen(self) -> set[str]:
+        """Option groups of the other constructors."""
+        return set(CONSTRUCTORS) - {self.constructor}
+
 
 def main(args: TrainQuantizerArgs) -> None:
     """Read, train, write."""

@@ -69,14 +69,14 @@ def test_what_changed_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
     source.write_text("1")
     path = finish(tmp_path / "out", source=str(source))
     before = snapshot(path)
-    with pytest.raises(InputError, match=r"holds another run \(configuration differ\) -> pass --overwrite"):
+    with pytest.raises(InputError, match=r"holds another run \(size 1 -> 2\) -> pass --overwrite"):
         finish(path, source=str(source), size=2)
-    with pytest.raises(InputError, match=r"\(stage version differ\)"):
+    with pytest.raises(InputError, match=r"\(stage version 1 -> 2\)"):
         finish(path, source=str(source), version=2)
-    with pytest.raises(InputError, match=r"\(stage differ\)"):
+    with pytest.raises(InputError, match=r"\(stage demo -> other\)"):
         finish(path, source=str(source), stage="other")
     source.write_text("2")
-    with pytest.raises(InputError, match=r"\(inputs differ\)"):
+    with pytest.raises(InputError, match=r"\(input source\)"):
         finish(path, source=str(source))
     assert snapshot(path) == before
     moved = tmp_path / "moved.csv"
@@ -123,6 +123,13 @@ def test_foreign_files_are_never_deleted(tmp_path: Path) -> None:
     assert snapshot(path) == {"thesis.tex": b"ten years"}
     with pytest.raises(InputError, match="is a file"):
         finish(path / "thesis.tex")
+    with pytest.raises(InputError, match=r"out is below .*thesis.tex, which is a file -> choose"):
+        finish(path / "thesis.tex" / "run" / "out")
+    (path / "__init__.py").touch()
+    with pytest.raises(InputError, match=r"holds code \(__init__.py\) -> choose another directory"):
+        finish(path, overwrite=True)
+    (path / "__init__.py").unlink()
+    assert snapshot(path) == {"thesis.tex": b"ten years"}
     empty = tmp_path / "empty"
     empty.mkdir()
     finish(empty)

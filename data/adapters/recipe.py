@@ -61,6 +61,10 @@ class Recipe:
     split: SplitOptions = field(default_factory=SplitOptions)
     """split and window options"""
 
+    def not_chosen(self) -> set[str]:
+        """Option groups of the other adapters."""
+        return {"amazon", "tables"} - {self.adapter}
+
     def __post_init__(self) -> None:
         published = self.split.kind == "published"
         if published and self.adapter == "amazon":

@@ -21,7 +21,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -30,6 +30,7 @@ from typing import Any
 
 from configs.program import ROOT, AlreadyComplete, Clock, InputError, peak_mib, say
 from data.store.claim import HOLDER, LAUNCH, LOCK, announced, follow, locked
+from data.store.configuration import config_hash, differences, earlier_configuration
 from data.store.fingerprints import fingerprint, plain, read_record, sha256_file, sha256_json
 
 # Folders inside an output that are outputs of other stages: a rebuild leaves them, their readers compare hashes.
@@ -37,7 +38,6 @@ NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning"
 PENDING, MANIFEST = "pending.json", "manifest.json"
 REPLACED = ".replaced"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
-NOT_CONFIGURATION = {"output_dir", "overwrite"}
 
 
 class Output:
@@ -107,22 +107,25 @@ def open_output(
     if int(os.environ.get("RANK", "0")) > 0:
         yield Output(path, resuming=follow(path), leads=False)
         return
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output_dir {path} is a file -> choose another directory")
+    _require_place(path)
     records = hash_inputs(inputs, read_manifest(path))
     identity = {
         "stage": stage,
         "stage_version": version,
-        "config_hash": sha256_json(configuration(args, set(inputs))),
+        "config_hash": config_hash(args, inputs),
         "inputs": {name: record["sha256"] for name, record in records.items()},
     }
+
+    def changes(record: dict[str, Any]) -> list[str]:
+        return _changes(path, record, identity, args, inputs)
+
     created = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(path):
-            resuming = announced(path, lambda: _decide(path, identity, overwrite=overwrite))
+            resuming = announced(path, lambda: _decide(path, changes, stage, overwrite=overwrite))
             out = Output(path, resuming=resuming)
-            out.write_json(PENDING, identity)
+            out.write_json(PENDING, identity | {"config": plain(args)})
             try:
                 yield out
             except InputError:
@@ -164,11 +167,6 @@ def _record(path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
     return record
 
 
-def configuration(args: Any, inputs: set[str]) -> dict[str, Any]:
-    """The arguments that decide what is written: all but paths in and out."""
-    return {key: value for key, value in plain(args).items() if key not in NOT_CONFIGURATION | inputs}
-
-
 def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     """The manifest of a finished output, or None."""
     return read_record(Path(directory) / MANIFEST)
@@ -187,10 +185,28 @@ def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any
     return manifest
 
 
-def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
-    """True: resume. False: start clean. Raises AlreadyComplete or InputError."""
+def _require_place(path: Path) -> None:
+    """InputError where no output can be: a file, below a file, a folder of code."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output_dir {path} is a file -> choose another directory")
+    blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if blocking is not None:
+        raise InputError(
+            f"output_dir {path} is below {blocking}, which is a file -> choose another directory"
+        )
+    if (path / "__init__.py").exists():
+        raise InputError(f"output_dir {path} holds code (__init__.py) -> choose another directory")
+
+
+def _decide(
+    path: Path, changes: Callable[[dict[str, Any]], list[str]], stage: str, *, overwrite: bool
+) -> bool:
+    """True: resume. False: start clean. Raises AlreadyComplete or InputError.
+
+    `changes` says what differs between an older record of this directory and the present run.
+    """
     manifest = read_manifest(path)
-    if manifest is not None and manifest_identity(manifest) == identity:
+    if manifest is not None and not changes(manifest):
         damaged = damaged_file(path, manifest)
         if damaged is None:
             raise AlreadyComplete(f"already complete: {path} (kept; same configuration and inputs)")
@@ -202,7 +218,7 @@ def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
         (path / MANIFEST).unlink()
         return True
     pending = read_record(path / PENDING)
-    if manifest is None and pending == identity:
+    if manifest is None and pending is not None and not changes(pending):
         return True
     content = _content(path)
     if not content:
@@ -212,12 +228,12 @@ def _decide(path: Path, identity: dict[str, Any], *, overwrite: bool) -> bool:
             f"output_dir {path} holds files that no stage wrote ({content[0].name}, ...) -> choose another directory"
         )
     if not overwrite:
-        changed = _difference(manifest_identity(manifest) if manifest else pending, identity)
+        changed = ", ".join(changes(manifest or pending or {}))
         raise InputError(
-            f"output_dir {path} holds another run ({changed} differ) -> pass --overwrite or choose another directory"
+            f"output_dir {path} holds another run ({changed}) -> pass --overwrite or choose another directory"
         )
     old_stage = (manifest or pending or {}).get("stage")
-    if old_stage != identity["stage"]:
+    if old_stage != stage:
         raise InputError(
             f"output_dir {path} holds an output of stage {old_stage} -> choose another directory"
         )
@@ -256,20 +272,26 @@ def _content(path: Path) -> list[Path]:
     return [p for p in path.iterdir() if p.name not in ours and not (p.is_dir() and p.name in NESTED)]
 
 
-def manifest_identity(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What of a manifest decides whether an output can be kept."""
-    inputs = {name: record["sha256"] for name, record in manifest["inputs"].items()}
-    return {key: manifest[key] for key in ("stage", "stage_version", "config_hash")} | {"inputs": inputs}
+def _changes(
+    path: Path, record: dict[str, Any], identity: dict[str, Any], args: Any, inputs: Collection[str]
+) -> list[str]:
+    """What makes a manifest or pending record that of another run, one text per change; [] = the same run."""
+    if record.get("stage") != identity["stage"]:
+        return [f"stage {record.get('stage')} -> {identity['stage']}"]
+    found = []
+    if record.get("stage_version") != identity["stage_version"]:
+        found.append(f"stage version {record.get('stage_version')} -> {identity['stage_version']}")
+    if record.get("config_hash") != identity["config_hash"]:
+        old = earlier_configuration(path, record, inputs)
+        found += ["configuration"] if old is None else map(str, differences(args, old, apart_from=inputs))
+    old_inputs = {name: _digest(entry) for name, entry in record.get("inputs", {}).items()}
+    names = [*old_inputs, *(name for name in identity["inputs"] if name not in old_inputs)]
+    return found + [f"input {name}" for name in names if old_inputs.get(name) != identity["inputs"].get(name)]
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    named = {
-        "stage": "stage",
-        "stage_version": "stage version",
-        "config_hash": "configuration",
-        "inputs": "inputs",
-    }
-    return ", ".join(label for key, label in named.items() if old.get(key) != new.get(key)) or "contents"
+def _digest(entry: str | dict[str, Any]) -> str:
+    """An input's content hash, from a pending record (the hash) or a manifest (with its path)."""
+    return entry if isinstance(entry, str) else entry["sha256"]
 
 
 def _finish(

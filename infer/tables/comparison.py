@@ -14,7 +14,8 @@ import numpy as np
 
 from configs.program import InputError
 from data import artifacts
-from data.store.output import configuration, read_manifest, require_manifest
+from data.store.configuration import configuration
+from data.store.output import read_manifest, require_manifest
 from infer.metrics.levels import FILE, Level, levels_of
 from infer.metrics.significance import Clusters, paired_differences
 from infer.tables.published import PublishedRow
