@@ -33,7 +33,7 @@ def quantizer_of(rng: np.random.Generator, sizes: tuple[int, ...], dim: int = 3)
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),

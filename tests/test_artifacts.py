@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.program import InputError
@@ -92,7 +92,6 @@ def test_item_ids_are_dense_and_sequences_stay_inside(tmp_path: Path) -> None:
 
 
 @given(rows=st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=12), data=st.data())
-@settings(deadline=None)
 def test_ragged_inverts_int_lists_whatever_the_slicing(rows: list[list[int]], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(rows)))
     stop = data.draw(st.integers(start, len(rows)))

@@ -20,7 +20,7 @@ def optimum(cost_NK, low, high):
     return cost_NK[rows, seats[columns]].sum()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     num=st.integers(1, 90),

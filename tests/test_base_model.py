@@ -42,7 +42,7 @@ def ours() -> Any:
 
 
 @given(text=st.text(max_size=40))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_text_is_written_and_read_back(text: str) -> None:
     words = ours()
     if not any(marker in text for marker in words.get_added_vocab()):

@@ -21,7 +21,7 @@ def random_case(seed, num, sizes, distinct):
     return x, quantizer, quantizer.encode(x)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
@@ -36,7 +36,7 @@ def test_reassigned_codes_are_all_different_up_to_full_capacity(seed, sizes, fil
     assert (codes >= 0).all() and (codes < np.array(sizes)).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), num=st.integers(2, 5))
 def test_no_more_items_move_than_must_and_their_total_distance_is_least(seed, num):
     x, quantizer, nearest = random_case(seed, num, (1, 5), distinct=3)
@@ -61,7 +61,7 @@ def test_taken_codes_are_not_given_out_and_what_finds_none_says_so():
     assert collisions.fewest_moves(cost, zeros, np.array([0, 3])).tolist() == [1, 2, -1]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), num=st.integers(2, 60), distinct=st.integers(1, 60))
 def test_sinkhorn_rounds_never_add_collisions_and_move_last_codes_only(seed, num, distinct):
     x, quantizer, nearest = random_case(seed, num, (3, 4, 8), distinct)

@@ -91,7 +91,7 @@ def test_weights_of_another_shape_are_refused():
         tag_graph.check_weights([[1.0]], levels=2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(2, 40), st.sampled_from([0.2, 0.6]))
 def test_what_the_graph_fills_lies_on_its_edges(seed, count, holes):
     rng = np.random.default_rng(seed)

@@ -94,7 +94,7 @@ chains_of_users = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(chains=chains_of_users, max_history=st.integers(1, 6))
 def test_sliding_windows_become_the_chains_they_were_cut_from(chains, max_history):
     offsets, items = cooccurrence.train_chains(windows(chains, max_history))
@@ -118,7 +118,7 @@ def test_rows_that_do_not_continue_start_their_own_chain_and_other_splits_are_le
     assert items.tolist() == [4, 5, 6, 4, 6, 7, 8, 6, 7] and offsets.tolist() == [0, 3, 7, 9]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(chains=chains_of_users, window=st.integers(1, 4))
 def test_pair_weights_equal_a_double_loop(chains, window):
     offsets = np.cumsum([0, *map(len, chains.values())])

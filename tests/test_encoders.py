@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.program import ROOT, EnvironmentFault, InputError
@@ -113,7 +113,9 @@ def test_two_processes_give_the_rows_of_one(place, tmp_path):
     for process in ranks:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
-    assert np.array_equal(read_embeddings(tmp_path / "two"), read_embeddings(tmp_path / "one"))
+    np.testing.assert_allclose(
+        read_embeddings(tmp_path / "two"), read_embeddings(tmp_path / "one"), atol=2e-5
+    )
     assert not (tmp_path / "two" / "shards").exists()
 
 
@@ -126,7 +128,6 @@ def test_dropped_words_depend_on_item_and_seed_only():
     assert encoders.drop_words("alone", share=0.999, seed=0, item=0) == "alone"
 
 
-@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60), room=st.integers(1, 200))
 def test_batches_hold_every_item_once_and_fit(lengths, room):
     batches = encoders.batches_by_tokens(np.array(lengths), batch_tokens=room)

@@ -48,7 +48,7 @@ def test_tags_and_layouts_that_do_not_fit_are_refused():
         lay_out(CODES, (4, 3), layout="sid", classes_NT=CLASSES, class_sizes=(2, 3))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(1, 60),
     st.integers(0, 10_000),
@@ -76,7 +76,7 @@ def test_collision_digits_count_from_zero_in_item_order():
     assert collision_digit(np.zeros((0, 2), np.int32)).tolist() == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 91), st.integers(1, 40), st.integers(1, 4), st.integers(0, 10_000))
 def test_prefix_lookup_equals_brute_force(rows, items, depth, seed):
     """91 rows: 91 = 5 * 16 + 11, the remainder that HiD-VAE's own check calls invalid."""

@@ -123,7 +123,7 @@ def assert_rows_equal(placement, expected_places: list[list[int]], mask=None) ->
                 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_levels_equal_a_loop_over_rows(case):
     table, lists, rows = case
@@ -151,7 +151,7 @@ def test_levels_equal_a_loop_over_rows(case):
     assert_rows_equal(unseen, [places(kept, t) for kept, t in zip(left, targets, strict=True)], counts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases(), st.lists(st.integers(0, 3), min_size=12, max_size=12))
 def test_merged_items_and_prefixes_equal_a_loop_over_rows(case, labels):
     table, lists, rows = case
@@ -206,7 +206,7 @@ def loop_mean_rank(key: list[tuple], item: int) -> float:
     return 1 + better + (sum(other == key[item] for other in key) - 1) / 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(scored_rows(), st.integers(1, 9))
 def test_ranked_items_and_their_ties_equal_a_loop(case, depth):
     scores, popularity, rows = case

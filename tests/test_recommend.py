@@ -21,6 +21,7 @@ from data.predictions import prediction_files, read_predictions
 from infer.recommend import RecommendArgs
 from infer.work import shards
 from tests import handmade
+from tests.agreement import disagreement
 
 FLAGS = ["--decode.beams", "12", "--decode.batch_size", "8", "--chunk_rows", "16", "--device", "cpu"]
 THINK = ["--mode", "think", "--think.max_tokens", "5", "--think.thoughts", "2", "--think.temperature", "1"]
@@ -33,6 +34,19 @@ def flags(chain, output: Path, *more: object) -> list[object]:
 def rows(directory: Path) -> pa.Table:
     """All parts, checked for completeness, as one table."""
     return pa.concat_tables([pq.read_table(path) for path in prediction_files(directory)]).combine_chunks()
+
+
+def agree(one: Path, other: Path) -> bool:
+    """The same rows in the same order but for ties: other processes and other chunks round otherwise."""
+    rankings: list[dict[int, list]] = [{}, {}]
+    for directory, ranked in zip((one, other), rankings, strict=True):
+        for row in rows(directory).to_pylist():
+            key = (tuple(row["codes"]), tuple(row["item_ids"]))
+            assert row["rank"] == 1 + len(ranked.setdefault(row["example_id"], []))
+            ranked[row["example_id"]].append((key, row["score"]))
+    assert list(rankings[0]) == list(rankings[1]) and rows(one).schema == rows(other).schema
+    faults = [disagreement(ranking, rankings[1][example]) for example, ranking in rankings[0].items()]
+    return not any(faults)
 
 
 def manifest(directory: Path) -> dict:
@@ -90,7 +104,7 @@ def test_two_processes_write_what_one_writes(chain, whole, tmp_path):
     assert [path.name for path in prediction_files(output)] == [
         f"predictions-0000{i}-of-00002.parquet" for i in (0, 1)
     ]
-    assert rows(output).equals(rows(whole))
+    assert agree(output, whole)
     assert manifest(output)["counts"] == manifest(whole)["counts"]
 
 
@@ -110,7 +124,7 @@ def test_independent_shards_join_to_what_one_process_writes_and_a_missing_one_is
         handmade.call("infer.recommend", *flags(chain, output, "--shard", 1, "--of", 3, "--seed", 5))
     handmade.call("infer.recommend", *flags(chain, output, "--shard", 1, "--of", 3))
     handmade.call("infer.recommend", *flags(chain, output, "--of", 3))
-    assert len(prediction_files(output)) == 3 and rows(output).equals(rows(whole))
+    assert len(prediction_files(output)) == 3 and agree(output, whole)
     assert manifest(output)["facts"]["sids_sha256"] == manifest(whole)["facts"]["sids_sha256"]
     assert not (output / shards.FOLDER).exists() and not shards.claim_file(output).exists()
     # Finished: whoever asks again, in whatever cut, is told so and nothing changes.
@@ -129,7 +143,7 @@ def test_what_shards_left_can_be_gone_on_with_by_one_process(chain, whole, tmp_p
     assert chunk.stat().st_mtime_ns == stamp
     handmade.call("infer.recommend", *flags(chain, output))
     assert [path.name for path in prediction_files(output)] == ["predictions-00000-of-00001.parquet"]
-    assert rows(output).equals(rows(whole))
+    assert agree(output, whole)
 
 
 def test_more_shards_than_chunks(chain, whole, tmp_path):
@@ -137,7 +151,7 @@ def test_more_shards_than_chunks(chain, whole, tmp_path):
         handmade.call("infer.recommend", *flags(chain, tmp_path / "out", "--shard", shard, "--of", 8))
     handmade.call("infer.recommend", *flags(chain, tmp_path / "out", "--of", 8))
     found, _ = read_predictions(tmp_path / "out")
-    assert rows(tmp_path / "out").equals(rows(whole)) and len(found.example_ids_R) == 90
+    assert agree(tmp_path / "out", whole) and len(found.example_ids_R) == 90
 
 
 def test_the_shell_stage_takes_processes_and_a_mode(chain, tmp_path):
@@ -188,10 +202,7 @@ def test_a_killed_run_goes_on_where_it_was(chain, whole, tmp_path):
         patch.setattr(shards, "write_part", look)
         handmade.call("infer.recommend", *small)
     assert seen == stamps  # finished chunks were not made again
-    assert rows(output).num_rows == rows(whole).num_rows
-    assert rows(output)["item_ids"].equals(
-        rows(whole)["item_ids"]
-    )  # other chunks: equal up to rounding of the scores
+    assert agree(output, whole)
     assert not list(output.rglob("*.tmp"))
 
 
@@ -209,7 +220,7 @@ def test_thoughts_and_beams_are_two_steps_on_disk(chain, tmp_path):
         handmade.call("infer.recommend", *flags(chain, apart, *THINK, "--shard", shard, "--of", 2))
     assert first.stat().st_mtime_ns == stamp
     handmade.call("infer.recommend", *flags(chain, apart, *THINK, "--of", 2))
-    assert rows(apart).equals(rows(once))
+    assert agree(apart, once)
     thoughts = pq.read_table(once / "thoughts.parquet")
     assert thoughts.equals(pq.read_table(apart / "thoughts.parquet"))
     assert thoughts.schema.field("token_ids").type == INT_LIST

@@ -165,7 +165,7 @@ def test_golden_bytes(kind: str, fmt: str, name: str) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_parse_takes_exactly_one_semantic_id(data: st.DataObject) -> None:
     renderer = _shared_renderer()
     ids = data.draw(st.lists(st.sampled_from(sorted(renderer.vocab._lookup) + [7, 8]), max_size=4))

@@ -35,7 +35,7 @@ def clustered(num, dim, clusters, seed=0):
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), num=st.integers(1, 60), levels=st.integers(1, 3))
 def test_encode_is_the_nearest_code_level_by_level(seed, num, levels):
     rng = np.random.default_rng(seed)

@@ -26,7 +26,6 @@ def sized_codes(draw: st.DrawFn, *, max_items: int = 40) -> tuple[tuple[int, ...
 
 
 @given(sized_codes(), st.data())
-@settings(deadline=None)
 def test_find_and_items_of_equal_brute_force(
     case: tuple[tuple[int, ...], np.ndarray], data: st.DataObject
 ) -> None:
@@ -48,7 +47,6 @@ def test_find_and_items_of_equal_brute_force(
 
 
 @given(sized_codes(), FORMAT_NAMES)
-@settings(deadline=None)
 def test_text_is_parsed_back_and_nothing_else_is(case: tuple[tuple[int, ...], np.ndarray], name: str) -> None:
     sizes, codes_NL = case
     fmt = FORMATS[name]
@@ -105,7 +103,6 @@ def vocabularies(draw: st.DrawFn) -> SidVocab:
 
 
 @given(vocabularies(), st.data())
-@settings(deadline=None)
 def test_token_ids_round_trip(vocab: SidVocab, data: st.DataObject) -> None:
     codes = tuple(data.draw(st.integers(0, size - 1)) for size in vocab.sizes)
     ids = vocab.encode(codes)
@@ -120,7 +117,7 @@ def test_token_ids_round_trip(vocab: SidVocab, data: st.DataObject) -> None:
 
 
 @given(vocab=vocabularies())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_written_vocab_is_read_back(tmp_path_factory: pytest.TempPathFactory, vocab: SidVocab) -> None:
     directory = tmp_path_factory.mktemp("model")
     (directory / "sid_vocab.json").write_text(json.dumps(vocab.to_json()))

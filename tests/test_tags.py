@@ -77,7 +77,7 @@ def test_folding_counts_train_items_and_leaves_a_bijection():
     assert everything.names == (("common", "held", "pair"),) and everything.folded == ((),)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TABLES, st.integers(0, 4), st.sampled_from(["fold", "keep"]), st.randoms())
 def test_class_numbers_are_a_bijection(tags, threshold, unseen, random):
     counted_N = np.array([random.random() < 0.7 for _ in tags])

@@ -29,6 +29,7 @@ from infer.text.thinking import (
 )
 from preprocess.vocabulary import add_sid_tokens
 from tests import handmade, tiny
+from tests.agreement import disagreement, ranking
 
 TABLE = SidTable(handmade.CODES, handmade.SIZES)
 S = len(TABLE.sids_SL)
@@ -173,8 +174,8 @@ def test_recommendations_behind_thoughts_are_the_mixture_that_exhaustive_scoring
             score = sum(float(logps[place, token]) for place, token in zip(places, answer, strict=True))
             probability[sid] += np.exp(score) / 3
     order = np.argsort(-probability, kind="stable")
-    assert [one.codes for one in found] == [tuple(TABLE.sids_SL[sid].tolist()) for sid in order]
-    assert [one.score for one in found] == pytest.approx(np.log(probability[order]).tolist(), abs=1e-3)
+    expected = ranking(TABLE.sids_SL[order], np.log(probability[order]))
+    assert not disagreement([(one.codes, one.score) for one in found], expected, atol=1e-3)
     # restricted requests go the same way
     only = thinker.recommend([history, history], S, allowed_items=[[1, 2], None], exclude_history=True)
     assert sorted(item for one in only[0] for item in one.item_ids) == [1, 2]

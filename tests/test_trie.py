@@ -40,7 +40,7 @@ def children(trie: Trie, level: int, node: int) -> dict[int, int]:
 
 
 @given(seed=st.integers(0, 10**6), sizes=SIZES, items=st.integers(1, 60), roots=st.integers(0, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_children_equal_a_dictionary_of_prefixes(seed, sizes, items, roots):
     rng = np.random.default_rng(seed)
     sids, vocab = tiny.catalogue(rng, items=items, sizes=sizes, distinct=False), tiny.vocabulary(sizes)
@@ -64,7 +64,7 @@ def test_children_equal_a_dictionary_of_prefixes(seed, sizes, items, roots):
 
 
 @given(seed=st.integers(0, 10**6), sizes=SIZES, items=st.integers(1, 60), queries=st.integers(0, 130))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_legal_equals_a_search_through_the_table(seed, sizes, items, queries):
     rng = np.random.default_rng(seed)
     sids, vocab = tiny.catalogue(rng, items=items, sizes=sizes, distinct=False), tiny.vocabulary(sizes)
@@ -106,7 +106,7 @@ TOKENS = st.lists(
 
 
 @given(sequences=TOKENS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_token_sequences_of_any_length_equal_a_dictionary_of_prefixes(sequences):
     trie = TokenTrie(sequences)
     for depth in range(trie.num_levels + 1):

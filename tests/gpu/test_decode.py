@@ -23,6 +23,7 @@ from infer.search.scoring import PLAIN
 from infer.search.tree import decode, left_pad, search
 from infer.search.trie import Trie
 from tests import families, tiny
+from tests.agreement import disagreement, ranking
 from tests.bench.decode import SIZES, TEXT_ROWS, catalogue, vocabulary
 from tests.oracle import generate
 
@@ -39,8 +40,9 @@ def test_equals_the_cpu(kind, space):
     model, prompts = families.model(kind, vocab_size=tiny.TEXT_TOKENS + 15), tiny.prompts(rng, rows=4)
     expected = search(model, prompts, Trie(sids, vocab), 7, space)
     found = search(model.cuda(), prompts, Trie(sids, vocab, device="cuda"), 7, space)
-    assert torch.equal(found.nodes_BK.cpu(), expected.nodes_BK)
-    assert torch.allclose(found.scores_BK.cpu(), expected.scores_BK, atol=1e-3)
+    for row in range(4):
+        here = ranking(expected.nodes_BK[row], expected.scores_BK[row])
+        assert not disagreement(ranking(found.nodes_BK[row], found.scores_BK[row]), here, atol=1e-3)
 
 
 class Graphed:
@@ -86,8 +88,9 @@ def test_a_cuda_graph_equals_the_eager_search(space):
     for _ in range(3):
         prompts = tiny.prompts(rng, rows=4, longest=16)
         expected, found = search(model, prompts, trie, 7, space), graphed(prompts)
-        assert torch.equal(found.nodes_BK, expected.nodes_BK)
-        assert torch.allclose(found.scores_BK, expected.scores_BK, atol=1e-4)
+        for row in range(4):
+            eager = ranking(expected.nodes_BK[row], expected.scores_BK[row])
+            assert not disagreement(ranking(found.nodes_BK[row], found.scores_BK[row]), eager)
 
 
 def random_model(layers: int):
