@@ -8,7 +8,9 @@ The first line of the last user turn is a list of words, one per call for that t
 `filter`, `echo` (repeats the Authorization header). Any other word is answered well: {"terms": [...], "call": n}, the
 terms being the first two words of the second line, or bolt and steel.
 
-python -m tests.fake_openai_server --latency 0.1    prints its port and serves until it is killed.
+A server answers below an address of its own: a call that was meant for another one, whose port this one got, is not seen.
+
+python -m tests.fake_openai_server --latency 0.1    prints its base URL and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import json
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # header and body are two writes: the second would wait 40 ms for an ACK
     log: Log
+    root: str
     latency = 0.0
 
     def log_message(self, *_: Any) -> None:
@@ -56,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.path.startswith(self.root):
+            return self.send({"error": {"message": "this server is another one"}}, status=410)
         turn = body["messages"][-1]["content"]
         with self.log.lock:
             self.log.bodies.append(body)
@@ -156,20 +162,21 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 1024
 
 
-def make_server(*, latency: float = 0.0) -> tuple[Server, Log]:
-    """A bound server and its log; `serve_forever` starts it."""
-    log = Log()
-    handler = type("LoggingHandler", (Handler,), {"log": log, "latency": latency})
-    return Server(("127.0.0.1", 0), handler), log
+def make_server(*, latency: float = 0.0) -> tuple[Server, str, Log]:
+    """A bound server, its base URL and its log; `serve_forever` starts it."""
+    log, root = Log(), f"/{uuid.uuid4().hex}/v1"
+    handler = type("LoggingHandler", (Handler,), {"log": log, "root": root, "latency": latency})
+    server = Server(("127.0.0.1", 0), handler)
+    return server, f"http://127.0.0.1:{server.server_address[1]}{root}", log
 
 
 @contextmanager
 def serving(*, latency: float = 0.0) -> Iterator[tuple[str, Log]]:
     """(base URL, log) of a server in a thread."""
-    server, log = make_server(latency=latency)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server, url, log = make_server(latency=latency)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", log
+        yield url, log
     finally:
         server.shutdown()
         server.server_close()
@@ -180,6 +187,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before every answer")
-    made, _ = make_server(latency=parser.parse_args().latency)
-    print(made.server_address[1], flush=True)
+    made, url, _ = make_server(latency=parser.parse_args().latency)
+    print(url, flush=True)
     made.serve_forever()

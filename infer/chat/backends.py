@@ -9,11 +9,16 @@ A backend has
     varies(r)    whether asking `r` again may give another answer
     reply(rs)    one Reply per request; raises TransientFault, or a ProgramError that ends the run
 
-Adding one is a class with these six and a branch in `chat_client.chat_client`. Local models: `chat_local`.
+and where calls may overlap
+
+    session()    this backend with connections of its own, for one run; `close()` of it cuts off the calls under way
+
+Adding one is a class with these and a branch in `infer.chat.client.chat_client`. Local models: `infer.chat.local`.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -25,6 +30,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from configs.program import InputError, ServiceError
+from infer.chat.connections import Connections
 from infer.chat.journal import read_results
 from infer.chat.messages import ChatRequest, Reply, TransientFault
 
@@ -81,7 +87,19 @@ class OpenAIServer:
                 f"environment variable {api_key_env} is not set, and {urlsplit(base_url).hostname} may want a key -> "
                 "set it in .env, or give an empty api_key_env"
             )
-        self._client = _connect(base_url, self._key, timeout)
+        self._client: Any = None
+
+    def session(self) -> OpenAIServer:
+        """This server with connections of its own."""
+        made = copy.copy(self)
+        made._connections = Connections()
+        made._client = _connect(self.identity["base_url"], self._key, self.timeout, made._connections)
+        return made
+
+    def close(self) -> None:
+        """Cut off the calls of this session; whoever waits for an answer gets a TransientFault at once."""
+        self._connections.cut()
+        self._client.close()
 
     def varies(self, request: ChatRequest) -> bool:
         """True: servers batch requests as they come, so even greedy answers differ."""
@@ -275,11 +293,14 @@ def check_base_url(url: str) -> None:
         )
 
 
-def _connect(base_url: str, key: str, timeout: float) -> Any:
+def _connect(base_url: str, key: str, timeout: float, connections: Connections) -> Any:
     import openai
 
+    http = openai.DefaultHttpxClient(timeout=timeout, event_hooks={"request": [connections.watch]})
     # The retry policy is the client's, so that it is one for all backends. An empty key would be taken from elsewhere.
-    return openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+    return openai.OpenAI(
+        api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=0, http_client=http
+    )
 
 
 def _asked_wait(headers: Any) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from infer.chat.cache import ReplyCache
 from infer.chat.messages import ChatRequest, ChatResult, Reply, TransientFault, judge
 
 LONGEST_WAIT = 60.0
+LAST_SECONDS = (
+    5.0  # for threads to end once their calls are cut off: one may still be looking up the server's name
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +105,19 @@ class Run:
     def in_threads(self, concurrency: int) -> Iterator[tuple[int, ChatResult]]:
         """(place, result) as they finish, at most `concurrency` calls at a time.
 
-        The threads are daemons: a run that ends early does not wait for calls under way, whose answers are lost unless
-        the cache still gets them.
+        A run that ends early cuts off the calls under way, whose answers are lost: none reaches the server later.
         """
         if concurrency < 1:
             raise InputError(f"concurrency is {concurrency} -> 1 or more")
         outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(concurrency):
-            threading.Thread(target=self._work, args=(outcomes,), daemon=True).start()
+        self.backend = session = self.backend.session()
+        threads = [
+            threading.Thread(target=self._work, args=(outcomes,), daemon=True) for _ in range(concurrency)
+        ]
         working = concurrency
         try:
+            for thread in threads:
+                thread.start()
             while working:
                 outcome = outcomes.get()
                 if isinstance(outcome, BaseException):
@@ -123,6 +130,11 @@ class Run:
             self.stop.set()
             with self._finishing:  # from here on no sink is called
                 pass
+            session.close()
+            last = time.monotonic() + LAST_SECONDS
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(last - time.monotonic(), 0))
 
     def _work(self, outcomes: queue.SimpleQueue[Any]) -> None:
         try:

@@ -35,7 +35,7 @@ def server(latency: float) -> Iterator[str]:
     command = [sys.executable, "-m", "tests.fake_openai_server", "--latency", str(latency)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        yield process.stdout.readline().strip()
     finally:
         process.kill()
         process.wait()
