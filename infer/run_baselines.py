@@ -1,21 +1,21 @@
-"""Baselines: popularity, last-item transitions, item-kNN plain and tuned; predictions like a model's.
+"""Baselines: popularity, transitions, item-kNN plain and tuned; saved as item models, with predictions like a model's.
 
 reads   the prepared data set (train rows to count, rows of each split to answer)
-writes  <output_root>/{pop,last,itemknn,itemknn_tuned}.<split>/ with predictions and a manifest
+writes  <models_root>/{pop,last,recent,itemknn,itemknn_tuned}/: the models (infer/models/contract.py) and their manifests
+        <output_root>/{pop,last,...}.<split>/: predictions and a manifest; score = log-probability
 
 Fitted on train rows only; nothing is masked, so an item of the history can be recommended again; zero scores
-are ordered by popularity and ties share their mean rank. `itemknn` is the plain cosine (last ten items, no
-decay, no shrinkage); `itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times
-exist) with the best NDCG@10 on valid.
+are ordered by popularity and ties share their mean rank. `last` counts what came next after the last item, `recent` what came
+within three places after it (1, 1/2, 1/3). `itemknn` is the plain cosine (last ten items, no decay, no shrinkage);
+`itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times exist) with the best NDCG@10 on valid.
 
 python -m infer.run_baselines --data data/toystore --output_root outputs/quickstart/eval --splits [valid,test]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,18 @@ from configs.program import AlreadyComplete, Clock, InputError
 from data import artifacts
 from data.predictions import ranked_items_table, write_predictions
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
-from data.store.output import Output, open_output
+from data.store.output import Output, open_output, require_manifest
 from infer.metrics.ranking import ndcg_at_k
+from infer.models import contract
 from infer.models.recency import with_ages
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+    from infer.models.counting import CountingModel
 
 VERSION = 1
-NAMES = ("pop", "last", "itemknn", "itemknn_tuned")
+LAST_VERSION = 2  # what `last` was before is called `recent` now: infer/tables/results.py reads it so
+NAMES = ("pop", "last", "recent", "itemknn", "itemknn_tuned")
 MORE = ("repeat",)
-BLOCK_ROWS = 4096
 TUNE_K = 10
 
 
@@ -78,8 +79,10 @@ class RunBaselinesArgs:
     """prepared data set"""
     output_root: str
     """folder of the prediction directories, outputs/<run>/eval"""
+    models_root: str | None = None
+    """folder of the saved models; null = baselines beside output_root, outputs/<run>/baselines"""
     models: list[str] = field(default_factory=lambda: list(NAMES))
-    """which baselines: pop, last, itemknn, itemknn_tuned, repeat (the user's own history, newest first)"""
+    """which baselines: pop, last, recent, itemknn, itemknn_tuned, repeat (the user's own history, newest first)"""
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
@@ -104,8 +107,19 @@ class RunBaselinesArgs:
 
 
 @dataclass(frozen=True)
+class OneModel:
+    """What decides one saved model: the configuration of its manifest."""
+
+    data: str
+    model: str
+    seed: int | None
+    tune: TuneArgs | None
+    overwrite: bool
+
+
+@dataclass(frozen=True)
 class OneBaseline:
-    """What decides one prediction directory; its hash is the identity in the manifest."""
+    """What decides one prediction directory: the configuration of its manifest."""
 
     data: str
     model: str
@@ -117,44 +131,48 @@ class OneBaseline:
     overwrite: bool
 
 
-Scorer = Callable[[Rows], "csr_matrix"]
+class Source:
+    """The data set, read when something of it is first asked for."""
 
-
-class Fitted:
-    """The baselines of one data set; each is fitted when it is first asked for."""
-
-    def __init__(self, data: str, tune: TuneArgs, seed: int) -> None:
+    def __init__(self, data: str) -> None:
         self.data = data
-        self.num_items = artifacts.read_items(data).num_rows
-        self.train: TrainLog = read_train_log(data, num_items=self.num_items)
-        self._tune = tune
-        self._seed = seed
-        self.scorer = cache(self._scorer)
+
+    @cached_property
+    def num_items(self) -> int:
+        return artifacts.read_items(self.data).num_rows
+
+    @cached_property
+    def train(self) -> TrainLog:
+        return read_train_log(self.data, num_items=self.num_items)
 
     def rows(self, split: str) -> Rows:
         rows = read_rows(self.data, split, num_items=self.num_items)
         return with_ages(rows, self.data, num_items=self.num_items)
 
-    def _scorer(self, model: str) -> tuple[Scorer, dict[str, Any]]:
-        """(history -> scores, the chosen settings)."""
-        from infer.models import counting
 
-        if model == "pop":
-            return lambda rows: counting.score_popularity(rows, self.train), {}
-        if model == "repeat":
-            return lambda rows: counting.score_repeat(rows, self.num_items), {}
-        if model == "last":
-            transitions = counting.transition_matrix(self.train)
-            return lambda rows: counting.score_last(rows, transitions), {}
-        if model == "itemknn":
-            similarity = counting.item_similarity(self.train)
-            return lambda rows: counting.score_itemknn(rows, similarity), {"decay": 1.0, "shrink": 0.0}
-        rows = self.rows("valid")
-        sample = rows.take(sample_rows(len(rows), self._tune.max_rows, self._seed))
-        shrink, weights, ndcg = tune_itemknn(sample, self.train, self._tune)
-        similarity = counting.item_similarity(self.train, shrink=shrink)
-        chosen = {"shrink": shrink, **weights, f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
-        return lambda rows: counting.score_itemknn(rows, similarity, **weights), chosen
+def fit(source: Source, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:
+    """(the model, the settings it was given or found)."""
+    from scipy import sparse
+
+    from infer.models.counting import CountingModel, item_similarity, transition_matrix
+
+    train, size = source.train, source.num_items
+    popularity_N = train.popularity_N
+    if one.model == "pop":
+        return CountingModel(popularity_N, sparse.csr_matrix((size, size))), {}
+    if one.model == "repeat":
+        return CountingModel(popularity_N, sparse.identity(size, format="csr"), decay=0.5), {}
+    if one.model in ("last", "recent"):
+        matrix = transition_matrix(train, reach=1 if one.model == "last" else 3)
+        return CountingModel(popularity_N, matrix, last=1), {}
+    if one.model == "itemknn":
+        return CountingModel(popularity_N, item_similarity(train)), {"decay": 1.0, "shrink": 0.0}
+    rows = source.rows("valid")
+    shrink, weights, ndcg = tune_itemknn(
+        rows.take(sample_rows(len(rows), one.tune.max_rows, one.seed)), train, one.tune
+    )
+    chosen = {"shrink": shrink, **weights, f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
+    return CountingModel(popularity_N, item_similarity(train, shrink=shrink), **weights), chosen
 
 
 def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, dict[str, float | None], float]:
@@ -162,23 +180,23 @@ def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, di
 
     Shrinkage and decay by position first, then half-lives at the best of them, where any age is known.
     """
-    from infer.models import counting
+    from infer.models.counting import CountingModel, item_similarity, target_ranks
 
-    alone = np.ones(len(rows), np.int64)
+    alone, popularity_N = np.ones(len(rows), np.int64), train.popularity_N
 
-    def ndcg(similarity: csr_matrix, **weights: float | None) -> float:
-        scores = counting.score_itemknn(rows, similarity, **weights)
-        rank = counting.target_ranks(scores, rows.target_R, train.popularity_N)
+    def ndcg(similarity: Any, **weights: float | None) -> float:
+        scores = CountingModel(popularity_N, similarity, **weights).counts(rows)
+        rank = target_ranks(scores, rows.target_R, popularity_N)
         return float(ndcg_at_k(rank - 1, alone, TUNE_K).mean())
 
     points = []
     for shrink in program.progress(grid.shrinks, label="tune item-kNN", unit="shrink"):
-        similarity = counting.item_similarity(train, shrink=shrink)
+        similarity = item_similarity(train, shrink=shrink)
         for decay in grid.decays:
             points.append((ndcg(similarity, decay=decay), shrink, {"decay": decay, "half_life": None}))
     best = max(points, key=lambda point: point[0])
     if rows.age_H is not None and not np.isnan(rows.age_H).all():
-        similarity = counting.item_similarity(train, shrink=best[1])
+        similarity = item_similarity(train, shrink=best[1])
         for half_life in grid.half_lives:
             weights = {"decay": best[2]["decay"], "half_life": half_life}
             points.append((ndcg(similarity, **weights), best[1], weights))
@@ -186,55 +204,71 @@ def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, di
     return shrink, weights, value
 
 
-def predict(rows: Rows, scorer: Scorer, train: TrainLog, depth: int, *, label: str | None = None) -> pa.Table:
-    """Ranked items of every row in long form, block by block."""
-    from infer.models import counting
-
-    starts = range(0, len(rows), BLOCK_ROWS)
+def predict(rows: Rows, model: contract.ItemModel, depth: int, *, label: str) -> pa.Table:
+    """Ranked items of every row in long form, block by block; any item model will do."""
+    step = contract.block_rows(model.num_items)
     tables = []
-    for start in program.progress(starts, label=label, unit="block") if label else starts:
-        block = rows.take(np.arange(start, min(start + BLOCK_ROWS, len(rows))))
-        lists = counting.ranked_lists(scorer(block), train.popularity_N, depth)
+    for start in program.progress(range(0, len(rows), step), label=label, unit="block"):
+        block = rows.take(np.arange(start, min(start + step, len(rows))))
+        lists = contract.ranked_lists(model.score(block), depth)
         tables.append(
             ranked_items_table(block.example_ids_R, lists.offsets, lists.item_E, lists.rank_E, lists.score_E)
         )
     return pa.concat_tables(tables)
 
 
-def write_one(out: Output, fitted: Fitted, one: OneBaseline) -> None:
-    """Fit (once per program), predict and write one directory."""
-    scorer, chosen = fitted.scorer(one.model)
-    rows = fitted.rows(one.split)
+def save_model(source: Source, one: OneModel, directory: Path) -> None:
+    """Fit a model and save it, where that is not done yet."""
+    stage, inputs = f"item model {one.model}", {"data": one.data}
+    try:
+        with open_output(one, stage, version=VERSION, inputs=inputs, directory=directory) as out:
+            model, chosen = fit(source, one)
+            model.save(out)
+            out.counts |= {"items": model.num_items, "entries": model.matrix_NN.nnz}
+            out.facts |= {"fitted_on": "train", **chosen}
+    except AlreadyComplete:
+        pass
+
+
+def write_one(out: Output, source: Source, one: OneBaseline, directory: Path) -> None:
+    """Predict one split with a saved model."""
+    model = contract.load(directory)
+    rows = source.rows(one.split)
     rows = rows.take(sample_rows(len(rows), one.max_rows, one.seed))
     clock = Clock()
-    table = predict(rows, scorer, fitted.train, one.depth, label=f"{one.model}.{one.split}")
+    table = predict(rows, model, one.depth, label=f"{one.model}.{one.split}")
     seconds = clock.seconds
     write_predictions(out, table)
     out.counts |= {"examples": len(rows), "predictions": table.num_rows}
-    out.facts |= {
+    out.facts |= require_manifest(directory, written_by="infer.run_baselines")["facts"] | {
         "split": one.split,
         "model": one.model,
-        "fitted_on": "train",
+        "item_model": str(directory),
+        "scores": "log-probabilities",
         "max_rows": one.max_rows,
-        "depth": min(one.depth, fitted.num_items),
+        "depth": min(one.depth, model.num_items),
         "users_per_second": round(len(rows) / seconds, 1),
-        **chosen,
     }
 
 
 def main(args: RunBaselinesArgs) -> None:
-    fitted = cache(lambda: Fitted(args.data, args.tune, args.seed))
-    for model in args.models:
+    source = Source(args.data)
+    root = Path(args.models_root or Path(args.output_root).parent / "baselines")
+    for name in args.models:
+        tune = args.tune if name == "itemknn_tuned" else None
+        saved = OneModel(args.data, name, args.seed if tune else None, tune, args.overwrite)
+        save_model(source, saved, root / name)
         for split in args.splits:
-            tune = args.tune if model == "itemknn_tuned" else None
             one = OneBaseline(
-                args.data, model, split, args.depth, args.max_rows, args.seed, tune, args.overwrite
+                args.data, name, split, args.depth, args.max_rows, args.seed, tune, args.overwrite
             )
-            directory = Path(args.output_root) / f"{model}.{split}"
-            stage, inputs = f"baseline {model}", {"data": args.data}
+            version = LAST_VERSION if name == "last" else VERSION
+            directory, inputs = Path(args.output_root) / f"{name}.{split}", {"data": args.data}
             try:
-                with open_output(one, stage, version=VERSION, inputs=inputs, directory=directory) as out:
-                    write_one(out, fitted(), one)
+                with open_output(
+                    one, f"baseline {name}", version=version, inputs=inputs, directory=directory
+                ) as out:
+                    write_one(out, source, one, root / name)
             except AlreadyComplete as complete:
                 print(f"run_baselines: {complete}", flush=True)
 

@@ -32,7 +32,10 @@ def history(*items: int) -> Rows:
 
 
 def test_transitions_by_hand():
-    matrix = counting.transition_matrix(train_log([[0, 1, 1, 2], [0, 1]], 4)).toarray()
+    train = train_log([[0, 1, 1, 2], [0, 1]], 4)
+    following = counting.transition_matrix(train).toarray()
+    assert following.nonzero()[0].tolist() == [0, 1, 1] and following[0, 1] == 2 and following[1, 2] == 1
+    matrix = counting.transition_matrix(train, reach=3).toarray()
     expected = np.zeros((4, 4))
     expected[0, 1] = 1 + 1 / 2 + 1  # user 0 at distances 1 and 2, user 1 at distance 1
     expected[0, 2] = 1 / 3
@@ -62,10 +65,10 @@ def loop_scores(
 ) -> list[float]:
     """Scores of every item, straight from the definitions."""
     scores = [0.0] * ITEMS
-    if name == "last":
+    if name in ("last", "recent"):
         for walk in walks:
             for i, item in enumerate(walk):
-                for distance in (1, 2, 3):
+                for distance in (1, 2, 3) if name == "recent" else (1,):
                     if item == past[-1] and i + distance < len(walk):
                         scores[walk[i + distance]] += 1 / distance
     if name.startswith("itemknn"):
@@ -114,7 +117,7 @@ def run(tmp_path_factory):
     return root, data, command
 
 
-@pytest.mark.parametrize("name", ["pop", "last", "itemknn", "itemknn_tuned"])
+@pytest.mark.parametrize("name", ["pop", "last", "recent", "itemknn", "itemknn_tuned"])
 def test_program_and_evaluation_equal_the_loops(run, name):
     root, data, _ = run
     facts = read_manifest(root / "eval" / f"{name}.test")["facts"]
@@ -145,7 +148,7 @@ def test_tuning_takes_the_best_point_on_valid(run):
 
 def test_finished_directories_are_kept_and_a_sample_is_seeded(run):
     root, data, command = run
-    assert succeed(*command, "--tune.shrinks", "[0.0,4.0]").count("already complete") == 8
+    assert succeed(*command, "--tune.shrinks", "[0.0,4.0]").count("already complete") == 10
     assert "another run" in refuse(*command, "--models", "[pop]", "--depth", 20)
     sampled = (
         "infer.run_baselines",

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import RR, R, nDCG
+from scipy.sparse import csr_matrix
 
 from configs.program import InputError, NumericError
 from data import artifacts
@@ -28,6 +29,7 @@ from infer.metrics.placement import (
     place_unseen,
 )
 from infer.models import counting
+from infer.models.contract import ranked_lists
 
 KS = (1, 3, 5, 10)
 
@@ -211,15 +213,20 @@ def loop_mean_rank(key: list[tuple], item: int) -> float:
 def test_ranked_items_and_their_ties_equal_a_loop(case, depth):
     scores, popularity, rows = case
     num_items = len(popularity)
-    lists = counting.ranked_lists(scores, popularity, depth)
+    probabilities = counting.log_probabilities(csr_matrix(scores), popularity)
+    assert np.allclose(np.exp(probabilities.astype(float)).sum(1), 1, atol=1e-5)
+    lists = ranked_lists(probabilities, depth)
     for row in range(len(rows)):
         key = [(scores[row, i], popularity[i]) for i in range(num_items)]
         ranks = {i: loop_mean_rank(key, i) for i in range(num_items)}
         part = slice(lists.offsets[row], lists.offsets[row + 1])
         got = dict(zip(lists.item_E[part].tolist(), lists.rank_E[part].tolist(), strict=True))
         assert got == {i: rank for i, rank in ranks.items() if rank - 1 < depth}
-        assert counting.target_ranks(scores, rows.target_R, popularity)[row] == ranks[rows.target_R[row]]
-    full = counting.ranked_lists(scores, popularity, num_items)
+        assert (
+            counting.target_ranks(csr_matrix(scores), rows.target_R, popularity)[row]
+            == ranks[rows.target_R[row]]
+        )
+    full = ranked_lists(probabilities, num_items)
     predictions = from_table(
         ranked_items_table(rows.example_ids_R, full.offsets, full.item_E, full.rank_E, full.score_E),
         where="here",

@@ -1,0 +1,110 @@
+"""The contract of every model that scores items, how one is opened, and the ranking that follows from scores.
+
+    model = load("outputs/run/baselines/itemknn")      # any directory that an item model was saved in
+    model.score(rows)                                  # float32 [R, N] log-probabilities of every item
+    model.score(rows, items_RC)                        # float32 [R, C], of these items
+    ranked_lists(model.score(rows), depth=50)          # the best items of every row, ties share their mean rank
+
+A saved model is an output directory with `item_model.json`: {"kind": a name of KINDS, ...settings}. A new model is one entry
+of KINDS and a module with `load(directory)`.
+
+Legend: R rows, N items, C candidates of a row, E entries of all lists.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from configs.program import InputError
+from data.rows import Rows
+from data.store.output import Output, require_manifest
+from infer.metrics.ranking import mean_ranks
+
+FILE = "item_model.json"
+# kind -> the module whose `load(directory)` opens it; imported when one is opened
+KINDS = {
+    "counting": "infer.models.counting",
+    "cache": "infer.models.cache",
+}
+BLOCK_VALUES = 1 << 24
+
+
+class ItemModel(Protocol):
+    """What rewards, distillation, fusion and `infer.run_baselines` ask of a model."""
+
+    num_items: int
+
+    def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
+        """Log-probabilities float32 [R, N] of the next item, or [R, C] of the items `items_RC` (int, within 0..N-1)."""
+
+
+@dataclass(frozen=True)
+class RankedLists:
+    """Items of each row, best first: the entries of row b are `offsets[b] : offsets[b + 1]`.
+
+    item_E int32, rank_E float64 (from 1, ties share their mean), score_E float32.
+    """
+
+    offsets: np.ndarray
+    item_E: np.ndarray
+    rank_E: np.ndarray
+    score_E: np.ndarray
+
+
+def load(directory: str | Path) -> ItemModel:
+    """The model that was saved in an output directory; InputError when it holds none, or one of an unknown kind."""
+    settings = read_settings(directory)
+    return import_module(KINDS[settings["kind"]]).load(Path(directory))
+
+
+def save_settings(out: Output, kind: str, **settings: Any) -> None:
+    """Write `item_model.json`."""
+    out.write_json(FILE, {"kind": kind, **settings})
+
+
+def read_settings(directory: str | Path) -> dict[str, Any]:
+    """`item_model.json` of a finished directory."""
+    require_manifest(directory, written_by="the stage that fits it (infer.run_baselines, ...)")
+    path = Path(directory) / FILE
+    if not path.is_file():
+        raise InputError(f"{directory} holds no item model (no {FILE}) -> infer.run_baselines writes some")
+    settings = json.loads(path.read_text())
+    if settings.get("kind") not in KINDS:
+        raise InputError(f"{path}: unknown kind {settings.get('kind')!r} -> one of {', '.join(KINDS)}")
+    return settings
+
+
+def block_rows(num_items: int) -> int:
+    """Rows whose scores of all items fit into 64 MiB."""
+    return max(1, BLOCK_VALUES // max(num_items, 1))
+
+
+def ranked_lists(score_RN: np.ndarray, depth: int) -> RankedLists:
+    """Every item whose mean rank, counted from 0, is below `depth`; items of score -inf are never listed.
+
+    Scores 3, 2, 2, 1 give the ranks 1, 2.5, 2.5, 4; depth 2 keeps the first three (their mean rank from 0 is 1.5).
+
+    >>> lists = ranked_lists(np.array([[2, 3, 2, 1]], np.float32), 2)
+    >>> lists.item_E.tolist(), lists.rank_E.tolist()
+    ([1, 0, 2], [1.0, 2.5, 2.5])
+    """
+    rows, num_items = score_RN.shape
+    at = num_items - min(depth, num_items)
+    least_R1 = np.partition(score_RN, at, axis=1)[:, at : at + 1]
+    row, item = np.nonzero((score_RN >= least_R1) & (score_RN > -np.inf))
+    score = score_RN[row, item]
+    order = np.lexsort((item, -score, row))
+    row, item, score = row[order], item[order], score[order]
+    new_row, new_tie = np.ones(len(row), bool), np.ones(len(row), bool)
+    new_row[1:] = row[1:] != row[:-1]
+    new_tie[1:] = new_row[1:] | (score[1:] != score[:-1])
+    rank = mean_ranks(new_row, new_tie)
+    keep = rank - 1 < depth
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[keep], minlength=rows))])
+    return RankedLists(offsets, item[keep].astype(np.int32), rank[keep], score[keep])
