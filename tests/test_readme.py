@@ -18,7 +18,7 @@ import pytest
 
 from configs.program import ROOT
 
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("configs/*/README.md")])
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("[a-z]*/README.md"), *ROOT.glob("configs/*/README.md")])
 SCRIPT = re.compile(r"\bbash ((?:[\w-]+/)*[\w$-]+\.sh)")
 MODULE = re.compile(
     r"python -m ((?:configs|data|rq|infer|preprocess|train|generation|tests)\.[\w.]+)([^\n`#|]*)"
@@ -53,8 +53,9 @@ def test_every_command_of_a_document_exists(document):
 
 
 def test_python_snippets_print_what_they_say():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    assert blocks
+    texts = [path.read_text() for path in DOCUMENTS]
+    blocks = [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)]
+    assert len(blocks) >= 2
     for block in blocks:
         done = subprocess.run(
             [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=120

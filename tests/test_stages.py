@@ -93,7 +93,7 @@ def test_recommendations_are_legal_complete_and_better_than_chance(home):
     tests = pq.read_table(home / "data/toystore/examples/rqkmeans/test.parquet")
     assert set(rows["example_id"].to_pylist()) == set(tests["example_id"].to_pylist())
     assert rows.num_rows == 50 * tests.num_rows
-    for baseline in ("pop", "last", "itemknn", "itemknn_tuned"):
+    for baseline in ("pop", "last", "recent", "itemknn", "itemknn_tuned"):
         assert (home / f"outputs/test/eval/{baseline}.test/metrics/metrics.json").exists()
 
 

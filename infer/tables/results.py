@@ -12,6 +12,7 @@ from configs.program import InputError
 from data.store.output import MANIFEST, read_manifest, require_manifest
 
 Metric = dict[str, float | None]
+BASELINES = ("pop", "repeat", "last", "recent", "itemknn", "itemknn_tuned")  # in the order of a table
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,16 @@ def read_result(directory: Path) -> Result:
     metrics = json.loads(path.read_text())
     protocol = metrics.pop("protocol")
     name = directory.name.replace(f".{protocol['split']}", "", 1)
+    if (manifest["stage"], manifest["stage_version"]) == ("baseline last", 1):
+        name = "recent (as last)"  # version 1 of `last` is what `recent` is now
     return Result(name, protocol["split"], directory, metrics, protocol, manifest)
 
 
 def position(result: Result) -> tuple[bool, str, int, str]:
     """The place of a model in a table: baselines first, then models in the order in which they were trained."""
-    order = {"pop": "0", "repeat": "1", "last": "2", "itemknn": "3", "itemknn_tuned": "4"}
     if result.is_baseline:
-        return False, "", 0, order.get(result.name, result.name)
+        name = result.name.split(" ")[0]
+        return False, "", BASELINES.index(name) if name in BASELINES else len(BASELINES), result.name
     trained = result.directory.parent.parent / result.name
     return True, *_ended(trained if read_manifest(trained) else result.directory), result.name
 
@@ -137,6 +140,7 @@ def _read_log(path: Path) -> TrainingLog:
 def manifests(run: Path, data: Path, sids: Path) -> list[tuple[str, dict[str, Any]]]:
     """(directory, manifest) of every finished stage behind a page, in the order of their end."""
     directories = [data, sids, *(path.parent for path in run.glob("*/manifest.json"))]
+    directories += [path.parent for path in run.glob("baselines/*/manifest.json")]
     directories += [path.parent for path in run.glob("eval/*/manifest.json")]
     directories += [path.parent for path in run.glob("eval/*/metrics/manifest.json")]
     made_from = require_manifest(sids, written_by="scripts/04_build_sids.sh")["inputs"]
