@@ -133,14 +133,75 @@ def test_what_does_not_belong_together_is_refused(store, tmp_path, words, compla
     assert not (tmp_path / "q").exists()
 
 
-def test_the_registry_names_functions_that_exist_and_the_program_offers_all():
+def test_the_registry_is_the_one_place():
+    """The program's flags, defaults and help are the registry's; a name that is not there is refused."""
     fields = TrainQuantizerArgs.__dataclass_fields__
     for name, entry in CONSTRUCTORS.items():
-        module, function = entry.function.split(":")
-        assert callable(getattr(__import__(module, fromlist=[function]), function)) and name in fields
-        assert name in fields["constructor"].type
+        assert callable(entry.fit_function()) and isinstance(fields[name].default_factory(), entry.options)
+    args, _ = program.parse(
+        TrainQuantizerArgs,
+        ["--embeddings", "e", "--output_dir", "q", "--constructor", "opq", "--opq.sizes", "[8,4]"],
+    )
+    assert args.chosen_options() == CONSTRUCTORS["opq"].options(sizes=[8, 4])
+    assert args.not_chosen() == {*CONSTRUCTORS, "options"} - {"opq"}
+    assert (
+        f"balanced: {CONSTRUCTORS['balanced'].about}" in program.make_parser(TrainQuantizerArgs).format_help()
+    )
     with pytest.raises(InputError, match="unknown"):
         constructors.fit("vq", Source(np.eye(2, dtype=np.float32)), None, seed=0, out=None)
+
+
+def own_file(folder):
+    """The README's quantizer as a file of the user's."""
+    block = (ROOT / "README.md").read_text().split("## A quantizer of your own\n")[1]
+    (folder / "mine.py").write_text(block.split("```python\n")[1].split("print(")[0])
+    return folder / "mine.py"
+
+
+def test_a_quantizer_of_ones_own_from_a_file(store, tmp_path):
+    mine = own_file(tmp_path)
+    base = ["--embeddings", str(store / "embeddings/made"), "--output_dir", str(tmp_path / "q")]
+    words = [*base, "--constructor", f"{mine}:fit", "--options.sizes", "[8,4]"]
+    args, _ = program.parse(TrainQuantizerArgs, words)
+    train_quantizer.main(args)
+    quantizer, description = constructors.load(tmp_path / "q")
+    assert quantizer.sizes == (8, 4) and description["made_by"]["sizes"] == [8, 4]
+    with pytest.raises(program.AlreadyComplete):
+        train_quantizer.main(args)
+    mine.write_text(mine.read_text() + "\nCHANGED = 1\n")
+    with pytest.raises(InputError, match="differ"):
+        train_quantizer.main(args)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--constructor", "MINE:fot"], "no function 'fot'"),
+        (["--constructor", "gone.py:fit"], "gone.py"),
+        (["--constructor", "MINE:fit", "--options.size", "3"], "size"),
+        (["--constructor", "MINE:fit", "--options.sizes", "many"], "sizes"),
+        (["--constructor", "MINE:fit", "--opq.sizes", "[4]"], "options of opq are given"),
+        (["--options.sizes", "[4]"], "options of a file are given"),
+        (["--constructor", "MINE:Drawn"], "options"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(store, tmp_path, words, complaint):
+    words = [word.replace("MINE", str(own_file(tmp_path))) for word in words]
+    argv = ["--embeddings", str(store / "embeddings/made"), "--output_dir", str(tmp_path / "q"), *words]
+    with pytest.raises(InputError, match=complaint):
+        args, _ = program.parse(TrainQuantizerArgs, argv)
+        train_quantizer.main(args)
+    assert not (tmp_path / "q").exists()
+
+
+def test_more_codes_than_items_can_fill_are_said_at_the_start(store, tmp_path, capsys):
+    base = ["--embeddings", str(store / "embeddings/made"), "--rqkmeans.iterations", "1"]
+    for sizes, said in (("[8,15]", False), ("[8,16]", True)):
+        args, _ = program.parse(
+            TrainQuantizerArgs, [*base, "--rqkmeans.sizes", sizes, "--output_dir", str(tmp_path / sizes)]
+        )
+        train_quantizer.main(args)
+        assert ("16 codes in a level for 60 items with 60" in capsys.readouterr().err) == said
 
 
 def test_every_constructor_has_a_config():

@@ -108,6 +108,11 @@ class RqKmeansPlus:
     )
     """How the training runs."""
 
+    @property
+    def sizes(self) -> list[int]:
+        """Codes per level of the balanced start."""
+        return self.start.sizes
+
     def __post_init__(self) -> None:
         if min(self.layers, default=0) < 1 or self.quantization_weight <= 0:
             raise InputError(

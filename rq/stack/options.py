@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from configs.program import InputError
-from rq.stack.vq import Distance
+from rq.stack.vq import Distance, distinct_rows
+
+ITEMS_PER_CODE = 4  # fewer vectors than this per code and most codes stand for single items
 
 
 @dataclass
@@ -146,3 +149,19 @@ def require_sizes(sizes: list[int], *, constructor: str) -> None:
     """InputError unless there is at least one level and every level has a code."""
     if not sizes or min(sizes) < 1:
         raise InputError(f"{constructor}: sizes {sizes} must be at least one level of at least one code")
+
+
+def warn_of_sizes(sizes: list[int], x_ND: np.ndarray) -> None:
+    """Say on stderr which level has more codes than these items can fill: a code of one or two items is no shared meaning.
+
+    3 x 256 codes for 300 items with 280 different vectors: 256 codes for 280, about 1.1 each, at most 70 are advised.
+    """
+    distinct, asked = len(distinct_rows(x_ND)), max(sizes)
+    if asked * ITEMS_PER_CODE > distinct:
+        most = max(1, distinct // ITEMS_PER_CODE)
+        print(
+            f"WARNING: {asked} codes in a level for {len(x_ND):,} items with {distinct:,} different vectors, "
+            f"{distinct / asked:.1f} per code -> at most {most} codes give {ITEMS_PER_CODE} to each",
+            file=sys.stderr,
+            flush=True,
+        )
