@@ -169,7 +169,7 @@ def test_a_quantizer_of_ones_own_from_a_file(store, tmp_path):
     with pytest.raises(program.AlreadyComplete):
         train_quantizer.main(args)
     mine.write_text(mine.read_text() + "\nCHANGED = 1\n")
-    with pytest.raises(InputError, match="differ"):
+    with pytest.raises(InputError, match="constructor_file"):
         train_quantizer.main(args)
 
 
