@@ -1,7 +1,9 @@
 """Is my data what the stages expect? Every kind of violation, with file, column, rows and values.
 
-reads   the user's tables, with the recipe (YAML) of data.prepare          or a prepared data set
-writes  nothing; the violations go to stdout, at most 3 rows of each kind
+reads   a raw folder of any adapter, with the recipe (YAML) of data.prepare          or a prepared data set
+writes  nothing; the violations go to stdout, at most 3 rows of each kind; what is usable but odd is said
+
+A raw folder is prepared in memory, so what passes here passes stage 01, with the same counts.
 
 python -m data.validate --config configs/minionerec/industrial/prepare.yaml --raw RAW
 python -m data.validate --data data/industrial
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 
 from configs import program
 from configs.program import InputError, say
-from data.adapters import tables
+from data.adapters.build import build
 from data.adapters.checks import check_prepared
 from data.adapters.recipe import Recipe
-from data.artifacts import ITEMS
+from data.artifacts import ITEMS, read_sequences
 from data.shaping.findings import Finding
+from data.shaping.remarks import remarks
 from data.store.output import require_manifest
 
 
@@ -28,7 +31,7 @@ class ValidateArgs(Recipe):
     """Arguments of data.validate: the recipe of data.prepare, and what to check with it."""
 
     raw: str = ""
-    """folder of the user's tables"""
+    """folder of the raw files"""
     data: str = ""
     """a prepared data set, instead of raw"""
 
@@ -36,36 +39,27 @@ class ValidateArgs(Recipe):
         super().__post_init__()
         if bool(self.raw) == bool(self.data):
             raise InputError(
-                "nothing to check, or two things -> give either --raw (tables) or --data (prepared)"
-            )
-        if self.raw and self.adapter != "tables":
-            raise InputError(
-                f"adapter {self.adapter}: only tables are checked before stage 01 -> give --config with adapter tables;"
-                " data.prepare counts the broken lines of a dump itself"
+                "nothing to check, or two things -> give either --raw (with --config) or --data (prepared)"
             )
 
 
-def check_tables(args: ValidateArgs) -> tuple[str, list[Finding]]:
-    """(summary, findings) of a user's tables."""
-    loaded, findings = tables.load(args.raw, args.tables)
-    if loaded is None:
-        return "", findings
-    counts = {
-        "items": loaded.items.num_rows,
-        "users": loaded.users.num_rows,
-        "interactions": len(loaded.user),
-    }
-    if loaded.sequences is not None:
-        counts["sequences"] = loaded.sequences.num_rows
-    timed = 100 * loaded.known.mean() if len(loaded.known) else 0
-    return f"{_counted(counts)}; {timed:.0f} % of the interactions have a time", findings
+def check_raw(args: ValidateArgs) -> tuple[str, list[str], list[Finding]]:
+    """(summary, remarks, findings) of a raw folder."""
+    prepared, findings = build(args.raw, args)
+    if prepared is None:
+        return "", [], findings
+    timed = 100 * prepared.funnel.facts["share_with_time"]
+    summary = f"{_counted(prepared.counts())}; {timed:.0f} % of the interactions have a time"
+    return summary, prepared.funnel.notes, findings
 
 
-def check_data(args: ValidateArgs) -> tuple[str, list[Finding]]:
-    """(summary, findings) of a prepared data set."""
-    require_manifest(args.data, written_by=ITEMS.written_by)
+def check_data(args: ValidateArgs) -> tuple[str, list[str], list[Finding]]:
+    """(summary, remarks, findings) of a prepared data set."""
+    manifest = require_manifest(args.data, written_by=ITEMS.written_by)
     rows, findings = check_prepared(args.data)
-    return _counted({file.removesuffix(".parquet"): count for file, count in rows.items()}), findings
+    longest = manifest["config"].get("split", {}).get("max_history", args.split.max_history)
+    told = [] if findings else remarks(read_sequences(args.data), max_history=longest)
+    return _counted({file.removesuffix(".parquet"): count for file, count in rows.items()}), told, findings
 
 
 def _counted(counts: dict[str, int]) -> str:
@@ -75,7 +69,9 @@ def _counted(counts: dict[str, int]) -> str:
 def main(args: ValidateArgs) -> None:
     """Check, print what is wrong, and end with one line."""
     place = args.raw or args.data
-    summary, findings = check_tables(args) if args.raw else check_data(args)
+    summary, told, findings = check_raw(args) if args.raw else check_data(args)
+    for text in told:
+        say(f"validate: {text}")
     for finding in findings:
         say(str(finding))
     if findings:

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from data.adapters import amazon, amazon_lines
+from data.adapters import amazon_dump as amazon
+from data.adapters import amazon_lines
 from data.adapters.item_text import clean_title, kept_title, parse_price, title_is_bad
+from data.adapters.options import AmazonOptions
 
 REVIEW = {"reviewerID": "U1", "asin": "B1", "overall": 4.0, "unixReviewTime": 1393372800}
 
@@ -32,8 +34,8 @@ def write(path: Path, lines: list[str | bytes | dict], *, end: bytes = b"\n") ->
     return path
 
 
-def read(path: Path, *, year: int = 2018, max_bad_share: float = 0.0) -> amazon.Reviews:
-    return amazon.read_reviews([path], year=year, max_bad_share=max_bad_share)
+def read(path: Path, *, year: int = 2018, **options: Any) -> amazon.Reviews:
+    return amazon.read_reviews([path], AmazonOptions(format=year, **{"max_bad_share": 0.0} | options))
 
 
 def rows(reviews: amazon.Reviews) -> list[tuple[str, str, float | None, int]]:
@@ -46,8 +48,9 @@ def items_of(
     path: Path, ids: list[str], *, year: int = 2018, title_filter: str = "none", max_bad_share: float = 0.0
 ) -> tuple[amazon.Metadata, list[dict[str, Any]]]:
     """(metadata, rows of the item table in the order of `ids`)."""
-    metadata = amazon.scan_metadata([path], pa.array(ids), year=year, max_bad_share=max_bad_share)
-    table = amazon.read_items([path], metadata, np.arange(len(ids)), year=year, title_filter=title_filter)
+    options = AmazonOptions(format=year, max_bad_share=max_bad_share)
+    metadata = amazon.scan_metadata([path], pa.array(ids), options)
+    table, _ = amazon.read_items([path], metadata, np.arange(len(ids)), year=year, title_filter=title_filter)
     return metadata, table.to_pylist()
 
 
@@ -181,11 +184,9 @@ def test_the_first_metadata_line_of_an_item_wins(tmp_path, monkeypatch):
     assert [item["title"] for item in found] == ["title 6", "title 0", "title 3"]
     assert metadata.distinct == 7
     first = write(tmp_path / "a.json", [{"asin": "B3", "title": "another file"}])
-    both = amazon.scan_metadata(
-        [first, tmp_path / "m.json"], pa.array(["B3", "B1"]), year=2018, max_bad_share=0
-    )
+    both = amazon.scan_metadata([first, tmp_path / "m.json"], pa.array(["B3", "B1"]), AmazonOptions())
     assert both.file.tolist() == [0, 1]
-    table = amazon.read_items(
+    table, _ = amazon.read_items(
         [first, tmp_path / "m.json"], both, np.array([1, 0]), year=2018, title_filter="none"
     )
     assert table["title"].to_pylist() == ["title 1", "another file"]

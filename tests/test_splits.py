@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -87,13 +89,13 @@ def test_a_first_row_later_than_the_first_valid_target_is_context():
     assert global_temporal(user, time)[-2:].tolist() == [CONTEXT, TEST]
 
 
-@given(users=USERS, train=st.floats(0.1, 0.8), valid=st.floats(0, 0.19))
+@given(users=USERS, train=st.integers(10, 80), valid=st.integers(0, 19))
 def test_global_temporal_equals_cutting_the_sorted_windows(users, train, valid):
     user, time = flat([sorted(values) for values in users])
-    split = global_temporal(user, time, fractions=(train, train + valid))
+    split = global_temporal(user, time, fractions=(Fraction(train, 100), Fraction(train + valid, 100)))
     place = positions(user)
     windows = sorted((int(time[row]), row) for row in range(len(user)) if place[row] > 0)
-    cuts = int(train * len(windows)), int((train + valid) * len(windows))
+    cuts = train * len(windows) // 100, (train + valid) * len(windows) // 100
     for number, (_, row) in enumerate(windows):
         assert split[row] == (TRAIN if number < cuts[0] else VALID if number < cuts[1] else TEST)
     first = windows[cuts[0]][0] if cuts[0] < len(windows) else np.inf

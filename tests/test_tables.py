@@ -14,9 +14,7 @@ import pytest
 
 from configs.program import InputError
 from data.adapters import tables
-from data.adapters.recipe import AmazonOptions
-from data.adapters.table_columns import TableFile
-from data.adapters.tables import TablesOptions
+from data.adapters.options import AmazonOptions, TableFile, TablesOptions
 from data.prepare import PrepareArgs, prepare
 from data.shaping.assemble import SplitOptions
 from data.shaping.findings import Finding

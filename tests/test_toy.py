@@ -14,7 +14,8 @@ from scipy import sparse
 
 from configs.program import ROOT, InputError
 from data import toy
-from data.adapters import amazon
+from data.adapters import amazon_dump as amazon
+from data.adapters.options import AmazonOptions
 from data.generator.catalogue import ItemText, item_text, make_catalogue
 from data.generator.files import DAYS, FIRST_DAY, SPAN, item_id, metadata_lines, user_id
 from data.generator.users import simulate
@@ -60,17 +61,17 @@ def test_the_program_writes_the_same_bytes_again(tiny, tmp_path):
 
 def test_both_forms_hold_the_same_purchases(tiny, tmp_path):
     newer = generate(tmp_path, size="tiny", format=2023)
-    old = amazon.read_reviews([tiny / "Toystore.json"], year=2018, max_bad_share=0.01)
-    new = amazon.read_reviews([newer / "Toystore.jsonl"], year=2023, max_bad_share=0.01)
+    old = amazon.read_reviews([tiny / "Toystore.json"], AmazonOptions(format=2018))
+    new = amazon.read_reviews([newer / "Toystore.jsonl"], AmazonOptions(format=2023))
     assert np.array_equal(old.user, new.user) and np.array_equal(old.item, new.item)
     assert old.item_ids.equals(new.item_ids) and len(old.user_ids) == len(new.user_ids)
     assert np.array_equal(old.timestamp // 86_400, new.timestamp // 86_400)
     found = []
     for folder, suffix, year in ((tiny, "json", 2018), (newer, "jsonl", 2023)):
         files = [folder / f"meta_Toystore.{suffix}"]
-        metadata = amazon.scan_metadata(files, old.item_ids, year=year, max_bad_share=0.0)
+        metadata = amazon.scan_metadata(files, old.item_ids, AmazonOptions(format=year))
         rows = np.arange(len(old.item_ids))
-        found.append(amazon.read_items(files, metadata, rows, year=year, title_filter="mark_missing"))
+        found.append(amazon.read_items(files, metadata, rows, year=year, title_filter="mark_missing")[0])
     assert (
         found[0]
         .select(["title", "categories", "brand"])
@@ -79,14 +80,14 @@ def test_both_forms_hold_the_same_purchases(tiny, tmp_path):
 
 
 def test_reviews_have_the_dirt_of_real_dumps(lines, tiny):
-    reviews = amazon.read_reviews([tiny / "Toystore.json"], year=2018, max_bad_share=0.01)
+    reviews = amazon.read_reviews([tiny / "Toystore.json"], AmazonOptions(format=2018))
     assert 0 < reviews.lines[0].broken < 0.01 * reviews.lines[0].total
     assert any(count > 1 for count in Counter(lines).values())
     first = int(FIRST_DAY.timestamp())
     outside = (reviews.timestamp < first) | (reviews.timestamp > first + DAYS * 86_400)
     assert 0 < outside.mean() < 0.01
     metadata = amazon.scan_metadata(
-        [tiny / "meta_Toystore.json"], reviews.item_ids, year=2018, max_bad_share=0.0
+        [tiny / "meta_Toystore.json"], reviews.item_ids, AmazonOptions(format=2018)
     )
     assert 0 < (metadata.file < 0).sum() < 10
 

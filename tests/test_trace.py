@@ -32,7 +32,7 @@ from infer.tracing.facts import (
     traceable,
     user_walk,
 )
-from infer.tracing.raw_lines import find_raw_lines, review_key
+from infer.tracing.raw_lines import find_raw_lines
 from tests.handmade import Made, call, refuse, succeed
 from tests.store import HOSTILE
 
@@ -356,8 +356,8 @@ def test_raw_lines_of_a_dump(tmp_path):
     found = find_raw_lines(raw, AMAZON, user="U1", items=["B1", "B2"])
     assert [(line.line, line.key) for line in found.user] == [(1, "U1"), (3, "U1"), (4, "U1"), (5, "U1")]
     assert [(line.line, line.key) for line in found.items] == [(1, "B2"), (2, "B1")]
-    assert review_key(found.user[1].fields, AMAZON) == ("B2", 200)
-    assert review_key(found.user[3].fields, AMAZON) is None
+    assert found.user[1].event == ("B2", 200)
+    assert found.user[3].event is None and found.user[3].broken
     assert find_raw_lines(raw, AMAZON, user=None, items=[]).user == []
 
 

@@ -55,7 +55,7 @@ def test_good_tables_are_fine_and_become_a_data_set_that_is_fine(tmp_path, recip
     said = succeed("data.validate", "--config", recipe, "--raw", folder)
     assert (
         said
-        == f"validate: {folder} is fine (3 items, 2 users, 7 interactions, 3 sequences; 57 % of the interactions have a time)\n"
+        == f"validate: {folder} is fine (3 items, 2 users, 7 interactions, 3 train, 2 valid, 1 test; 57 % of the interactions have a time)\n"
     )
     call("data.prepare", "--config", recipe, "--raw", folder, "--output_dir", tmp_path / "data")
     call("data.validate", "--data", tmp_path / "data")
@@ -112,8 +112,8 @@ def test_missing_files_and_a_dump_are_told(tmp_path, recipe, capsys):
     assert [line.split(": missing file")[0] for line in lines] == [
         f"{tmp_path}/{name}.parquet" for name in ("items", "interactions", "sequences")
     ]
-    assert "adapter tables" in refused("--raw", tmp_path)
-    assert "--raw (tables) or --data" in refused()
+    assert "no reviews file in" in refused("--raw", tmp_path)
+    assert "--raw (with --config) or --data" in refused()
     assert "no manifest.json" in refused("--data", tmp_path)
 
 

@@ -1,0 +1,14 @@
+"""Every kind of raw folder that stage 01 reads, by name (contract: `data.adapters.contract`).
+
+To add one: write its options class and its module, and name both here; the recipe gets a group of that name.
+"""
+
+from __future__ import annotations
+
+from data.adapters.contract import Adapter
+from data.adapters.options import AmazonOptions, TablesOptions
+
+ADAPTERS: dict[str, Adapter] = {
+    "amazon": Adapter(AmazonOptions, "data.adapters.amazon"),
+    "tables": Adapter(TablesOptions, "data.adapters.tables", published=True),
+}

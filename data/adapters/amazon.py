@@ -1,302 +1,165 @@
-"""Amazon review dumps of 2014, 2018 and 2023: raw lines -> coded interactions and item text.
-
-            user          item          rating    time                    item text
-  2014      reviewerID    asin          overall   unixReviewTime (s)      title description categories brand price imUrl
-  2018      reviewerID    asin          overall   unixReviewTime (s)      title description category brand price image
-  2023      user_id       parent_asin   rating    timestamp (ms)          title description features categories store ...
-
-Reviews are read once; users and items become codes while they are read. Metadata is read twice: first only the titles of
-reviewed items (for the title filter), then, after filtering, the text of the items that survive. The first of several
-metadata lines of an item counts. Nothing is de-duplicated here.
-"""
+"""Adapter amazon: a folder of review dumps. Title and metadata rules, exact repeats, item text of the survivors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from configs.program import InputError
-from data.adapters.amazon_lines import Lines, parse_object, read_blocks
-from data.adapters.amazon_parse import Parsed, parse_blocks, parse_lines
-from data.adapters.item_text import (
-    TitleFilter,
-    category_path,
-    clean_label,
-    clean_parts,
-    kept_title,
-    parse_price,
-    title_is_bad,
-)
-from data.shaping.coding import Coder
-
-Year = Literal[2014, 2018, 2023]
+from data.adapters import amazon_dump as dump
+from data.adapters.amazon_lines import parse_object, read_blocks
+from data.adapters.contract import Loaded, RawLine, RawLines, first_of_each, shown
+from data.adapters.options import AmazonOptions
+from data.shaping.assemble import Coded, Funnel
+from data.shaping.findings import Finding
 
 
-@dataclass(frozen=True)
-class Fields:
-    """Where one release keeps what. `per_second`: units of its time column per second."""
-
-    user: str
-    item: str
-    rating: str
-    time: str
-    per_second: int
-    categories: str
-    brand: str
-    images: tuple[str, ...]
-    literals: bool
+def files(raw: str | Path, options: AmazonOptions) -> list[Path]:
+    """Review files, then metadata files."""
+    return [*_reviews(raw, options), *_metadata(raw, options)]
 
 
-FIELDS: dict[int, Fields] = {
-    2014: Fields("reviewerID", "asin", "overall", "unixReviewTime", 1, "categories", "brand", ("imUrl",), True),
-    2018: Fields(
-        "reviewerID", "asin", "overall", "unixReviewTime", 1, "category", "brand",
-        ("imageURLHighRes", "imageURL", "image"), False,
-    ),
-    2023: Fields("user_id", "parent_asin", "rating", "timestamp", 1000, "categories", "store", ("images",), False),
-}  # fmt: skip
+def _reviews(raw: str | Path, options: AmazonOptions) -> list[Path]:
+    return dump.find_files(raw, options.reviews, what="reviews")
 
 
-@dataclass(frozen=True)
-class Reviews:
-    """Coded interactions in file order.
-
-    user, item: int32 codes [rows] into user_ids, item_ids (distinct strings in order of first appearance);
-    rating: float32 [rows], NaN where missing; timestamp: int64 UTC seconds [rows]; lines: one account per file.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    rating: np.ndarray
-    timestamp: np.ndarray
-    user_ids: pa.Array
-    item_ids: pa.Array
-    lines: tuple[Lines, ...]
+def _metadata(raw: str | Path, options: AmazonOptions) -> list[Path]:
+    return dump.find_files(raw, options.metadata, what="metadata") if options.metadata else []
 
 
-def find_files(raw: str | Path, patterns: Sequence[str], *, what: str) -> list[Path]:
-    """The files of the first pattern that matches anything below `raw`, sorted; InputError when none does."""
-    root = Path(raw)
-    if not root.is_dir():
-        raise InputError(f"raw folder does not exist: {root} -> set RAW (or --raw) to the folder of the dump")
-    for pattern in patterns:
-        if files := sorted(p for p in root.glob(pattern) if p.is_file()):
-            return files
-    raise InputError(
-        f"no {what} file in {root} matches {' or '.join(patterns)} -> check raw and amazon.{what}"
-    )
+def read(raw: str | Path, options: AmazonOptions, funnel: Funnel) -> tuple[Loaded, list[Finding]]:
+    """The reviews whose items the rules keep; a dump's faults are counted or fatal, so there are no findings."""
+    reviews = dump.read_reviews(_reviews(raw, options), options)
+    texts = _metadata(raw, options)
+    metadata = dump.scan_metadata(texts, reviews.item_ids, options)
+    _count(reviews, metadata, funnel)
+    known = np.ones(len(reviews.user), bool)
+    rows = Coded(reviews.user, reviews.item, reviews.rating, reviews.timestamp, known)
+    rows = _drop_items(rows, metadata, options, funnel)
+    items = partial(_items, texts, reviews, metadata, options, funnel)
+    users = pa.table({"raw_id": reviews.user_ids})
+    return Loaded(rows, items, users, len(reviews.item_ids)), []
 
 
-def read_reviews(files: Sequence[Path], *, year: Year, max_bad_share: float) -> Reviews:
-    """All interactions of the review files. Broken: no object, no user, item or time; InputError above the share."""
-    names = FIELDS[year]
-    users, items = Coder(), Coder()
-    ratings: list[np.ndarray] = []
-    times: list[np.ndarray] = []
-    accounts = []
-    for path in files:
-        account = Lines(path)
-        accounts.append(account)
-        for parsed in parse_blocks(path, account, *_review_columns(names), literals=names.literals):
-            table = _review_rows(parsed, names, account)
-            users.add(table["user"])
-            items.add(table["item"])
-            ratings.append(table["rating"].to_numpy().astype(np.float32))
-            times.append(table["time"].to_numpy() // names.per_second)
-            account.check(max_bad_share, at_end=False)
-        account.check(max_bad_share, at_end=True)
-    user, user_ids = users.finish()
-    item, item_ids = items.finish()
-    if not len(user):
-        raise InputError(f"{files[0]}: no reviews in {len(files)} file(s) -> check raw and amazon.reviews")
-    return Reviews(
-        user, item, np.concatenate(ratings), np.concatenate(times), user_ids, item_ids, tuple(accounts)
-    )
-
-
-_REVIEW = pa.schema(
-    [("user", pa.string()), ("item", pa.string()), ("rating", pa.float64()), ("time", pa.int64())]
-)
-
-
-def _review_columns(names: Fields) -> tuple[pa.Schema, list[str]]:
-    """(schema, required columns) of a review line."""
-    source = (names.user, names.item, names.rating, names.time)
-    schema = pa.schema([(name, field.type) for name, field in zip(source, _REVIEW, strict=True)])
-    return schema, [names.user, names.item, names.time]
-
-
-def _review_rows(parsed: Parsed, names: Fields, account: Lines) -> pa.Table:
-    """The block's good rows as `_REVIEW`."""
-    if parsed.table is not None:
-        columns = [names.user, names.item, names.rating, names.time]
-        return parsed.table.select(columns).rename_columns(_REVIEW.names)
-    rows = [
-        row for _, row in parse_lines(parsed.block, account, _review_picker(names), literals=names.literals)
-    ]
-    columns = zip(*rows, strict=True) if rows else ([], [], [], [])
-    return pa.table(
-        [pa.array(column, kind) for column, kind in zip(columns, _REVIEW.types, strict=True)], schema=_REVIEW
-    )
-
-
-def _review_picker(names: Fields) -> Callable[[dict[str, Any]], tuple | str]:
-    def pick(review: dict[str, Any]) -> tuple | str:
-        user, item = review.get(names.user), review.get(names.item)
-        for key, value in ((names.user, user), (names.item, item)):
-            if not isinstance(value, str) or not value:
-                return f"no {key}; keys: {', '.join(list(review)[:6])}"
-        time = _as_int(review.get(names.time))
-        if time is None:
-            return f"{names.time} is {str(review.get(names.time))[:40]!r}, not a whole number"
-        rating = review.get(names.rating)
-        return _utf8(user), _utf8(item), float(rating) if isinstance(rating, int | float) else None, time
-
-    return pick
-
-
-def _as_int(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = int(value)
-    except (ValueError, OverflowError):
-        return None
-    exact = isinstance(value, str) or number == value
-    return number if exact and abs(number) < 1 << 62 else None
-
-
-def _utf8(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """Where each reviewed item's first metadata line is, and what the title filter says of it.
-
-    file: int32 [items], -1 = no metadata; offset: int64 [items] in the file's plain text; bad_title: bool [items].
-    """
-
-    file: np.ndarray
-    offset: np.ndarray
-    bad_title: np.ndarray
-    distinct: int
-    lines: tuple[Lines, ...]
-
-
-def scan_metadata(files: Sequence[Path], item_ids: pa.Array, *, year: Year, max_bad_share: float) -> Metadata:
-    """First pass over the metadata: `item_ids` are the distinct items of the reviews, the codes of all that follows."""
-    names = FIELDS[year]
-    file = np.full(len(item_ids), -1, np.int32)
-    offset = np.zeros(len(item_ids), np.int64)
-    bad_title = np.zeros(len(item_ids), bool)
-    coder = Coder()
-    accounts = []
-    for number, path in enumerate(files):
-        account = Lines(path)
-        accounts.append(account)
-        schema = pa.schema([(names.item, pa.string()), ("title", pa.string())])
-        for parsed in parse_blocks(path, account, schema, [names.item], literals=names.literals):
-            ids, titles, starts = _title_rows(parsed, names, account)
-            coder.add(ids)
-            code = pc.index_in(ids, value_set=item_ids).fill_null(-1).to_numpy()
-            rows = np.flatnonzero(code >= 0)
-            rows = rows[file[code[rows]] < 0]
-            found, first = np.unique(code[rows], return_index=True)
-            rows = rows[first]
-            file[found], offset[found] = number, parsed.block.offset + starts[rows]
-            bad_title[found] = [title_is_bad(title) for title in titles.take(pa.array(rows)).to_pylist()]
-            account.check(max_bad_share, at_end=False)
-        account.check(max_bad_share, at_end=True)
-    return Metadata(file, offset, bad_title, len(coder.finish()[1]), tuple(accounts))
-
-
-def _title_rows(parsed: Parsed, names: Fields, account: Lines) -> tuple[pa.Array, pa.Array, np.ndarray]:
-    """(item ids, raw titles or null, line starts) of the block's good lines."""
-    if parsed.table is not None:
-        return _whole(parsed.table[names.item]), _whole(parsed.table["title"]), parsed.starts()
-
-    def pick(item: dict[str, Any]) -> tuple | str:
-        key, title = item.get(names.item), item.get("title")
-        if not isinstance(key, str) or not key:
-            return f"no {names.item}; keys: {', '.join(list(item)[:6])}"
-        return _utf8(key), _utf8(title) if isinstance(title, str) else None
-
-    rows = parse_lines(parsed.block, account, pick, literals=names.literals)
-    ids, titles = ([fields[n] for _, fields in rows] for n in (0, 1))
-    starts = np.array([start for start, _ in rows], np.int64)
-    return pa.array(ids, pa.string()), pa.array(titles, pa.string()), starts
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
-
-
-def read_items(
-    files: Sequence[Path], metadata: Metadata, items: np.ndarray, *, year: Year, title_filter: TitleFilter
+def _items(
+    files: list[Path],
+    reviews: dump.Reviews,
+    metadata: dump.Metadata,
+    options: AmazonOptions,
+    funnel: Funnel,
+    codes: np.ndarray,
 ) -> pa.Table:
-    """Text of the surviving items (`items`: codes int [n]), row i belongs to items[i]; without metadata all is empty.
-
-    Columns: title, description, brand string; categories list<string> coarse to fine; price float32, image string, both
-    null where unknown.
-    """
-    rows: list[dict[str, Any] | None] = [None] * len(items)
-    for number, path in enumerate(files):
-        mine = np.flatnonzero(metadata.file[items] == number)
-        mine = mine[np.argsort(metadata.offset[items[mine]])]
-        for row, line in zip(mine.tolist(), _lines_at(path, metadata.offset[items[mine]]), strict=True):
-            rows[row] = _item_fields(line, FIELDS[year], title_filter)
-    empty = {"title": "", "description": "", "categories": [], "brand": "", "price": None, "image": None}
-    filled = [empty if row is None else row for row in rows]
-    kinds = [pa.string(), pa.string(), pa.list_(pa.string()), pa.string(), pa.float32(), pa.string()]
-    return pa.table(
-        {name: pa.array([row[name] for row in filled], kind) for name, kind in zip(empty, kinds, strict=True)}
+    """items.parquet without item_id of the items that are left."""
+    text, unparsed = dump.read_items(
+        files, metadata, codes, year=options.format, title_filter=options.title_filter
     )
+    funnel.facts["prices_not_parsed"] = unparsed
+    return text.add_column(0, "raw_id", reviews.item_ids.take(pa.array(codes)))
 
 
-def _lines_at(path: Path, offsets: np.ndarray) -> Iterator[bytes]:
-    """The lines that start at the ascending `offsets` of the file's plain text."""
-    if not len(offsets):
-        return
-    done = 0
-    for block in read_blocks(path, label=f"text of {path.name}"):
-        last = int(np.searchsorted(offsets, block.offset + len(block.data)))
-        for begin in (offsets[done:last] - block.offset).tolist():
-            end = block.data.find(b"\n", begin)
-            yield block.data[begin : end if end >= 0 else len(block.data)]
-        done = last
-        if done == len(offsets):
-            return
-
-
-def _item_fields(line: bytes, names: Fields, title_filter: TitleFilter) -> dict[str, Any]:
-    item = parse_object(line, literals=names.literals)
-    assert isinstance(item, dict), "the first pass read this line"
-    parts = clean_parts(item.get("description")) + clean_parts(item.get("features"))
-    brand = item.get(names.brand)
-    return {
-        "title": kept_title(item.get("title"), title_filter),
-        "description": " ".join(parts),
-        "categories": category_path(item.get(names.categories)),
-        "brand": clean_label(brand) if isinstance(brand, str) else "",
-        "price": parse_price(item.get("price")),
-        "image": _first_image([item[key] for key in names.images if item.get(key)]),
+def _count(reviews: dump.Reviews, metadata: dump.Metadata, funnel: Funnel) -> None:
+    lines = [*reviews.lines, *metadata.lines]
+    funnel.step("review lines", sum(account.total for account in reviews.lines))
+    funnel.step("reviews read", len(reviews.user), len(reviews.user_ids), len(reviews.item_ids))
+    broken = [sum(account.broken for account in kind.lines) for kind in (reviews, metadata)]
+    # Without the folder: the file's hash must not depend on where the dump lies.
+    first = next((a.first_broken.removeprefix(f"{a.path.parent}{os.sep}") for a in lines if a.broken), None)
+    truncated = [account.path.name for account in lines if account.truncated]
+    funnel.facts |= {
+        "review_lines_broken": broken[0],
+        "ratings_not_parsed": reviews.ratings_not_parsed,
+        "metadata_lines": sum(account.total for account in metadata.lines),
+        "metadata_lines_broken": broken[1],
+        "metadata_items": metadata.distinct,
+        "first_broken": first,
+        "truncated_files": truncated,
+        "reviewed_items_without_metadata": int((metadata.file < 0).sum()),
+        "reviewed_items_with_bad_title": int(metadata.bad_title.sum()),
     }
+    for name in truncated:
+        funnel.note(f"{name} ends in the middle; its whole lines are used")
+    if any(broken):
+        counts = f"{broken[0]} broken review lines and {broken[1]} broken metadata lines are left out"
+        funnel.note(f"{counts}, first: {first}")
 
 
-def _first_image(values: list[Any]) -> str | None:
-    """The first address of strings, lists of strings, or 2023's lists of {hi_res, large, thumb}."""
-    for value in values:
-        first = value[0] if isinstance(value, list) else value
-        if isinstance(first, dict):
-            first = first.get("hi_res") or first.get("large") or first.get("thumb")
-        if isinstance(first, str) and first:
-            return _utf8(first)
-    return None
+def _drop_items(rows: Coded, metadata: dump.Metadata, options: AmazonOptions, funnel: Funnel) -> Coded:
+    """Drop the rows of items that the metadata and title rules exclude, and exact repeats where asked."""
+    keep_item = np.ones(len(metadata.file), bool)
+    if not options.keep_without_metadata:
+        keep_item &= metadata.file >= 0
+    if options.title_filter == "published":
+        keep_item &= ~metadata.bad_title
+    rows = rows.take(np.flatnonzero(keep_item[rows.item]))
+    funnel.count(f"items with metadata, title filter {options.title_filter}", rows)
+    if options.drop_duplicates:
+        rows = rows.take(first_of_repeats(rows))
+        funnel.count("without exact repeats", rows)
+    return rows
+
+
+def first_of_repeats(rows: Coded) -> np.ndarray:
+    """Row numbers (ascending) of the first of every (user, item, time)."""
+    order = np.lexsort((rows.timestamp, rows.item, rows.user))
+    repeats = np.zeros(len(order), bool)
+    same = [np.diff(column[order]) == 0 for column in (rows.user, rows.item, rows.timestamp)]
+    repeats[order[1:][same[0] & same[1] & same[2]]] = True
+    return np.flatnonzero(~repeats)
+
+
+def find_lines(
+    raw: str | Path, options: AmazonOptions, *, user: str | None, items: Sequence[str]
+) -> RawLines:
+    """The user's review lines and the first metadata line of every item, compared by the field."""
+    names = dump.FIELDS[options.format]
+    users = [] if user is None else [user]
+    mine = [_with_event(line, options) for line in _lines(_reviews(raw, options), users, names.user, names)]
+    return RawLines(mine, first_of_each(_lines(_metadata(raw, options), items, names.item, names)))
+
+
+def _lines(files: Sequence[Path], keys: Sequence[str], field: str, names: dump.Fields) -> Iterator[RawLine]:
+    """Lines of JSON files whose `field` is one of `keys`."""
+    for path in files:
+        for number, key, line in _matching(path, keys):
+            fields = parse_object(line, literals=names.literals)
+            if isinstance(fields, str):
+                yield RawLine(path.name, number, key, shown(line), {}, broken=fields)
+            elif fields.get(field) in keys:
+                yield RawLine(path.name, number, fields[field], shown(line), fields)
+
+
+def _matching(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, str, bytes]]:
+    """(line number from 1, key, line) of the lines that hold a key as a whole word."""
+    if not keys:
+        return
+    words = b"|".join(re.escape(key.encode()) for key in keys)
+    pattern, passed = re.compile(rb"(?<![\w-])(?:" + words + rb")(?![\w-])"), 0
+    for block in read_blocks(path, label=f"searching {path.name}"):
+        end = 0
+        for match in pattern.finditer(block.data):
+            if match.start() < end:
+                continue
+            begin = block.data.rfind(b"\n", 0, match.start()) + 1
+            end = block.data.find(b"\n", match.start())
+            end = len(block.data) if end < 0 else end
+            number = passed + block.data.count(b"\n", 0, begin) + 1
+            yield number, match.group().decode(), block.data[begin:end]
+        passed += block.data.count(b"\n")
+
+
+def _with_event(line: RawLine, options: AmazonOptions) -> RawLine:
+    """The line with its item and time, where it has both."""
+    names, fields = dump.FIELDS[options.format], line.fields
+    time: Any = dump.as_int(fields.get(names.time))
+    if line.broken or time is None:
+        return line
+    seconds = time // (1000 if options.unit == "ms" else 1)
+    return RawLine(
+        line.file, line.line, line.key, line.text, fields, event=(str(fields.get(names.item)), seconds)
+    )

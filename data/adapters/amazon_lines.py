@@ -1,7 +1,7 @@
 """Raw review dumps as lines: plain or gzip, read in blocks, broken lines counted instead of fatal.
 
-A file is read once from front to back in blocks of whole lines (`data.adapters.amazon_parse` turns them into columns). A file that
-ends in the middle of a line or of its gzip stream counts as one broken line.
+A file is read once from front to back in blocks of whole lines (`data.adapters.amazon_parse` turns them into columns). A
+file that ends in the middle of a line or of its gzip stream is refused, or with `allow_truncated` has one broken line more.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError, progress
+from data.adapters.options import AmazonOptions
 
 READ_BYTES = 1 << 20
 BLOCK_BYTES = 16 << 20
@@ -69,20 +70,28 @@ class Lines:
         if not self.first_broken:
             self.first_broken = f"{self.path}:{number} ({why})"
 
-    def check(self, max_bad_share: float, *, at_end: bool) -> None:
-        """InputError with the first broken line when the share is exceeded; before the end only when it is hopeless."""
-        limit = max_bad_share * self.total
+    def check(self, options: AmazonOptions, *, at_end: bool) -> None:
+        """InputError with the first broken line when the share is exceeded; before the end only when it is hopeless.
+
+        At the end also for a file that was cut off.
+        """
+        if at_end and self.truncated and not options.allow_truncated:
+            raise InputError(
+                f"{self.path} ends in the middle of a line or of its gzip stream (after {self.total - 1} lines)"
+                " -> get the file again, or set amazon.allow_truncated true to use its whole lines"
+            )
+        limit = options.max_bad_share * self.total
         if not at_end:
             limit = max(GIVE_UP_AFTER, 0.5 * self.total)
         if self.broken > limit:
             raise InputError(
-                f"{self.path}: {self.broken} of {self.total} lines are broken, more than max_bad_share {max_bad_share};"
+                f"{self.path}: {self.broken} of {self.total} lines are broken, more than max_bad_share {options.max_bad_share};"
                 f" first: {self.first_broken} -> check amazon.format and the file, or raise amazon.max_bad_share"
             )
 
 
 def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") -> Iterator[Block]:
-    """The file's blocks in order. `account.truncated` is set when a gzip stream ends early.
+    """The file's blocks in order. `account.truncated` is set when a gzip stream or the last line ends early.
 
     InputError for an unreadable file, corrupt gzip data, or a line longer than any dump has.
     """
@@ -100,8 +109,11 @@ def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") ->
         yield Block(block, offset)
         offset += len(block)
         rest, held = [text[cut:]], len(text) - cut
+    last = b"".join(rest)
+    if account is not None and last.strip() and isinstance(parse_object(last, literals=True), str):
+        account.truncated = True
     if held and not (account is not None and account.truncated):
-        yield Block(b"".join(rest), offset)
+        yield Block(last, offset)
 
 
 def _text(path: Path, account: Lines | None, label: str) -> Iterator[bytes]:

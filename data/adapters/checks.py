@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.adapters.table_columns import whole
-from data.adapters.tables import LATEST_SECOND
+from data.adapters.times import in_seconds
 from data.artifacts import INTERACTIONS, ITEMS, SEQUENCES, USERS, Schema, ragged
 from data.shaping.findings import Finding, in_rows
 from data.shaping.splits import SPLIT_NAMES, positions
@@ -164,9 +164,7 @@ def _time(file: str, table: pa.Table) -> Iterator[Finding]:
     if "timestamp" not in table.column_names:
         return
     values = whole(table["timestamp"])
-    seconds = values.fill_null(0).to_numpy()
+    seconds, known = values.fill_null(0).to_numpy(), values.is_valid().to_numpy(zero_copy_only=False)
     yield from in_rows(file, "timestamp", seconds < 0, "negative time", values=values)
-    late = seconds >= LATEST_SECOND
-    yield from in_rows(
-        file, "timestamp", late, "later than the year 2286 as seconds", values=values, fix="milliseconds?"
-    )
+    _, late, what, _ = in_seconds(seconds, known, unit="s", option="")
+    yield from in_rows(file, "timestamp", late, what, values=values, fix="milliseconds?")

@@ -12,9 +12,9 @@ import json
 import math
 import re
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
-TitleFilter = Literal["published", "mark_missing", "none"]
+from data.adapters.options import TitleFilter
 
 # A closed tag is `<` with a letter, `/` or `!` up to `>`; "2 < 3" and "<3" are text. Scraped titles break off inside a
 # tag (`<span class="a-size-medium a-color-secondary"`): such a rest is dropped where it is plainly one.
@@ -26,6 +26,8 @@ _PRICE = re.compile(
 )
 _SUSPECT = re.compile(r"[&<]")
 MAX_TITLE_WORDS = 20
+# C0 without tab, line feed, carriage return; DEL; C1.
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10, 13}, " ")
 
 
 def unescape_fully(text: str) -> str:
@@ -38,14 +40,24 @@ def unescape_fully(text: str) -> str:
     return text
 
 
+def without_controls(text: str) -> str:
+    """Text as every later stage can hold it: control characters (NUL, ESC, ...) are spaces, lone surrogates `?`.
+
+    Tabs and line ends stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.translate(_CONTROLS)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def clean_text(text: str) -> str:
-    """Entities resolved, tags stripped, whitespace collapsed, lone surrogates replaced."""
+    """Entities resolved, tags stripped, whitespace collapsed, control characters and lone surrogates replaced."""
     if _SUSPECT.search(text):
         text = unescape_fully(text)
         if "<" in text:
             text = _TAG.sub(" ", _SCRIPT.sub(" ", text))
-    text = " ".join(text.split())
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join(without_controls(text).split())
 
 
 @lru_cache(maxsize=1 << 16)
@@ -103,6 +115,17 @@ def parse_price(value: Any) -> float | None:
         return float(value) if math.isfinite(value) and value >= 0 else None
     match = _PRICE.fullmatch(value.strip()) if isinstance(value, str) else None
     return float(match[1].replace(",", "")) if match else None
+
+
+def parse_rating(value: Any) -> float | None:
+    """A rating as float, or None: `4.5`, `"4.5"`, `" 5 "`; text that is no finite number is None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def title_is_bad(raw: Any) -> bool:

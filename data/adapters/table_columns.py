@@ -7,9 +7,10 @@ missing is one finding; its readers then return empty values and say nothing mor
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from data.adapters.options import TableFile
 from data.shaping.findings import Finding, in_rows
 
 TEXT_LISTS = pa.list_(pa.string())
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
-
-
-@dataclass(frozen=True)
-class TableFile:
-    """One of the user's files."""
-
-    file: str = ""
-    """path below the raw folder; empty = there is none"""
-    columns: dict[str, str] = field(default_factory=dict)
-    """our column name -> the file's, for those that differ"""
-    extras: list[str] = field(default_factory=list)
-    """further columns to keep under their own names"""
 
 
 @dataclass(frozen=True)
@@ -294,6 +284,22 @@ def numbers(source: Source, column: str, kind: pa.DataType) -> tuple[pa.Array, l
             findings += source.at(column, fraction, "wrong type: not a whole number", values=cells)
             values = pc.floor(values)
     return values.cast(kind, safe=False), findings
+
+
+def amounts(
+    source: Source, column: str, parse: Callable[[Any], float | None]
+) -> tuple[pa.Array, int, list[Finding]]:
+    """(float32 column with nulls, cells that are there and no number, findings) of ratings or prices.
+
+    Text cells are read by `parse`, as every adapter does; what it cannot read is null and counted.
+    """
+    if not source.has(column) or not pa.types.is_string(source.table[column].type):
+        values, findings = numbers(source, column, pa.float32())
+        return values, 0, findings
+    cells = source.cells(column).to_pylist()
+    values = [None if cell is None else parse(cell) for cell in cells]
+    lost = sum(v is None and bool(c and c.strip()) for v, c in zip(values, cells, strict=True))
+    return pa.array(values, pa.float32()), lost, []
 
 
 def whole(values: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.adapters.item_text import clean_parts, clean_text, description_text
-from data.adapters.table_columns import TableFile, keys, numbers, read_source, text_lists, texts
+from data.adapters.item_text import (
+    clean_parts,
+    clean_text,
+    description_text,
+    parse_price,
+    without_controls,
+)
+from data.adapters.options import TableFile
+from data.adapters.table_columns import amounts, keys, read_source, text_lists, texts
 from data.shaping.findings import Finding
 
-CLEANERS = {"categories": clean_parts, "description": description_text}
+CLEANERS = {
+    "title": clean_text, "description": description_text, "brand": clean_text, "categories": clean_parts
+}  # fmt: skip
+# What no later stage can hold goes also where text is kept byte for byte.
+CONTROLS = dict.fromkeys(("title", "description", "brand"), without_controls) | {
+    "categories": lambda path: [without_controls(part) for part in path]
+}
 OPTIONAL = ("raw_id", "title", "description", "categories", "brand", "price", "image", "item_type")
 
 
@@ -22,12 +37,13 @@ class Items:
     """The items in order of their dense ids.
 
     table: columns of items.parquet; keys: each item's id in the user's tables, as text; cleaned: how many items' text
-    `clean_items` changed.
+    `clean_items` changed; prices_not_parsed: prices that are there and no number.
     """
 
     table: pa.Table
     keys: pa.Array
     cleaned: int = 0
+    prices_not_parsed: int = 0
 
     def numbers(self, mentioned: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """(dense item int32, 0 where unknown; unknown bool, False where the id is empty) of ids as text."""
@@ -50,8 +66,9 @@ def load_items(raw: str | Path, spec: TableFile, *, clean: bool) -> tuple[Items 
         findings += found
     columns["categories"], found = text_lists(source, "categories")
     findings += found
+    unparsed = 0
     if source.has("price"):
-        columns["price"], found = numbers(source, "price", pa.float32())
+        columns["price"], unparsed, found = amounts(source, "price", parse_price)
         findings += found
     for name in ("raw_id", "image", "item_type"):
         if source.has(name):
@@ -62,8 +79,8 @@ def load_items(raw: str | Path, spec: TableFile, *, clean: bool) -> tuple[Items 
     rows = pa.array(dense_order(ids))
     table = pa.table(columns).take(rows)
     table = table.add_column(0, "item_id", pa.array(np.arange(source.rows), pa.int32()))
-    table, cleaned = clean_items(table) if clean else (table, 0)
-    return (Items(table, ids.take(rows), cleaned) if usable else None), findings
+    table, cleaned = clean_items(table, CLEANERS if clean else CONTROLS)
+    return (Items(table, ids.take(rows), cleaned, unparsed) if usable else None), findings
 
 
 def repeats(ids: pa.Array) -> np.ndarray:
@@ -85,12 +102,11 @@ def dense_order(ids: pa.Array) -> np.ndarray:
     return rows
 
 
-def clean_items(items: pa.Table) -> tuple[pa.Table, int]:
-    """(items with cleaned title, description, brand and categories, the number of items that changed)."""
+def clean_items(items: pa.Table, cleaners: dict[str, Callable[[Any], Any]]) -> tuple[pa.Table, int]:
+    """(items with title, description, brand and categories as the cleaners make them, how many items changed)."""
     changed = np.zeros(items.num_rows, bool)
-    for name in ("title", "description", "brand", "categories"):
+    for name, clean in cleaners.items():
         before = items[name].to_pylist()
-        clean = CLEANERS.get(name, clean_text)
         after = [clean(value) for value in before]
         changed |= np.fromiter((a != b for a, b in zip(after, before, strict=True)), bool, len(before))
         place = items.column_names.index(name)

@@ -18,8 +18,9 @@ rows, so their train windows come from the interactions whose split is `train`. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.program import InputError
+from data.adapters.contract import Loaded, RawLine, RawLines, first_of_each, shown
+from data.adapters.item_text import parse_rating
+from data.adapters.options import TableFile, TablesOptions
 from data.adapters.table_columns import (
     Source,
-    TableFile,
+    amounts,
     key_lists,
     keys,
     numbers,
@@ -38,47 +42,14 @@ from data.adapters.table_columns import (
     texts,
 )
 from data.adapters.table_items import Items, load_items, repeats
+from data.adapters.times import in_seconds
 from data.artifacts import int_lists
+from data.shaping.assemble import Coded, Funnel
 from data.shaping.coding import Coder
 from data.shaping.findings import Finding
-from data.shaping.splits import SPLIT_NAMES
+from data.shaping.splits import SPLIT_NAMES, in_order
 
 UNKNOWN_SPLIT = -1
-# 2286-11-20: a larger number of seconds is milliseconds, microseconds or nonsense; fewer milliseconds are seconds.
-LATEST_SECOND = 10**10
-
-
-@dataclass(frozen=True)
-class TablesOptions:
-    """The user's files and how to read them."""
-
-    items: TableFile = field(default_factory=lambda: TableFile("items.parquet"))
-    """item table"""
-    interactions: TableFile = field(default_factory=lambda: TableFile("interactions.parquet"))
-    """interaction table"""
-    sequences: TableFile = field(default_factory=TableFile)
-    """published sequences; without a file all windows are made here"""
-    users: TableFile = field(default_factory=TableFile)
-    """user table; without a file raw ids come from the interactions"""
-    time_unit: str = "s"
-    """unit of integer timestamps, s or ms"""
-    clean_text: bool = True
-    """resolve HTML entities, strip tags and collapse whitespace in item text; false = keep it byte for byte"""
-
-    def __post_init__(self) -> None:
-        if self.time_unit not in ("s", "ms"):
-            raise InputError(f"tables.time_unit is {self.time_unit!r} -> s or ms")
-        if not self.items.file or not self.interactions.file:
-            raise InputError("tables.items.file and tables.interactions.file are needed -> name both files")
-        if self.interactions.extras:
-            raise InputError(
-                "tables.interactions.extras is not supported -> list extras of items, sequences or users"
-            )
-
-    def files(self, raw: str | Path) -> list[Path]:
-        """Every file that is read."""
-        specs = (self.items, self.interactions, self.sequences, self.users)
-        return [Path(raw) / spec.file for spec in specs if spec.file]
 
 
 @dataclass(frozen=True)
@@ -88,7 +59,7 @@ class Tables:
     items: columns of items.parquet, row i is item i. user, item int32, rating float32 (NaN), timestamp int64, known bool
     (has a time), order int64 or None, split int8 or None (codes of SPLIT_NAMES, UNKNOWN_SPLIT = null) [interactions, file
     order]. sequences: columns of sequences.parquet without example_id, or None. users: columns of users.parquet.
-    cleaned: items whose text `clean_text` changed.
+    cleaned: items whose text `clean_text` changed; not_parsed: ratings and prices that are there and no number.
     """
 
     items: pa.Table
@@ -102,6 +73,39 @@ class Tables:
     sequences: pa.Table | None
     users: pa.Table
     cleaned: int
+    not_parsed: dict[str, int]
+
+
+def files(raw: str | Path, options: TablesOptions) -> list[Path]:
+    """Every table that is named; InputError naming the first that is missing."""
+    specs = (options.items, options.interactions, options.sequences, options.users)
+    paths = [Path(raw) / spec.file for spec in specs if spec.file]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"missing file: {path} -> check raw and the tables section of the config")
+    return paths
+
+
+def read(raw: str | Path, options: TablesOptions, funnel: Funnel) -> tuple[Loaded | None, list[Finding]]:
+    """The tables as the contract wants them."""
+    tables, findings = load(raw, options)
+    if tables is None:
+        return None, findings
+    rows = Coded(
+        tables.user, tables.item, tables.rating, tables.timestamp, tables.known, tables.order, tables.split
+    )
+    funnel.count("interactions read", rows)
+    funnel.facts |= {"items_with_cleaned_text": tables.cleaned} | tables.not_parsed
+    users = tables.users.drop_columns(["user_id"])
+    items = tables.items.drop_columns(["item_id"])
+    return (
+        Loaded(rows, partial(_take, items), users, items.num_rows, tables.sequences, keeps_codes=True),
+        findings,
+    )
+
+
+def _take(items: pa.Table, codes: np.ndarray) -> pa.Table:
+    return items.take(pa.array(codes))
 
 
 def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[Finding]]:
@@ -111,7 +115,9 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
     source, found = read_source(raw, options.interactions, required=("user_id", "item_id"), optional=wanted)
     findings += found
     users, sequences = Coder(), None
-    columns, found = _load_interactions(source, options.time_unit, items, users) if source else ({}, [])
+    columns, unparsed, found = (
+        _load_interactions(source, options.time_unit, items, users) if source else ({}, 0, [])
+    )
     findings += found
     if options.sequences.file:
         sequences, found = _load_sequences(raw, options, items, users)
@@ -120,7 +126,10 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
     rows = source.rows if source else 0
     if source:
         named = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
-        columns["order"], found = _orders(source, codes[:rows], named[codes[:rows]])
+        order, found = _orders(source, codes[:rows], named[codes[:rows]])
+        findings += found
+        times = columns["timestamp"], columns["known"]
+        columns["order"], found = _settled(source, codes[:rows], order, *times, rule=options.sequence_by)
         findings += found
     if sequences is not None:
         sequences = sequences.add_column(0, "user_id", pa.array(codes[rows:], pa.int32()))
@@ -129,27 +138,31 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
     if items is None or source is None:
         return None, findings
     loaded = Tables(
-        items=items.table, user=codes[:rows], sequences=sequences, users=user_table, cleaned=items.cleaned, **columns
+        items=items.table, user=codes[:rows], sequences=sequences, users=user_table, cleaned=items.cleaned,
+        not_parsed={"ratings_not_parsed": unparsed, "prices_not_parsed": items.prices_not_parsed}, **columns
     )  # fmt: skip
     return loaded, findings
 
 
 def _load_interactions(
     source: Source, time_unit: str, items: Items | None, users: Coder
-) -> tuple[dict[str, np.ndarray | None], list[Finding]]:
-    """(item, timestamp, known, rating and split of `Tables`, findings); the users are added to the coder."""
+) -> tuple[dict[str, np.ndarray | None], int, list[Finding]]:
+    """(item, timestamp, known, rating and split of `Tables`, ratings that are no number, findings).
+
+    The users are added to the coder.
+    """
     ids, findings = keys(source, "user_id")
     users.add(ids)
     item, found = _item_numbers(source, "item_id", items)
     findings += found
     timestamp, known, found = _timestamps(source, time_unit)
     findings += found
-    rating, found = numbers(source, "rating", pa.float32())
+    rating, unparsed, found = amounts(source, "rating", parse_rating)
     findings += found
     split, found = _splits(source, SPLIT_NAMES)
     ratings = rating.to_numpy(zero_copy_only=False).astype(np.float32)
     columns = {"item": item, "timestamp": timestamp, "known": known, "rating": ratings, "split": split}
-    return columns, findings + found
+    return columns, unparsed, findings + found
 
 
 def _item_numbers(source: Source, column: str, items: Items | None) -> tuple[np.ndarray, list[Finding]]:
@@ -167,14 +180,10 @@ def _timestamps(source: Source, unit: str) -> tuple[np.ndarray, np.ndarray, list
     times = values.fill_null(0).to_numpy()
     negative = times < 0
     findings += source.at("timestamp", negative, "negative time", values=values)
-    clock = source.has("timestamp") and pa.types.is_timestamp(source.table["timestamp"].type)
-    if unit == "s" or clock:
-        late = times >= LATEST_SECOND
-        what, fix = "later than the year 2286 as seconds", "milliseconds? set tables.time_unit to ms"
-        return times, known, findings + source.at("timestamp", late, what, values=values, fix=fix)
-    early = known & ~negative & (times < LATEST_SECOND)
-    what, fix = "earlier than May 1970 as milliseconds", "seconds? set tables.time_unit to s"
-    return times // 1000, known, findings + source.at("timestamp", early, what, values=values, fix=fix)
+    if source.has("timestamp") and pa.types.is_timestamp(source.table["timestamp"].type):
+        unit = "s"
+    seconds, wrong, what, fix = in_seconds(times, known, unit=unit, option="tables.time_unit")
+    return seconds, known, findings + source.at("timestamp", wrong, what, values=values, fix=fix)
 
 
 def _splits(source: Source, allowed: Sequence[str]) -> tuple[np.ndarray | None, list[Finding]]:
@@ -213,6 +222,39 @@ def _orders(source: Source, user: np.ndarray, named: np.ndarray) -> tuple[np.nda
         bad[rows[1:][wrong]] = True
         findings += source.at("order", bad, what, values=values, fix=fix)
     return order, findings
+
+
+def _settled(
+    source: Source,
+    user: np.ndarray,
+    order: np.ndarray | None,
+    timestamp: np.ndarray,
+    known: np.ndarray,
+    *,
+    rule: str,
+) -> tuple[np.ndarray | None, list[Finding]]:
+    """(the order that counts int64 [rows] or None, a finding where the given one contradicts the times).
+
+    A row whose time is before that of an earlier row of its user would be history of what it follows: a target of the
+    test split could stand in the history of a train window. `rule` time puts such rows by time, ties by order.
+    """
+    if order is None:
+        return None, []
+    rows = np.lexsort((order, user))
+    timed = rows[known[rows]]
+    back = np.flatnonzero((np.diff(user[timed]) == 0) & (np.diff(timestamp[timed]) < 0)) + 1
+    if not len(back) or rule == "order":
+        return order, []
+    if rule == "time":
+        by_time = rows[in_order(user[rows], timestamp[rows], known[rows])]
+        settled = np.empty_like(order)
+        settled[by_time] = np.arange(len(order))
+        return settled, []
+    bad = np.zeros(len(order), bool)
+    bad[timed[back]] = True
+    fix = "correct one of them, or set tables.sequence_by to order or time"
+    what = "the order contradicts the times: the row before it in the user's order is later"
+    return order, source.at("order", bad, what, values=pa.array(order), fix=fix)
 
 
 def _load_sequences(
@@ -280,3 +322,40 @@ def _load_users(raw: str | Path, spec: TableFile, values: pa.Array) -> tuple[pa.
     columns = {"user_id": numbered, "raw_id": pc.coalesce(raw_id.take(rows), values)}
     columns |= {n: source.cells(n).take(rows) for n in spec.extras if source.has(n) and n not in columns}
     return pa.table(columns), findings + found
+
+
+def find_lines(
+    raw: str | Path, options: TablesOptions, *, user: str | None, items: Sequence[str]
+) -> RawLines:
+    """Rows of the tables; a raw id may be a column of its own beside the id."""
+    named = ("title", "raw_id")
+    item_rows = first_of_each(_rows_with(raw, options.items, ("raw_id", "item_id"), items, optional=named))
+    keys_ = [] if user is None else [user]
+    if keys_ and options.users.file:
+        known = list(_rows_with(raw, options.users, ("raw_id", "user_id"), keys_, optional=("raw_id",)))
+        keys_ = [str(row.fields["user_id"]) for row in known] or keys_
+    optional = ("item_id", "timestamp", "rating", "order", "split")
+    return RawLines(
+        list(_rows_with(raw, options.interactions, ("user_id",), keys_, optional=optional)), item_rows
+    )
+
+
+def _rows_with(
+    raw: str | Path,
+    spec: TableFile,
+    columns: Sequence[str],
+    wanted: Sequence[str],
+    *,
+    optional: Sequence[str],
+) -> Iterator[RawLine]:
+    """Rows of a table in which the first of `columns` that it has is one of `wanted`."""
+    source, findings = read_source(raw, spec, required=columns[-1:], optional=optional)
+    column = next((name for name in columns if source is not None and source.has(name)), None)
+    if source is None or column is None:
+        raise InputError(f"{findings[0].where}: {findings[0].what} -> check --raw")
+    cells = source.cells(column).cast(pa.string())
+    matches = pc.is_in(cells, value_set=pa.array(wanted, pa.string()))
+    for row in np.flatnonzero(matches.to_numpy(zero_copy_only=False)).tolist():
+        fields = {name: value[0] for name, value in source.table.slice(row, 1).to_pydict().items()}
+        text = ", ".join(f"{name} {value}" for name, value in fields.items())
+        yield RawLine(spec.file, row, cells[row].as_py(), shown(text), fields)

@@ -6,6 +6,7 @@ Both adapters end here: rows are grouped by user and put in order, split, cut in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -128,11 +129,16 @@ def distinct(codes: np.ndarray) -> int:
 class Funnel:
     """Counts from the raw lines to the windows: what the report page draws and the manifest keeps.
 
-    steps: [{"step", "rows", "users"?, "items"?}] from top to bottom; facts: everything else by name.
+    steps: [{"step", "rows", "users"?, "items"?}] from top to bottom; facts: everything else by name; notes: what a user
+    should know of data that are usable all the same, one line each (said, not kept).
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def step(self, name: str, rows: int, users: int | None = None, items: int | None = None) -> None:
         counts = {"rows": rows, "users": users, "items": items}
@@ -198,8 +204,9 @@ def split_rows(rows: Coded, options: SplitOptions) -> np.ndarray:
             )
         return rows.split
     check_times_complete(rows.known, where="interactions")
-    fractions = (options.train_share, options.train_share + options.valid_share)
-    return global_temporal(rows.user, rows.timestamp, fractions=fractions)
+    # As written: .7 + .1 is .7999... as floats, and a product with it cuts one row early.
+    shares = [Fraction(str(share)) for share in (options.train_share, options.valid_share)]
+    return global_temporal(rows.user, rows.timestamp, fractions=(shares[0], sum(shares)))
 
 
 def times(rows: Coded) -> pa.Array:

@@ -14,6 +14,7 @@ A row's split is the split of the window whose target it is. A user's first row 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -65,16 +66,19 @@ def leave_one_out(user: np.ndarray) -> np.ndarray:
 
 
 def global_temporal(
-    user: np.ndarray, timestamp: np.ndarray, *, fractions: tuple[float, float] = (0.8, 0.9)
+    user: np.ndarray,
+    timestamp: np.ndarray,
+    *,
+    fractions: tuple[Fraction, Fraction] = (Fraction(8, 10), Fraction(9, 10)),
 ) -> np.ndarray:
     """Split code of every row (int8 [rows]); `user` is grouped, rows in order, timestamp int64 UTC seconds.
 
     The windows are the rows at position >= 1, in time order with ties in (user, position) order; the first
-    int(fractions[0] * n) are train, those up to int(fractions[1] * n) valid, the rest test.
+    floor(fractions[0] * n) are train, those up to floor(fractions[1] * n) valid, the rest test, in exact arithmetic.
     """
     targets = np.flatnonzero(positions(user) > 0)
     by_time = targets[np.argsort(timestamp[targets], kind="stable")]
-    cuts = [int(fraction * len(by_time)) for fraction in fractions]
+    cuts = [fraction * len(by_time) // 1 for fraction in fractions]
     split = np.full(len(user), TRAIN, np.int8)
     split[by_time[cuts[0] : cuts[1]]] = VALID
     split[by_time[cuts[1] :]] = TEST

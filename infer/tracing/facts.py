@@ -6,7 +6,7 @@ Nothing is computed in a second way: prompts come from the renderer, lists from 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from data.store.output import require_manifest
 from data.tasks import Example, from_row
 from infer.engine import DecodeSettings, Engine
 from infer.metrics.measure import KS, Settings, measure
-from infer.tracing.raw_lines import find_raw_lines, review_key
+from infer.tracing.raw_lines import find_raw_lines
 
 SAME_SCORE = 1e-3  # batches of other sizes round differently, by far less than this
 
@@ -193,10 +193,9 @@ def raw_facts(raw: str, tables: Tables, items: list[dict[str, Any]]) -> dict[str
     }
     user = []
     for line in found.user:
-        key = review_key(line.fields, tables.config)
-        became = None
-        if "broken" in line.fields:
-            became = f"broken, not read: {line.fields['broken']}"
+        key, became = line.event, None
+        if line.broken:
+            became = f"broken, not read: {line.broken}"
         elif key is not None and key in kept:
             became = f"interaction {kept[key]['order']}"
         elif key is not None:
@@ -207,11 +206,8 @@ def raw_facts(raw: str, tables: Tables, items: list[dict[str, Any]]) -> dict[str
                 else "left out: its item is not in the data set"
             )
         user.append({"file": line.file, "line": line.line, "text": line.text, "became": became})
-    return {"user": user, "items": [_without(asdict(line), "fields") for line in found.items]}
-
-
-def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in mapping.items() if name != key}
+    items = [{name: getattr(line, name) for name in ("file", "line", "key", "text")} for line in found.items]
+    return {"user": user, "items": items}
 
 
 def prompt_facts(engine: Engine, example: Example) -> dict[str, Any]:

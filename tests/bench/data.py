@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from configs.program import ROOT, peak_mib
 from data import prepare
 from data.adapters import item_text
-from data.adapters.recipe import AmazonOptions
+from data.adapters.options import AmazonOptions
 from data.shaping.assemble import FilterOptions
 from tests.bench import frame
 

@@ -1,0 +1,81 @@
+"""A raw folder and a recipe -> the tables of a data set, in memory: what stage 01 writes and data.validate looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.adapters.recipe import Recipe
+from data.shaping.assemble import Coded, Funnel, Prepared, filter_core, finish, split_rows, windows
+from data.shaping.coding import dense_by_first_appearance
+from data.shaping.findings import Finding
+from data.shaping.remarks import remarks
+from data.shaping.splits import SPLIT_NAMES, TRAIN
+
+
+def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Finding]]:
+    """(the tables, everything that is wrong with the folder); no tables where there are findings."""
+    funnel = Funnel()
+    loaded, findings = recipe.entry.load().read(raw, recipe.options, funnel)
+    if loaded is None or findings:
+        return None, findings
+    rows, items = loaded.rows, np.arange(loaded.num_items, dtype=np.int32)
+    users = loaded.users
+    if loaded.keeps_codes and recipe.filters.keeps_everything:
+        rows = rows.in_sequence()
+    else:
+        rows, user_codes, items = renumber(filter_core(rows, recipe.filters, funnel))
+        users = users.take(pa.array(user_codes))
+    split = split_of(rows, recipe)
+    made = windows(rows, split, recipe.split)
+    published = recipe.split.kind == "published"
+    sequences = published_sequences(loaded.sequences, made, funnel) if published else made
+    prepared = finish(
+        items=numbered(loaded.items(items), "item_id"),
+        rows=rows,
+        split=split,
+        sequences=sequences,
+        users=numbered(users, "user_id"),
+        funnel=funnel,
+    )
+    for text in remarks(prepared.sequences, max_history=recipe.split.max_history):
+        funnel.note(text)
+    return prepared, []
+
+
+def split_of(rows: Coded, recipe: Recipe) -> np.ndarray:
+    """Split code int8 of every row; all train where the interactions of a published split do not say."""
+    if recipe.split.kind == "published" and rows.split is None:
+        return np.full(len(rows.user), TRAIN, np.int8)
+    return split_rows(rows, recipe.split)
+
+
+def renumber(rows: Coded) -> tuple[Coded, np.ndarray, np.ndarray]:
+    """Dense ids by first appearance: users in file order, items while walking the users in sequence.
+
+    Returns (rows in sequence with dense ids, old user code of each user, old item code of each item).
+    """
+    user, user_codes = dense_by_first_appearance(rows.user, int(rows.user.max()) + 1)
+    rows = dataclasses.replace(rows, user=user).in_sequence()
+    item, item_codes = dense_by_first_appearance(rows.item, int(rows.item.max()) + 1)
+    return dataclasses.replace(rows, item=item), user_codes, item_codes
+
+
+def numbered(table: pa.Table, name: str) -> pa.Table:
+    """The table with its row numbers as first column."""
+    return table.add_column(0, name, pa.array(np.arange(table.num_rows), pa.int32()))
+
+
+def published_sequences(shipped: pa.Table | None, made: pa.Table, funnel: Funnel) -> pa.Table:
+    """The shipped sequences as they are, with the windows made here for every split that they do not have before them."""
+    if shipped is None:
+        return made
+    present = set(pc.unique(shipped["split"]).to_pylist())
+    absent = [name for name in SPLIT_NAMES[:3] if name not in present]
+    funnel.facts["windows_made_here"] = absent
+    wanted = pc.is_in(made["split"], value_set=pa.array(absent, pa.string()))
+    return pa.concat_tables([made.filter(wanted), shipped], promote_options="default")
