@@ -217,19 +217,53 @@ def test_a_gzip_file_that_ends_in_the_middle_is_one_broken_line(tmp_path, cut):
     path = write(tmp_path / "r.json.gz", lines)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * cut)] if cut < 1 else data[:-cut])
-    found = read(path, max_bad_share=0.01)
+    found = read(path, max_bad_share=0.01, allow_truncated=True)
     account = found.lines[0]
     assert account.truncated and account.broken == 1 and account.total == len(rows(found)) + 1
-    assert f"{path}:{len(rows(found)) + 1} (the gzip stream ends" in account.first_broken
+    assert f"{path}:{len(rows(found)) + 1} (the file ends" in account.first_broken
     assert len(rows(found)) >= (2990 if cut == 3 else 1000)
-    with pytest.raises(InputError, match="the gzip stream ends in the middle"):
-        read(path)
+    with pytest.raises(InputError, match="ends in the middle of a line or of its gzip.*allow_truncated"):
+        read(path, max_bad_share=0.01)
 
 
 def test_plain_file_that_ends_in_the_middle_of_a_line(tmp_path):
     path = write(tmp_path / "r.json", [*[REVIEW] * 150, '{"reviewerID": "U'], end=b"")
-    found = read(path, max_bad_share=0.01)
-    assert (len(rows(found)), found.lines[0].broken, found.lines[0].truncated) == (150, 1, False)
+    with pytest.raises(InputError, match="after 150 lines.*allow_truncated"):
+        read(path, max_bad_share=0.01)
+    found = read(path, max_bad_share=0.01, allow_truncated=True)
+    assert (len(rows(found)), found.lines[0].broken, found.lines[0].truncated) == (150, 1, True)
+    assert len(rows(read(write(tmp_path / "whole.json", [REVIEW] * 2, end=b"")))) == 2
+
+
+@pytest.mark.parametrize(
+    ("year", "time", "unit", "what"),
+    [
+        (2018, 1_500_000_000_000, "ms", "later than the year 2286 as seconds"),
+        (2023, 1_700_000_000, "s", "1970"),
+    ],
+)
+def test_times_of_another_unit_are_refused_unless_it_is_named(tmp_path, year, time, unit, what):
+    fields = amazon.FIELDS[year]
+    line = {fields.user: "U", fields.item: "B", fields.rating: 5.0, fields.time: time}
+    # A single date out of range is a dump's noise.
+    odd = line | {fields.time: 3}
+    path = write(tmp_path / "r.json", [odd, line, line])
+    with pytest.raises(InputError, match=rf"r\.json: . of 3 times are .*{what}.*amazon.time_unit to {unit}"):
+        read(path, year=year)
+    seconds = read(path, year=year, time_unit=unit).timestamp.tolist()[1]
+    assert seconds == time // (1000 if unit == "ms" else 1)
+
+
+def test_ratings_and_prices_as_text(tmp_path):
+    lines = [REVIEW | {"overall": rating} for rating in ("4.5", " 5 ", "five", "", None, 3)]
+    reviews = read(write(tmp_path / "r.json", lines))
+    assert [rating for _, _, rating, _ in rows(reviews)] == [4.5, 5.0, None, None, None, 3.0]
+    assert reviews.ratings_not_parsed == 1
+    path = write(tmp_path / "m.json", [{"asin": f"B{n}", "price": price} for n, price in enumerate(("$1,299.00", "n/a", ""))])  # fmt: skip
+    ids = pa.array(["B0", "B1", "B2"])
+    metadata = amazon.scan_metadata([path], ids, AmazonOptions())
+    table, unparsed = amazon.read_items([path], metadata, np.arange(3), year=2018, title_filter="none")
+    assert (table["price"].to_pylist(), unparsed) == ([1299.0, None, None], 1)
 
 
 def test_a_first_line_that_is_no_object_is_one_broken_line(tmp_path):
@@ -291,6 +325,7 @@ def expected_row(line: bytes, *, literals: bool) -> tuple[str, str, float | None
     if not isinstance(time, str) and seconds != time:
         return None
     rating = value.get("overall")
+    rating = float(rating) if isinstance(rating, str) and rating.replace(".", "").isdecimal() else rating
     return user, item, float(rating) if isinstance(rating, int | float) else None, seconds
 
 
@@ -329,9 +364,9 @@ def test_reading_equals_row_by_row_whatever_the_dirt(tmp_path, monkeypatch, line
     good = [row for _, row in expected if row]
     if not good:
         with pytest.raises(InputError, match="lines are broken" if expected else "no reviews"):
-            read(path, year=year, max_bad_share=0.9999)
+            read(path, year=year, max_bad_share=0.9999, allow_truncated=True)
         return
-    found = read(path, year=year, max_bad_share=0.9999)
+    found = read(path, year=year, max_bad_share=0.9999, allow_truncated=True)
     escaped = [(u, i.encode("utf-8", "replace").decode(), r, t) for u, i, r, t in good]
     assert rows(found) == escaped
     account = found.lines[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data.adapters.item_text import clean_text, description_text, parse_list
+from data.adapters.item_text import clean_text, description_text, parse_list, without_controls
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_nothing_is_blanked_for_length_or_executed(tmp_path):
     line = f"[__import__('pathlib').Path('{tmp_path}/ran').touch()]"
     assert parse_list(line) == [line]
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_no_later_stage_can_hold_is_cleaned():
+    assert clean_text("a\0b\x1b[31mc\x85d \ud800 &#0;") == "a b [31mc d ? \ufffd"
+    assert without_controls("kept\tas it\n is é") == "kept\tas it\n is é"

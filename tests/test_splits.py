@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.program import InputError
+from data.shaping.assemble import Coded, SplitOptions, split_rows
 from data.shaping.splits import (
     CONTEXT,
     TEST,
@@ -142,3 +143,11 @@ def test_a_split_by_time_needs_every_time():
     check_times_complete(np.array([True, True]), where="x")
     with pytest.raises(InputError, match=r"1 of 2 rows have no time \(first: row 1\).*leave_one_out"):
         check_times_complete(np.array([True, False]), where="interactions")
+
+
+def test_shares_are_cut_as_they_are_written():
+    # .7 + .1 is .7999... as floats, and int(.7999... * 10) is 7.
+    user, time = flat([list(range(11))])
+    rows = Coded(user, user, np.zeros(11, np.float32), time, np.ones(11, bool))
+    split = split_rows(rows, SplitOptions(train_share=0.7, valid_share=0.1))
+    assert np.bincount(split).tolist() == [8, 1, 2]

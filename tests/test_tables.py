@@ -248,7 +248,7 @@ BAD = [
     ({"items": {"item_id": [4.5, 7.0, 100.0]}}, "wrong type: ids are double"),
     ({"items": {"item_id": None}}, "items.parquet: column `item_id`: missing column -> it has title"),
     ({"items": {"title": [{"a": 1}] * 3}}, "items.parquet: column `title`: wrong type: struct<a: int64>, not text"),
-    ({"items": {"price": ["1", "2 EUR", ""]}}, "column `price` row 1 ('2 EUR'): wrong type: not a number"),
+    ({"items": {"price": [{"a": 1}] * 3}}, "column `price`: wrong type: struct<a: int64>, not numbers"),
     ({"items": {"categories": ["[A", "", "B"]}}, "column `categories` row 0 ('[A'): not a JSON list"),
     ({"interactions": {"item_id": [7, 8, 40, 8, 7, 7, 8]}}, "column `item_id` rows 1 ('8'), 3 ('8'), 6 ('8'): item is not in the item table"),
     ({"interactions": {"item_id": [7, 8, 8, 8, 8, 7, 7]}}, "rows 1 ('8'), 2 ('8'), 3 ('8'), ... (4 rows): item is not"),
@@ -338,7 +338,44 @@ def test_options_that_cannot_work_are_refused():
     with pytest.raises(InputError, match="keep_without_metadata"):
         AmazonOptions(keep_without_metadata=True)
     base = {"raw": "r", "output_dir": "o"}
-    with pytest.raises(InputError, match="needs the tables adapter"):
+    with pytest.raises(InputError, match="brings no split"):
         PrepareArgs(**base, split=SplitOptions(kind="published"))
     with pytest.raises(InputError, match="kept whole"):
         PrepareArgs(**base, adapter="tables", split=SplitOptions(kind="published"))
+
+
+def test_an_order_that_contradicts_the_times_needs_a_rule(tmp_path):
+    write(tmp_path / "items.parquet", {"item_id": [0, 1, 2, 3]})
+    columns = {"user_id": [1] * 4 + [2] * 3, "item_id": [0, 1, 2, 3, 0, 1, 2], "order": [0, 1, 2, 3, 0, 1, 2],
+               "timestamp": [10, 40, 20, None, 5, 5, 6]}  # fmt: skip
+    write(tmp_path / "interactions.parquet", columns)
+    loaded, findings = tables.load(tmp_path, TablesOptions())
+    assert [(f.column, f.rows, f.values) for f in findings] == [("order", (2,), ("2",))]
+    assert "contradicts the times" in findings[0].what and "sequence_by" in findings[0].fix
+    loaded, findings = tables.load(tmp_path, TablesOptions(sequence_by="order"))
+    assert (findings, loaded.order.tolist()) == ([], columns["order"])
+    columns["timestamp"][3] = 30
+    write(tmp_path / "interactions.parquet", columns)
+    loaded, findings = tables.load(tmp_path, TablesOptions(sequence_by="time"))
+    assert findings == [] and np.argsort(loaded.order[:4]).tolist() == [0, 2, 3, 1]
+    with pytest.raises(InputError, match="cuts by time.*sequence_by"):
+        PrepareArgs(raw="", output_dir="", adapter="tables", tables=TablesOptions(sequence_by="order"))
+
+
+def test_ratings_and_prices_as_text_are_read_as_in_dumps(tmp_path):
+    (tmp_path / "items.csv").write_text('item_id,price\n7,"$1,299.00"\n8,n/a\n9,\n')
+    (tmp_path / "log.csv").write_text("user_id,item_id,rating\na,7, 5 \na,8,five\nb,9,\n")
+    options = TablesOptions(items=TableFile("items.csv"), interactions=TableFile("log.csv"))
+    loaded, findings = tables.load(tmp_path, options)
+    assert findings == [] and loaded.items["price"].to_pylist() == [1299.0, None, None]
+    assert np.isnan(loaded.rating).tolist() == [False, True, True] and loaded.rating[0] == 5
+    assert loaded.not_parsed == {"ratings_not_parsed": 1, "prices_not_parsed": 1}
+
+
+def test_control_characters_go_also_where_text_is_kept(tmp_path):
+    write(tmp_path / "items.parquet", {"item_id": [0], "title": ["a\0 &amp; b\x1b"], "categories": [["x\0"]]})
+    write(tmp_path / "interactions.parquet", {"user_id": [1], "item_id": [0]})
+    loaded, _ = tables.load(tmp_path, TablesOptions(clean_text=False))
+    assert loaded.items["title"][0].as_py() == "a  &amp; b " and loaded.items["categories"][0].as_py() == [
+        "x "
+    ]

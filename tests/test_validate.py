@@ -55,7 +55,7 @@ def test_good_tables_are_fine_and_become_a_data_set_that_is_fine(tmp_path, recip
     said = succeed("data.validate", "--config", recipe, "--raw", folder)
     assert (
         said
-        == f"validate: {folder} is fine (3 items, 2 users, 7 interactions, 3 train, 2 valid, 1 test; 57 % of the interactions have a time)\n"
+        == f"validate: {folder} is fine (3 items, 2 users, 7 interactions, 3 train, 1 valid, 2 test; 57 % of the interactions have a time)\n"
     )
     call("data.prepare", "--config", recipe, "--raw", folder, "--output_dir", tmp_path / "data")
     call("data.validate", "--data", tmp_path / "data")
@@ -171,3 +171,28 @@ def test_a_damaged_data_set_is_refused(tmp_path, capsys):
     capsys.readouterr()
     assert "1 kind of violation" in refused("--data", tmp_path / "data")
     assert capsys.readouterr().out == "users.parquet: missing file -> scripts/01_prepare_data.sh writes it\n"
+
+
+def test_a_dump_is_checked_and_empty_splits_and_long_histories_are_said(tmp_path, recipe, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    store(raw)
+    settings = json.loads(recipe.read_text()) | {"split": {"kind": "published", "max_history": 1}}
+    recipe.write_text(json.dumps(settings))
+    call("data.prepare", "--config", recipe, "--raw", raw, "--output_dir", tmp_path / "data")
+    assert "published histories are longer than split.max_history 1" in capsys.readouterr().out
+    call("data.validate", "--data", tmp_path / "data")
+    assert "published histories are longer than split.max_history 1" in capsys.readouterr().out
+    reviews = [
+        {"reviewerID": f"U{n % 2}", "asin": f"B{n // 2}", "unixReviewTime": 10**9 + n} for n in range(4)
+    ]
+    (raw / "S_5.json").write_text("".join(json.dumps(line) + "\n" for line in reviews))
+    (raw / "meta_S.json").write_text(
+        "".join(json.dumps({"asin": f"B{n}", "title": "x y"}) + "\n" for n in range(2))
+    )
+    flags = ["--raw", raw, "--filters.user_k", 2, "--filters.item_k", 2, "--split.kind", "leave_one_out"]
+    call("data.validate", *flags)
+    said = capsys.readouterr().out
+    assert "the valid split has no rows" in said and "the test split has no rows" in said
+    assert "is fine (2 items, 2 users, 4 interactions, 2 train, 0 valid, 0 test" in said
+    assert "filters leave nothing" in refused("--raw", raw, "--filters.user_k", 9)

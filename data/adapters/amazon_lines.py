@@ -110,7 +110,8 @@ def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") ->
         offset += len(block)
         rest, held = [text[cut:]], len(text) - cut
     last = b"".join(rest)
-    if account is not None and last.strip() and isinstance(parse_object(last, literals=True), str):
+    begun = account is not None and last.lstrip().startswith(b"{")
+    if begun and isinstance(parse_object(last, literals=True), str):
         account.truncated = True
     if held and not (account is not None and account.truncated):
         yield Block(last, offset)

@@ -128,7 +128,7 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
         named = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
         order, found = _orders(source, codes[:rows], named[codes[:rows]])
         findings += found
-        times = columns["timestamp"], columns["known"]
+        times = columns["timestamp"], columns["known"] & (columns["timestamp"] >= 0)
         columns["order"], found = _settled(source, codes[:rows], order, *times, rule=options.sequence_by)
         findings += found
     if sequences is not None:
