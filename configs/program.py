@@ -16,6 +16,7 @@ The last line of a failure is `ERROR <code>: <what> <where> -> <what to do>`; `-
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import resource
@@ -224,13 +225,9 @@ def classify(error: BaseException) -> tuple[int, str]:
         return error.code, f"{error} -> run the same command again to resume"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted -> run the same command again to resume"
-    if isinstance(error, MemoryError):
-        return 3, "out of memory -> use smaller batches or a larger machine"
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            3,
-            f"GPU out of memory ({_one_line(error)[:200]}) -> lower the per-device batch size, max_length or beams",
-        )
+    fault = environment_fault(error)
+    if fault is not None:
+        return 3, fault
     if isinstance(error, PermissionError):
         return 2, f"no permission: {error.filename} -> check the path and its owner"
     if isinstance(error, FileNotFoundError):
@@ -238,6 +235,41 @@ def classify(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return 3, f"{_one_line(error)} -> check disk space and permissions"
     return 1, f"{type(error).__name__}: {_one_line(error)} -> a bug: run again with --debug"
+
+
+# What libraries say when the machine is at its limit; each has an exception type of its own for it, or none.
+DISK = re.compile(
+    r"No space left|quota exceeded|File too large|\(os error (27|28|122)\)|PytorchStreamWriter failed|unexpected pos \d"
+)
+MEMORY = re.compile(
+    r"not enough memory|can't allocate memory|Cannot allocate memory|std::bad_alloc|can't start new thread|"
+    r"malloc of size|\(os error 12\)"
+)
+GPU = re.compile(r"CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|HIP out of memory")
+
+
+def environment_fault(error: BaseException, *, where: str = "") -> str | None:
+    """One line for an error that means a full disk, no memory or a broken device; None for any other.
+
+    `where` says what was being done, for libraries that do not name their file.
+    """
+    text, place = _one_line(error)[:200], f" {where}" if where else ""
+    if type(error).__name__ == "OutOfMemoryError" or GPU.search(text):
+        return f"GPU out of memory{place} ({text}) -> lower the per-device batch size, max_length or beams"
+    if isinstance(error, MemoryError) or MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
+        return f"out of memory{place} ({text or type(error).__name__}) -> use smaller batches or a larger machine"
+    if DISK.search(text) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"disk full{place} ({text}) -> free space or choose another place, then run the same command again"
+    if getattr(error, "errno", None) in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE):
+        return f"{text}{place} -> check the disk, its mount and the limit of open files"
+    return None
+
+
+def raise_environment_fault(error: BaseException, *, where: str) -> None:
+    """EnvironmentFault when `error` is the machine's; call it before blaming the input that was being read."""
+    fault = None if isinstance(error, ProgramError) else environment_fault(error, where=where)
+    if fault is not None:
+        raise EnvironmentFault(fault) from error
 
 
 def _one_line(error: BaseException | str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from configs.program import EnvironmentFault, InputError
 from data import artifacts
 from data.sid import SidTable
+from data.store.models import load_config, load_tokenizer, load_weights
 from data.store.output import require_manifest
 from infer.search.scoring import logits_transform
 
@@ -58,27 +59,19 @@ def usable_device(name: str) -> str:
 
 
 def load_model(directory: Path, *, device: str | None = None, trainable: bool = False) -> tuple[Any, Any]:
-    """(causal LM or encoder-decoder in eval mode, tokenizer) of a local directory. Never remote code, never pickles.
+    """(causal LM or encoder-decoder in eval mode, tokenizer) of a local directory.
 
     bfloat16 on CUDA for inference, else float32. InputError for a model that cannot be loaded, whose logits are scaled in a
     way the decoder does not know, or to train whose logits are scaled at all.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     device = usable_device(device or default_device())
     dtype = torch.bfloat16 if device.startswith("cuda") and not trainable else torch.float32
-    local = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(directory, **local)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, **local)
-        tokenizer = AutoTokenizer.from_pretrained(directory, **local)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"model {directory} cannot be loaded: {str(error)[:160]} -> check the directory"
-        ) from error
+    kind = AutoModelForSeq2SeqLM if load_config(directory).is_encoder_decoder else AutoModelForCausalLM
+    model = load_weights(kind, directory, dtype=dtype)
+    tokenizer = load_tokenizer(directory)
     if trainable:
         refuse_scaled_logits(model.config, directory)
     logits_transform(model.config)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from configs.program import InputError, quiet
 from data.prompts import Wording
+from data.store.models import quiet_transformers
 from data.store.output import Output
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -169,14 +170,6 @@ def settle_generation(model: Any, tokenizer: Any) -> None:
     model.generation_config = GenerationConfig(
         do_sample=False, temperature=None, top_k=None, top_p=None, repetition_penalty=1.0, **ids
     )
-
-
-def quiet_transformers() -> None:
-    """Switch off the bars of loading and saving where bars only fill a log."""
-    from transformers.utils import logging
-
-    if quiet():
-        logging.disable_progress_bar()
 
 
 def write_model(out: Output, model: Any, tokenizer: Any) -> None:

@@ -20,8 +20,9 @@ from configs import program
 from configs.program import InputError
 from data.sid import read_sids, sid_format
 from data.store.checkpoints import require_model
+from data.store.models import load_tokenizer, load_weights
 from data.store.output import open_output
-from preprocess.base_model import quiet_transformers, settle_generation, write_model
+from preprocess.base_model import settle_generation, write_model
 from preprocess.vocabulary import add_sid_tokens, expand_model, read_codebooks
 
 STAGE, VERSION = "expand_vocab", 1
@@ -88,19 +89,11 @@ def main(args: ExpandVocabArgs) -> None:
 
 
 def load(directory: Path) -> tuple[Any, Any]:
-    """(model in its own dtype on the CPU, tokenizer) of a local directory. Never remote code, never pickle."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """(model in its own dtype on the CPU, tokenizer) of a local directory."""
+    from transformers import AutoModelForCausalLM
 
-    quiet_transformers()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype="auto", local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"model {directory} cannot be loaded: {str(error)[:200]} -> give a causal LM with safetensors and tokenizer"
-        ) from error
+    tokenizer = load_tokenizer(directory)
+    model = load_weights(AutoModelForCausalLM, directory, dtype="auto")
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"the tokenizer of {directory} has no eos token -> set `eos_token` in tokenizer_config.json"

@@ -124,6 +124,15 @@ def require_model(directory: str | Path, *, written_by: str) -> Path:
     return path
 
 
+def require_sound(directory: Path) -> None:
+    """InputError for a model directory with a COMPLETE.json whose files are not those that it lists."""
+    reason = fault(directory) if (directory / MARK).exists() else None
+    if reason is not None:
+        raise InputError(
+            f"{directory} is damaged: {reason} -> copy it again, or run the stage that wrote it again"
+        )
+
+
 def _digest(file: Path) -> str:
     if file.suffix == ".safetensors" and file.stat().st_size >= FULL_HASH_BELOW:
         return sha256_bytes(safetensors_header(file))

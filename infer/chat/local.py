@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.program import InputError
 from data.store.fingerprints import model_fingerprint, sha256_bytes, sha256_json
+from data.store.models import load_tokenizer, load_weights
 from infer.chat.messages import ChatRequest, Reply
 from infer.text.constraints import Constraint, TokenConstraint
 from infer.text.generate import Generated, TextSettings, generate_ids
@@ -29,7 +30,7 @@ class LocalModel:
 
     def __init__(self, directory: str | Path, *, batch: int, template: dict[str, Any]) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         path = Path(directory)
         if not (path / "config.json").is_file():
@@ -41,11 +42,11 @@ class LocalModel:
         self.teacher = f"transformers:{path.resolve().name}@{fingerprint[:8]}"
         self.identity = {"backend": "transformers", "model": fingerprint, "template": template}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, padding_side="left")
+        self.tokenizer = load_tokenizer(path, padding_side="left")
         if self.tokenizer.chat_template is None:
             raise InputError(f"{path} has no chat template -> give an instruction-tuned model")
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
+        model = load_weights(AutoModelForCausalLM, path, dtype=dtype)
         self.model = model.to(self.device).eval()
         self.stops = _stop_ids(self.model, self.tokenizer)
         self.longest = getattr(self.model.config, "max_position_embeddings", None)

@@ -9,7 +9,6 @@ Legend: N items, B items of a batch, T tokens, D dimensions.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ import numpy as np
 
 from configs import program
 from configs.program import EnvironmentFault, InputError, NumericError
+from data.store.fingerprints import read_record
+from data.store.models import load_processor, load_tokenizer, load_weights
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Image processors by model_type. These need Pillow only: the automatic choice asks for torchvision, whose pixels differ a little.
@@ -117,18 +118,9 @@ def load_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> Any
     where = device()
     if dtype == "auto":
         dtype = "bfloat16" if where.type == "cuda" else "float32"
-    try:
-        model = AutoModel.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} cannot be loaded as a model ({str(error)[:160]}) -> check the directory"
-        ) from None
+    model = load_weights(
+        AutoModel, path, dtype=getattr(torch, dtype), remote_code=trust_remote_code, partial=True
+    )
     return model.to(where).eval()
 
 
@@ -177,12 +169,9 @@ def encode_texts(
 ) -> np.ndarray | None:
     """float32 [N, D] of all texts on rank 0, None on the others. `shards`: a folder all processes can reach."""
     import torch
-    from transformers import AutoTokenizer
 
     require_model(model)
-    tokenizer = AutoTokenizer.from_pretrained(
-        model, local_files_only=True, trust_remote_code=options.trust_remote_code
-    )
+    tokenizer = load_tokenizer(model, remote_code=options.trust_remote_code)
     if options.word_drop:
         texts = [drop_words(text, share=options.word_drop, seed=seed, item=i) for i, text in enumerate(texts)]
     encoded = tokenizer(
@@ -270,12 +259,12 @@ def image_processor(model: str) -> Any:
     import importlib
 
     require_model(model)
-    kind = json.loads((Path(model) / "config.json").read_text()).get("model_type")
+    kind = (read_record(Path(model) / "config.json") or {}).get("model_type")
     if kind not in PROCESSORS:
         raise InputError(f"{model} is a {kind} model -> pass a CLIP or SigLIP directory")
     module, name = PROCESSORS[kind]
     try:
-        return getattr(importlib.import_module(module), name).from_pretrained(model, local_files_only=True)
+        return load_processor(getattr(importlib.import_module(module), name), model)
     except (OSError, ValueError) as error:
         raise InputError(f"{model} has no readable preprocessor_config.json ({str(error)[:100]})") from None
 

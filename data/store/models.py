@@ -1,0 +1,92 @@
+"""Model directories in memory: the one place where transformers loads anything.
+
+Local files only, safetensors only, and no code of a checkpoint unless the user asked for it by flag. A model is complete
+or refused: transformers itself fills a missing tensor with random numbers and goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.program import InputError, quiet, raise_environment_fault
+from data.store.checkpoints import require_sound
+
+
+def load_config(directory: str | Path, *, remote_code: bool = False) -> Any:
+    """The AutoConfig of a local directory; InputError when it has none that can be read."""
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, directory, remote_code=remote_code)
+
+
+def load_tokenizer(directory: str | Path, *, remote_code: bool = False, **options: Any) -> Any:
+    """The tokenizer of a local directory; InputError when it has none that can be read."""
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer, directory, remote_code=remote_code, **options)
+
+
+def load_processor(kind: Any, directory: str | Path) -> Any:
+    """The image processor of class `kind` in a local directory."""
+    return kind.from_pretrained(directory, local_files_only=True)
+
+
+def load_weights(
+    kind: Any, directory: str | Path, *, dtype: Any, remote_code: bool = False, partial: bool = False
+) -> Any:
+    """The model of class `kind` in a local directory, with exactly the tensors of its safetensors files.
+
+    InputError naming the first tensor that is missing, left over or of another shape, and for files that are not those
+    that COMPLETE.json beside them lists. `partial` is for encoders that are taken out of a larger model: what they have no
+    use for may be left over, and a pooling head, which is not read, may be missing.
+    """
+    require_sound(Path(directory))
+    quiet_transformers()
+    options = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    model, info = _load(kind, directory, remote_code=remote_code, **options)
+    missing = sorted(name for name in info["missing_keys"] if not (partial and "pooler" in name))
+    unexpected = [] if partial else sorted(info["unexpected_keys"])
+    mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    for what, names in (
+        ("lacks", missing),
+        ("does not know", unexpected),
+        ("has another shape of", mismatched),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+            raise InputError(
+                f"model {directory} {what} {names[0]}{more} -> its weights do not belong to its config.json; copy it again"
+            )
+    return model
+
+
+def quiet_transformers() -> None:
+    """Switch off the bars of loading and saving where bars only fill a log."""
+    from transformers.utils import logging
+
+    if quiet():
+        logging.disable_progress_bar()
+
+
+def _load(kind: Any, directory: str | Path, *, remote_code: bool, **options: Any) -> Any:
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of several lines; what it says is an error of ours
+    try:
+        return kind.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=remote_code, **options
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise_environment_fault(error, where=f"while loading {directory}")
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"model {directory} cannot be loaded: {text} -> check the directory") from error
+    finally:
+        logging.set_verbosity(verbosity)
