@@ -21,7 +21,7 @@ from typing import Any
 from configs.program import InputError
 from data.prompts import Wording
 from data.sid import SidTable, SidVocab
-from data.tasks import SID_TASKS, Answer, Example, TaskContext, history_to_sid
+from data.tasks import SID_TASKS, Answer, Example, TaskContext, history_messages, history_to_sid
 
 THINK_END = "</think>"
 MODES = {"direct": "", "empty_think": f"<think>\n\n{THINK_END}\n\n", "think": "<think>\n"}
@@ -31,42 +31,77 @@ class Renderer:
     """Renders for one tokenizer and one SidVocab.
 
     `max_prompt` tokens bound the prompts of `history_to_sid`: an over-long history loses its oldest items, never the
-    instruction. Prompts of other tasks are not cut.
+    instruction; `context` (of the examples' semantic IDs and wording) writes what is left of it. Prompts of other tasks are
+    not cut. Without a chat template a prompt begins with the BOS token where the tokenizer puts one in front of text.
     """
 
-    def __init__(self, tokenizer: Any, vocab: SidVocab, *, max_prompt: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        vocab: SidVocab,
+        *,
+        max_prompt: int | None = None,
+        context: TaskContext | None = None,
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no eos token -> set one before expanding the vocabulary")
+        if max_prompt is not None and context is None:
+            raise InputError(f"max_prompt {max_prompt} without a context -> cut histories are written anew")
         self.tokenizer = tokenizer
         self.vocab = vocab
         self.max_prompt = max_prompt
+        self.context = context
+        self.start_ids = _start_ids(tokenizer)
 
     def prompt_ids(self, example: Example, mode: str = "direct") -> list[int]:
         """Token ids up to where the first answer token goes, a prefix token of the semantic ID included."""
+        return self.prompts([example], mode)[0]
+
+    def prompts(self, examples: Sequence[Example], mode: str = "direct") -> list[list[int]]:
+        """`prompt_ids` of many examples, tokenised together."""
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r} -> one of {', '.join(MODES)}")
-        ids = self._encode(self._prompt_text(example) + MODES[mode])
-        if example.task in SID_TASKS and mode != "think":
-            ids += self.vocab.prefix_ids
-        if self.max_prompt is not None and len(ids) > self.max_prompt and example.task == "history_to_sid":
-            return self._without_oldest(ids, example.example_id)
-        return ids
+        rows = self._uncut(examples, mode)
+        if self.max_prompt is None:
+            return rows
+        return [
+            self._cut(example, ids, mode)
+            if len(ids) > self.max_prompt and example.task == "history_to_sid"
+            else ids
+            for example, ids in zip(examples, rows, strict=True)
+        ]
 
-    def _without_oldest(self, ids: list[int], example_id: int) -> list[int]:
-        """`ids` from whose history so many of the oldest items are cut that `max_prompt` holds; one item must stay.
+    def _uncut(self, examples: Sequence[Example], mode: str) -> list[list[int]]:
+        if not examples:
+            return []
+        encoded = self.tokenizer(
+            [self._prompt_text(example) + MODES[mode] for example in examples], add_special_tokens=False
+        )["input_ids"]
+        prefix = self.vocab.prefix_ids if mode != "think" else ()
+        return [
+            [*self.start_ids, *ids, *(prefix if example.task in SID_TASKS else ())]
+            for example, ids in zip(examples, encoded, strict=True)
+        ]
 
-        Equal to rendering the shorter history: tokens of semantic IDs never merge with the text around them.
+    def _cut(self, example: Example, ids: list[int], mode: str) -> list[int]:
+        """The prompt of the longest end of the history that `max_prompt` holds; one item must stay.
+
+        Items cost the same number of tokens each, so two renderings find it.
         """
-        width = len(self.vocab.prefix_ids) + len(self.vocab.levels) + len(self.vocab.suffix_ids)
-        starts = [i for i in range(len(ids) - width + 1) if self.vocab.parse(ids[i : i + width]) is not None]
-        for start in starts[1:]:
-            if len(ids) - (start - starts[0]) <= self.max_prompt:
-                return ids[: starts[0]] + ids[start:]
-        shortest = len(ids) - (starts[-1] - starts[0]) if starts else len(ids)
-        raise InputError(
-            f"example {example_id}: a history of one item needs {shortest} tokens, more than max_prompt "
-            f"{self.max_prompt} -> raise max_prompt"
-        )
+        history = example.history
+
+        def of_last(kept: int) -> list[int]:
+            messages = history_messages(self.context, history[len(history) - kept :])
+            return self._uncut([replace(example, messages=messages)], mode)[0]
+
+        shortest = of_last(1) if history else ids
+        if len(shortest) > self.max_prompt:
+            raise InputError(
+                f"example {example.example_id}: a history of one item needs {len(shortest)} tokens, more than max_prompt "
+                f"{self.max_prompt} -> raise max_prompt"
+            )
+        item = (len(ids) - len(shortest)) / max(len(history) - 1, 1)
+        return of_last(1 + int((self.max_prompt - len(shortest)) / item))
 
     def answer_ids(self, example: Example) -> list[int]:
         """Token ids of the answer that follow `prompt_ids(example)`: codes and suffix, or text."""
@@ -108,7 +143,11 @@ class Renderer:
         return [self.tokenizer.eos_token_id]
 
     def supervised(self, example: Example, mode: str = "direct") -> tuple[list[int], list[int]]:
-        """(prompt ids, answer ids with terminator): what supervised fine-tuning trains on; `think` adds the reasoning."""
+        """(prompt ids, completion ids): what supervised fine-tuning trains on."""
+        return self.prompt_ids(example, mode), self.completion_ids(example, mode)
+
+    def completion_ids(self, example: Example, mode: str = "direct") -> list[int]:
+        """Answer ids with terminator; `think` puts the reasoning before them."""
         answer = [*self.answer_ids(example), *self.terminator_ids(mode)]
         if mode == "think":
             if not (example.answer.reasoning or "").strip():
@@ -117,7 +156,7 @@ class Renderer:
                 )
             thought = self.thought_ids(example.answer.reasoning)
             answer = [*thought, *self.close_thought(example.task, finished=True), *answer]
-        return self.prompt_ids(example, mode), answer
+        return answer
 
     def parse(self, task: str, ids: Sequence[int]) -> Answer | None:
         """The answer in generated `ids` (terminator and what follows it are dropped); None when it is not one."""
@@ -143,6 +182,13 @@ class Renderer:
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _start_ids(tokenizer: Any) -> list[int]:
+    """[BOS] where the tokenizer puts it in front of plain text; a chat template writes its own."""
+    if tokenizer.chat_template is not None or tokenizer.bos_token_id is None:
+        return []
+    return [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
 
 
 class HistoryRenderer:

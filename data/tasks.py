@@ -89,17 +89,21 @@ def history_to_sid(
     context: TaskContext, *, key: int, history: Sequence[int], target: int, user_id: int | None = None
 ) -> Example:
     """The next item's semantic ID from the semantic IDs of the history, oldest first."""
-    sids = context.wording.separator.join([context.sid_text(item) for item in history])
-    messages = context.messages("history_to_sid", sids=sids)
     return Example(
         example_id("history_to_sid", key),
         "history_to_sid",
-        messages,
+        history_messages(context, history),
         context.sid_answer(target),
         tuple(history),
         (target,),
         user_id,
     )
+
+
+def history_messages(context: TaskContext, history: Sequence[int]) -> tuple[dict[str, str], ...]:
+    """What `history_to_sid` asks of a history of item ids, oldest first."""
+    sids = context.wording.separator.join([context.sid_text(item) for item in history])
+    return context.messages("history_to_sid", sids=sids)
 
 
 def title_to_sid(context: TaskContext, *, item: int) -> Example:

@@ -23,6 +23,7 @@ from data.prompts import wording as named_wording
 from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, read_sids, read_vocab, sid_format
 from data.store.checkpoints import require_model
+from data.tasks import TaskContext
 from infer.loading import context_length, examples_facts, load_model
 from infer.search.allowed import Catalogues, exhausted, item_ids, members, read_allowed
 from infer.search.scoring import Parity
@@ -272,7 +273,7 @@ class Engine:
                     f"history of request {request} is {history!r} -> a list of at least one item id per request"
                 )
             item_ids(history, self.sids.num_items, f"history of request {request}")
-        prompts = [self.histories.prompt_ids(history) for history in histories]
+        prompts = self.renderer.prompts([self.histories.example(history) for history in histories], self.mode)
         masks, set_B = read_allowed(allowed_items, requests=len(prompts), num_items=self.sids.num_items)
         results: list[list[Recommendation]] = [[] for _ in histories]
         for group in self.catalogues.groups(masks, set_B):
@@ -326,5 +327,6 @@ def load_engine(
             "-> build both with the same --format"
         )
     model, tokenizer = load_model(directory, device="cpu" if trainable else device, trainable=trainable)
-    renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt)
+    context = TaskContext(sids, vocab.format, named_wording(facts["wording"]))
+    renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt, context=context)
     return Engine(model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think)

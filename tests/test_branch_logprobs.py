@@ -11,7 +11,7 @@ from infer.search.tree import search
 from infer.search.trie import Trie
 from tests import tiny
 from train.policy.logprobs import row_logprobs
-from train.policy.losses import group_advantages, policy_loss
+from train.policy.losses import group_advantages, grpo
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])
@@ -23,7 +23,7 @@ def test_sum_over_levels_equals_the_beam_score(kind, space):
     model = tiny.model(kind, vocab_size=tiny.TEXT_TOKENS + sum(sizes))
     trie, prompts = Trie(sids, vocab), tiny.prompts(rng, rows=4)
     beams = search(model, prompts, trie, 8, space, parity=Parity(temperature=1.7))
-    logps = row_logprobs(model, trie, prompts, beams.codes_BKL, space=space, temperature=1.7)
+    logps = row_logprobs(model, trie, prompts, beams, space=space, temperature=1.7)
     assert logps.requires_grad
     assert torch.allclose(logps.sum(2), beams.scores_BK, atol=1e-4)
 
@@ -39,10 +39,11 @@ def test_a_group_with_fewer_legal_ids_than_rollouts_has_a_finite_gradient(drop):
     assert legal == len(sids.sids_SL) < beams.codes_BKL.shape[1]
     rewards = torch.full(beams.scores_BK.shape, float("nan"))
     rewards[:, :legal] = torch.tensor([[1.0] + [0.0] * (legal - 1), [0.0] * legal])
-    advantages = group_advantages(rewards)
+    advantages = group_advantages(rewards[..., None])
     advantages = advantages.without_flat_groups() if drop else advantages
-    policy = row_logprobs(model, trie, prompts, beams.codes_BKL, space="full", temperature=1.0)
-    loss, kl = policy_loss(policy, policy.detach() + 0.1, advantages, beta=0.1)
+    policy = row_logprobs(model, trie, prompts, beams, space="full", temperature=1.0)
+    cells = int(advantages.cells(2))
+    loss, kl = grpo(policy, policy.detach() + 0.1, advantages, beta=0.1, cells=cells)
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert torch.isfinite(loss) and torch.isfinite(kl) and all(torch.isfinite(g).all() for g in gradients)

@@ -121,12 +121,14 @@ def test_trainer_settings_exist(tmp_path):
 
 
 def test_reward_names_exist():
-    from train.rewards import reward_functions
+    from train.rewards.mixture import build_mixture
+    from train.rewards.needs import Sources
+    from train.rewards.spec import read_specs
 
     configs = [path for path in STAGES if program_of(path) == "train.grpo"]
     assert configs
     for path in configs:
-        assert reward_functions(parse_config(path).rewards)
+        assert build_mixture(read_specs(parse_config(path).rewards), Sources(None)).members
 
 
 def test_accelerate_configs_load():

@@ -43,7 +43,8 @@ class Setting:
     examples: list[Example]
 
     def renderer(self, max_prompt: int | None = None) -> Renderer:
-        return Renderer(self.tokenizer, self.vocab, max_prompt=max_prompt)
+        context = TaskContext(TABLE, self.vocab.format, wording(self.wording))
+        return Renderer(self.tokenizer, self.vocab, max_prompt=max_prompt, context=context)
 
     def histories(self, mode: str = "direct", max_prompt: int | None = None) -> HistoryRenderer:
         return HistoryRenderer(self.renderer(max_prompt), TABLE, wording(self.wording), mode=mode)

@@ -27,6 +27,7 @@ from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
 from infer.engine import DecodeSettings, Engine, load_engine
 from train.policy.settings import GrpoSettings
+from train.rewards.spec import RewardSpec, read_specs
 
 STAGE, VERSION = "grpo", 1
 
@@ -45,8 +46,14 @@ class GrpoArgs:
     """where checkpoints and final/ go, e.g. outputs/<run>/grpo"""
     tasks: list[str] = field(default_factory=lambda: ["history_to_sid"])
     """tasks whose examples are prompts; their answer must be a semantic ID"""
-    rewards: list[str] = field(default_factory=lambda: ["exact_match", "rank_aware"])
-    """rewards, summed"""
+    rewards: list[str | RewardSpec] = field(default_factory=lambda: ["exact_match", "rank_aware"])
+    """rewards, summed: names, or {name, weight, params, needs} where a name may be my_file.py:function"""
+    data: str | None = None
+    """prepared data set, for rewards that need titles"""
+    embeddings: str | None = None
+    """embeddings directory (stage 02), for rewards that need embeddings"""
+    teacher: str | None = None
+    """directory of an item model, for rewards that need a teacher"""
     rollout: GrpoSettings = field(default_factory=GrpoSettings)
     """group size, KL weight, temperature, score spaces"""
     max_rows: int | None = None
@@ -92,30 +99,25 @@ def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
     return chosen.to_pylist()
 
 
-def prompt_dataset(rows: list[dict[str, Any]], engine: Engine) -> list[dict[str, Any]]:
-    """[{"prompt": token ids, "row": position}] in row order."""
-    bar = program.progress(rows, label="render prompts")
-    return [
-        {"prompt": engine.renderer.prompt_ids(from_row(row)), "row": position}
-        for position, row in enumerate(bar)
-    ]
-
-
 def train(args: GrpoArgs, out: Output) -> None:
     """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
     from transformers import TrainingArguments
 
     from train.arguments import trainer_arguments
     from train.policy.sid_trainer import SidTrainer
-    from train.rewards import reward_functions
+    from train.policy.losses import loss_function
+    from train.rewards.mixture import build_mixture
+    from train.rewards.needs import Sources
     from train.safety import finish, selection, train_to_the_end
     from train.validation import Validator
 
-    rewards = reward_functions(args.rewards)
+    loss_function(args.rollout.loss)
     fixed = selection(args.trainer) | {"eval_on_start": True, "remove_unused_columns": False}
     config = trainer_arguments(TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
+    sources = Sources(engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher)
+    rewards = build_mixture(read_specs(args.rewards), sources)
     reference = None
     if args.rollout.beta:
         reference = load_engine(args.model, args.sids, args.examples, decode, trainable=True).model
@@ -128,9 +130,9 @@ def train(args: GrpoArgs, out: Output) -> None:
         rewards=rewards,
         settings=args.rollout,
         rows=rows,
+        prompts=engine.renderer.prompts([from_row(row) for row in rows]),
         validate=validator,
         args=config,
-        train_dataset=prompt_dataset(rows, engine),
         processing_class=engine.renderer.tokenizer,
     )
     trainer.keep_checkpoints = args.keep_checkpoints
@@ -140,7 +142,10 @@ def train(args: GrpoArgs, out: Output) -> None:
 
 
 def main(args: GrpoArgs) -> None:
-    inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
+    inputs = {
+        name: getattr(args, name) for name in ("model", "examples", "sids", "data", "embeddings", "teacher")
+    }
+    inputs |= {f"reward {file}": file for spec in read_specs(args.rewards) if (file := spec.file)}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         out.write_text("config.yaml", program.as_yaml(args))
         train(args, out)

@@ -36,7 +36,7 @@ class Beams:
     """Result of a search, best first; rows with fewer legal items than beams have counts_B < K and -inf scores beyond.
 
     codes_BKL int64, scores_BK float32, counts_B int64, nodes_BK int64: rows of SidTable.sids_SL, with catalogues too; -1
-    beyond counts_B.
+    beyond counts_B. prefixes_BKL int64: the trie node before each level, what scores the same codes again.
     With a sampler the order is that of the draw, scores_BK are log-probabilities, and draws without replacement carry
     log_inclusion_BK float32: the log-probability that the item is in the sample, given the threshold; -inf beyond counts_B.
     """
@@ -45,6 +45,7 @@ class Beams:
     scores_BK: Tensor
     nodes_BK: Tensor
     counts_B: Tensor
+    prefixes_BKL: Tensor
     log_inclusion_BK: Tensor | None = None
 
 
@@ -122,7 +123,12 @@ def decode(
         scores_BK = scores_BK / (trie.num_levels + len(endings)) ** parity.length_penalty
     nodes_BK = trie.sid_rows(state.nodes_BK[:, :kept]).masked_fill(scores_BK == float("-inf"), -1)
     return Beams(
-        state.codes_BKl[:, :kept], scores_BK, nodes_BK, scores_BK.isfinite().sum(1), log_inclusion_BK
+        state.codes_BKl[:, :kept],
+        scores_BK,
+        nodes_BK,
+        scores_BK.isfinite().sum(1),
+        state.prefixes_BKl[:, :kept],
+        log_inclusion_BK,
     )
 
 
@@ -189,6 +195,7 @@ class _State:
     scores_BK: Tensor
     codes_BKl: Tensor
     path_BKl: Tensor
+    prefixes_BKl: Tensor
     parent_BK: Tensor
     hidden_BKD: Tensor
 
@@ -196,7 +203,7 @@ class _State:
     def at(roots_B1: Tensor, hidden_B1D: Tensor) -> _State:
         empty = roots_B1.new_empty((*roots_B1.shape, 0))
         scores_B1 = torch.zeros(roots_B1.shape, device=roots_B1.device)
-        return _State(roots_B1, scores_B1, empty, empty, roots_B1, hidden_B1D)
+        return _State(roots_B1, scores_B1, empty, empty, empty, roots_B1, hidden_B1D)
 
 
 def _descend(
@@ -223,6 +230,7 @@ def _descend(
             scores_BK=scores_BK,
             codes_BKl=grow(state.codes_BKl, parent_BK, code_BK),
             path_BKl=grow(state.path_BKl, parent_BK, trie.tokens[level][code_BK]),
+            prefixes_BKl=grow(state.prefixes_BKl, parent_BK, state.nodes_BK.gather(1, parent_BK)),
             parent_BK=parent_BK,
             hidden_BKD=hidden_BKD,
         )
@@ -245,6 +253,7 @@ def _rank_with_endings(trunk: Any, scorer: LevelScorer, state: _State, endings: 
         scores_BK=scores_BK,
         nodes_BK=state.nodes_BK.gather(1, order_BK),
         codes_BKl=state.codes_BKl.gather(1, order_BK[..., None].expand_as(state.codes_BKl)),
+        prefixes_BKl=state.prefixes_BKl.gather(1, order_BK[..., None].expand_as(state.prefixes_BKl)),
     )
 
 

@@ -57,7 +57,7 @@ def _engine_of(engine: Engine, sids: SidTable) -> Engine:
     vocab = engine.renderer.vocab
     suffix = vocab.suffix_ids if sids.num_levels == engine.sids.num_levels else ()
     shorter = SidVocab(vocab.format, vocab.levels[: sids.num_levels], vocab.prefix_ids, suffix)
-    renderer = Renderer(engine.renderer.tokenizer, shorter, max_prompt=engine.renderer.max_prompt)
+    renderer = Renderer(engine.renderer.tokenizer, shorter)
     settings = engine.settings
     if sids.num_levels < engine.sids.num_levels:  # what only concerns a finished answer
         settings = replace(settings, terminator=False, length_penalty=0.0)

@@ -39,7 +39,7 @@ def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int) -> pa.Ta
 
 def prompts_of(engine: Engine, examples: pa.Table) -> list[list[int]]:
     """Prompt ids of every example, in the engine's mode."""
-    return [engine.renderer.prompt_ids(from_row(row), engine.mode) for row in examples.to_pylist()]
+    return engine.renderer.prompts([from_row(row) for row in examples.to_pylist()], engine.mode)
 
 
 def predict(

@@ -1,6 +1,6 @@
 """Log-probabilities of the codes of G rollouts per prompt: the one policy forward of loss and reference.
 
-`branch_logprobs(engine, model, prompts, codes_PGL, space, temperature) -> logps_PGL`. This layout is one padded row per
+`branch_logprobs(model, trie, prompts, beams, space=, temperature=) -> logps_PGL`. This layout is one padded row per
 rollout; a trainer takes any function of this signature.
 
 Legend: P prompts, G rollouts, L levels, T prompt tokens, D hidden size, R = P * G rows.
@@ -15,28 +15,21 @@ import torch
 from torch import Tensor
 
 from infer.search.scoring import LevelScorer, Parity
-from infer.search.tree import left_pad
+from infer.search.tree import Beams, left_pad
 from infer.search.trie import Trie
-
-
-def nodes_of(codes_PGL: Tensor, trie: Trie) -> list[Tensor]:
-    """Trie nodes before each level, L tensors int64 [P, G]; a code off the trie leads to node 0 (its score is -inf)."""
-    nodes = [torch.zeros_like(codes_PGL[..., 0])]
-    for level in range(trie.num_levels - 1):
-        nodes.append(trie.child(level, nodes[-1], codes_PGL[..., level]).clamp(min=0))
-    return nodes
 
 
 def row_logprobs(
     model: Any,
     trie: Trie,
     prompts: Sequence[Sequence[int]],
-    codes_PGL: Tensor,
+    beams: Beams,
     *,
     space: str,
     temperature: float,
 ) -> Tensor:
-    """float32 [P, G, L], differentiable: one row [prompt | tokens of levels 0..L-2] per rollout."""
+    """float32 [P, G, L] of the codes of `beams`, differentiable: one row [prompt | tokens of levels 0..L-2] per rollout."""
+    codes_PGL = beams.codes_BKL
     prompts_count, group, levels = codes_PGL.shape
     ids_PT, mask_PT = left_pad(prompts, device=codes_PGL.device)
     tokens_PGL = torch.stack([trie.tokens[level][codes_PGL[..., level]] for level in range(levels)], dim=2)
@@ -56,6 +49,7 @@ def row_logprobs(
     hidden_PGLD = output.hidden_states[-1][:, -levels:].reshape(prompts_count, group, levels, -1)
     scorer = LevelScorer(getattr(model, "module", model), trie, space, Parity(temperature=temperature))
     logps = []
-    for level, nodes_PG in enumerate(nodes_of(codes_PGL, trie)):
+    for level in range(levels):
+        nodes_PG = beams.prefixes_BKL[..., level]
         logps.append(scorer.of_codes(hidden_PGLD[:, :, level], level, nodes_PG, codes_PGL[..., level]))
     return torch.stack(logps, dim=2)

@@ -24,6 +24,10 @@ class GrpoSettings:
     """score space of the policy in the loss: full, level or trie"""
     drop_zero_variance: bool = False
     """leave groups whose rewards are all equal out of the loss"""
+    loss: str = "grpo"
+    """the loss, by name (train/policy/losses.py)"""
+    dropout: bool = False
+    """keep the dropout of the model's own configuration in the loss; rollouts never have it"""
 
     def __post_init__(self) -> None:
         if self.num_generations < 2:

@@ -1,21 +1,21 @@
 """Rewards of rollouts, by name.
 
-A reward is a plain function `fn(batch: RolloutBatch, **params) -> list[list[float | None]]` of shape [P][G]. None means
-"not applicable": the rollout gets advantage 0 and is left out of its group's baseline.
+A reward is a plain function `fn(batch: RolloutBatch, **params, **needs)` that gives [P][G], or [P][G][L] where credit
+belongs to a level: nested lists of floats, or an array. None means "not applicable": a cell for which no reward of the
+mixture speaks gets advantage 0 and is left out of its group's baseline. `train.rewards.mixture` adds them up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, update_wrapper
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from configs.program import InputError
-
 Rewards = list[list[float | None]]
+LevelRewards = list[list[list[float | None] | None]]
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,36 @@ class RolloutBatch:
     text: list[list[str]] | None = None
     token_ids: list[list[list[int]]] | None = None
 
+    @cached_property
+    def hits(self) -> list[list[bool | None]]:
+        """[P][G]: whether a rollout's semantic ID is the target's; None where the group has no such beam.
 
-RewardFunction = Callable[..., Rewards]
+        A target of 8 and beams for the items (3), (7, 8) and none give [False, True, None].
+        """
+        return [
+            [bool(set(items) & set(row["target"])) if items else None for items in group]
+            for row, group in zip(self.rows, self.item_ids, strict=True)
+        ]
+
+    def only(self, p: int) -> RolloutBatch:
+        """The batch of prompt `p` alone."""
+        one = slice(p, p + 1)
+        text, token_ids = (None if part is None else part[one] for part in (self.text, self.token_ids))
+        return RolloutBatch(
+            self.rows[one], self.codes_PGL[one], self.item_ids[one], self.scores_PG[one], text, token_ids
+        )
 
 
-def registry() -> dict[str, RewardFunction]:
+@dataclass(frozen=True)
+class Reward:
+    """A registry entry: the function, and the arguments it needs besides its parameters."""
+
+    function: Callable[..., Rewards | LevelRewards | np.ndarray]
+    needs: tuple[str, ...] = ()
+
+
+def registry() -> dict[str, Reward]:
     """All rewards by name."""
     from train.rewards import ranking, sid
 
-    return {"exact_match": sid.exact_match, "rank_aware": ranking.rank_aware}
-
-
-def reward_functions(specs: Sequence[str]) -> list[RewardFunction]:
-    """Reward functions by name; InputError for an unknown one. They are summed with weight 1."""
-    known = registry()
-    unknown = [name for name in specs if name not in known]
-    if unknown or not specs:
-        raise InputError(f"unknown rewards {unknown or 'none given'} -> any of {', '.join(known)}")
-    return [update_wrapper(partial(known[name]), known[name]) for name in specs]
-
-
-def hits(batch: RolloutBatch) -> list[list[bool | None]]:
-    """[P][G]: whether a rollout's semantic ID is the target's; None where the group has no such beam."""
-    return [
-        [bool(set(items) & set(row["target"])) if items else None for items in group]
-        for row, group in zip(batch.rows, batch.item_ids, strict=True)
-    ]
+    return {"exact_match": Reward(sid.exact_match), "rank_aware": Reward(ranking.rank_aware)}

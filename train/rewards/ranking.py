@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from train.rewards import Rewards, RolloutBatch, hits
+from train.rewards import Rewards, RolloutBatch
 
 
 def rank_aware(batch: RolloutBatch) -> Rewards:
@@ -14,7 +14,7 @@ def rank_aware(batch: RolloutBatch) -> Rewards:
     For G = 16 the weights start .1638, .1033, .0819 and sum to 1: the better a miss is ranked, the more it costs.
     """
     rewards: Rewards = []
-    for group in hits(batch):
+    for group in batch.hits:
         size = sum(hit is not None for hit in group)
         total = sum(1 / math.log2(rank + 2) for rank in range(size))
         if not any(group):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.rewards import Rewards, RolloutBatch, hits
+from train.rewards import Rewards, RolloutBatch
 
 
 def exact_match(batch: RolloutBatch) -> Rewards:
@@ -10,4 +10,4 @@ def exact_match(batch: RolloutBatch) -> Rewards:
 
     A target of 7 and a group of beams for the items (3), (7), (9) gives [0.0, 1.0, 0.0].
     """
-    return [[None if hit is None else float(hit) for hit in group] for group in hits(batch)]
+    return [[None if hit is None else float(hit) for hit in group] for group in batch.hits]

@@ -23,11 +23,12 @@ def token_rows(examples: pa.Table, renderer: Renderer, *, max_length: int) -> di
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
     batches = examples.to_batches(max_chunksize=4096)
     for batch in program.progress(batches, label="render examples", unit="batch"):
-        for row in batch.to_pylist():
-            prompt, answer = renderer.supervised(from_row(row))
+        rows = [from_row(row) for row in batch.to_pylist()]
+        for example, prompt in zip(rows, renderer.prompts(rows), strict=True):
+            answer = renderer.completion_ids(example)
             if len(prompt) + len(answer) > max_length:
                 raise InputError(
-                    f"example {row['example_id']} ({row['task']}) has {len(prompt) + len(answer)} tokens, more than "
+                    f"example {example.example_id} ({example.task}) has {len(prompt) + len(answer)} tokens, more than "
                     f"max_length {max_length} -> raise max_length or build examples with a smaller max_history or max_title"
                 )
             columns["input_ids"].append(prompt + answer)

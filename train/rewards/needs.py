@@ -1,0 +1,80 @@
+"""What rewards may need besides rollouts, each resolved once before training starts.
+
+sids        SidTable of the run
+embeddings  float32 [N, d], row i is item i (an embeddings directory of stage 02)
+titles      title of every item
+teacher     an item model: score(rows, items_RC | None) -> float32 log-probabilities
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from configs.program import InputError
+from data import artifacts
+from data.sid import SidTable
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where needs are read from; `sids` is the table of the run."""
+
+    sids: SidTable
+    data: str | None = None
+    embeddings: str | None = None
+    teacher: str | None = None
+
+    def require(self, flag: str, need: str) -> str:
+        """The path given by `--flag`; InputError where it is missing."""
+        path = getattr(self, flag)
+        if path is None:
+            raise InputError(f"a reward needs {need} -> say where they are with --{flag} DIRECTORY")
+        return path
+
+
+def _titles(sources: Sources) -> list[str]:
+    directory = sources.require("data", "titles")
+    titles = artifacts.read(directory, artifacts.ITEMS)["title"].to_pylist()
+    return _of_all_items(titles, sources, directory)
+
+
+def _embeddings(sources: Sources) -> np.ndarray:
+    from rq.vectors.embeddings import read_embeddings
+
+    directory = sources.require("embeddings", "embeddings")
+    return _of_all_items(read_embeddings(directory), sources, directory)
+
+
+def _teacher(sources: Sources) -> Any:
+    from infer.models import load
+
+    return load(sources.require("teacher", "a teacher"))
+
+
+def _of_all_items(values: Any, sources: Sources, directory: str) -> Any:
+    if len(values) != sources.sids.num_items:
+        raise InputError(
+            f"{directory} has {len(values)} items, the semantic IDs {sources.sids.num_items} -> give those of the same data set"
+        )
+    return values
+
+
+RESOLVERS: dict[str, Callable[[Sources], Any]] = {
+    "sids": lambda sources: sources.sids,
+    "embeddings": _embeddings,
+    "titles": _titles,
+    "teacher": _teacher,
+}
+
+
+def resolve(needs: Iterable[str], sources: Sources) -> dict[str, Any]:
+    """{need: value}, each read once; InputError for an unknown need or a missing path."""
+    wanted = sorted(set(needs))
+    unknown = [need for need in wanted if need not in RESOLVERS]
+    if unknown:
+        raise InputError(f"a reward needs {', '.join(unknown)} -> one of {', '.join(RESOLVERS)}")
+    return {need: RESOLVERS[need](sources) for need in wanted}

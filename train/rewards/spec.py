@@ -1,0 +1,43 @@
+"""How a configuration names a reward: plain data, checked at construction and free of heavy imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from configs.program import InputError
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """One reward of a mixture; a plain string in a configuration is a spec of that name alone."""
+
+    name: str
+    """a reward of train/rewards, or `file.py:function`"""
+    weight: float = 1.0
+    """factor in the sum"""
+    params: dict[str, Any] = field(default_factory=dict)
+    """keyword arguments of the function"""
+    needs: list[str] = field(default_factory=list)
+    """what the function takes besides, resolved before training starts: teacher, embeddings, sids, titles"""
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.weight):
+            raise InputError(f"reward {self.name}: weight {self.weight} must be finite")
+        both = sorted(set(self.params) & set(self.needs))
+        if both:
+            raise InputError(f"reward {self.name}: {', '.join(both)} is named in params and in needs -> keep one")
+
+    @property
+    def file(self) -> str | None:
+        """The file that holds the function; None for a reward of ours."""
+        path, colon, _ = self.name.rpartition(":")
+        return path if colon else None
+
+
+def read_specs(rewards: list[str | RewardSpec]) -> list[RewardSpec]:
+    """Every entry as a spec; InputError where there is none."""
+    if not rewards:
+        raise InputError("rewards: none given -> name at least one")
+    return [RewardSpec(reward) if isinstance(reward, str) else reward for reward in rewards]
