@@ -30,7 +30,7 @@ def vocabulary(sizes: tuple[int, ...], *, scattered: np.random.Generator | None 
     return SidVocab(FORMATS["letters"], tuple(levels))
 
 
-def model(kind: str = "qwen3", *, vocab_size: int, seed: int = 0, tied: bool = True):
+def model(kind: str = "qwen3", *, vocab_size: int, seed: int = 0, tied: bool = True, dropout: float = 0.0):
     """A two-layer random causal LM in eval mode; weights large enough that beams are no near-ties."""
     import torch
     from transformers import (
@@ -50,9 +50,11 @@ def model(kind: str = "qwen3", *, vocab_size: int, seed: int = 0, tied: bool = T
         "tie_word_embeddings": tied,
     }
     wide = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    wide["attention_dropout"] = dropout
     torch.manual_seed(seed)
     if kind == "gpt2":
-        made = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, **common))
+        drops = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout} if dropout else {}
+        made = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, **drops, **common))
     elif kind == "llama":
         made = LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **wide, **common))
     else:

@@ -25,7 +25,7 @@ from configs.program import InputError
 from data import artifacts
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
-from infer.engine import DecodeSettings, Engine, load_engine
+from infer.engine import DecodeSettings, load_engine
 from train.policy.settings import GrpoSettings
 from train.rewards.spec import RewardSpec, read_specs
 
@@ -104,8 +104,8 @@ def train(args: GrpoArgs, out: Output) -> None:
     from transformers import TrainingArguments
 
     from train.arguments import trainer_arguments
-    from train.policy.sid_trainer import SidTrainer
     from train.policy.losses import loss_function
+    from train.policy.sid_trainer import SidTrainer
     from train.rewards.mixture import build_mixture
     from train.rewards.needs import Sources
     from train.safety import finish, selection, train_to_the_end

@@ -64,7 +64,12 @@ def k3(reference_PGL: Tensor, policy_PGL: Tensor) -> Tensor:
 
 
 def grpo(
-    policy_PGL: Tensor, reference_PGL: Tensor | None, advantages: Advantages, *, beta: float, cells: Tensor | int
+    policy_PGL: Tensor,
+    reference_PGL: Tensor | None,
+    advantages: Advantages,
+    *,
+    beta: float,
+    cells: Tensor | int,
 ) -> tuple[Tensor, Tensor]:
     """(loss to minimise, KL) of one on-policy update: -sum_{valid tokens} [ratio * A - beta * k3] / cells, and sum k3.
 

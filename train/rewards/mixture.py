@@ -71,7 +71,9 @@ class Member:
         for p, cells in enumerate(given):
             for g, cell in enumerate(cells):
                 if per_level and _is_list(cell) and len(cell) != levels:
-                    raise self._misshapen(f"{len(cell)} values for the {levels} levels of {_name(batch, p, g)}")
+                    raise self._misshapen(
+                        f"{len(cell)} values for the {levels} levels of {_name(batch, p, g)}"
+                    )
                 parts = cell if _is_list(cell) else [cell]
                 values[p, g] = [self._number(part, batch, p, g) for part in parts]
         return values
@@ -131,9 +133,7 @@ def build_mixture(specs: Sequence[RewardSpec], sources: Sources) -> Mixture:
         label = spec.name.rpartition(":")[2]
         again = sum(member.label.split("#")[0] == label for member in members)
         arguments = spec.params | {need: values[need] for need in needs}
-        members.append(
-            Member(f"{label}#{again + 1}" if again else label, function, spec.weight, arguments)
-        )
+        members.append(Member(f"{label}#{again + 1}" if again else label, function, spec.weight, arguments))
     return Mixture(members)
 
 

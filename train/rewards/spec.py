@@ -27,7 +27,9 @@ class RewardSpec:
             raise InputError(f"reward {self.name}: weight {self.weight} must be finite")
         both = sorted(set(self.params) & set(self.needs))
         if both:
-            raise InputError(f"reward {self.name}: {', '.join(both)} is named in params and in needs -> keep one")
+            raise InputError(
+                f"reward {self.name}: {', '.join(both)} is named in params and in needs -> keep one"
+            )
 
     @property
     def file(self) -> str | None:

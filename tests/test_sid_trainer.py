@@ -1,0 +1,98 @@
+"""One GRPO step: the same gradient however its batch is split, and one distribution in rollouts and loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data.renderer import Renderer
+from data.sid import FORMATS, SidTable
+from infer.engine import DecodeSettings, Engine
+from tests import handmade, tiny
+
+TABLE = SidTable(handmade.CODES, handmade.SIZES)
+PROMPTS = 8
+
+
+def masked(batch):
+    """Some cells missing, one prompt without any, one flat: what made the loss depend on the split."""
+    table = {0: [None] * 4, 1: [1.0] * 4, 2: [None, None, 0, 1], 5: [1, 0, None, 0]}
+    return [table.get(row["example_id"], [1.0, 0, 0, 0]) for row in batch.rows]
+
+
+def trainer(tmp_path, *, batch: int, accumulate: int, drop: bool):
+    from transformers import TrainingArguments
+
+    from preprocess.vocabulary import add_sid_tokens
+    from train.policy.settings import GrpoSettings
+    from train.policy.sid_trainer import SidTrainer
+    from train.rewards.mixture import Member, Mixture
+
+    words = handmade.tokenizer("ours")
+    vocab = add_sid_tokens(words, FORMATS["letters"], handmade.SIZES, sids_sha256="").vocab
+    model = tiny.model(vocab_size=len(words))
+    engine = Engine(model, Renderer(words, vocab), TABLE, DecodeSettings(beams=4))
+    return SidTrainer(
+        engine=engine,
+        reference=tiny.model(vocab_size=len(words), seed=1),
+        rewards=Mixture([Member("masked", masked, 1.0, {})]),
+        settings=GrpoSettings(num_generations=4, beta=0.1, drop_zero_variance=drop),
+        rows=[{"example_id": row, "target": [row]} for row in range(PROMPTS)],
+        prompts=engine.renderer.prompts([engine.histories.example([row]) for row in range(PROMPTS)]),
+        validate=dict,
+        args=TrainingArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            max_steps=1,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulate,
+            learning_rate=0.1,
+            optim="sgd",
+            max_grad_norm=0,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            report_to=[],
+            save_strategy="no",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+        ),
+    )
+
+
+def flat(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_step_does_not_depend_on_how_its_batch_is_split(drop, tmp_path):
+    found = {}
+    for batch, accumulate in ((8, 1), (1, 8), (2, 4)):
+        one = trainer(tmp_path, batch=batch, accumulate=accumulate, drop=drop)
+        one.train()
+        log = one.state.log_history[0]
+        found[batch] = flat(one.model), log
+    whole, log = found[8]
+    start = flat(tiny.model(vocab_size=one.model.config.vocab_size))
+    assert (whole - start).abs().max() > 1e-3, "the step moved the weights"
+    for batch in (1, 2):
+        weights, other = found[batch]
+        torch.testing.assert_close(weights, whole, atol=1e-5, rtol=1e-4)
+        for key in ("loss", "reward", "reward/masked", "hit_rate", "zero_variance_share", "kl"):
+            assert other[key] == pytest.approx(log[key], rel=1e-4, abs=1e-5), key
+    assert log["zero_variance_share"] == 2 / 8
+    assert log["reward"] == pytest.approx((4 + 1 + 1 + 4) / (4 + 2 + 3 + 4 * 4))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+def test_dropout_of_the_configuration_is_off_in_training_mode_too(kind):
+    from train.policy.dropout import without_dropout
+
+    model = tiny.model(kind, vocab_size=50, dropout=0.5).train()
+    ids = torch.arange(12)[None]
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    assert without_dropout(model) > 0 and without_dropout(model) == 0
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    torch.testing.assert_close(model(ids).logits, model.eval()(ids).logits)
+    assert any(value == 0.5 for value in model.config.to_dict().values()), (
+        "the file of the model says what it said"
+    )
