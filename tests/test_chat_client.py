@@ -124,28 +124,6 @@ def test_emergency_stop_keeps_what_is_finished(ask, server, tmp_path):
     assert sum(server[1].calls.values()) < 30
 
 
-@pytest.mark.parametrize(("words", "stop_after"), [("401", 0), ("500", 1)])
-def test_a_run_that_ends_early_cuts_off_its_calls(ask, server, words, stop_after):
-    """Three calls wait half a minute for their answers: the run does not, and none of its threads lives on."""
-    before, clock = set(threading.enumerate()), program.Clock()
-    waiting = [question(f"slow:30\n{i}", key=str(i)) for i in range(3)]
-    ends = [question(f"slow:0.5 {words}\n{i}", key=f"{words} {i}") for i in range(9)]
-    client = ask(concurrency=5, retries=0, stop_after=stop_after)
-    with pytest.raises(ServiceError):
-        client.complete([*waiting, question(f"{words}\nend", key="end"), *ends])
-    handlers = {thread for thread in threading.enumerate() if "process_request" in thread.name}
-    assert set(threading.enumerate()) - before - handlers == set() and clock.seconds < 10
-    calls = sum(server[1].calls.values())
-    assert client.complete([question("ok")])[0].status == "ok", "the client is of use for another run"
-    assert sum(server[1].calls.values()) == calls + 1
-
-
-def test_a_call_meant_for_another_server_is_neither_answered_nor_seen(ask, server):
-    elsewhere = server[0].replace(server[0].split("/")[3], "another")
-    (result,) = ask(base_url=elsewhere).complete([question("ok")])
-    assert (result.status, server[1].bodies) == ("failed", []) and result.error.startswith("410")
-
-
 def test_useless_answers_are_asked_again_with_another_seed(ask, server):
     ask().complete([question("broken broken ok", seed=3)])
     seeds = [body["seed"] for body in server[1].bodies]
