@@ -178,7 +178,10 @@ def test_bad_arguments_are_refused(run, tmp_path):
 
 
 def test_ages_come_from_the_log_before_the_target(tmp_path):
-    """User 0 bought 3 on days 0 and 9, 5 on day 4, 7 on day 6 and the target on day 8; item 6 has no time."""
+    """User 0 bought 3 on days 0 and 9, 5 on day 4, 7 on day 6 and the target on day 8; item 6 has no time.
+
+    What was bought in the target's own second is no later than the target: 3 on day 9, but not a second before it.
+    """
     import pyarrow as pa
 
     from data.rows import read_rows
@@ -197,18 +200,21 @@ def test_ages_come_from_the_log_before_the_target(tmp_path):
         "split": ["train"] * len(bought),
     }
     rows = {
-        "example_id": pa.array([40, 41, 42], pa.int64()),
-        "user_id": pa.array([0, 0, 0], pa.int32()),
-        "history": pa.array([[3, 5, 6, 7], [3, 5], []], pa.list_(pa.int32())),
-        "target": pa.array([2, 2, 2], pa.int32()),
-        "timestamp": pa.array([start + 8 * DAY, None, start], pa.int64()),
-        "split": ["test"] * 3,
+        "example_id": pa.array([40, 41, 42, 43, 44], pa.int64()),
+        "user_id": pa.array([0] * 5, pa.int32()),
+        "history": pa.array([[3, 5, 6, 7], [3, 5], [], [5, 3], [3, 5]], pa.list_(pa.int32())),
+        "target": pa.array([2] * 5, pa.int32()),
+        "timestamp": pa.array(
+            [start + 8 * DAY, None, start, start + 9 * DAY, start + 9 * DAY - 1], pa.int64()
+        ),
+        "split": ["test"] * 5,
     }
     with open_output(Made(), "prepare", version=1, inputs={}, directory=tmp_path) as out:
         out.write_table("interactions.parquet", pa.table(log))
         out.write_table("sequences.parquet", pa.table(rows))
     aged = with_ages(read_rows(tmp_path, "test", num_items=8), tmp_path, num_items=8)
-    assert np.array_equal(aged.age_H, [6, 2, np.nan, 0, np.nan, np.nan], equal_nan=True)
+    expected = [6, 2, np.nan, 0, np.nan, np.nan, 5, 0, 4, 0]
+    assert np.array_equal(aged.age_H, expected, equal_nan=True)
     one = aged.take(np.array([0]))
     weights = counting.history_weights(one, 8, decay=0.9, half_life=2.0).toarray()[0]
     assert np.allclose(weights, [0, 0, 0, 0.5**3, 0, 0.5, 0.9, 1])

@@ -88,7 +88,7 @@ def repository_files() -> tuple[Path, ...]:
         at_data = here == ROOT / "data"
         data_sets = {name for name in names if at_data and not (here / name / "__init__.py").exists()}
         names[:] = sorted(set(names) - skipped - caches - data_sets)
-        found += [here / name for name in sorted(files) if name != ".env"]
+        found += [here / name for name in sorted(files) if name not in (".env", ".git")]
     return tuple(found)
 
 

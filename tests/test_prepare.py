@@ -158,6 +158,40 @@ def test_mark_missing_keeps_the_items_that_published_drops(tmp_path):
     assert made.interactions.num_rows == len(distinct) < len(lines)
 
 
+def test_of_exact_repeats_the_first_line_stays_with_its_rating_and_its_place(tmp_path):
+    """B1 and B0 in one second, then B1 again with another rating: B1 comes before B0 and has its first rating."""
+    day = [seconds(2017, 1, n) for n in (1, 2, 3)]
+    lines = [
+        ("B1", 4.0, day[1]),
+        ("B0", 3.0, day[1]),
+        ("B1", 1.0, day[1]),
+        ("B1", 2.0, day[2]),
+        ("B0", 5.0, day[0]),
+    ]
+    reviews = [
+        {"reviewerID": "U", "asin": asin, "overall": stars, "unixReviewTime": at} for asin, stars, at in lines
+    ]
+    (tmp_path / "raw").mkdir()
+    write_lines(tmp_path / "raw/Store.json.gz", reviews)
+    metadata = [{"asin": f"B{n}", "title": f"Item {n}", "category": ["A"]} for n in (0, 1)]
+    write_lines(tmp_path / "raw/meta_Store.json", metadata)
+    amazon = {
+        "format": 2018,
+        "reviews": ["Store.json*"],
+        "metadata": ["meta_Store.json*"],
+        "drop_duplicates": True,
+    }
+    made = config(tmp_path / "c.yaml", amazon=amazon, filters={"user_k": 1, "item_k": 1})
+    call("data.prepare", "--config", made, "--raw", tmp_path / "raw", "--output_dir", tmp_path / "out")
+    raw = pq.read_table(tmp_path / "out/items.parquet")["raw_id"].to_pylist()
+    rows = sorted(
+        pq.read_table(tmp_path / "out/interactions.parquet").to_pylist(), key=lambda row: row["order"]
+    )
+    assert [(raw[row["item_id"]], row["rating"]) for row in rows] == [
+        ("B0", 5.0), ("B1", 4.0), ("B0", 3.0), ("B1", 2.0),
+    ]  # fmt: skip
+
+
 def test_output_is_the_same_in_every_time_zone_and_the_manifest_tells_the_window(tmp_path):
     folder = dump(tmp_path / "raw")
     # Reviews around the first second of every month where the window may begin or end: another zone would move them.
