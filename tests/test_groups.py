@@ -16,9 +16,10 @@ from infer.metrics.groups import group_masks, popularity_tiers
             [3, 2, 2, 2],
             [0, 1, 1, 1],
         ),  # exactly a third before the second item; items of equal count stay together
-        ([32, 31, 31, 6], [0, 0, 0, 2]),  # 32 % before the second: head; 94 % before the last
+        ([333, 332, 332, 3], [0, 0, 0, 2]),  # 33.3 % before the second: head; 99.7 % before the last
         ([34, 33, 33], [0, 1, 1]),
-        ([66, 34], [0, 1]),
+        ([666, 334], [0, 1]),
+        ([667, 333], [0, 2]),
         ([6, 1, 1, 1], [0, 2, 2, 2]),  # exactly two thirds before the second item
         ([1, 0, 6, 0, 2], [2, 2, 0, 2, 2]),  # any order; without train rows: tail
         ([1, 1, 1], [0, 0, 0]),

@@ -31,6 +31,7 @@ CASES = [
     ([4, -1, -1], 9, inf, 1),  # fewer legal beams than places
     ([4, -1, -1], 4, 0, 1),
     ([-1, -1, -1], 8, inf, 1),
+    ([-1, 3, -1], 3, 0, 1),  # an empty beam holds no items
 ]
 
 
