@@ -20,7 +20,7 @@ from configs import program
 from configs.program import InputError, say
 from data import artifacts
 from data.predictions import write_predictions
-from data.releases.files import read_answers
+from data.releases.answers import read_answers
 from data.rows import read_rows
 from data.sid import read_sids, sid_format
 from data.store.output import open_output

@@ -3,7 +3,8 @@
 In (--source FILE --data DATA --output_dir data/<set>/sids/<name>): the IDs of a file become a sids directory.
     *.json, *.json.gz   index.json of MiniOneRec, LETTER, SIDReasoner; id2sid.json of MIMIGenRec
     *.parquet           raw_id or item_id, and `sid` or `codes` (a list of integers) or `cid` (NaviGen's strings)
-  An item of the file is the item of DATA whose raw_id it names, `id_offset` added to numbers. Every item of DATA must have an ID.
+  An item of the file is the item of DATA whose raw_id it names, `id_offset` added to numbers; numbers that can be read as
+  DATA's own item ids too need `keyed_by`. Every item of DATA must have an ID, and other IDs need `allow_surplus`.
   writes  sids.parquet, quality.json, quality.png, map.parquet, manifest.json (no quantizer: new items cannot be appended)
 Out (--sids SIDS --output_dir FOLDER): a sids directory in the published layouts.
   writes  index.json (MiniOneRec), id2sid.json and new_tokens.json (MIMIGenRec), cids.parquet (item_id, raw_id, cid), manifest.json
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +26,9 @@ import pyarrow as pa
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.releases import files as interop
-from data.releases.files import PublishedIndex
+from data.releases import index as interop
+from data.releases.index import PublishedIndex
+from data.releases.item_ids import find_items
 from data.sid import FORMATS, SidTable, read_sids
 from data.store import output
 from rq.quality import assessment
@@ -54,6 +57,10 @@ class ImportArgs:
     """Import: taken off every code but a last rank; 1 for the published constrained and plus builders. Export: added again."""
     id_offset: int = 0
     """Import: added to the item numbers of the file, e.g. 1 where they count from 0 and the data set's from 1."""
+    keyed_by: Literal["auto", "raw_id", "item_id"] = "auto"
+    """Import: what the numbers of the file are, where they can be read both ways: the source's (raw_id) or ours."""
+    allow_surplus: bool = False
+    """Import: the file may hold IDs of items that the data set does not have."""
     drop_last_zero: bool = False
     """Export: leave out a last code 0, as the published builders that rank colliding items only."""
     overwrite: bool = False
@@ -85,13 +92,13 @@ def read_source(path: str) -> PublishedIndex:
     keys = tuple(map(str, table[key].to_pylist()))
     rows = table[column].to_pylist()
     if column == "cid":
-        return PublishedIndex(keys, parse_cids(rows, where=path))
+        return PublishedIndex(keys, parse_cids(rows, where=path), key=key)
     levels = {None if row is None else len(row) for row in rows}
     if len(levels) != 1 or not levels <= set(range(1, 27)):
         raise InputError(
             f"{path}: IDs in `{column}` are missing or differ in length -> fixed-length IDs only"
         )
-    return PublishedIndex(keys, np.array(rows, np.int32))
+    return PublishedIndex(keys, np.array(rows, np.int32), key=key)
 
 
 def parse_cids(cids: list[str], *, where: str) -> np.ndarray:
@@ -112,22 +119,28 @@ def parse_cids(cids: list[str], *, where: str) -> np.ndarray:
 
 def in_item_order(index: PublishedIndex, raw_ids: list[str], args: ImportArgs) -> tuple[np.ndarray, int]:
     """(codes int32 [N, L] in the order of our items, IDs of the file that belong to no item)."""
-    keys = index.keys
+    keys, key = index.keys, index.key
     if args.id_offset:
-        keys = tuple(str(key) for key in index.item_ids + args.id_offset)
-    place = {key: row for row, key in enumerate(keys)}
-    if len(place) != len(keys):
-        raise InputError(f"{args.source} has an item twice -> one ID per item")
-    missing = [raw for raw in raw_ids if raw not in place]
+        keys, key = tuple(str(number) for number in index.item_ids + args.id_offset), "raw_id"
+    places = find_items(keys, raw_ids, key=key, where=str(args.source), keyed_by=args.keyed_by, surplus=True)
+    rows_N = places.of_items(len(raw_ids))
+    missing = [raw_ids[item] for item in np.flatnonzero(rows_N < 0)]
     if missing:
         raise InputError(
             f"{args.source} has no ID for {len(missing)} of {len(raw_ids)} items (raw_id {', '.join(missing[:5])}) "
             "-> check id_offset, or prepare the data set of these IDs"
         )
-    codes_NL = index.codes_NL[[place[raw] for raw in raw_ids]].copy()
+    unused = len(keys) - len(raw_ids)
+    if unused and not args.allow_surplus:
+        first = keys[int(np.flatnonzero(places.rows_R < 0)[0])]
+        raise InputError(
+            f"{args.source} has {unused} IDs of no item of {args.data} (first: {first}) -> is it another data set's?"
+            " if it is a larger catalogue of the same ids, pass --allow_surplus true"
+        )
+    codes_NL = index.codes_NL[rows_N].copy()
     ranked = codes_NL.shape[1] - (index.padded > 0)
     codes_NL[:, :ranked] -= args.code_offset
-    return codes_NL, len(keys) - len(raw_ids)
+    return codes_NL, unused
 
 
 def require_fitting(

@@ -207,31 +207,33 @@ def test_external_vectors_come_into_the_order_of_the_items(tmp_path):
 
     x = np.arange(8, dtype=np.float64).reshape(4, 2)
     np.save(tmp_path / "embeddings.npy", x)
-    got, missing = external_vectors(str(tmp_path), ids=None, first_row=1, raw_ids=RAW)
+    got, missing = external_vectors(str(tmp_path), ids=None, first_row=1, keyed_by="item_id", raw_ids=RAW)
     assert got.tolist() == x[1:].tolist() and got.dtype == np.float32 and missing == 0
     np.save(tmp_path / "two.npy", x[:2])
     (tmp_path / "ids.json").write_text(json.dumps(["B2", "B0"]))
     got, missing = external_vectors(
-        str(tmp_path / "two.npy"), ids=str(tmp_path / "ids.json"), first_row=0, raw_ids=RAW
+        str(tmp_path / "two.npy"), ids=str(tmp_path / "ids.json"), first_row=0, keyed_by="auto", raw_ids=RAW
     )
     assert got.tolist() == [[2, 3], [0, 0], [0, 1]] and missing == 1
     np.save(tmp_path / "ids.npy", np.array([1, 2]))
     got, _ = external_vectors(
-        str(tmp_path / "two.npy"), ids=str(tmp_path / "ids.npy"), first_row=0, raw_ids=RAW
+        str(tmp_path / "two.npy"), ids=str(tmp_path / "ids.npy"), first_row=0, keyed_by="auto", raw_ids=RAW
     )
     assert got.tolist() == [[0, 0], [0, 1], [2, 3]]
     table = pa.table({"raw_id": ["B1", "B0", "B2"], "embedding": [[1.0, 2], [3.0, 4], [5.0, 6]]})
     pq.write_table(table, tmp_path / "v.parquet")
-    got, _ = external_vectors(str(tmp_path / "v.parquet"), ids=None, first_row=0, raw_ids=RAW)
+    got, _ = external_vectors(
+        str(tmp_path / "v.parquet"), ids=None, first_row=0, keyed_by="auto", raw_ids=RAW
+    )
     assert got.tolist() == [[3, 4], [1, 2], [5, 6]]
 
 
 @pytest.mark.parametrize(
     ("array", "ids", "message"),
     [
-        (np.zeros((2, 2)), None, "2 rows after first_row 0, the data 3 items"),
-        (np.zeros((2, 2)), ["B0", "B9"], "1 ids are no item .first: 'B9'"),
-        (np.zeros((2, 2)), ["B0", "B0"], "item 0 has several vectors"),
+        (np.zeros((2, 2)), None, "has 2 rows, the data 3 items"),
+        (np.zeros((2, 2)), ["B0", "B9"], "1 of 2 ids are no item .first: `id` 'B9'"),
+        (np.zeros((2, 2)), ["B0", "B0"], "item 0 stands there twice"),
         (np.zeros((2, 2)), ["B0"], "2 rows for 1 ids"),
         (np.array([[0, 1], [np.nan, 0]]), ["B0", "B1"], "1 rows are not finite"),
         (np.zeros((2, 2), int), ["B0", "B1"], "not a float matrix"),
@@ -246,7 +248,11 @@ def test_external_vectors_that_do_not_fit_are_refused(tmp_path, array, ids, mess
         path.write_text("\n".join(ids))
     with pytest.raises(InputError, match=message):
         external_vectors(
-            str(tmp_path / "x.npy"), ids=None if path is None else str(path), first_row=0, raw_ids=RAW
+            str(tmp_path / "x.npy"),
+            ids=None if path is None else str(path),
+            first_row=0,
+            keyed_by="auto",
+            raw_ids=RAW,
         )
 
 
@@ -254,4 +260,4 @@ def test_a_missing_or_damaged_external_file_is_named(tmp_path):
     (tmp_path / "bad.npy").write_bytes(b"not numpy")
     for name, message in (("nowhere.npy", "missing file"), ("bad.npy", "not a readable .npy")):
         with pytest.raises(InputError, match=message):
-            external_vectors(str(tmp_path / name), ids=None, first_row=0, raw_ids=RAW)
+            external_vectors(str(tmp_path / name), ids=None, first_row=0, keyed_by="auto", raw_ids=RAW)

@@ -13,7 +13,7 @@ import pytest
 from configs.program import ROOT
 from data import artifacts
 from data.predictions import write_predictions
-from data.releases.files import read_index
+from data.releases.index import read_index
 from data.rows import products, read_rows
 from data.sid import SidTable, read_sids
 from data.store.output import open_output

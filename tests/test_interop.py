@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from configs.program import InputError
-from data.releases import files as interop
+from data.adapters import times
+from data.releases import index as interop
+from data.releases import minionerec
 from data.rows import read_rows
+from data.shaping import remarks
 from data.sid import FORMATS, SidTable, read_sids
 from infer.tables.foreign import Reader
 from tests.handmade import call, refuse, write_sids
@@ -24,8 +27,8 @@ REAL = Path(os.environ.get("REAL_DATA", "missing"))
 
 
 def test_worked_examples_of_the_docstrings():
-    result = doctest.testmod(interop)
-    assert result.attempted >= 2 and not result.failed
+    results = [doctest.testmod(module) for module in (interop, remarks, times)]
+    assert sum(result.attempted for result in results) >= 5 and not any(result.failed for result in results)
 
 
 def test_an_index_is_what_was_written(tmp_path):
@@ -83,18 +86,18 @@ def test_a_bad_index_is_refused_by_name(tmp_path, text, said):
 
 
 def test_inter_and_info_files_survive_a_round_trip(tmp_path):
-    rows = interop.InterRows(("u1", "u2"), ((3, 4, 4), ()), (5, 6))
-    interop.write_inter(tmp_path / "x.inter", rows)
+    rows = minionerec.InterRows(("u1", "u2"), ((3, 4, 4), ()), (5, 6))
+    minionerec.write_inter(tmp_path / "x.inter", rows)
     assert (tmp_path / "x.inter").read_text().splitlines()[1:] == ["u1\t3 4 4\t5", "u2\t\t6"]
-    assert interop.read_inter(tmp_path / "x.inter") == rows
-    (tmp_path / "x.inter").write_text(interop.INTER_HEADER + "\nu1\t3 x\t5\n")
+    assert minionerec.read_inter(tmp_path / "x.inter") == rows
+    (tmp_path / "x.inter").write_text(minionerec.INTER_HEADER + "\nu1\t3 x\t5\n")
     with pytest.raises(InputError, match=r"x.inter:2 is not user, history, item"):
-        interop.read_inter(tmp_path / "x.inter")
-    changed = interop.write_info(tmp_path / "i.txt", np.array([[1, 2], [3, 4]]), ["a\tb\nc", "d"])
+        minionerec.read_inter(tmp_path / "x.inter")
+    changed = minionerec.write_info(tmp_path / "i.txt", np.array([[1, 2], [3, 4]]), ["a\tb\nc", "d"])
     assert changed == 1
-    assert interop.read_info(tmp_path / "i.txt") == [("<a_1><b_2>", "a b c", 0), ("<a_3><b_4>", "d", 1)]
+    assert minionerec.read_info(tmp_path / "i.txt") == [("<a_1><b_2>", "a b c", 0), ("<a_3><b_4>", "d", 1)]
     (tmp_path / "i.txt").write_text("<a_1><b_2>\ta\tb\t7\n")
-    assert interop.read_info(tmp_path / "i.txt") == [("<a_1><b_2>", "a\tb", 7)]
+    assert minionerec.read_info(tmp_path / "i.txt") == [("<a_1><b_2>", "a\tb", 7)]
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +266,7 @@ def test_published_files_are_written_back_byte_for_byte(tmp_path):
             published = REAL / name.replace("id2sid.json.gz", "new_tokens.json")
             assert (tmp_path / "new.json").read_bytes() == published.read_bytes()
     info = REAL / "amazon18_industrial/raw/info/Industrial_and_Scientific_5_2016-10-2018-11.txt.gz"
-    rows = interop.read_info(info)
+    rows = minionerec.read_info(info)
     index = interop.read_index(REAL / "amazon18_industrial/raw/Industrial_and_Scientific.index.json.gz")
-    interop.write_info(tmp_path / "info.txt", index.codes_NL, [title for _, title, _ in rows])
+    minionerec.write_info(tmp_path / "info.txt", index.codes_NL, [title for _, title, _ in rows])
     assert (tmp_path / "info.txt").read_bytes() == gzip.decompress(info.read_bytes())

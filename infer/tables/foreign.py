@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts
-from data.releases.files import ForeignRow, find_sids
+from data.releases.answers import ForeignRow
+from data.releases.index import find_sids
 from data.rows import Rows
 from data.sid import SidFormat, SidTable
 

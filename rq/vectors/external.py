@@ -1,9 +1,10 @@
 """Item vectors that another program wrote: a matrix, a table, or a folder with one, put into the order of our items.
 
-  x.npy, folder/embeddings.npy   float [rows, d]. Row i + first_row is item i; with `ids` row i belongs to the i-th id
-  x.parquet                      a list column `embedding` (or `vector`) beside `item_id` or `raw_id`
+  x.npy, folder/embeddings.npy   float [rows, d]. With `ids` row i + first_row belongs to the i-th id, else it is item i:
+                                 only where raw ids are 0..N-1 in order, or with keyed_by item_id
+  x.parquet                      a list column `embedding` (or `vector`) beside `raw_id` or `item_id`
 
-Ids are item ids (integers) or raw ids (texts); `ids` is a .npy, .json or .txt (one a line) file of them.
+`ids` is a .npy, .json or .txt (one a line) file. Whether ids are ours or the source's: `data.releases.item_ids`.
 
 Legend: N items, R rows, D dimensions.
 """
@@ -17,13 +18,14 @@ import numpy as np
 
 from configs.program import InputError
 from data.artifacts import read_file
+from data.releases.item_ids import find_items
 from rq.vectors.embeddings import FILE, require_finite
 
 VECTOR_COLUMNS = ("embedding", "embeddings", "vector")
 
 
 def external_vectors(
-    path: str, *, ids: str | None, first_row: int, raw_ids: list[str]
+    path: str, *, ids: str | None, first_row: int, keyed_by: str, raw_ids: list[str]
 ) -> tuple[np.ndarray, int]:
     """(float32 [N, D] in the order of `raw_ids`, items without a vector: zero rows).
 
@@ -33,42 +35,17 @@ def external_vectors(
     if source.suffix == ".parquet":
         if ids is not None or first_row:
             raise InputError(f"{path} brings its own ids -> leave out `ids` and `first_row`")
-        x_RD, names = _read_parquet(source)
+        x_RD, key, names = _read_parquet(source)
     else:
-        x_RD, names = _read_matrix(source), None if ids is None else _read_ids(Path(ids))
+        x_RD, key, names = _read_matrix(source), "id", None if ids is None else _read_ids(Path(ids))
         x_RD = x_RD[first_row:]
     require_finite(x_RD, where=str(source))
-    if names is None:
-        if len(x_RD) != len(raw_ids):
-            raise InputError(
-                f"{source} has {len(x_RD)} rows after first_row {first_row}, the data {len(raw_ids)} items -> pass `ids`"
-            )
-        return x_RD.astype(np.float32), 0
-    if len(names) != len(x_RD):
+    if names is not None and len(names) != len(x_RD):
         raise InputError(f"{source} has {len(x_RD)} rows for {len(names)} ids -> pass the ids of these rows")
-    rows = _places(names, raw_ids, where=str(source))
+    places = find_items(names, raw_ids, key=key, where=str(source), keyed_by=keyed_by, count=len(x_RD))
     out_ND = np.zeros((len(raw_ids), x_RD.shape[1]), np.float32)
-    out_ND[rows] = x_RD
-    return out_ND, len(raw_ids) - len(rows)
-
-
-def _places(names: list[int] | list[str], raw_ids: list[str], *, where: str) -> np.ndarray:
-    """Item int64 [R] of every id."""
-    if all(isinstance(name, int) for name in names):
-        rows = np.array(names, np.int64)
-        unknown = [name for name in names if not 0 <= name < len(raw_ids)]
-    else:
-        place = {raw: item for item, raw in enumerate(raw_ids)}
-        unknown = [name for name in names if str(name) not in place]
-        rows = np.array([place.get(str(name), -1) for name in names], np.int64)
-    if unknown:
-        raise InputError(
-            f"{where}: {len(unknown)} ids are no item (first: {unknown[0]!r}) -> make it for this data"
-        )
-    if len(np.unique(rows)) != len(rows):
-        twice = int(rows[np.flatnonzero(np.bincount(rows)[rows] > 1)[0]])
-        raise InputError(f"{where}: item {twice} has several vectors -> keep one")
-    return rows
+    out_ND[places.rows_R] = x_RD
+    return out_ND, len(raw_ids) - len(places.rows_R)
 
 
 def _read_matrix(path: Path) -> np.ndarray:
@@ -85,10 +62,10 @@ def _read_matrix(path: Path) -> np.ndarray:
     return x_RD
 
 
-def _read_parquet(path: Path) -> tuple[np.ndarray, list[int] | list[str]]:
+def _read_parquet(path: Path) -> tuple[np.ndarray, str, list[int] | list[str]]:
     table = read_file(path)
     vector = next((name for name in VECTOR_COLUMNS if name in table.column_names), None)
-    key = next((name for name in ("item_id", "raw_id") if name in table.column_names), None)
+    key = next((name for name in ("raw_id", "item_id") if name in table.column_names), None)
     if vector is None or key is None:
         raise InputError(
             f"{path} has columns {', '.join(table.column_names)} -> it needs item_id or raw_id, and embedding"
@@ -96,7 +73,7 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, list[int] | list[str]]:
     rows = table[vector].to_pylist()
     if not rows or any(row is None or len(row) != len(rows[0]) or not row for row in rows):
         raise InputError(f"{path}: vectors in `{vector}` are missing or differ in length -> write them again")
-    return np.array(rows, np.float32), table[key].to_pylist()
+    return np.array(rows, np.float32), key, table[key].to_pylist()
 
 
 def _read_ids(path: Path) -> list[int] | list[str]:

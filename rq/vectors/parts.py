@@ -42,6 +42,9 @@ class Part:
     first_row: int = 0
     """external: rows to leave out at the start, e.g. 1 for a matrix whose row 0 is padding."""
 
+    keyed_by: Literal["auto", "raw_id", "item_id"] = "auto"
+    """external: what its numbers are where they can be read both ways: the source's (raw_id) or ours (also: rows)."""
+
     def __post_init__(self) -> None:
         if (self.method in FROM_PATH) != (self.path is not None):
             raise InputError(
@@ -49,9 +52,9 @@ class Part:
             )
         if self.method in FROM_PATH and self.dim is not None:
             raise InputError(f"embedding part {self.path}: `dim` is fixed by what it reads -> leave it out")
-        if self.method != "external" and (self.ids is not None or self.first_row):
+        if self.method != "external" and (self.ids or self.first_row or self.keyed_by != "auto"):
             raise InputError(
-                f"embedding part {self.method}: `ids` and `first_row` belong to an external part"
+                f"embedding part {self.method}: `ids`, `first_row` and `keyed_by` belong to an external part"
             )
         if self.dim is not None and self.dim < 1 or self.weight <= 0 or self.first_row < 0:
             raise InputError(
@@ -108,7 +111,9 @@ def make_part(
         return Made(x_ND, counts={"items_without_cooccurrence": int(embeddings.zero_rows(x_ND).sum())})
     if part.method == "external":
         raw_ids = items["raw_id"].to_pylist()
-        x_ND, missing = external_vectors(part.path, ids=part.ids, first_row=part.first_row, raw_ids=raw_ids)
+        x_ND, missing = external_vectors(
+            part.path, ids=part.ids, first_row=part.first_row, keyed_by=part.keyed_by, raw_ids=raw_ids
+        )
         return Made(part.scaled(x_ND), counts={"items_without_vector": missing})
     x_ND = embeddings.read_embeddings(part.path)
     if len(x_ND) != len(items):

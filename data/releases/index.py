@@ -1,46 +1,43 @@
-"""Files of MiniOneRec, MIMIGenRec, SIDReasoner and NaviGen, read and written: pure functions, no program.
+"""Published semantic IDs: the index files of MiniOneRec, LETTER, SIDReasoner and MIMIGenRec, and their tokens.
 
     index.json        {"<item>": ["<a_12>", "<b_7>", "<c_255>"]}     MiniOneRec, LETTER, SIDReasoner
     id2sid.json       the same, indented                             MIMIGenRec
     new_tokens.json   the distinct tokens of it, sorted as strings   MIMIGenRec
-    *.inter           a tab-separated file, one (history, target) row per line
-    info/*.txt        semantic ID, title and item, tab-separated, one item per line
 
-`.gz` files are read as they are. Semantic IDs of one length are our contract; an index whose last token stands on
-some items only (an ordinal against collisions) gets the code 0 there, and loses it again when it is written.
+Semantic IDs of one length are our contract; an index whose last token stands on some items only (an ordinal against
+collisions) gets the code 0 there, and loses it again when it is written.
 
-Legend: N items, L levels, R rows.
+Legend: N items, L levels.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from configs.program import InputError
+from data.releases.text import read_json
 from data.sid import FORMATS, LETTERS, SidFormat
 
 LAYOUTS = ("minionerec", "mimigenrec")
-INTER_HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token"
 
 
 @dataclass(frozen=True)
 class PublishedIndex:
     """The semantic IDs of a published file: `codes_NL` int32, row i belongs to `keys[i]`, in the file's order.
 
-    padded: items that had no token of the last level and got its code 0.
+    padded: items that had no token of the last level and got its code 0; key: what the file calls its keys.
     """
 
     keys: tuple[str, ...]
     codes_NL: np.ndarray
     padded: int = 0
+    key: str = "item"
 
     @property
     def item_ids(self) -> np.ndarray:
@@ -56,28 +53,6 @@ class PublishedIndex:
     def largest(self) -> tuple[int, ...]:
         """The largest code of every level plus one: the smallest sizes that hold this index."""
         return tuple(int(code) + 1 for code in self.codes_NL.max(axis=0))
-
-
-def read_text(path: str | Path) -> str:
-    """The text of a plain or gzipped file; InputError when it is missing or damaged."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"missing file: {path} -> check the path")
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-                return file.read()
-        return path.read_text(encoding="utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({str(error)[:80]}) -> get the file again") from None
-
-
-def read_json(path: str | Path) -> Any:
-    """The value of a JSON file, plain or gzipped."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error}) -> get the file again") from None
 
 
 def read_index(path: str | Path, *, fmt: SidFormat = FORMATS["letters"]) -> PublishedIndex:
@@ -227,126 +202,3 @@ def read_new_tokens(path: str | Path) -> list[str]:
     if len(set(tokens)) != len(tokens):
         raise InputError(f"{path} names {len(tokens) - len(set(tokens))} tokens twice -> make it again")
     return tokens
-
-
-@dataclass(frozen=True)
-class ForeignRow:
-    """One answered row of another system: texts as they stand there, answers best first.
-
-    history: the text that names the history (a prompt or a list of semantic IDs), "" where there is none.
-    """
-
-    history: str
-    target: str
-    answers: tuple[str, ...]
-
-
-def read_answers(path: str | Path) -> list[ForeignRow]:
-    """The rows of a prediction file, plain or gzipped.
-
-    JSON list   MiniOneRec and MIMIGenRec {input, output, predict}, SIDReasoner {history, output, predict, ...}
-    JSON lines  NaviGen {prompt_text, gold_target_cid, candidates: [{rank, parsed_target_cid, raw_text}]}
-
-    InputError naming the first row without these fields, or with no answer at all.
-    """
-    text = read_text(path)
-    if text.lstrip().startswith("["):
-        raw = read_json(path)
-    else:
-        raw = list(_json_lines(text, path))
-    if not raw:
-        raise InputError(f"{path} has no rows -> was the prediction finished?")
-    return [_foreign_row(row, f"{path}: row {at}") for at, row in enumerate(raw)]
-
-
-def _json_lines(text: str, path: str | Path) -> Iterator[Any]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number} is not valid JSON ({error}) -> get the file again"
-                ) from None
-
-
-def _foreign_row(row: Any, where: str) -> ForeignRow:
-    """The texts of one row, whatever system wrote it."""
-    if not isinstance(row, dict):
-        raise InputError(f"{where} is no object -> pass a prediction file")
-    target = row.get("output", row.get("gold_target_cid"))
-    answers = row.get("predict")
-    if answers is None and isinstance(row.get("candidates"), list):
-        for candidate in row["candidates"]:
-            if not isinstance(candidate, dict) or not isinstance(candidate.get("rank"), int | float):
-                raise InputError(f"{where}: a candidate has no rank -> decode that row again")
-        ranked = sorted(row["candidates"], key=lambda candidate: candidate["rank"])
-        answers = [
-            candidate.get("parsed_target_cid") or candidate.get("raw_text", "") for candidate in ranked
-        ]
-    if not isinstance(target, str) or not isinstance(answers, list):
-        raise InputError(
-            f"{where} has no output and predict (or gold_target_cid and candidates) -> another file?"
-        )
-    if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise InputError(f"{where}: predictions must be one text or more -> decode that row again")
-    history = row.get("history", row.get("input", row.get("prompt_text", "")))
-    return ForeignRow(history if isinstance(history, str) else json.dumps(history), target, tuple(answers))
-
-
-@dataclass(frozen=True)
-class InterRows:
-    """Rows of an .inter file: users (text) and targets per row, histories as lists of item numbers."""
-
-    users: tuple[str, ...]
-    histories: tuple[tuple[int, ...], ...]
-    targets: tuple[int, ...]
-
-
-def read_inter(path: str | Path) -> InterRows:
-    """A MiniOneRec .inter file; InputError naming the first line that is not user, history and target."""
-    lines = read_text(path).splitlines()
-    if not lines or not lines[0].startswith(INTER_HEADER):
-        raise InputError(f"{path}: the header is not {INTER_HEADER!r} -> pass an .inter file")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        parts = line.split("\t")
-        try:
-            rows.append((parts[0], tuple(int(item) for item in parts[1].split()), int(parts[2])))
-        except (IndexError, ValueError):
-            raise InputError(f"{path}:{number} is not user, history, item -> get the file again") from None
-    users, histories, targets = zip(*rows, strict=True) if rows else ((), (), ())
-    return InterRows(users, histories, targets)
-
-
-def write_inter(path: str | Path, rows: InterRows) -> None:
-    """The inverse of `read_inter`; `path` is written in place."""
-    lines = [INTER_HEADER]
-    for user, history, target in zip(rows.users, rows.histories, rows.targets, strict=True):
-        lines.append(f"{user}\t{' '.join(map(str, history))}\t{target}")
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def read_info(path: str | Path) -> list[tuple[str, str, int]]:
-    """(semantic ID, title, item) of every line of an info/*.txt; a title may hold tabs, the other two cannot."""
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line:
-            continue
-        first, _, rest = line.rstrip("\r").partition("\t")
-        title, _, item = rest.rpartition("\t")
-        if not first.startswith("<") or not item.isdecimal():
-            raise InputError(f"{path}:{number} is not SID, title, item -> get the file again")
-        rows.append((first, title, int(item)))
-    return rows
-
-
-def write_info(
-    path: str | Path, codes_NL: np.ndarray, titles: Sequence[str], *, fmt: SidFormat = FORMATS["letters"]
-) -> int:
-    """Write info/*.txt, item by item; returns how many titles had a tab or line break, written as a space."""
-    clean = [" ".join(title.split("\t")).replace("\r", " ").replace("\n", " ") for title in titles]
-    rows = zip(codes_NL.tolist(), clean, strict=True)
-    text = "".join(f"{fmt.text(codes)}\t{title}\t{item}\n" for item, (codes, title) in enumerate(rows))
-    Path(path).write_text(text, encoding="utf-8")
-    return sum(after != before for after, before in zip(clean, titles, strict=True))
