@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,10 @@ from configs.program import InputError
 from data.store import output
 from rq.constructors.rqkmeans import RqKmeans, train_rqkmeans
 from rq.quality import measures as quality
+from rq.quality import neighbours
 from rq.stack import residual, vq
+from rq.stack.codebook import Codebook
+from rq.stack.options import CodebookOptions
 from rq.stack.residual import ResidualQuantizer
 
 
@@ -33,6 +37,28 @@ def clustered(num, dim, clusters, seed=0):
     return (centres[rng.integers(0, clusters, num)] + rng.standard_normal((num, dim)) * 0.3).astype(
         np.float32
     )
+
+
+def test_an_offset_that_all_vectors_share_changes_no_code():
+    """100 standard deviations away from zero: the codes are those of double precision, in any batch, numpy and torch alike."""
+    rng = np.random.default_rng(0)
+    x_ND = (100 + rng.standard_normal((4000, 32))).astype(np.float32)
+    book_KD = (100 + rng.standard_normal((256, 32))).astype(np.float32)
+    exact = np.stack([((x.astype(np.float64) - book_KD) ** 2).sum(1) for x in x_ND])
+    quantizer = ResidualQuantizer((book_KD,))
+    codes = quantizer.encode(x_ND)[:, 0]
+    assert np.array_equal(codes, exact.argmin(1))
+    np.testing.assert_allclose(vq.nearest_codes(x_ND, book_KD)[1], exact.min(1), rtol=1e-4)
+    one_by_one = np.concatenate([quantizer.encode(x_ND[i : i + 1])[:, 0] for i in range(200)])
+    assert np.array_equal(one_by_one, codes[:200])
+    learned = Codebook(256, 32, CodebookOptions(), epsilon=0, unit=False)
+    learned.set_codewords(torch.from_numpy(book_KD))
+    with torch.no_grad():
+        costs_NK = learned.distances(torch.from_numpy(x_ND), torch.from_numpy(book_KD))
+    assert np.array_equal(costs_NK.argmin(1).numpy(), exact.argmin(1))
+    item, other = neighbours.embedding_neighbours(x_ND[:600], most=1)
+    apart = np.stack([((x.astype(np.float64) - x_ND[:600]) ** 2).sum(1) for x in x_ND[:600]])
+    assert np.array_equal(other, (apart + np.diag([1e9] * 600)).argmin(1)) and len(item) == 600
 
 
 @settings(max_examples=40)

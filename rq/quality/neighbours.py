@@ -50,7 +50,8 @@ def embedding_neighbours(x_ND: np.ndarray, *, most: int) -> tuple[np.ndarray, np
     known = np.flatnonzero(x_ND.any(axis=1))
     if len(known) < 2:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    vectors = np.ascontiguousarray(x_ND[known], np.float32)
+    vectors = np.array(x_ND[known], np.float32)
+    vectors -= vectors.mean(0, dtype=np.float64).astype(np.float32)  # as in vq.nearest_codes
     _, near = faiss.knn(vectors, vectors, min(most + 1, len(known)))
     item, other = np.repeat(np.arange(len(known)), near.shape[1]), near.reshape(-1)
     # Of several items at one point faiss may list others before the item itself: drop it wherever it stands.

@@ -86,6 +86,8 @@ class Codebook(nn.Module):
         if self.options.distance == "cosine":
             cost_BK = 1 - functional.normalize(vectors_BE, dim=1) @ functional.normalize(words_KE, dim=1).T
         else:
+            middle_E = words_KE.detach().mean(0)  # as in vq.nearest_codes
+            vectors_BE, words_KE = vectors_BE - middle_E, words_KE - middle_E
             squares_BK = (vectors_BE**2).sum(1, keepdim=True) + (words_KE**2).sum(1)
             cost_BK = squares_BK - 2 * vectors_BE @ words_KE.T
         return cost_BK - self.price_K

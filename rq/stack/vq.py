@@ -61,11 +61,19 @@ def kmeans(
 
 
 def nearest_codes(x_ND: np.ndarray, codebook_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(code int32 [N], squared distance float32 [N]) of each vector's nearest codeword; of equal ones the first."""
+    """(code int32 [N], squared distance float32 [N]) of each vector's nearest codeword; of equal ones the first.
+
+    Distances are |x|^2 - 2 xc + |c|^2 in single precision. Both sides lose the codebook's mean first: an offset that all
+    vectors share, a hundred times their spread, otherwise gives one vector in 200 a wrong code, and another one in a larger
+    batch than in a smaller.
+    """
     import faiss
 
+    middle_D = codebook_KD.mean(0, dtype=np.float64).astype(np.float32)
     squared, near = faiss.knn(
-        np.ascontiguousarray(x_ND, np.float32), np.ascontiguousarray(codebook_KD, np.float32), 1
+        np.ascontiguousarray(x_ND - middle_D, np.float32),
+        np.ascontiguousarray(codebook_KD - middle_D, np.float32),
+        1,
     )
     _, first, group = np.unique(codebook_KD, axis=0, return_index=True, return_inverse=True)
     return first[group.reshape(-1)][near[:, 0]].astype(np.int32), np.maximum(squared[:, 0], 0)
