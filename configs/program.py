@@ -5,8 +5,8 @@ A stage module ends in
     if __name__ == "__main__":
         program.run(PrepareArgs, main)
 
-Arguments are one dataclass; a value comes from its default, then from each `--config file.yaml` in turn (nested
-dataclasses merge, lists and free mappings are replaced), then from dotted flags. Unknown keys and wrong types are errors.
+Arguments are one dataclass; a value comes from its default, then from each `--config file.yaml` in turn (nested dataclasses
+and free mappings merge key by key, see configs/overlays.py), then from dotted flags. Unknown keys and wrong types are errors.
 
 Exit codes: 0 outputs complete and valid, 2 bad input or configuration (nothing written), 3 environment (disk, memory,
 GPU, network), 4 numeric (non-finite loss, illegal decoding), 5 external service, 130/143 interrupted and resumable.
@@ -142,9 +142,12 @@ def parse(
     """Parse `argv` into (an instance of `args_class`, the --debug flag). Raises InputError naming the bad flag or key."""
     from jsonargparse import ArgumentError
 
+    from configs.overlays import merged
+
     parser = make_parser(args_class, prog, description)
+    given = with_values(args_class, merged(args_class, sys.argv[1:] if argv is None else argv))
     try:
-        namespace = parser.parse_args(with_values(args_class, sys.argv[1:] if argv is None else argv))
+        namespace = parser.parse_args(given)
         values = parser.instantiate(namespace).as_dict()
     except ArgumentError as error:
         raise InputError(f"{_one_line(error)}{_named_in(argv, str(error))} -> see `--help`") from error

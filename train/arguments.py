@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from configs.overlays import nearest
 from configs.program import InputError, quiet
 
 # Set by the framework: checkpoints, logging and devices must work the way resume and the reports expect.
@@ -40,7 +41,9 @@ def trainer_arguments(
     for key, value in mapping.items():
         if key not in fields or key in RESERVED:
             why = "is set by the framework" if key in RESERVED else f"is no field of {cls.__name__}"
-            raise InputError(f"trainer.{key} {why} -> remove it from the config or flags")
+            meant = None if key in RESERVED else nearest(key, sorted(fields - RESERVED))
+            hint = f"did you mean trainer.{meant}?" if meant else "remove it from the config or flags"
+            raise InputError(f"trainer.{key} {why} -> {hint}")
         values[key] = coerce(value, hints[key], where=f"trainer.{key}")
     values |= {
         "output_dir": str(output_dir), "seed": seed, "data_seed": seed, "use_cpu": not cuda, "bf16": cuda,
