@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # 10  GRPO with trie-constrained beam rollouts.
 #   reads   $MODEL (the final/ of an SFT stage), $DATA_ROOT/$DATASET/{examples/$EXAMPLES,sids/$SIDS}
-#   writes  $OUTPUT_ROOT/$RUN/grpo/{config.yaml,manifest.json,metrics.jsonl,checkpoint-*,final/}
+#   writes  $OUTPUT_ROOT/$RUN/$NAME/{config.yaml,manifest.json,metrics.jsonl,checkpoint-*,final/}
 #   takes   minutes on a laptop for the toy and Industrial configs (README); resumes from the newest complete checkpoint
-# Edit the variables, or override: DATASET=industrial bash rl.sh --rollout.num_generations 8
+# Edit the variables, or override:
+#   DATASET=office bash rl.sh --rollout.num_generations 8
+#   NAME=grpo_free bash rl.sh --rollout.beta 0                                    # another output beside grpo
+#   STAGE=pretrained RUN=qwen3 EXAMPLES=sentence NUM_GPUS=8 bash rl.sh            # from sft_pretrained
+#   PAPER=toy DATASET=toystore RUN=quickstart bash rl.sh
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -12,10 +16,12 @@ SIDS=${SIDS:-rqkmeans}
 EXAMPLES=${EXAMPLES:-$SIDS}
 RUN=${RUN:-$PAPER-$DATASET}
 STAGE=${STAGE:-recommend}           # which SFT stage to start from
+NAME=${NAME:-grpo}                  # names the output
 NUM_GPUS=${NUM_GPUS:-1}
 source "$(dirname "$0")/scripts/env.sh"
 MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/sft_$STAGE/final}
 
-launch train.grpo --config "configs/$PAPER/$DATASET/grpo.yaml" --model "$MODEL" \
+config_flags grpo
+launch train.grpo "${CONFIGS[@]}" --model "$MODEL" \
     --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
-    --output_dir "$OUTPUT_ROOT/$RUN/grpo" "$@"
+    --output_dir "$OUTPUT_ROOT/$RUN/$NAME" "$@"

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # 09  Supervised fine-tuning.
 #   reads   $MODEL (stage 08, or the final/ of an earlier SFT stage), $DATA_ROOT/$DATASET/{examples/$EXAMPLES,sids/$SIDS}
-#   writes  $OUTPUT_ROOT/$RUN/sft_$STAGE/{config.yaml,manifest.json,metrics.jsonl,checkpoint-*,final/}
+#   writes  $OUTPUT_ROOT/$RUN/$NAME/{config.yaml,manifest.json,metrics.jsonl,checkpoint-*,final/}
 #   takes   minutes on a laptop for the toy and Industrial configs (README); resumes from the newest complete checkpoint
-# Edit the variables, or override: DATASET=industrial bash sft.sh --trainer.learning_rate 1e-3
+# Edit the variables, or override:
+#   DATASET=office bash sft.sh --trainer.learning_rate 1e-3
+#   NAME=sft_wide MODEL=outputs/wide/vocab bash sft.sh                            # another model, another output
+#   RUN=qwen3 STAGE=pretrained EXAMPLES=sentence NUM_GPUS=8 bash sft.sh           # sft_pretrained.yaml
+#   PAPER=toy DATASET=toystore RUN=quickstart bash sft.sh
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -11,11 +15,13 @@ DATASET=${DATASET:-industrial}
 SIDS=${SIDS:-rqkmeans}
 EXAMPLES=${EXAMPLES:-$SIDS}
 RUN=${RUN:-$PAPER-$DATASET}
-STAGE=${STAGE:-recommend}           # names the config sft_$STAGE.yaml and the output
+STAGE=${STAGE:-recommend}           # names the config sft_$STAGE.yaml
+NAME=${NAME:-sft_$STAGE}            # names the output
 NUM_GPUS=${NUM_GPUS:-1}
 source "$(dirname "$0")/scripts/env.sh"
 MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/vocab}
 
-launch train.sft --config "configs/$PAPER/$DATASET/sft_$STAGE.yaml" --model "$MODEL" \
+config_flags "sft_$STAGE"
+launch train.sft "${CONFIGS[@]}" --model "$MODEL" \
     --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
-    --output_dir "$OUTPUT_ROOT/$RUN/sft_$STAGE" "$@"
+    --output_dir "$OUTPUT_ROOT/$RUN/$NAME" "$@"

@@ -1,6 +1,6 @@
 """Stage 07: make the training and evaluation examples, once, and write them to disk.
 
-    python -m preprocess.build_examples --config configs/toy/toystore/examples.yaml \\
+    python -m preprocess.build_examples --config configs/toy/examples.yaml \\
         --data data/toystore --sids data/toystore/sids/rqkmeans --output_dir data/toystore/examples/rqkmeans
 
 reads   <data>/  items.parquet, sequences.parquet      <sids>/  sids.parquet

@@ -1,6 +1,6 @@
 """Stage 08, second half: give a model one token for every code of every level of the semantic IDs.
 
-    python -m preprocess.expand_vocab --config configs/toy/toystore/vocab.yaml --model outputs/quickstart/base \\
+    python -m preprocess.expand_vocab --config configs/toy/vocab.yaml --model outputs/quickstart/base \\
         --sids data/toystore/sids/rqkmeans --output_dir outputs/quickstart/vocab
 
 reads   <model>/  any local Hugging Face causal LM with safetensors weights and a tokenizer

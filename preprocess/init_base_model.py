@@ -1,6 +1,6 @@
 """Stage 08, first half: make a small base model where no pretrained one is given.
 
-    python -m preprocess.init_base_model --config configs/toy/toystore/base_model.yaml \\
+    python -m preprocess.init_base_model --config configs/toy/base_model.yaml \\
         --data data/toystore --output_dir outputs/quickstart/base
 
 reads   <data>/items.parquet

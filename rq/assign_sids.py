@@ -15,7 +15,7 @@ codebooks, free IDs only (rq/ids/append.py). Its embeddings must lie in the spac
 
 python -m rq.assign_sids --data data/toystore --embeddings data/toystore/embeddings/text_cooc \\
     --quantizer data/toystore/quantizers/rqkmeans --output_dir data/toystore/sids/rqkmeans \\
-    --config configs/toy/toystore/assign.yaml
+    --config configs/toy/assign.yaml
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ ones go through its fitted TF-IDF, encoders and PCA. `rq.assign_sids --append` n
 with torchrun or accelerate (NUM_GPUS of scripts/02_embed_items.sh); any number of processes gives the same rows.
 
 python -m rq.embed_items --data data/toystore --output_dir data/toystore/embeddings/text_cooc \\
-    --config configs/toy/toystore/embed.yaml
+    --config configs/toy/embed.yaml
 """
 
 from __future__ import annotations

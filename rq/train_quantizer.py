@@ -11,7 +11,7 @@ The ways to make codebooks are those of rq/constructors/__init__.py, listed by `
 An interrupted training resumes from its newest checkpoint. rq.assign_sids reads the result.
 
 python -m rq.train_quantizer --embeddings data/toystore/embeddings/text_cooc \\
-    --output_dir data/toystore/quantizers/rqkmeans --config configs/toy/toystore/quantizer.yaml
+    --output_dir data/toystore/quantizers/rqkmeans --config configs/toy/quantizer.yaml
 """
 
 from __future__ import annotations

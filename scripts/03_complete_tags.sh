@@ -3,7 +3,10 @@
 #   reads   $DATA_ROOT/$DATASET; its embeddings/$EMBEDDINGS where that variable is set
 #   writes  $DATA_ROOT/$DATASET/tags/$TAGS
 #   takes   seconds for thousands of items; with a chat model as long as its answers
-# Edit the variables, or override: EMBEDDINGS=text DATASET=scientific bash scripts/03_complete_tags.sh --complete '[graph]'
+# Edit the variables, or override:
+#   DATASET=industrial bash scripts/03_complete_tags.sh
+#   EMBEDDINGS=text_no_categories TAGS=graph bash scripts/03_complete_tags.sh --complete '[graph]'
+#   PAPER=toy DATASET=toystore bash scripts/03_complete_tags.sh
 set -euo pipefail
 
 PAPER=${PAPER:-hidvae}
@@ -12,6 +15,7 @@ TAGS=${TAGS:-categories}            # names the directory
 EMBEDDINGS=${EMBEDDINGS:-}          # needed by `complete`: [graph], [llm], [cluster]
 source "$(dirname "$0")/env.sh"
 
-"$PYTHON" -m preprocess.complete_tags --config "configs/$PAPER/$DATASET/tags.yaml" --data "$DATA_ROOT/$DATASET" \
+config_flags tags
+"$PYTHON" -m preprocess.complete_tags "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" \
     ${EMBEDDINGS:+--embeddings "$DATA_ROOT/$DATASET/embeddings/$EMBEDDINGS"} \
     --output_dir "$DATA_ROOT/$DATASET/tags/$TAGS" "$@"

@@ -3,7 +3,10 @@
 #   reads   $DATA_ROOT/$DATASET, its sids/$SIDS
 #   writes  $DATA_ROOT/$DATASET/examples/$EXAMPLES/{train,valid,test}.parquet
 #   takes   seconds per 100,000 rows
-# Edit the variables, or override: DATASET=industrial bash scripts/07_build_examples.sh --wording sentence
+# Edit the variables, or override:
+#   DATASET=office SIDS=balanced bash scripts/07_build_examples.sh
+#   EXAMPLES=sentence bash scripts/07_build_examples.sh --wording sentence        # for a pretrained base model
+#   PAPER=toy DATASET=toystore bash scripts/07_build_examples.sh
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -12,5 +15,6 @@ SIDS=${SIDS:-rqkmeans}
 EXAMPLES=${EXAMPLES:-$SIDS}         # names the directory
 source "$(dirname "$0")/env.sh"
 
-"$PYTHON" -m preprocess.build_examples --config "configs/$PAPER/$DATASET/examples.yaml" --data "$DATA_ROOT/$DATASET" \
+config_flags examples
+"$PYTHON" -m preprocess.build_examples "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" \
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --output_dir "$DATA_ROOT/$DATASET/examples/$EXAMPLES" "$@"

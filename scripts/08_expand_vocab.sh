@@ -3,7 +3,11 @@
 #   reads   $MODEL (a local Hugging Face directory), or nothing: then a small base model is made from the data's own text
 #   writes  $OUTPUT_ROOT/$RUN/base (only without MODEL), $OUTPUT_ROOT/$RUN/vocab
 #   takes   seconds for a small model; as long as loading and saving it for a large one
-# Edit the variables, or override: MODEL=/path/to/Qwen3-1.7B bash scripts/08_expand_vocab.sh
+# Edit the variables, or override:
+#   DATASET=office SIDS=balanced bash scripts/08_expand_vocab.sh --shape.hidden_size 256
+#   RUN=qwen3 MODEL=/path/to/Qwen3-1.7B bash scripts/08_expand_vocab.sh
+#   EXPAND_ARGS="--init codebook" bash scripts/08_expand_vocab.sh
+# --overwrite and --help reach both programs.
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -14,11 +18,14 @@ MODEL=${MODEL:-}                    # empty: make one here
 EXPAND_ARGS=${EXPAND_ARGS:-}        # flags of preprocess.expand_vocab; trailing flags go to preprocess.init_base_model
 source "$(dirname "$0")/env.sh"
 
+share_flags "preprocess.init_base_model preprocess.expand_vocab" "$@"
 if [ -z "$MODEL" ]; then
     MODEL=$OUTPUT_ROOT/$RUN/base
-    "$PYTHON" -m preprocess.init_base_model --config "configs/$PAPER/$DATASET/base_model.yaml" \
+    config_flags base_model
+    "$PYTHON" -m preprocess.init_base_model "${CONFIGS[@]}" \
         --data "$DATA_ROOT/$DATASET" --output_dir "$MODEL" "$@"
 fi
+config_flags vocab
 # shellcheck disable=SC2086
-"$PYTHON" -m preprocess.expand_vocab --config "configs/$PAPER/$DATASET/vocab.yaml" --model "$MODEL" \
-    --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --output_dir "$OUTPUT_ROOT/$RUN/vocab" $EXPAND_ARGS
+"$PYTHON" -m preprocess.expand_vocab "${CONFIGS[@]}" --model "$MODEL" \
+    --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --output_dir "$OUTPUT_ROOT/$RUN/vocab" ${SHARED[@]+"${SHARED[@]}"} $EXPAND_ARGS

@@ -13,6 +13,87 @@ if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/_
     exit 2
 fi
 
+# A variable that is nearly one of ours was meant to be it.
+VARIABLES="ACCELERATE_CONFIG ASSIGN_ARGS CONFIG DATASET DATA_ROOT EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS MODE MODEL NAME
+NUM_GPUS OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REFERENCE RUN RUNS SIDS SPLIT STAGE TAGS TRACKER"
+
+# differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
+differs_by_a_slip() {
+    local a=$1 b=$2
+    while [ -n "$a" ] && [ "${a:0:1}" = "${b:0:1}" ]; do a=${a:1} b=${b:1}; done
+    while [ -n "$a" ] && [ -n "$b" ] && [ "${a: -1}" = "${b: -1}" ]; do a=${a%?} b=${b%?}; done
+    [ "${#a}" -le 1 ] && [ "${#b}" -le 1 ] || { [ "${#a}" -eq 2 ] && [ "$b" = "${a:1:1}${a:0:1}" ]; }
+}
+
+refuse_misspelt_variables() {
+    local name known
+    for name in $(compgen -e); do
+        case " PAGER MODELS CONFIGS $(echo $VARIABLES) " in *" $name "*) continue ;; esac
+        for known in $VARIABLES; do
+            if [ "${#known}" -ge 5 ] && [ $((${#name} - ${#known})) -ge -1 ] && [ $((${#name} - ${#known})) -le 1 ] \
+                && differs_by_a_slip "$name" "$known"; then
+                echo "ERROR 2: the environment has $name, which nothing reads -> $known was meant? (or: unset $name)" >&2
+                exit 2
+            fi
+        done
+    done
+}
+refuse_misspelt_variables
+
+# Which recipe, data and run: the folder $CONFIG of a paper holds what a data set changes in its recipe.
+CONFIG=${CONFIG:-${DATASET:-}}
+if [ -n "${PAPER:-}" ] && [ ! -d "configs/$PAPER" ]; then
+    echo "ERROR 2: there is no configs/$PAPER -> PAPER is a folder of configs/: $(ls -d configs/*/ | xargs -n 1 basename | tr '\n' ' ')" >&2
+    exit 2
+fi
+if [ -n "${PAPER:-}" ] && [ "$CONFIG" != "${DATASET:-}" ] && [ ! -d "configs/$PAPER/$CONFIG" ]; then
+    echo "ERROR 2: there is no configs/$PAPER/$CONFIG -> make it, or leave CONFIG out" >&2
+    exit 2
+fi
+if [ -n "${PAPER:-}${DATASET:-}" ]; then
+    chosen=""
+    for variable in PAPER DATASET CONFIG RUN NAME; do
+        if [ -n "${!variable:-}" ]; then chosen="$chosen $variable=${!variable}"; fi
+    done
+    echo "$(basename "$0"):$chosen"
+fi
+
+# config_flags NAME: CONFIGS becomes the flags for configs/$PAPER/NAME.yaml and for what configs/$PAPER/$CONFIG changes in it.
+config_flags() {
+    local file
+    CONFIGS=()
+    for file in "configs/$PAPER/$1.yaml" "configs/$PAPER/$CONFIG/$1.yaml"; do
+        if [ -f "$file" ]; then CONFIGS+=(--config "$file"); fi
+    done
+    if [ "${#CONFIGS[@]}" -eq 0 ]; then
+        echo "ERROR 2: no $1.yaml in configs/$PAPER or configs/$PAPER/$CONFIG -> there are:" \
+            "$(cd "configs/$PAPER" && find . -name "${1%%_*}*.yaml" | sed 's|^\./||' | sort | tr '\n' ' ')" >&2
+        exit 2
+    fi
+}
+
+# share_flags "MODULE ..." FLAGS...: for scripts of several programs. SHARED becomes the --overwrite among the flags, which all
+# of them get; --help prints the help of each and runs nothing.
+share_flags() {
+    local modules=$1 module
+    shift
+    SHARED=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            -h | --help)
+                for module in $modules; do "$PYTHON" -m "$module" --help; done
+                exit 0
+                ;;
+            --overwrite=*) SHARED=("$1") ;;
+            --overwrite)
+                SHARED=(--overwrite)
+                case ${2:-} in true | false) SHARED+=("$2") ;; esac
+                ;;
+        esac
+        shift
+    done
+}
+
 # Trainers: one process, or NUM_GPUS of them through accelerate.
 launch() {
     if [ "${NUM_GPUS:-1}" -gt 1 ]; then

@@ -3,7 +3,10 @@
 #   reads   $DATA_ROOT/$DATASET (train rows), its sids/$SIDS (for their SID-level metrics)
 #   writes  $OUTPUT_ROOT/$RUN/{baselines,eval/*.$SPLIT} of pop, last, recent, itemknn, itemknn_tuned, each with metrics/
 #   takes   seconds for thousands of items and users
-# Edit the variables, or override: DATASET=industrial bash scripts/train_baselines.sh
+# Edit the variables, or override:
+#   DATASET=office SPLIT=valid bash scripts/train_baselines.sh --depth 100
+#   PAPER=toy DATASET=toystore RUN=quickstart bash scripts/train_baselines.sh
+# --overwrite and --help reach both programs.
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -14,9 +17,10 @@ SPLIT=${SPLIT:-test}                # test | valid
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.run_baselines
 source "$(dirname "$0")/env.sh"
 
+share_flags "infer.run_baselines infer.evaluate" "$@"
 "$PYTHON" -m infer.run_baselines --data "$DATA_ROOT/$DATASET" --output_root "$OUTPUT_ROOT/$RUN/eval" --splits "[$SPLIT]" "$@"
 for name in pop last recent itemknn itemknn_tuned; do
     # shellcheck disable=SC2086
     "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/$name.$SPLIT" --data "$DATA_ROOT/$DATASET" \
-        --sids "$DATA_ROOT/$DATASET/sids/$SIDS" $EVALUATE_ARGS
+        --sids "$DATA_ROOT/$DATASET/sids/$SIDS" ${SHARED[@]+"${SHARED[@]}"} $EVALUATE_ARGS
 done

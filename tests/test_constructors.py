@@ -42,7 +42,7 @@ def store(tmp_path_factory):
 
 
 def flags(store, name, target):
-    config = ROOT / f"configs/toy/toystore/quantizer{'' if name == 'rqkmeans' else '_' + name}.yaml"
+    config = ROOT / f"configs/toy/quantizer{'' if name == 'rqkmeans' else '_' + name}.yaml"
     words = [
         "--config",
         config,
@@ -205,7 +205,7 @@ def test_more_codes_than_items_can_fill_are_said_at_the_start(store, tmp_path, c
 
 
 def test_every_constructor_has_a_config():
-    folder = ROOT / "configs/toy/toystore"
+    folder = ROOT / "configs/toy"
     names = {
         yaml.safe_load(path.read_text()).get("constructor", "rqkmeans")
         for path in folder.glob("quantizer*.yaml")

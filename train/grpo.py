@@ -7,7 +7,7 @@ Differs from the published recipes: policy and rollouts are one model in one pro
 items, and the checkpoint is chosen by item-level NDCG@10 on validation rows (metrics.jsonl starts with the model as it
 came in, as step 0).
 
-python -m train.grpo --config configs/toy/toystore/grpo.yaml --model outputs/quickstart/sft_recommend/final \
+python -m train.grpo --config configs/toy/grpo.yaml --model outputs/quickstart/sft_recommend/final \
     --examples data/toystore/examples/rqkmeans --sids data/toystore/sids/rqkmeans --output_dir outputs/quickstart/grpo
 """
 

@@ -6,7 +6,7 @@ writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, checkpoint-*, f
 Differs from the published recipes: one prompt for training, rollouts and evaluation; the best checkpoint is chosen by
 item-level NDCG@10 of constrained recommendation on validation rows instead of the validation loss.
 
-python -m train.sft --config configs/toy/toystore/sft_recommend.yaml --model outputs/quickstart/vocab \
+python -m train.sft --config configs/toy/sft_recommend.yaml --model outputs/quickstart/vocab \
     --examples data/toystore/examples/rqkmeans --sids data/toystore/sids/rqkmeans --output_dir outputs/quickstart/sft_recommend
 """
 
