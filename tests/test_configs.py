@@ -58,12 +58,18 @@ def args_class(module: str) -> type:
     return getattr(importlib.import_module(module), run.args[0].id)
 
 
+def layers(path: Path) -> list[Path]:
+    """The files that a script reads for a config: the paper's recipe first, where there is one, then the data set's."""
+    below = path.parent.parent / path.name
+    return [below, path] if below in STAGES else [path]
+
+
 def parse_config(path: Path) -> Any:
     """The program's arguments from a config, with a made-up path for every required field it leaves to the shell."""
     cls = args_class(program_of(path))
     hints = typing.get_type_hints(cls)
-    given = yaml.safe_load(path.read_text()) or {}
-    argv = ["--config", str(path)]
+    given = {key for file in layers(path) for key in yaml.safe_load(file.read_text()) or {}}
+    argv = [part for file in layers(path) for part in ("--config", str(file))]
     for field in dataclasses.fields(cls):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in given:
@@ -105,9 +111,33 @@ def test_config_parses(path):
     parse_config(path)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name)
-def test_header_says_command_hardware_and_result(path):
-    assert missing_from_header(header(path)) == []
+def test_headers_say_command_hardware_and_result():
+    assert {name(path): lacks for path in CONFIGS if (lacks := missing_from_header(header(path)))} == {}
+
+
+def test_headers_name_variables_that_choose_the_file():
+    """QUANTIZER=x in the command of quantizer_x.yaml, EMBED=x in that of embed_x.yaml, the folder in that of an overlay."""
+    for path in STAGES:
+        kind, _, variant = path.stem.partition("_")
+        if (
+            kind in ("quantizer", "embed")
+            and variant
+            and "bash" in (command := header(path).split("# hardware")[0])
+        ):
+            assert f"{'QUANTIZER' if kind == 'quantizer' else 'EMBED'}={variant} " in command, name(path)
+        if path.parent.parent.parent.name == "configs":
+            assert f"={path.parent.name} " in header(path), name(path)
+
+
+def test_a_recipe_is_written_once():
+    """No config repeats what another file of its paper says, and no overlay repeats its recipe."""
+    read = {path: yaml.safe_load(path.read_text()) for path in STAGES if path.stem != "prepare"}
+    for path, content in read.items():
+        paper = path.relative_to(ROOT / "configs").parts[0]
+        same = [name(other) for other, text in read.items() if text == content and other != path]
+        assert not [other for other in same if other.startswith(f"{paper}/")], name(path)
+        below = read.get(layers(path)[0], {}) if len(layers(path)) == 2 else {}
+        assert not [key for key, value in content.items() if below.get(key, ...) == value], name(path)
 
 
 def test_trainer_settings_exist(tmp_path):
@@ -150,7 +180,7 @@ def test_accelerate_configs_load():
     [
         ("sft_x.yaml", "max_lenght: 8\n", "max_lenght"),
         ("sft_x.yaml", "max_length: long\n", "max_length"),
-        ("sft_x.yaml", "- 1\n", "Unexpected config"),
+        ("sft_x.yaml", "- 1\n", "no mapping"),
         ("grpo_x.yaml", "rollout: {num_generation: 8}\n", "num_generation"),
     ],
     ids=["unknown key", "wrong type", "no mapping", "unknown nested key"],

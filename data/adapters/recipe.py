@@ -28,7 +28,7 @@ class _Shared:
 
     def not_chosen(self) -> set[str]:
         """Option groups of the other adapters."""
-        return {"amazon", "tables"} - {self.adapter}
+        return set(ADAPTERS) - {self.adapter}
 
     def __post_init__(self) -> None:
         published = self.split.kind == "published"

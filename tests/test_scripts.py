@@ -1,0 +1,146 @@
+"""What every stage script does before its program runs: which recipe, data and run it says, what it refuses, whose flags are whose.
+
+The programs are replaced by one that prints its own command line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from configs.program import ROOT
+
+STAGES = {
+    "scripts/01_prepare_data.sh": ["data.prepare"],
+    "scripts/02_embed_items.sh": ["rq.embed_items"],
+    "scripts/03_complete_tags.sh": ["preprocess.complete_tags"],
+    "scripts/04_build_sids.sh": ["rq.train_quantizer", "rq.assign_sids"],
+    "scripts/07_build_examples.sh": ["preprocess.build_examples"],
+    "scripts/08_expand_vocab.sh": ["preprocess.init_base_model", "preprocess.expand_vocab"],
+    "scripts/train_baselines.sh": ["infer.run_baselines", "infer.evaluate"],
+    "sft.sh": ["train.sft"],
+    "rl.sh": ["train.grpo"],
+    "evaluate.sh": ["infer.recommend", "infer.evaluate", "infer.report"],
+}
+SEVERAL = [script for script, programs in STAGES.items() if len(programs) > 1]
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stands in for Python: prints its arguments, one program a line."""
+    path = tmp_path_factory.mktemp("bin") / "python"
+    path.write_text('#!/usr/bin/env bash\necho "$*"\n')
+    path.chmod(0o755)
+    return path
+
+
+def script(echo: Path, name: str, *flags: str, code: int = 0, **variables: str) -> list[str]:
+    """The lines that a script prints, of stderr where it must fail."""
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    done = subprocess.run(
+        ["bash", str(ROOT / name), *flags],
+        env=kept | {"PYTHON": str(echo)} | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return (done.stderr if code else done.stdout).splitlines()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_choice_is_said_first_and_the_programs_follow(echo, name):
+    dataset = {"scripts/03_complete_tags.sh": {"DATASET": "scientific"}}.get(name, {"DATASET": "office"})
+    first, *calls = script(echo, name, **dataset)
+    paper = "hidvae" if "03" in name else "minionerec"
+    assert first.startswith(
+        f"{Path(name).name}: PAPER={paper} DATASET={dataset['DATASET']} CONFIG={dataset['DATASET']}"
+    )
+    called = [call.split()[1] for call in calls]
+    assert list(dict.fromkeys(called)) == STAGES[name]
+    if name in ("sft.sh", "evaluate.sh"):
+        assert first.split()[4:] == [
+            "RUN=minionerec-office",
+            f"NAME={'sft_recommend' if name == 'sft.sh' else 'grpo'}",
+        ]
+
+
+def test_a_data_set_reads_the_recipe_then_its_own_overlay(echo, tmp_path):
+    (call,) = script(echo, "sft.sh", DATASET="nowhere")[1:]
+    assert re.findall(r"--config (\S+)", call) == ["configs/minionerec/sft_recommend.yaml"]
+    (call,) = script(echo, "scripts/01_prepare_data.sh", DATASET="magazine10", CONFIG="magazine")[1:]
+    assert re.findall(r"--config (\S+)", call) == ["configs/minionerec/magazine/prepare.yaml"]
+    assert "--raw data/magazine10/raw --output_dir data/magazine10" in call
+    copy = tmp_path / "root"
+    for folder in ("scripts", "configs/paper/shop"):
+        (copy / folder).mkdir(parents=True)
+    for file in ("scripts/env.sh", "rl.sh"):
+        (copy / file).write_text((ROOT / file).read_text())
+    for file in ("grpo.yaml", "shop/grpo.yaml"):
+        (copy / "configs/paper" / file).touch()
+    (call,) = script(echo, str(copy / "rl.sh"), PAPER="paper", DATASET="d", CONFIG="shop")[1:]
+    assert re.findall(r"--config (\S+)", call) == ["configs/paper/grpo.yaml", "configs/paper/shop/grpo.yaml"]
+
+
+def test_names_of_variants_and_outputs(echo):
+    train, assign = script(echo, "scripts/04_build_sids.sh", QUANTIZER="balanced")[1:]
+    assert "--config configs/minionerec/quantizer_balanced.yaml" in train and "quantizers/balanced" in train
+    assert "--config configs/minionerec/assign.yaml" in assign and assign.endswith(
+        "--output_dir data/industrial/sids/balanced"
+    )
+    (call,) = script(echo, "scripts/02_embed_items.sh", EMBED="published", EMBEDDINGS="mean")[1:]
+    assert "embed_published.yaml" in call and call.endswith("embeddings/mean")
+    calls = script(echo, "evaluate.sh", "--decode.beams", "10", NAME="beams10", MODEL="m/final", RUN="r")[1:]
+    assert "--model m/final" in calls[0] and "outputs/r/eval/beams10.test --decode.beams 10" in calls[0]
+    assert "--predictions outputs/r/eval/beams10.test" in calls[1] and "--decode.beams" not in calls[1]
+    assert script(echo, "rl.sh", NAME="free", RUN="r")[1].endswith("--output_dir outputs/r/free")
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them(echo, name):
+    assert script(echo, name, "--seed", "1", "--help")[1:] == [
+        f"-m {program} --help" for program in STAGES[name]
+    ]
+    calls = script(echo, name, "--overwrite", "true", "--seed", "3")[1:]
+    assert calls[0].endswith("--overwrite true --seed 3")
+    assert all("--overwrite true" in call for call in calls if "infer.report" not in call)
+    assert not [call for call in calls[1:] if "--seed" in call]
+    assert not [call for call in script(echo, name)[1:] if "--overwrite" in call]
+    extra = {f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE")}
+    assert script(echo, name, "--overwrite", **extra)[2].endswith("--overwrite --resamples 7")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"DATSET": "office"}, ["DATSET", "DATASET"]),
+        ({"DATASTE": "office"}, ["DATASTE", "DATASET"]),
+        ({"NUM_GPU": "4"}, ["NUM_GPU", "NUM_GPUS"]),
+        ({"EMBEDDING": "x"}, ["EMBEDDING", "EMBEDDINGS"]),
+        ({"ASIGN_ARGS": "x"}, ["ASIGN_ARGS", "ASSIGN_ARGS"]),
+        ({"PAPER": "minionrec"}, ["no configs/minionrec", "minionerec"]),
+        ({"CONFIG": "industral"}, ["no configs/minionerec/industral"]),
+        ({"QUANTIZER": "balnced"}, ["quantizer_balnced.yaml", "quantizer_balanced.yaml"]),
+        ({"DATASET": "adapters"}, ["name of a module"]),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, dict) else "",
+)
+def test_a_misspelt_variable_or_choice_is_named_with_what_was_meant(echo, variables, said):
+    lines = script(echo, "scripts/04_build_sids.sh", code=2, **variables)
+    assert lines[-1].startswith("ERROR 2: ") and all(word in lines[-1] for word in said), lines
+
+
+def test_other_variables_are_left_alone(echo):
+    usual = {
+        "PAGER": "less",
+        "MODELS": "/m",
+        "TERM": "xterm",
+        "LANG": "C",
+        "USER": "me",
+        "RAWS": "1",
+        "NODE": "n",
+    }
+    script(echo, "scripts/04_build_sids.sh", **usual)
