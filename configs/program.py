@@ -25,7 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -300,12 +300,43 @@ def quiet() -> bool:
     return bool(os.environ.get("CI") or os.environ.get("QUIET")) or not sys.stderr.isatty()
 
 
+_log: Path | None = None
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Inside, every line of `say`, `warn` and `note`, and the error that ends the block, is appended to `path` too."""
+    global _log
+    before, _log = _log, path
+    try:
+        yield
+    except (ProgramError, Interrupted, OSError, RuntimeError, MemoryError) as error:
+        note(classify(error)[1])
+        raise
+    finally:
+        _log = before
+
+
+def note(text: str) -> None:
+    """A line for the log alone. A log that cannot be written stops no run."""
+    if _log is not None:
+        with suppress(OSError), open(_log, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
 def say(text: str) -> None:
     """Print a line for a person; a reader who has left (`| head -1`) is no error."""
+    note(text)
     try:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def warn(text: str) -> None:
+    """Print what a person should look at, on stderr."""
+    note(f"WARNING: {text}")
+    print(f"WARNING: {text}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], *, label: str, total: int | None = None, unit: str = "row") -> Iterable[T]:

@@ -304,6 +304,11 @@ def read_vocab(model_dir: str | Path) -> SidVocab:
         ) from None
 
 
+def write_vocab(model_dir: str | Path, vocab: SidVocab) -> None:
+    """The file that `read_vocab` reads, in a model directory that is being written."""
+    Path(model_dir, "sid_vocab.json").write_text(json.dumps(vocab.to_json(), indent=1) + "\n")
+
+
 def _level_from_json(level: dict[str, Any]) -> LevelTokens:
     ids = level["ids"]
     if isinstance(ids, dict):

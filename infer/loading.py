@@ -62,14 +62,20 @@ def load_model(directory: Path, *, device: str | None = None, trainable: bool = 
     """(causal LM or encoder-decoder in eval mode, tokenizer) of a local directory.
 
     bfloat16 on CUDA for inference, else float32. InputError for a model that cannot be loaded, whose logits are scaled in a
-    way the decoder does not know, or to train whose logits are scaled at all.
+    way the decoder does not know, or to train an encoder-decoder or one whose logits are scaled at all.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     device = usable_device(device or default_device())
     dtype = torch.bfloat16 if device.startswith("cuda") and not trainable else torch.float32
-    kind = AutoModelForSeq2SeqLM if load_config(directory).is_encoder_decoder else AutoModelForCausalLM
+    encodes = load_config(directory).is_encoder_decoder
+    if encodes and trainable:
+        raise InputError(
+            f"model {directory} is an encoder-decoder, which train.sft and train.grpo do not train -> a causal LM (Qwen, "
+            "Llama, GPT-2, ...)"
+        )
+    kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
     model = load_weights(kind, directory, dtype=dtype)
     tokenizer = load_tokenizer(directory)
     if trainable:

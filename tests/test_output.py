@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.program import ROOT, AlreadyComplete, InputError, NumericError
+from configs.program import ROOT, AlreadyComplete, InputError, NumericError, say, warn
 from data.store import fingerprints
-from data.store.output import MANIFEST, Output, open_output, read_manifest, require_manifest
+from data.store.output import LOG, MANIFEST, Output, open_output, read_manifest, require_manifest
 
 
 @dataclass
@@ -50,7 +50,25 @@ def finish(path: Path, text: str = "hello", **fields: Any) -> Path:
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    """Every file but the log, which tells the time."""
+    files = [p for p in path.rglob("*") if p.is_file() and p.name != LOG]
+    return {str(p.relative_to(path)): p.read_bytes() for p in files}
+
+
+def test_an_output_keeps_what_its_runs_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(RuntimeError), writing(path):
+        say("half way")
+        raise RuntimeError("the disk of this machine is gone")
+    with writing(path):
+        warn("slow")
+    say("not of this run")
+    lines = (path / LOG).read_text().splitlines()
+    said = ["half way", "the disk of this machine is gone", "WARNING: slow", "demo: wrote"]
+    found = [[line for line in lines if text in line] for text in said]
+    assert all(len(one) == 1 and one[0][:2] == "20" for one in found) and "not of this run" not in str(lines)
+    assert LOG not in read_manifest(path)["files"]
+    assert "half way" in capsys.readouterr().out
 
 
 def test_a_finished_output_is_kept_as_it_is(tmp_path: Path) -> None:
@@ -159,7 +177,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
             raise ValueError
         with pytest.raises(ValueError):
             out.write_json("bad.json", {"loss": float("nan")})
-        assert {p.name for p in out.path.iterdir() if not p.name.startswith(".")} == {"a.txt", "pending.json"}
+        assert {p.name for p in out.path.iterdir() if not p.name.startswith(".")} == {
+            "a.txt",
+            LOG,
+            "pending.json",
+        }
         assert (out.path / "a.txt").read_text() == "old"
         assert not list(out.path.glob(".*.tmp"))
 

@@ -79,6 +79,7 @@ def test_one_process_answers_every_row_and_says_how(chain, whole):
     }  # fmt: skip
     assert settings.items() <= facts.items() and facts["users_per_second"] > 0
     assert sorted(path.name for path in whole.iterdir() if not path.name.startswith(".")) == [
+        "log.txt",
         "manifest.json",
         "predictions-00000-of-00001.parquet",
     ]

@@ -165,6 +165,18 @@ def test_golden_bytes(kind: str, fmt: str, name: str) -> None:
         )
 
 
+def test_a_bos_of_the_tokenizer_begins_every_prompt_once() -> None:
+    words = tokenizer("llama")
+    vocab = add_sid_tokens(words, sid_format("letters"), SIZES, sids_sha256="").vocab
+    templated = HistoryRenderer(Renderer(words, vocab), TABLE, wording("short")).prompt_ids([0, 5])
+    words.chat_template = None
+    histories = HistoryRenderer(Renderer(words, vocab), TABLE, wording("short"))
+    plain = histories.prompt_ids([0, 5])
+    assert plain == words("next:<a_0><b_0><c_0><a_2><b_2><c_2>\n")["input_ids"]
+    for ids in (templated, plain):
+        assert ids.count(words.bos_token_id) == 1 and ids[0] == words.bos_token_id
+
+
 @given(data=st.data())
 @settings(max_examples=60)
 def test_parse_takes_exactly_one_semantic_id(data: st.DataObject) -> None:

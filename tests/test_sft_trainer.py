@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig
 
+from configs.program import NumericError
 from tests import tiny
 from train.arguments import trainer_arguments
 from train.supervised.dataset import IGNORED
@@ -45,8 +47,8 @@ def test_answer_loss_equals_cross_entropy_of_full_logits(kind):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
 
 
-def one_step(directory: Path, *, batch: int, accumulation: int) -> dict[str, torch.Tensor]:
-    """Parameters after one SGD step on eight rows."""
+def trainer_of(directory: Path, *, batch: int, accumulation: int) -> AnswerTrainer:
+    """For one SGD step on eight rows."""
     from datasets import Dataset
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -62,12 +64,17 @@ def one_step(directory: Path, *, batch: int, accumulation: int) -> dict[str, tor
     args = trainer_arguments(
         SFTConfig, mapping, output_dir=directory, seed=0, max_length=64, save_strategy="no"
     )
-    model = tiny.model(vocab_size=50)
-    trainer = AnswerTrainer(
-        model=model, args=args, train_dataset=Dataset.from_dict(rows(8)), processing_class=tokenizer
+    dataset = Dataset.from_dict(rows(8) | {"row": list(range(8))})
+    return AnswerTrainer(
+        model=tiny.model(vocab_size=50), args=args, train_dataset=dataset, processing_class=tokenizer
     )
+
+
+def one_step(directory: Path, *, batch: int, accumulation: int) -> dict[str, torch.Tensor]:
+    """Parameters after the step."""
+    trainer = trainer_of(directory, batch=batch, accumulation=accumulation)
     trainer.train()
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
 
 
 def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path):
@@ -76,3 +83,30 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path):
     start = dict(tiny.model(vocab_size=50).named_parameters())
     assert any(not torch.equal(whole[name], start[name]) for name in whole)
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
+
+
+def test_a_loss_or_gradient_that_is_not_finite_names_its_examples(tmp_path):
+    (tmp_path / "loss").mkdir()
+    trainer = trainer_of(tmp_path / "loss", batch=2, accumulation=4)
+    trainer.example_ids = [100 + row for row in range(8)]
+    original = trainer.compute_loss
+
+    def compute_loss(model, inputs, **kwargs):
+        loss = original(model, inputs, **kwargs)
+        return loss * float("nan") if 5 in inputs["row"].tolist() else loss
+
+    trainer.compute_loss = compute_loss
+    with pytest.raises(NumericError, match="loss is nan at step 1 .* look at the 2 examples"):
+        trainer.train()
+    named = json.loads((tmp_path / "loss/nan_step.json").read_text())["example_ids"]
+    assert len(named) == 2 and 105 in named
+
+    (tmp_path / "gradient").mkdir()
+    trainer = trainer_of(tmp_path / "gradient", batch=2, accumulation=4)
+    trainer.example_ids = [100 + row for row in range(8)]
+    trainer.args.max_grad_norm = 1.0
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NumericError, match="gradient norm is"):
+        trainer.train()
+    named = json.loads((tmp_path / "gradient/nan_step.json").read_text())["example_ids"]
+    assert sorted(named) == [100 + row for row in range(8)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.program import ROOT
+from configs.program import ROOT, InputError
 from data.store.checkpoints import fault
 from tests import handmade
 
@@ -79,6 +79,51 @@ def test_grpo_raises_its_reward(chain, trained):
     assert 0 < series(run, "kl")[0] < max(series(run, "kl"))
     measured = [line["step"] for line in log(run) if "eval_ndcg@10" in line]
     assert measured == list(range(0, 25, 4)), "the model as it came in first, then each evaluation once"
+
+
+SILENT = """
+def silent(batch):
+    return [[None] * 4 for _ in batch.rows]
+"""
+
+
+def test_a_model_that_no_checkpoint_beats_is_handed_on(chain, tmp_path, capsys):
+    """Without a reward nothing is learned: the run says so, and final/ is the model that came in."""
+    from safetensors.torch import load_file
+
+    from infer.engine import DecodeSettings, load_engine
+
+    (tmp_path / "mine.py").write_text(SILENT)
+    flags = ["--rewards", f"[{tmp_path}/mine.py:silent]", "--rollout.num_generations", 4, "--max_rows", 8]
+    run, short = tmp_path / "run", steps(max_steps=2, eval_steps=1, logging_steps=1)
+    handmade.call("train.grpo", *chain.flags(), *short, *flags, "--valid_rows", 20, "--output_dir", run)
+    before, after = load_file(chain.model / "model.safetensors"), load_file(run / "final/model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    facts = json.loads((run / "manifest.json").read_text())["facts"]
+    assert facts["best_step"] == 0 and facts["final_is"] == "the model as it came in"
+    assert facts["best_ndcg@10"] == series(run, "eval_ndcg@10")[0]
+    said = capsys.readouterr()
+    assert "no checkpoint beat the model as it came in" in said.out
+    assert "nothing was learned" in said.err
+    assert "NaN" not in (run / "metrics.jsonl").read_text() and series(run, "reward") == [None, None]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert any("mine.py" in name for name in manifest["inputs"]), "the file of the reward is an input"
+    engine = load_engine(run / "checkpoint-2", chain.sids, chain.examples, DecodeSettings(beams=4))
+    assert len(engine.recommend([[1, 2]], 4)[0]) == 4, "a checkpoint is a model directory"
+
+
+def test_models_that_cannot_be_trained_are_refused_at_load(chain, tmp_path):
+    from tests import families
+
+    families.model("t5", vocab_size=400).save_pretrained(tmp_path / "t5")
+    (tmp_path / "t5/sid_vocab.json").write_text((chain.model / "sid_vocab.json").read_text())
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora/adapter_config.json").write_text("{}")
+    for module in ("train.sft", "train.grpo"):
+        for model, words in (("t5", "is an encoder-decoder"), ("lora", "merge the adapter")):
+            with pytest.raises(InputError, match=words):
+                flags = chain.flags(model=tmp_path / model)
+                handmade.call(module, *flags, "--output_dir", tmp_path / "out")
 
 
 def start(module: str, *arguments: object) -> subprocess.Popen:

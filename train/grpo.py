@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs import program
-from configs.program import InputError
+from configs.program import InputError, warn
 from data import artifacts
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
@@ -106,6 +106,7 @@ def train(args: GrpoArgs, out: Output) -> None:
     from train.arguments import trainer_arguments
     from train.policy.losses import loss_function
     from train.policy.sid_trainer import SidTrainer
+    from train.progress import without_signal
     from train.rewards.mixture import build_mixture
     from train.rewards.needs import Sources
     from train.safety import finish, selection, train_to_the_end
@@ -139,6 +140,11 @@ def train(args: GrpoArgs, out: Output) -> None:
     train_to_the_end(trainer, out.path)
     finish(trainer, engine, validator, out)
     out.counts["prompts"] = len(rows)
+    if without_signal(out.path):
+        warn(
+            "no group had rewards that differ: nothing was learned -> other rewards, more rollouts (rollout.num_generations), "
+            "or a model that sometimes finds the target"
+        )
 
 
 def main(args: GrpoArgs) -> None:

@@ -4,8 +4,11 @@
 - every checkpoint ends with COMPLETE.json, written last; rotation happens after it, so one trusted checkpoint always
   exists; resume takes the newest trusted one
 - SIGTERM and SIGINT end the current step, write a checkpoint and leave with 143 / 130
-- metrics.jsonl holds one line per log, no wall-clock values; a resumed run continues it line for line
-- the best checkpoint is chosen by item-level NDCG@10 on validation rows, never by a test number
+- metrics.jsonl holds one line per log, no wall-clock values; a resumed run continues it line for line; a value that is
+  not finite is null
+- the best checkpoint is chosen by item-level NDCG@10 on validation rows, never by a test number; where a run measures
+  the model as it came in (step 0), that model competes and is handed on if nothing beats it
+- a checkpoint is a model directory like final/: it can be evaluated and trained on
 """
 
 from __future__ import annotations
@@ -13,20 +16,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from configs.program import EnvironmentFault, InputError, NumericError, StopFlag, deferred_signals
+from configs.program import EnvironmentFault, InputError, NumericError, StopFlag, deferred_signals, say
+from data.sid import SidVocab, write_vocab
 from data.store.checkpoints import discard_after, fault, mark_complete, newest_complete, rotate
 from data.store.output import Output
+from infer.loading import load_model
+from train.progress import METRICS_FILE, Progress
 
 SELECTION_METRIC = "eval_ndcg@10"
 RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens")  # not the same after a resume
-METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsFile(TrainerCallback):
@@ -53,7 +58,12 @@ class MetricsFile(TrainerCallback):
         if set(values) <= {"epoch"}:
             return
         with open(self.path, "a") as file:
-            file.write(json.dumps({"step": state.global_step} | values) + "\n")
+            line = {"step": state.global_step} | {k: _finite(v) for k, v in values.items()}
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step(line: str) -> int:
@@ -105,19 +115,28 @@ class SafeTrainer:
     """
 
     validate: Callable[[], dict[str, float]]
+    vocab: SidVocab
+    example_ids: Sequence[int]
     evaluates_loss: bool = True
     keep_checkpoints: int = 2
+    step_rows: Sequence[int] = ()
+
+    def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
+        """Remembers the rows of the step: a bad gradient is that of all of them."""
+        batches, count = super().get_batch_samples(*args)
+        self.step_rows = [row for inputs in batches for row in inputs["row"].tolist()]
+        return batches, count
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(float(loss)):
-            self._stop_non_finite("loss", float(loss))
+            self._stop_non_finite("loss", float(loss), inputs["row"].tolist())
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
         if norm is not None and not math.isfinite(float(norm)):
-            self._stop_non_finite("gradient norm", float(norm))
+            self._stop_non_finite("gradient norm", float(norm), self.step_rows)
         return norm
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -128,13 +147,15 @@ class SafeTrainer:
         kept = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(type(load_result)(kept, load_result.unexpected_keys))
 
-    def _stop_non_finite(self, what: str, value: float) -> None:
+    def _stop_non_finite(self, what: str, value: float, rows: Sequence[int]) -> None:
         step = self.state.global_step + 1
         report = {"step": step, what: str(value), "learning_rate": self._get_learning_rate()}
-        Path(self.args.output_dir, "nan_step.json").write_text(json.dumps(report) + "\n")
+        report["example_ids"] = [self.example_ids[row] for row in rows]
+        path = Path(self.args.output_dir, "nan_step.json")
+        path.write_text(json.dumps(report) + "\n")
         raise NumericError(
             f"{what} is {value} at step {step} in {self.args.output_dir} -> the last checkpoint is intact; "
-            "lower the learning rate or look at the data of this step"
+            f"lower the learning rate or look at the {len(rows)} examples that {path.name} names"
         )
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
@@ -147,6 +168,8 @@ class SafeTrainer:
         self.model.eval()  # logged as evaluation; the next training step switches back
         found = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         self.log(dict(found))
+        if self.state.global_step == 0:
+            self._determine_best_metric(found, trial=None)  # the model as it came in competes
         return metrics | found
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
@@ -178,7 +201,9 @@ class SafeTrainer:
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             directory = Path(self.args.output_dir)
-            mark_complete(directory / f"checkpoint-{self.state.global_step}", step=self.state.global_step)
+            checkpoint = directory / f"checkpoint-{self.state.global_step}"
+            write_vocab(checkpoint, self.vocab)
+            mark_complete(checkpoint, step=self.state.global_step)
             best = self.state.best_model_checkpoint
             rotate(directory, keep=self.keep_checkpoints, protect=Path(best) if best else None)
         self.accelerator.wait_for_everyone()
@@ -209,30 +234,44 @@ def train_to_the_end(trainer: Any, directory: Path) -> None:
         discard_after(directory, checkpoint)
         metrics.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else -1)
     trainer.accelerator.wait_for_everyone()
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(metrics)
+    trainer.add_callback(Progress())
     with deferred_signals() as flag:
         trainer.add_callback(StopOnSignal(flag))
         trainer.add_callback(LogBeforeSave())
         if checkpoint:
-            print(f"resuming from {checkpoint}", flush=True)
+            say(f"resuming from {checkpoint}")
             trainer.args.eval_on_start = False  # that line of the log is already written
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         flag.raise_if_set()
 
 
 def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
-    """Write final/ (model, tokenizer, sid_vocab.json, COMPLETE.json last) and the manifest's account of the choice."""
-    final = out.path / "final"
-    trainer.save_model(str(final))
+    """Write final/ (model, tokenizer, sid_vocab.json, COMPLETE.json last) and the manifest's account of the choice.
+
+    The weights are those of the best checkpoint, or of the model as it came in where none of them beat it.
+    """
+    final, state = out.path / "final", trainer.state
+    unbeaten = state.best_global_step == 0
+    if not unbeaten:
+        trainer.save_model(str(final))
     if trainer.args.should_save:
+        if unbeaten:
+            load_model(Path(engine.model.name_or_path), device="cpu", trainable=True)[0].save_pretrained(
+                final
+            )
+            say(
+                f"no checkpoint beat the model as it came in (NDCG@10 {state.best_metric:.4f}): final/ is that model"
+            )
         (final / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
         engine.renderer.tokenizer.save_pretrained(final)
-        (final / "sid_vocab.json").write_text(json.dumps(engine.renderer.vocab.to_json(), indent=1) + "\n")
-        mark_complete(final, step=trainer.state.global_step)
-    state = trainer.state
+        write_vocab(final, trainer.vocab)
+        mark_complete(final, step=state.global_step)
     out.counts["steps"] = state.global_step
     out.facts |= validator.facts() | {
         "best_ndcg@10": state.best_metric,
         "best_step": state.best_global_step,
+        "final_is": "the model as it came in" if unbeaten else f"checkpoint-{state.best_global_step}",
         "num_processes": trainer.accelerator.num_processes,
     }

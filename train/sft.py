@@ -111,6 +111,7 @@ def train(args: SftArgs, out: Output) -> None:
         processing_class=engine.renderer.tokenizer,
     )
     trainer.validate, trainer.keep_checkpoints = validator, args.keep_checkpoints
+    trainer.vocab, trainer.example_ids = engine.renderer.vocab, rows["example_id"].to_pylist()
     train_to_the_end(trainer, out.path)
     finish(trainer, engine, validator, out)
     out.counts |= {f"{task} examples": count for task, count in task_counts(rows).items()}

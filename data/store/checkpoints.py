@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from configs.program import InputError
-from data.store.fingerprints import read_record, safetensors_header, sha256_bytes, sha256_file
+from data.store.fingerprints import read_record, refuse_adapter, safetensors_header, sha256_bytes, sha256_file
 
 MARK = "COMPLETE.json"
 FULL_HASH_BELOW = 64 << 20  # bytes; of larger tensors files header and size are recorded
@@ -117,6 +117,7 @@ def rotate(output_dir: Path, *, keep: int, protect: Path | None = None) -> None:
 def require_model(directory: str | Path, *, written_by: str) -> Path:
     """A local model directory with config.json; InputError otherwise."""
     path = Path(directory)
+    refuse_adapter(path)
     if not (path / "config.json").exists():
         raise InputError(
             f"{path} is not a model directory (no config.json) -> run {written_by} or give a local Hugging Face directory"

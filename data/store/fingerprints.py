@@ -57,11 +57,20 @@ def fingerprint(path: str | Path, known: dict[str, Any] | None = None) -> str:
     manifest = path / "manifest.json"
     if manifest.exists():
         return read_record(manifest)["content_hash"]
+    refuse_adapter(path)
     if (path / "config.json").exists():
         return model_fingerprint(path)
     raise InputError(
         f"{path} is neither a finished output (no manifest.json) nor a model directory -> run the stage that writes it"
     )
+
+
+def refuse_adapter(directory: Path) -> None:
+    """InputError for a folder with the adapter of a model in place of the model."""
+    if (directory / "adapter_config.json").exists():
+        raise InputError(
+            f"{directory} holds a LoRA adapter, not a model -> merge the adapter into its base model first"
+        )
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

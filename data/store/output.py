@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from configs.program import ROOT, AlreadyComplete, Clock, InputError, peak_mib, say
+from configs.program import ROOT, AlreadyComplete, Clock, InputError, logged, note, peak_mib, say
 from data.store.claim import HOLDER, LAUNCH, LOCK, announced, follow, locked
 from data.store.configuration import config_hash, differences, earlier_configuration
 from data.store.fingerprints import fingerprint, plain, read_record, sha256_file, sha256_json
@@ -36,6 +36,7 @@ from data.store.fingerprints import fingerprint, plain, read_record, sha256_file
 # Folders inside an output that are outputs of other stages: a rebuild leaves them, their readers compare hashes.
 NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning", "examples"}
 PENDING, MANIFEST = "pending.json", "manifest.json"
+LOG = "log.txt"  # what the run said, with times: no part of what it made
 REPLACED = ".replaced"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
 
@@ -127,12 +128,14 @@ def open_output(
             out = Output(path, resuming=resuming)
             out.write_json(PENDING, identity | {"config": plain(args)})
             try:
-                yield out
+                with logged(path / LOG):
+                    note(" ".join(["$", *sys.argv]))
+                    yield out
+                    _finish(out, identity=identity, records=records, args=args, clock=clock)
             except InputError:
                 if not resuming:
                     _withdraw(path)
                 raise
-            _finish(out, identity=identity, records=records, args=args, clock=clock)
     except InputError:
         if created and path.exists() and not _content(path):
             shutil.rmtree(path)
@@ -304,7 +307,7 @@ def _finish(
             relative.parts[0] in NESTED
             or relative.parts[0] == REPLACED
             or file.name.startswith(".")
-            or str(relative) in {PENDING, MANIFEST}
+            or str(relative) in {PENDING, MANIFEST, LOG}
         ):
             continue
         files[str(relative)] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from data.rows import Rows
+
 Rewards = list[list[float | None]]
 LevelRewards = list[list[list[float | None] | None]]
 
@@ -44,6 +46,18 @@ class RolloutBatch:
             [bool(set(items) & set(row["target"])) if items else None for items in group]
             for row, group in zip(self.rows, self.item_ids, strict=True)
         ]
+
+    @cached_property
+    def histories(self) -> Rows:
+        """The prompts as the rows that an item model scores."""
+        lengths = [len(row["history"]) for row in self.rows]
+        return Rows(
+            np.array([row["example_id"] for row in self.rows], np.int64),
+            np.array([-1 if row.get("user_id") is None else row["user_id"] for row in self.rows], np.int32),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.array([item for row in self.rows for item in row["history"]], np.int32),
+            np.array([row["target"][0] for row in self.rows], np.int32),
+        )
 
     def only(self, p: int) -> RolloutBatch:
         """The batch of prompt `p` alone."""

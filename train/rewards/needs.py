@@ -3,7 +3,7 @@
 sids        SidTable of the run
 embeddings  float32 [N, d], row i is item i (an embeddings directory of stage 02)
 titles      title of every item
-teacher     an item model: score(rows, items_RC | None) -> float32 log-probabilities
+teacher     an item model (infer/models/contract.py): teacher.score(batch.histories) -> float32 log-probabilities [P, N]
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 from configs.program import InputError
 from data import artifacts
 from data.sid import SidTable
+from infer.models.contract import ItemModel, load
+from rq.vectors.embeddings import read_embeddings
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,30 @@ class Sources:
 
 def _titles(sources: Sources) -> list[str]:
     directory = sources.require("data", "titles")
-    titles = artifacts.read(directory, artifacts.ITEMS)["title"].to_pylist()
-    return _of_all_items(titles, sources, directory)
+    titles = artifacts.read_items(directory)["title"].to_pylist()
+    _same_items(len(titles), sources, directory)
+    return titles
 
 
 def _embeddings(sources: Sources) -> np.ndarray:
-    from rq.vectors.embeddings import read_embeddings
-
     directory = sources.require("embeddings", "embeddings")
-    return _of_all_items(read_embeddings(directory), sources, directory)
+    vectors_ND = read_embeddings(directory)
+    _same_items(len(vectors_ND), sources, directory)
+    return vectors_ND
 
 
-def _teacher(sources: Sources) -> Any:
-    from infer.models import load
+def _teacher(sources: Sources) -> ItemModel:
+    directory = sources.require("teacher", "a teacher")
+    teacher = load(directory)
+    _same_items(teacher.num_items, sources, directory)
+    return teacher
 
-    return load(sources.require("teacher", "a teacher"))
 
-
-def _of_all_items(values: Any, sources: Sources, directory: str) -> Any:
-    if len(values) != sources.sids.num_items:
+def _same_items(count: int, sources: Sources, directory: str) -> None:
+    if count != sources.sids.num_items:
         raise InputError(
-            f"{directory} has {len(values)} items, the semantic IDs {sources.sids.num_items} -> give those of the same data set"
+            f"{directory} has {count} items, the semantic IDs {sources.sids.num_items} -> give those of the same data set"
         )
-    return values
 
 
 RESOLVERS: dict[str, Callable[[Sources], Any]] = {

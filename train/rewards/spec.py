@@ -42,4 +42,15 @@ def read_specs(rewards: list[str | RewardSpec]) -> list[RewardSpec]:
     """Every entry as a spec; InputError where there is none."""
     if not rewards:
         raise InputError("rewards: none given -> name at least one")
-    return [RewardSpec(reward) if isinstance(reward, str) else reward for reward in rewards]
+    return [_read(reward) for reward in rewards]
+
+
+def _read(reward: str | RewardSpec) -> RewardSpec:
+    if not isinstance(reward, str):
+        return reward
+    if "{" in reward:  # what the parser could not read as a spec arrives as text
+        raise InputError(
+            f"rewards: {reward} is no reward -> a name, file.py:function, or a mapping with the keys name (text), weight "
+            "(number), params (mapping), needs (list)"
+        )
+    return RewardSpec(reward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ IGNORED = -100  # label of a token that is context only
 
 
 def token_rows(examples: pa.Table, renderer: Renderer, *, max_length: int) -> dict[str, list[Any]]:
-    """{"input_ids", "labels", "length"} of every example, rendered as rollouts and evaluation render it.
+    """{"input_ids", "labels", "length", "row"} of every example, rendered as rollouts and evaluation render it.
 
     InputError for the first example longer than `max_length` tokens: cutting it would cut the answer.
     """
@@ -34,7 +35,19 @@ def token_rows(examples: pa.Table, renderer: Renderer, *, max_length: int) -> di
             columns["input_ids"].append(prompt + answer)
             columns["labels"].append([IGNORED] * len(prompt) + answer)
             columns["length"].append(len(prompt) + len(answer))
-    return columns
+    return columns | {"row": list(range(examples.num_rows))}
+
+
+class RowCollator:
+    """A collator of token rows that hands on which rows they are: {..., "row": int64 [B]}."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        return {**self.collate(examples), "row": torch.tensor([example["row"] for example in examples])}
 
 
 def task_counts(examples: pa.Table) -> dict[str, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from trl import SFTTrainer
 
 from train.safety import SafeTrainer
-from train.supervised.dataset import IGNORED
+from train.supervised.dataset import IGNORED, RowCollator
 
 
 def answer_loss(model: Any, inputs: dict[str, Tensor], num_labels: Tensor | int | None) -> Tensor:
@@ -39,7 +39,16 @@ def answer_loss(model: Any, inputs: dict[str, Tensor], num_labels: Tensor | int 
 
 
 class AnswerTrainer(SafeTrainer, SFTTrainer):
-    """SFTTrainer whose loss is `answer_loss`."""
+    """SFTTrainer whose loss is `answer_loss`; its batches say which rows of the dataset they hold."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_collator = RowCollator(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "row" not in self._signature_columns:
+            self._signature_columns.append("row")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
