@@ -11,6 +11,7 @@ never teaches a model to stop. `<think>` and `</think>` are ordinary tokens, as 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
 THINK = ("<think>", "</think>")
 BYTES = 256
+LONGEST_WORD = 1000
+_LONG = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
 MIN_VOCAB = BYTES + len((PAD, END, *ROLES, *THINK))
 # `generation` marks what an assistant mask covers: the answer and the token that ends it.
 CHAT_TEMPLATE = """\
@@ -83,13 +86,16 @@ class ModelShape:
 
 
 def item_texts(items: pa.Table, *, batch: int = 10_000) -> Iterator[list[str]]:
-    """Batches of the texts of items.parquet: titles, descriptions, brands, categories; empty ones are left out."""
+    """Batches of the texts of items.parquet: titles, descriptions, brands, categories; empty ones are left out.
+
+    Longer words than LONGEST_WORD are cut: every merge that the tokenizer learns walks over the whole word.
+    """
     for name in ("title", "description", "brand", "categories"):
         column = items[name]
         values = column.combine_chunks().flatten() if pa.types.is_list(column.type) else column
         for start in range(0, len(values), batch):
             if texts := [text for text in values.slice(start, batch).to_pylist() if text]:
-                yield texts
+                yield [text if len(text) <= LONGEST_WORD else _LONG.sub(r"\g<0> ", text) for text in texts]
 
 
 def instruction_texts(wording: Wording, *, times: int) -> list[str]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
 from data.prompts import wording
-from preprocess.base_model import MIN_VOCAB, ModelShape, instruction_texts, random_model, train_tokenizer
+from preprocess.base_model import (
+    LONGEST_WORD,
+    MIN_VOCAB,
+    ModelShape,
+    instruction_texts,
+    item_texts,
+    random_model,
+    train_tokenizer,
+)
 from tests.handmade import tokenizer
 
 
@@ -70,3 +79,13 @@ def test_shapes_that_make_no_model_are_refused() -> None:
     words = train_tokenizer(iter([["x y"]]), vocab_size=MIN_VOCAB, max_positions=8)
     assert len(words) == MIN_VOCAB
     assert random_model(words, ModelShape(), seed=0).get_input_embeddings().weight.shape == (MIN_VOCAB, 128)
+
+
+def test_a_word_of_a_megabyte_is_learnt_in_pieces() -> None:
+    word = "abcdefgh" * 131_072
+    titles = [word, "short words stay", "x" * LONGEST_WORD]
+    items = pa.table({"title": titles, "description": [""] * 3, "brand": [""] * 3, "categories": [[]] * 3})
+    items = items.set_column(3, "categories", pa.array([[]] * 3, pa.list_(pa.string())))
+    (texts,) = item_texts(items)
+    assert max(map(len, texts[0].split())) == LONGEST_WORD and texts[0].replace(" ", "") == word
+    assert texts[1:] == titles[1:]
