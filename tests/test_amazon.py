@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from data.adapters import amazon_dump as amazon
-from data.adapters import amazon_lines
+from data.adapters.dumps import amazon
+from data.adapters.dumps import lines as amazon_lines
 from data.adapters.item_text import clean_title, kept_title, parse_price, title_is_bad
 from data.adapters.options import AmazonOptions
 

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from configs.program import ROOT, InputError
 from data import toy
-from data.adapters import amazon_dump as amazon
+from data.adapters.dumps import amazon
 from data.adapters.options import AmazonOptions
 from data.generator.catalogue import ItemText, item_text, make_catalogue
 from data.generator.files import DAYS, FIRST_DAY, SPAN, item_id, metadata_lines, user_id

@@ -6,9 +6,11 @@ To add one: write its options class and its module, and name both here; the reci
 from __future__ import annotations
 
 from data.adapters.contract import Adapter
-from data.adapters.options import AmazonOptions, TablesOptions
+from data.adapters.options import AmazonOptions, MimiGenRecOptions, MiniOneRecOptions, TablesOptions
 
 ADAPTERS: dict[str, Adapter] = {
     "amazon": Adapter(AmazonOptions, "data.adapters.amazon"),
     "tables": Adapter(TablesOptions, "data.adapters.tables", published=True),
+    "minionerec": Adapter(MiniOneRecOptions, "data.adapters.releases", published=True),
+    "mimigenrec": Adapter(MimiGenRecOptions, "data.adapters.releases", published=True),
 }

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.adapters import amazon_dump as dump
-from data.adapters.amazon_lines import parse_object, read_blocks
 from data.adapters.contract import Loaded, RawLine, RawLines, first_of_each, shown
+from data.adapters.dumps import amazon as dump
+from data.adapters.dumps.lines import parse_object, read_blocks
 from data.adapters.options import AmazonOptions
 from data.shaping.assemble import Coded, Funnel
 from data.shaping.findings import Finding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from configs.program import InputError
 
@@ -91,3 +91,26 @@ class TablesOptions:
             raise InputError(
                 "tables.interactions.extras is not supported -> list extras of items, sequences or users"
             )
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """A folder that another system publishes."""
+
+    SYSTEM: ClassVar[str]
+    name: str = ""
+    """which data set of a folder that holds several: the start of its file names, or its folder"""
+
+
+@dataclass(frozen=True)
+class MiniOneRecOptions(ReleaseOptions):
+    """A MiniOneRec folder: {D}.item.json, {train,valid,test}/*.csv or {D}.*.inter; user2id and item2id where there."""
+
+    SYSTEM: ClassVar[str] = "minionerec"
+
+
+@dataclass(frozen=True)
+class MimiGenRecOptions(ReleaseOptions):
+    """A MIMIGenRec folder: id2sid.json, sft/*.json or rl/*.json; item.json where there."""
+
+    SYSTEM: ClassVar[str] = "mimigenrec"

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.program import InputError
-from data.adapters.amazon_lines import Lines, parse_object, read_blocks
-from data.adapters.amazon_parse import Parsed, parse_blocks, parse_lines
+from data.adapters.dumps.lines import Lines, parse_object, read_blocks
+from data.adapters.dumps.parse import Parsed, parse_blocks, parse_lines
 from data.adapters.item_text import (
     category_path,
     clean_label,

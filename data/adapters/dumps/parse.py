@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from data.adapters.amazon_lines import Block, Lines, parse_object, read_blocks
+from data.adapters.dumps.lines import Block, Lines, parse_object, read_blocks
 
 PARSE_BYTES = 1 << 22
 MAX_SHARE_LEFT_OUT = 0.05

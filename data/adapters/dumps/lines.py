@@ -1,6 +1,6 @@
 """Raw review dumps as lines: plain or gzip, read in blocks, broken lines counted instead of fatal.
 
-A file is read once from front to back in blocks of whole lines (`data.adapters.amazon_parse` turns them into columns). A
+A file is read once from front to back in blocks of whole lines (`data.adapters.dumps.parse` turns them into columns). A
 file that ends in the middle of a line or of its gzip stream is refused, or with `allow_truncated` has one broken line more.
 """
 

@@ -1,0 +1,239 @@
+"""A prepared data set and its semantic IDs as the folder of another system.
+
+reads   a prepared data set (stage 01), a SID directory, for minionerec also embeddings
+writes  --to minionerec   {D}.item.json, {D}.inter.json, {D}.user2id, {D}.item2id, {D}.{train,valid,test}.inter,
+                          {D}.index.json, {train,valid,test}/{D}.csv, info/{D}.txt, {D}.emb-<name>-td.npy
+        --to mimigenrec   {D}/id2sid.json, new_tokens.json, sft/*.json, rl/*.json, item.json; dataset_info.json
+
+Stage 01 (adapter minionerec or mimigenrec) reads these folders back. What they have no place for is said: times, ratings,
+prices, images, review texts; in mimigenrec also users, and which of several items a shared semantic ID means.
+
+python -m data.export --to minionerec --data data/industrial --sids data/industrial/sids/rqkmeans \\
+    --name Industrial --output_dir outputs/export/minionerec
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs import program
+from configs.program import InputError, say
+from data import artifacts
+from data.releases import mimigenrec, minionerec, records
+from data.releases.index import write_index, write_new_tokens
+from data.sid import FORMATS, SidTable, read_sids
+from data.store.lineage import require_same_data
+from data.store.output import Output, open_output
+
+STAGE, VERSION = "export", 1
+LETTERS = FORMATS["letters"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArgs:
+    """Arguments of data.export."""
+
+    to: Literal["minionerec", "mimigenrec"]
+    """whose folder"""
+    data: str
+    """prepared data set"""
+    sids: str
+    """its SID directory"""
+    output_dir: str
+    """where the folder goes"""
+    name: str = "dataset"
+    """D, the start of the file names (mimigenrec: the folder, and data_source unless that is given)"""
+    csv_name: str = ""
+    """minionerec: name of the csv and info files without ending, e.g. Industrial_5_2016-10-2018-11; empty = `name`"""
+    embeddings: str | None = None
+    """minionerec: embeddings directory to write as {D}.emb-<its name>-td.npy"""
+    max_valid_samples: int | None = None
+    """at most so many valid rows, drawn by `seed`, in their order"""
+    max_test_samples: int | None = None
+    """at most so many test rows, likewise"""
+    keep_longest_only: bool = False
+    """of every user and split only the row with the longest history, the last of equals"""
+    deduplicate: bool = False
+    """drop train rows whose history and target repeat those of an earlier row as semantic IDs"""
+    tasks: list[str] = field(default_factory=lambda: list(mimigenrec.TASKS))
+    """mimigenrec: which of its five tasks"""
+    seq_sample: int = 10_000
+    """mimigenrec: rows of the task histitle2sid"""
+    data_source: str = ""
+    """mimigenrec: what rl records name as their source; empty = `name`"""
+    seed: int = 42
+    """seed of every draw"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in mimigenrec.TASKS]
+        if unknown or not self.tasks:
+            raise InputError(f"tasks {self.tasks} -> some of {', '.join(mimigenrec.TASKS)}")
+        if not self.name or "/" in self.name + self.csv_name:
+            raise InputError(f"name {self.name!r}, csv_name {self.csv_name!r} -> file names without a folder")
+        if self.embeddings and self.to != "minionerec":
+            raise InputError("embeddings belong to --to minionerec -> leave them out")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is written: rows by split as (user text, history, target), items, their SIDs."""
+
+    items: pa.Table
+    users: list[str]
+    walks: dict[int, list[int]]
+    rows: dict[str, list[tuple[int, list[int], int]]]
+    sids: SidTable
+    dropped: dict[str, int]
+
+    @property
+    def texts(self) -> records.Texts:
+        columns = (self.items[name].to_pylist() for name in ("title", "description"))
+        return records.Texts([LETTERS.text(codes) for codes in self.sids.codes_NL.tolist()], *columns)
+
+
+def read_content(args: ExportArgs) -> Content:
+    """Data and SIDs, with the rows that the options keep."""
+    items, sids = artifacts.read_items(args.data), read_sids(args.sids)
+    if sids.num_items != len(items):
+        raise InputError(
+            f"{args.sids} has {sids.num_items} items, {args.data} {len(items)} -> pass its own SIDs"
+        )
+    require_same_data(args.sids, args.data, again="rq.assign_sids or rq.import_sids")
+    table = artifacts.read_sequences(args.data, num_items=len(items))
+    users = artifacts.read(args.data, artifacts.USERS)["raw_id"].to_pylist()
+    log = artifacts.read(args.data, artifacts.INTERACTIONS)
+    walks: dict[int, list[int]] = {}
+    for user, item in zip(log["user_id"].to_pylist(), log["item_id"].to_pylist(), strict=True):
+        walks.setdefault(user, []).append(item)
+    rows, dropped = {}, {}
+    for split in artifacts.SPLITS:
+        part = table.filter(pc.equal(table["split"], split))
+        columns = (part[name].to_pylist() for name in ("user_id", "history", "target"))
+        whole = list(zip(*columns, strict=True))
+        rows[split] = kept_rows(whole, split, args, sids)
+        dropped[f"{split}_rows_left_out"] = len(whole) - len(rows[split])
+    return Content(items, users, walks, rows, sids, dropped)
+
+
+def kept_rows(
+    rows: list[tuple[int, list[int], int]], split: str, args: ExportArgs, sids: SidTable
+) -> list[tuple[int, list[int], int]]:
+    """The rows that the options keep, in order."""
+    if args.keep_longest_only:
+        best: dict[int, int] = {}
+        for at, (user, history, _) in enumerate(rows):
+            if user not in best or len(history) >= len(rows[best[user]][1]):
+                best[user] = at
+        rows = [rows[at] for at in sorted(best.values())]
+    if args.deduplicate and split == "train":
+        codes = [tuple(row) for row in sids.codes_NL.tolist()]
+        first = {(tuple(codes[i] for i in history), codes[target]): at for at, (_, history, target) in reversed(list(enumerate(rows)))}  # fmt: skip
+        rows = [rows[at] for at in sorted(first.values())]
+    limit = {"valid": args.max_valid_samples, "test": args.max_test_samples}.get(split)
+    if limit is not None and limit < len(rows):
+        drawn = np.random.default_rng(args.seed).permutation(len(rows))[:limit]
+        rows = [rows[at] for at in sorted(drawn.tolist())]
+    return rows
+
+
+def item_json(items: pa.Table) -> str:
+    """item.json: descriptions and categories as printed lists, as the original has them."""
+    value = {
+        str(item["item_id"]): {
+            "title": item["title"],
+            "description": str([item["description"]]) if item["description"] else "",
+            "brand": item["brand"],
+            "categories": str(item["categories"]) if item["categories"] else "",
+        }
+        for item in items.select(["item_id", "title", "description", "brand", "categories"]).to_pylist()
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_minionerec(content: Content, args: ExportArgs, out: Output) -> None:
+    """Every file of a MiniOneRec folder but the review texts, which a prepared data set does not keep."""
+    texts, name, csv_name = content.texts, args.name, args.csv_name or args.name
+    raw_ids = content.items["raw_id"].to_pylist()
+    out.write_text(f"{name}.item.json", item_json(content.items))
+    out.write_text(
+        f"{name}.inter.json", json.dumps({str(u): walk for u, walk in content.walks.items()}) + "\n"
+    )
+    for table, ids in (("user2id", content.users), ("item2id", raw_ids)):
+        out.write_text(f"{name}.{table}", "".join(f"{key}\t{number}\n" for number, key in enumerate(ids)))
+    for split, rows in content.rows.items():
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        users, histories, targets = (tuple(column) for column in columns)
+        inter = minionerec.InterRows(tuple(map(str, users)), tuple(map(tuple, histories)), targets)
+        with out.replacing(f"{name}.{split}.inter") as temporary:
+            minionerec.write_inter(temporary, inter)
+        named = [(f"A{user}", history, target) for user, history, target in rows]
+        out.write_text(f"{split}/{csv_name}.csv", minionerec.csv_text(named, texts.titles, texts.sids))
+    with out.replacing(f"{name}.index.json") as temporary:
+        write_index(temporary, content.sids.codes_NL)
+    with out.replacing(f"info/{csv_name}.txt") as temporary:
+        changed = minionerec.write_info(temporary, content.sids.codes_NL, texts.titles)
+    out.facts["info_titles_with_tabs_or_line_ends"] = changed
+    if args.embeddings:
+        x_ND = np.load(Path(args.embeddings) / "embeddings.npy", allow_pickle=False)
+        if len(x_ND) != len(content.items):
+            raise InputError(f"{args.embeddings} has {len(x_ND)} rows, the data {len(content.items)} items")
+        out.write_array(f"{name}.emb-{Path(args.embeddings).name}-td.npy", x_ND.astype(np.float32))
+
+
+def write_mimigenrec(content: Content, args: ExportArgs, out: Output) -> None:
+    """Every file of a MIMIGenRec data folder, and item.json, without which titles of rare items could not come back."""
+    texts, name = content.texts, args.name
+    with out.replacing(f"{name}/id2sid.json") as temporary:
+        write_index(temporary, content.sids.codes_NL, layout="mimigenrec")
+    with out.replacing(f"{name}/new_tokens.json") as temporary:
+        write_new_tokens(temporary, content.sids.codes_NL)
+    out.write_text(f"{name}/item.json", item_json(content.items))
+    info: dict[str, Any] = {}
+    for split, rows in content.rows.items():
+        pairs = [(history, target) for _, history, target in rows]
+        sft = records.sft_records(pairs, split, texts, tasks=args.tasks)
+        rl = records.rl_records(
+            pairs, split, texts, source=args.data_source or name, tasks=args.tasks, seq_sample=args.seq_sample,
+            seed=args.seed,
+        )  # fmt: skip
+        for kind, found in (("sft", sft), ("rl", rl)):
+            text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+            out.write_text(f"{name}/{kind}/{split}.json", text)
+            out.counts[f"{kind}_{split}"] = len(found)
+        columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+        info[f"{name}_{split}"] = {"file_name": f"{name}/sft/{split}.json", "columns": columns}
+    out.write_text("dataset_info.json", json.dumps(info, indent=2) + "\n")
+
+
+def main(args: ExportArgs) -> None:
+    """Read, choose, write, say what has no place there."""
+    inputs = {"data": args.data, "sids": args.sids, "embeddings": args.embeddings}
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
+        content = read_content(args)
+        {"minionerec": write_minionerec, "mimigenrec": write_mimigenrec}[args.to](content, args, out)
+        shared = int((content.sids.group_sizes_S > 1).sum()) if args.to == "mimigenrec" else 0
+        out.counts |= {split: len(rows) for split, rows in content.rows.items()} | content.dropped
+        out.facts |= {"sids_sha256": content.sids.sha256, "sids_of_several_items": shared}
+        kept = {"item_id", "raw_id", "title", "description", "categories", "brand"}
+        lost = [column for column in content.items.column_names if column not in kept]
+        say(
+            f"export: {args.to} has no place for times, ratings, review texts{''.join(f', {name}' for name in lost)}"
+        )
+        if args.to == "mimigenrec":
+            say(f"export: mimigenrec has no users, and {shared} semantic IDs are of several items")
+        for split, count in content.dropped.items():
+            if count:
+                say(f"export: {split.removesuffix('_rows_left_out')}: {count} rows left out")
+
+
+if __name__ == "__main__":
+    program.run(ExportArgs, main)
