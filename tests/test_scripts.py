@@ -125,6 +125,7 @@ def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them
         ({"CONFIG": "industral"}, ["no configs/minionerec/industral"]),
         ({"QUANTIZER": "balnced"}, ["quantizer_balnced.yaml", "quantizer_balanced.yaml"]),
         ({"DATASET": "adapters"}, ["name of a module"]),
+        ({"DATASET": "prepare"}, ["name of a module"]),
     ],
     ids=lambda value: "".join(value) if isinstance(value, dict) else "",
 )

@@ -113,10 +113,6 @@ def test_a_finished_stage_is_kept_and_another_configuration_is_refused(home):
     assert "no_such_flag" in unknown.stderr.splitlines()[-1]
 
 
-def test_a_data_set_may_not_take_the_name_of_a_module(home):
-    assert "module" in stage(home, "scripts/01_prepare_data.sh", code=2, DATASET="amazon").stderr
-
-
 def test_examples_of_other_sids_are_refused(home):
     stage(home, "scripts/04_build_sids.sh", "--rqkmeans.sizes", "[4,8,16]", SIDS="other")
     model = str(home / "outputs/test/grpo/final")
