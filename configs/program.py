@@ -235,6 +235,8 @@ def classify(error: BaseException) -> tuple[int, str]:
         return 2, f"no permission: {error.filename} -> check the path and its owner"
     if isinstance(error, FileNotFoundError):
         return 2, f"no such file or directory: {error.filename or error} -> check the path"
+    if isinstance(error, (NotADirectoryError, IsADirectoryError, FileExistsError)):
+        return 2, f"{error.strerror}: {error.filename} -> check the path"
     if isinstance(error, OSError):
         return 3, f"{_one_line(error)} -> check disk space and permissions"
     return 1, f"{type(error).__name__}: {_one_line(error)} -> a bug: run again with --debug"

@@ -235,3 +235,18 @@ def test_a_permission_error_names_the_path() -> None:
         "no permission: /data/x -> check the path and its owner",
     )
     assert classify(InputError("a\n  b")) == (2, "a b")
+
+
+def test_a_path_that_cannot_be_is_bad_input_with_its_cause(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for attempt, cause in (
+        (lambda: (file / "below").read_text(), "Not a directory"),
+        (lambda: (file / "below" / "out").mkdir(parents=True), "Not a directory"),
+        (lambda: tmp_path.read_text(), "Is a directory"),
+        (file.mkdir, "File exists"),
+    ):
+        with pytest.raises(OSError) as caught:
+            attempt()
+        code, line = classify(caught.value)
+        assert code == 2 and line.startswith(f"{cause}: {tmp_path}") and "->" in line
