@@ -64,7 +64,7 @@ def trainer_of(directory: Path, *, batch: int, accumulation: int) -> AnswerTrain
     args = trainer_arguments(
         SFTConfig, mapping, output_dir=directory, seed=0, max_length=64, save_strategy="no"
     )
-    dataset = Dataset.from_dict(rows(8) | {"row": list(range(8))})
+    dataset = Dataset.from_dict(rows(8))
     return AnswerTrainer(
         model=tiny.model(vocab_size=50), args=args, train_dataset=dataset, processing_class=tokenizer
     )

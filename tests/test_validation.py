@@ -6,11 +6,13 @@ from math import inf, log2
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from data.sid import SidTable
+from infer.metrics.placement import place_nodes
 from tests import handmade
-from train import validation
+from train.validation import Validator
 
 TABLE = SidTable(handmade.CODES, handmade.SIZES)  # items 5, 6 and items 10, 11 share a semantic ID
 
@@ -37,17 +39,20 @@ CASES = [
 
 def test_the_targets_place():
     beams, targets, before, group = zip(*CASES, strict=True)
-    found = validation.place(np.array([nodes(*row) for row in beams]), np.array(targets), TABLE)
-    assert found[0].tolist() == list(before) and found[1].tolist() == list(group)
+    found = place_nodes(np.array([nodes(*row) for row in beams]), np.array(targets), TABLE)
+    assert found.before_R.tolist() == list(before) and found.group_R.tolist() == list(group)
 
 
-def test_what_the_checkpoint_is_chosen_by(monkeypatch):
+def test_what_the_checkpoint_is_chosen_by():
     """Targets first, third, second of two that share the second place, and not found."""
     beams = np.array([nodes(0, 1, 2), nodes(0, 1, 2), nodes(0, 5, 1), nodes(0, 1, 2)])
-    monkeypatch.setattr(validation, "predict", lambda *_: (beams, None, None))
-    engine = SimpleNamespace(model=SimpleNamespace(eval=lambda: None), sids=TABLE)
-    asked = SimpleNamespace(engine=engine, examples=None, targets_N=np.array([0, 2, 6, 9]))
-    found = validation.Validator.__call__(asked)
+    model = SimpleNamespace(eval=lambda: None)
+    engine = SimpleNamespace(model=model, sids=TABLE, rank=lambda prompts, keys: (beams, None))
+    examples = pa.table({"example_id": range(4)})
+    asked = SimpleNamespace(
+        engine=engine, examples=examples, prompts=[[1]] * 4, targets_R=np.array([0, 2, 6, 9])
+    )
+    found = Validator.__call__(asked)
     shared = (1 / log2(3) + 1 / log2(4)) / 2  # second and third place, equally likely
     assert found == pytest.approx(
         {

@@ -115,8 +115,10 @@ class SafeTrainer:
     """
 
     validate: Callable[[], dict[str, float]]
-    vocab: SidVocab
-    example_ids: Sequence[int]
+    vocab: SidVocab | None = None  # what makes a checkpoint a model that speaks semantic IDs
+    example_ids: Sequence[int] = range(
+        1 << 62
+    )  # the names of rows; their positions until someone says better
     evaluates_loss: bool = True
     keep_checkpoints: int = 2
     step_rows: Sequence[int] = ()
@@ -202,7 +204,8 @@ class SafeTrainer:
         if self.args.should_save:
             directory = Path(self.args.output_dir)
             checkpoint = directory / f"checkpoint-{self.state.global_step}"
-            write_vocab(checkpoint, self.vocab)
+            if self.vocab is not None:
+                write_vocab(checkpoint, self.vocab)
             mark_complete(checkpoint, step=self.state.global_step)
             best = self.state.best_model_checkpoint
             rotate(directory, keep=self.keep_checkpoints, protect=Path(best) if best else None)
@@ -266,7 +269,7 @@ def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
             )
         (final / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
         engine.renderer.tokenizer.save_pretrained(final)
-        write_vocab(final, trainer.vocab)
+        write_vocab(final, engine.renderer.vocab)
         mark_complete(final, step=state.global_step)
     out.counts["steps"] = state.global_step
     out.facts |= validator.facts() | {

@@ -1,20 +1,21 @@
 """Validation inside a trainer: constrained recommendation with the live weights on a fixed sample of valid rows.
 
-Legend: N rows, K beams, S distinct semantic IDs.
+Legend: R rows, K beams.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from configs.program import InputError
 from data import artifacts
-from data.sid import SidTable
 from infer.engine import Engine
+from infer.metrics.placement import place_nodes
 from infer.metrics.ranking import hr_at_k, ndcg_at_k
-from infer.work.decoding import predict, select_rows
+from infer.work.decoding import prompts_of, select_rows
 
 KS = (1, 5, 10)
 
@@ -33,31 +34,28 @@ class Validator:
         table = artifacts.read(examples_dir, artifacts.EXAMPLES, file="valid.parquet")
         self.engine = engine
         self.examples = select_rows(table, max_rows=rows, seed=seed)
-        self.targets_N = np.array([target[0] for target in self.examples["target"].to_pylist()])
+        self.targets_R = np.array([target[0] for target in self.examples["target"].to_pylist()])
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """Token ids of every row, rendered once for all validations."""
+        return prompts_of(self.engine, self.examples)
 
     def __call__(self) -> dict[str, float]:
         self.engine.model.eval()
-        nodes_NK, _, _ = predict(self.engine, self.examples)
-        before_N, group_N = place(nodes_NK, self.targets_N, self.engine.sids)
+        nodes_RK, _ = self.engine.rank(self.prompts, keys=self.examples["example_id"].to_pylist())
+        placed = place_nodes(nodes_RK, self.targets_R, self.engine.sids)
         measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
         return {
-            f"{name}@{k}": float(fn(before_N, group_N, k).mean()) for name, fn in measures.items() for k in KS
+            f"{name}@{k}": float(fn(placed.before_R, placed.group_R, k).mean())
+            for name, fn in measures.items()
+            for k in KS
         }
 
     def facts(self) -> dict[str, Any]:
         """How the checkpoint was chosen, for the manifest."""
         return {
             "selected_on": "valid",
-            "valid_rows": len(self.targets_N),
+            "valid_rows": len(self.targets_R),
             "valid_beams": self.engine.settings.beams,
         }
-
-
-def place(nodes_NK: np.ndarray, targets_N: np.ndarray, sids: SidTable) -> tuple[np.ndarray, np.ndarray]:
-    """(items ranked ahead of the target float64 [N], inf where it was not found; items sharing its SID int64 [N])."""
-    sizes_NK = np.where(nodes_NK >= 0, sids.group_sizes_S[nodes_NK], 0)
-    before_NK = np.cumsum(sizes_NK, axis=1) - sizes_NK
-    hit_NK = nodes_NK == sids.sid_of_item_N[targets_N][:, None]
-    found_N, rank_N = hit_NK.any(1), hit_NK.argmax(1)
-    rows = np.arange(len(targets_N))
-    return np.where(found_N, before_NK[rows, rank_N], np.inf), np.where(found_N, sizes_NK[rows, rank_N], 1)

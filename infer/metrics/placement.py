@@ -7,7 +7,8 @@ Protocols:
   merged    as `items`, after items of one label (one product, one SID) were merged
   prefixes  the first semantic ID that agrees with the target's in its first levels, or at one level
 
-Legend: R rows, E entries, M items of all entries, N items of the catalogue, H history items, L levels.
+Legend: R rows, E entries, M items of all entries, N items of the catalogue, H history items, L levels, K
+beams, S distinct semantic IDs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.predictions import Predictions
+from data.sid import SidTable
 
 FILTER_BITS = 22
 
@@ -46,6 +48,20 @@ def find_targets(predictions: Predictions, target_R: np.ndarray) -> Found:
     hit_R[row] = True
     entry_R[row] = np.searchsorted(predictions.item_offsets, mine, side="right") - 1
     return Found(hit_R, entry_R)
+
+
+def place_nodes(nodes_RK: np.ndarray, target_R: np.ndarray, sids: SidTable) -> Placement:
+    """Item level for ranked rows of `sids.sids_SL` (int64, -1 = no semantic ID), without predictions on disk.
+
+    As `place_items`: semantic IDs of 3 items, 1 item, 2 items with the target among them give before 4, group 2.
+    """
+    sizes_RK = np.where(nodes_RK >= 0, sids.group_sizes_S[nodes_RK], 0)
+    before_RK = np.cumsum(sizes_RK, axis=1) - sizes_RK
+    hit_RK = nodes_RK == sids.sid_of_item_N[target_R][:, None]
+    found_R, at_R, rows = hit_RK.any(1), hit_RK.argmax(1), np.arange(len(target_R))
+    return Placement(
+        np.where(found_R, before_RK[rows, at_R], np.inf), np.where(found_R, sizes_RK[rows, at_R], 1)
+    )
 
 
 def place_items(predictions: Predictions, found: Found) -> Placement:

@@ -26,6 +26,7 @@ from data.store.output import require_manifest
 from data.tasks import Example, from_row
 from infer.engine import DecodeSettings, Engine
 from infer.metrics.measure import KS, Settings, measure
+from infer.metrics.placement import find_targets, place_items
 from infer.tracing.raw_lines import find_raw_lines
 
 SAME_SCORE = 1e-3  # batches of other sizes round differently, by far less than this
@@ -260,17 +261,12 @@ def metric_values(
 
 def place_of(predictions: Predictions, target: int) -> dict[str, Any]:
     """{rank, items_before, group} of the target in the one row of `predictions`; rank None where it is not there."""
-    at = np.flatnonzero(predictions.items_M == target)
-    if not len(at):
+    found = find_targets(predictions, np.array([target]))
+    if not found.hit_R[0]:
         return {"rank": None, "items_before": None, "group": None}
-    entry = int(predictions.entry_M[at[0]])
-    ranked_items = predictions.codes_EL is None
-    before = predictions.rank_E[entry] - 1 if ranked_items else predictions.sizes_E[:entry].sum()
-    return {
-        "rank": float(predictions.rank_E[entry]),
-        "items_before": float(before),
-        "group": int(predictions.sizes_E[entry]),
-    }
+    placed = place_items(predictions, found)
+    rank = float(predictions.rank_E[found.entry_R[0]])
+    return {"rank": rank, "items_before": float(placed.before_R[0]), "group": int(placed.group_R[0])}
 
 
 def list_facts(predictions: Predictions, tables: Tables, row: SequenceRow) -> list[dict[str, Any]]:

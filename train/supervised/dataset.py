@@ -17,7 +17,7 @@ IGNORED = -100  # label of a token that is context only
 
 
 def token_rows(examples: pa.Table, renderer: Renderer, *, max_length: int) -> dict[str, list[Any]]:
-    """{"input_ids", "labels", "length", "row"} of every example, rendered as rollouts and evaluation render it.
+    """{"input_ids", "labels", "length"} of every example, rendered as rollouts and evaluation render it.
 
     InputError for the first example longer than `max_length` tokens: cutting it would cut the answer.
     """
@@ -35,7 +35,7 @@ def token_rows(examples: pa.Table, renderer: Renderer, *, max_length: int) -> di
             columns["input_ids"].append(prompt + answer)
             columns["labels"].append([IGNORED] * len(prompt) + answer)
             columns["length"].append(len(prompt) + len(answer))
-    return columns | {"row": list(range(examples.num_rows))}
+    return columns
 
 
 class RowCollator:

@@ -42,6 +42,9 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
     """SFTTrainer whose loss is `answer_loss`; its batches say which rows of the dataset they hold."""
 
     def __init__(self, **kwargs: Any) -> None:
+        for name in ("train_dataset", "eval_dataset"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = kwargs[name].add_column("row", list(range(len(kwargs[name]))))
         super().__init__(**kwargs)
         self.data_collator = RowCollator(self.data_collator)
 
