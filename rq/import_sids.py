@@ -16,7 +16,7 @@ python -m rq.import_sids --sids data/toystore/sids/rqkmeans --output_dir outputs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from data import artifacts
 from data.releases import index as interop
 from data.releases.index import PublishedIndex
 from data.releases.item_ids import find_items
+from data.releases.published import only_file
 from data.sid import FORMATS, SidTable, read_sids
 from data.store import output
 from rq.quality import assessment
@@ -37,6 +38,7 @@ from rq.quality.assessment import Evidence
 from rq.vectors import embedding_map
 
 VERSION = 1
+INDEX_FILES = ("*.index.json*", "id2sid.json*", "*/id2sid.json*")
 
 
 @dataclass
@@ -46,7 +48,7 @@ class ImportArgs:
     output_dir: str
     """Where to write."""
     source: str | None = None
-    """Published file to import."""
+    """Published file to import, or a published folder with one index.json or id2sid.json."""
     sids: str | None = None
     """Sids directory to export."""
     data: str | None = None
@@ -221,6 +223,9 @@ def take_out(args: ImportArgs, out: output.Output) -> None:
 
 def main(args: ImportArgs) -> None:
     """Import or export."""
+    if args.source is not None and Path(args.source).is_dir():
+        found = only_file(args.source, INDEX_FILES, what="index.json or id2sid.json")
+        args = replace(args, source=str(found))
     source = None if args.source is None else Path(args.source)
     if source is not None and not source.is_file():
         raise InputError(f"missing file: {source} -> check the path")

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -71,35 +70,13 @@ def snippet(heading: str) -> list[str]:
 
 
 def shop(folder: Path) -> Path:
-    """Tables in the columns that the copied recipe names: 8 users walk 6 items each."""
+    """Two csv files in the columns that the template names: 8 users walk 6 of 8 items each."""
     folder.mkdir()
-    walks = [[(user + step) % 9 for step in range(6)] for user in range(8)]
-    flat = [(user, item, order) for user, walk in enumerate(walks) for order, item in enumerate(walk)]
-    splits = ["train"] * 4 + ["valid", "test"]
-    rows = [(user, walk[:n], walk[n], splits[n]) for user, walk in enumerate(walks) for n in range(1, 6)]
-    tables = {
-        "items": {"item_id": range(9), "title": [f"Thing number {i}" for i in range(9)], "asin": ["B"] * 9},
-        "interactions": {
-            "user_id": [user for user, _, _ in flat],
-            "item_id": [item for _, item, _ in flat],
-            "order": [order for _, _, order in flat],
-            "timestamp": [1_500_000_000 + order for _, _, order in flat],
-            "split": [splits[order] for _, _, order in flat],
-        },
-        "sequences": {
-            "user_id": [row[0] for row in rows],
-            "history_item_ids": [row[1] for row in rows],
-            "target_item_id": [row[2] for row in rows],
-            "split": [row[3] for row in rows],
-            "history_complete": [True] * len(rows),
-            "provenance": [""] * len(rows),
-        },
-        "users": {"user_id": range(8), "reviewer_id": [f"U{u}" for u in range(8)], "provenance": [""] * 8},
-    }
-    for name, columns in tables.items():
-        pq.write_table(
-            pa.table({key: list(value) for key, value in columns.items()}), folder / f"{name}.parquet"
-        )
+    walks = [[(user + step) % 8 for step in range(6)] for user in range(8)]
+    log = [f"{u},{item},{1_500_000_000 + n}" for u, walk in enumerate(walks) for n, item in enumerate(walk)]
+    items = [f"{item},Thing number {item}" for item in range(8)]
+    (folder / "items.csv").write_text("\n".join(["item_id,title", *items]) + "\n")
+    (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *log]) + "\n")
     return folder
 
 

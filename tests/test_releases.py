@@ -8,12 +8,13 @@ import doctest
 import gzip
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from configs.program import InputError
+from configs.program import ROOT, InputError
 from data import artifacts
 from data.adapters import releases
 from data.adapters.options import MiniOneRecOptions
@@ -62,7 +63,7 @@ def test_a_minionerec_folder_comes_back_equal(made, tmp_path, capsys):
         f"{s}/Shop.csv" for s in artifacts.SPLITS
     }
     tables = {f"Shop.{kind}" for kind in ("item.json", "inter.json", "user2id", "item2id", "index.json")}
-    assert names == splits | tables | {"info/Shop.txt", "config.yaml", "manifest.json"} & names
+    assert names - {"manifest.json", "log.txt"} == splits | tables | {"info/Shop.txt"}
     back = read_back(made, "minionerec", tmp_path / "back")
     first, again = (artifacts.read_items(path) for path in (made / "data", back))
     assert again["source_id"].equals(first["raw_id"])
@@ -228,3 +229,38 @@ def test_published_folders(tmp_path):
         "rq.import_sids", "--source", index, "--data", tmp_path / "minionerec", "--output_dir", tmp_path / "s"
     )
     assert len(read_sids(tmp_path / "s").sids_SL) == 3670
+
+
+def test_one_script_brings_rows_and_ids(made, tmp_path):
+    variables = {
+        "FROM": "mimigenrec",
+        "RAW": made / "mimigenrec",
+        "DATASET": "mimi",
+        "DATA_ROOT": tmp_path,
+        "QUIET": 1,
+    }
+    environment = os.environ | {name: str(value) for name, value in variables.items()}
+    command = ["bash", str(ROOT / "scripts/import_release.sh")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert np.array_equal(
+        read_sids(tmp_path / "mimi/sids/published").codes_NL, read_sids(made / "data/sids/x").codes_NL
+    )
+
+
+def test_the_templates_read_what_they_say(tmp_path, capsys):
+    """Two csv files with the columns that the template names; a dump with its file names."""
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"p{n},Thing {n}\n" for n in range(6)))
+    log = [f"u{user},p{(user + n) % 6},{1_500_000_000 + n}\n" for user in range(6) for n in range(5)]
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "".join(log))
+    template = ROOT / "configs/template_tables/prepare.yaml"
+    call("data.validate", "--config", template, "--raw", tmp_path)
+    call("data.prepare", "--config", template, "--raw", tmp_path, "--output_dir", tmp_path / "data")
+    assert "6 items, 6 users, 30 interactions, 12 train, 6 valid, 6 test" in capsys.readouterr().out
+    raw = tmp_path / "dump"
+    dump(raw)
+    (raw / "Store.json.gz").rename(raw / "Toys_and_Games_5.json.gz")
+    (raw / "meta_Store.json").rename(raw / "meta_Toys_and_Games.json")
+    amazon = ["--config", ROOT / "configs/template_amazon/prepare.yaml", "--raw", raw]
+    call("data.validate", *amazon, "--filters.user_k", 3, "--filters.item_k", 2)
+    assert "is fine" in capsys.readouterr().out
