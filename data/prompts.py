@@ -10,14 +10,20 @@ from dataclasses import dataclass
 
 from configs.program import InputError
 
+PLAIN = "text"  # role of a message that is no turn of a conversation
+
 
 @dataclass(frozen=True)
 class Wording:
-    """Templates of the user turn by task, an optional system turn, and what stands between history items."""
+    """Templates of the user turn by task, an optional system turn, and what stands between history items.
+
+    Prompts of the tasks in `plain` are text that the answer goes on with: no chat template, nothing behind the history.
+    """
 
     templates: dict[str, str]
     system: str = ""
     separator: str = ""
+    plain: frozenset[str] = frozenset()
 
     def user(self, task: str, **fields: str) -> str:
         """The user turn of `task`; InputError when this wording has none."""
@@ -36,6 +42,15 @@ WORDINGS = {
             "title_to_sid": "sid of: {title}",
             "sid_to_title": "title of:{sid}",
         }
+    ),
+    # Nothing behind the history: the next item follows the last one, so that one row of a user trains all their items.
+    "bare": Wording(
+        {
+            "history_to_sid": "next:{sids}",
+            "title_to_sid": "sid of: {title}",
+            "sid_to_title": "title of:{sid}",
+        },
+        plain=frozenset({"history_to_sid"}),
     ),
     # Whole sentences: a pretrained model already knows what they mean.
     "sentence": Wording(

@@ -19,8 +19,9 @@ from dataclasses import replace
 from typing import Any
 
 from configs.program import InputError
-from data.prompts import Wording
+from data.prompts import PLAIN, Wording
 from data.sid import SidTable, SidVocab
+from data.store.fingerprints import sha256_json
 from data.tasks import SID_TASKS, Answer, Example, TaskContext, history_messages, history_to_sid
 
 THINK_END = "</think>"
@@ -51,7 +52,7 @@ class Renderer:
         self.vocab = vocab
         self.max_prompt = max_prompt
         self.context = context
-        self.start_ids = _start_ids(tokenizer)
+        self.bos_ids = _bos_ids(tokenizer)
 
     def prompt_ids(self, example: Example, mode: str = "direct") -> list[int]:
         """Token ids up to where the first answer token goes, a prefix token of the semantic ID included."""
@@ -72,14 +73,10 @@ class Renderer:
         ]
 
     def _uncut(self, examples: Sequence[Example], mode: str) -> list[list[int]]:
-        if not examples:
-            return []
-        encoded = self.tokenizer(
-            [self._prompt_text(example) + MODES[mode] for example in examples], add_special_tokens=False
-        )["input_ids"]
+        encoded = self._encode_all([self._prompt_text(example) + MODES[mode] for example in examples])
         prefix = self.vocab.prefix_ids if mode != "think" else ()
         return [
-            [*self.start_ids, *ids, *(prefix if example.task in SID_TASKS else ())]
+            [*self._start_ids(example), *ids, *(prefix if example.task in SID_TASKS else ())]
             for example, ids in zip(examples, encoded, strict=True)
         ]
 
@@ -105,15 +102,26 @@ class Renderer:
 
     def answer_ids(self, example: Example) -> list[int]:
         """Token ids of the answer that follow `prompt_ids(example)`: codes and suffix, or text."""
-        if example.task in SID_TASKS:
-            if example.answer.sid is None:
-                raise InputError(
-                    f"example {example.example_id} ({example.task}) has no semantic ID as its answer"
-                )
-            return self.vocab.encode(example.answer.sid)[len(self.vocab.prefix_ids) :]
-        if example.answer.text is None:
-            raise InputError(f"example {example.example_id} ({example.task}) has no text as its answer")
-        return self._encode(example.answer.text)
+        return self._answers([example])[0]
+
+    def _answers(self, examples: Sequence[Example]) -> list[list[int]]:
+        texts: dict[int, str] = {}
+        answers: list[list[int]] = []
+        for row, example in enumerate(examples):
+            answers.append([])
+            if example.task in SID_TASKS:
+                if example.answer.sid is None:
+                    raise InputError(
+                        f"example {example.example_id} ({example.task}) has no semantic ID as its answer"
+                    )
+                answers[row] = self.vocab.encode(example.answer.sid)[len(self.vocab.prefix_ids) :]
+            elif example.answer.text is None:
+                raise InputError(f"example {example.example_id} ({example.task}) has no text as its answer")
+            else:
+                texts[row] = example.answer.text
+        for row, ids in zip(texts, self._encode_all(list(texts.values())), strict=True):
+            answers[row] = ids
+        return answers
 
     def think_end_id(self) -> int:
         """The token that ends a thought; InputError where the tokenizer has no single token for it."""
@@ -144,19 +152,38 @@ class Renderer:
 
     def supervised(self, example: Example, mode: str = "direct") -> tuple[list[int], list[int]]:
         """(prompt ids, completion ids): what supervised fine-tuning trains on."""
-        return self.prompt_ids(example, mode), self.completion_ids(example, mode)
+        return self.prompt_ids(example, mode), self.completions([example], mode)[0]
 
-    def completion_ids(self, example: Example, mode: str = "direct") -> list[int]:
-        """Answer ids with terminator; `think` puts the reasoning before them."""
-        answer = [*self.answer_ids(example), *self.terminator_ids(mode)]
-        if mode == "think":
-            if not (example.answer.reasoning or "").strip():
-                raise InputError(
-                    f"example {example.example_id} ({example.task}) has no reasoning -> leave it out of mode think"
-                )
-            thought = self.thought_ids(example.answer.reasoning)
-            answer = [*thought, *self.close_thought(example.task, finished=True), *answer]
-        return answer
+    def completions(self, examples: Sequence[Example], mode: str = "direct") -> list[list[int]]:
+        """Answer ids with terminator of each example; `think` puts the reasoning before them.
+
+        A prompt that is plain text goes on with the next item, so its answer has no terminator.
+        """
+        rows = []
+        for example, ids in zip(examples, self._answers(examples), strict=True):
+            answer = ids if _plain(example) else [*ids, *self.terminator_ids(mode)]
+            if mode == "think":
+                if not (example.answer.reasoning or "").strip():
+                    raise InputError(
+                        f"example {example.example_id} ({example.task}) has no reasoning -> leave it out of mode think"
+                    )
+                thought = self.thought_ids(example.answer.reasoning)
+                answer = [*thought, *self.close_thought(example.task, finished=True), *answer]
+            rows.append(answer)
+        return rows
+
+    def identity(self) -> dict[str, Any]:
+        """What decides how an example is rendered, besides the example: the key of rendered rows that are kept."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        words = sorted(self.tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+        return {
+            "tokenizer": sha256_json(words),
+            "template": self.tokenizer.chat_template,
+            "start": self.bos_ids,
+            "end": self.terminator_ids(),
+            "vocab": self.vocab.to_json(),
+            "max_prompt": self.max_prompt,
+        }
 
     def parse(self, task: str, ids: Sequence[int]) -> Answer | None:
         """The answer in generated `ids` (terminator and what follows it are dropped); None when it is not one."""
@@ -173,20 +200,35 @@ class Renderer:
             ).strip()
         )
 
+    def _start_ids(self, example: Example) -> list[int]:
+        """[BOS] in front of plain text where the tokenizer puts one; a chat template writes its own."""
+        return self.bos_ids if self.tokenizer.chat_template is None or _plain(example) else []
+
     def _prompt_text(self, example: Example) -> str:
+        contents = [message["content"] for message in example.messages]
+        if _plain(example):
+            return "".join(contents)
         if self.tokenizer.chat_template is None:
-            return "\n".join(message["content"] for message in example.messages) + "\n"
+            return "\n".join(contents) + "\n"
         return self.tokenizer.apply_chat_template(
             list(example.messages), tokenize=False, add_generation_prompt=True
         )
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._encode_all([text])[0]
+
+    def _encode_all(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
-def _start_ids(tokenizer: Any) -> list[int]:
-    """[BOS] where the tokenizer puts it in front of plain text; a chat template writes its own."""
-    if tokenizer.chat_template is not None or tokenizer.bos_token_id is None:
+def _plain(example: Example) -> bool:
+    """Whether the prompt is text to go on with: no template around it, nothing behind it."""
+    return all(message["role"] == PLAIN for message in example.messages)
+
+
+def _bos_ids(tokenizer: Any) -> list[int]:
+    """[BOS] where the tokenizer puts it in front of text."""
+    if tokenizer.bos_token_id is None:
         return []
     return [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
 

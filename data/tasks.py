@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.prompts import Wording
+from data.prompts import PLAIN, Wording
 from data.sid import SidFormat, SidTable
 
 # The position of a task decides its example ids, so the order is part of the artifact format: append, never reorder.
@@ -78,7 +78,10 @@ class TaskContext:
         return text
 
     def messages(self, task: str, **fields: str) -> tuple[dict[str, str], ...]:
-        user = {"role": "user", "content": self.wording.user(task, **fields)}
+        content = self.wording.user(task, **fields)
+        if task in self.wording.plain:
+            return ({"role": PLAIN, "content": content},)
+        user = {"role": "user", "content": content}
         return ({"role": "system", "content": self.wording.system}, user) if self.wording.system else (user,)
 
     def sid_answer(self, item: int) -> Answer:

@@ -13,15 +13,6 @@ from data.store.models import load_config, load_tokenizer, load_weights
 from data.store.output import require_manifest
 from infer.search.scoring import logits_transform
 
-# Options of Gemma 2, Granite, Cohere, Falcon-H1 and their kin that change logits after the output layer.
-SCALED_LOGITS = (
-    "final_logit_softcapping",
-    "logits_scaling",
-    "logit_scale",
-    "output_multiplier",
-    "lm_head_multiplier",
-)
-
 
 def examples_facts(examples_dir: str | Path, sids: SidTable, sids_dir: str | Path) -> dict[str, Any]:
     """Facts of an examples directory; InputError when it was built from other semantic IDs."""
@@ -62,7 +53,7 @@ def load_model(directory: Path, *, device: str | None = None, trainable: bool = 
     """(causal LM or encoder-decoder in eval mode, tokenizer) of a local directory.
 
     bfloat16 on CUDA for inference, else float32. InputError for a model that cannot be loaded, whose logits are scaled in a
-    way the decoder does not know, or to train an encoder-decoder or one whose logits are scaled at all.
+    way the decoder does not know, or to train an encoder-decoder.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -78,21 +69,8 @@ def load_model(directory: Path, *, device: str | None = None, trainable: bool = 
     kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
     model = load_weights(kind, directory, dtype=dtype)
     tokenizer = load_tokenizer(directory)
-    if trainable:
-        refuse_scaled_logits(model.config, directory)
     logits_transform(model.config)
     return model.to(device).eval(), tokenizer
-
-
-def refuse_scaled_logits(config: Any, directory: Path) -> None:
-    """InputError for models whose head does more than a linear map, which the loss knows nothing of."""
-    text = config.get_text_config()
-    for name in SCALED_LOGITS:
-        if getattr(text, name, None) not in (None, 1, 1.0):
-            raise InputError(
-                f"model {directory} rescales its logits ({name} = {getattr(text, name)}), which the loss does "
-                "not support -> choose a model without it (Qwen, Llama, GPT-2, ...)"
-            )
 
 
 def context_length(config: Any) -> int | None:

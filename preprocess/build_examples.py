@@ -73,7 +73,7 @@ class BuildExamplesArgs:
     tasks: list[Task] = field(default_factory=lambda: ["history_to_sid", "sid_to_title", "title_to_sid"])
     """tasks of the train split"""
     wording: str = "short"
-    """named set of templates of data/prompts.py: short or sentence"""
+    """named set of templates of data/prompts.py: short, bare or sentence"""
     format: Literal["letters", "navigen"] = "letters"
     """how semantic IDs are written; must be that of the model's vocabulary (stage 08)"""
     max_history: int | None = None

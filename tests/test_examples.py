@@ -146,7 +146,7 @@ def test_a_finished_output_is_kept_and_another_is_refused(store: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--wording", "long"], "unknown wording 'long' -> one of short, sentence"),
+        (["--wording", "long"], "unknown wording 'long' -> one of short, bare, sentence"),
         (["--tasks", '["history_to_sid", "history_to_sid"]'], "each only once"),
         (["--tasks", '["chat"]'], "chat"),
         (["--max_history", 0], "max_history is 0"),

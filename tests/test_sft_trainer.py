@@ -1,55 +1,30 @@
-"""The label-only loss is the ordinary one, and accumulation does not change the objective."""
+"""Accumulation does not change the objective; rendered rows are kept by content; validation stays within its share."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState
 from trl import SFTConfig
 
 from configs.program import NumericError
+from data import artifacts
+from infer.engine import DecodeSettings, load_engine
 from tests import tiny
+from tests.test_sft_batches import packed, windows
 from train.arguments import trainer_arguments
-from train.supervised.dataset import IGNORED
-from train.supervised.trainer import AnswerTrainer, answer_loss
-
-
-def rows(count: int, seed: int = 0) -> dict[str, list[list[int]]]:
-    """Random prompts with answers of one to five tokens."""
-    rng = np.random.default_rng(seed)
-    prompts = tiny.prompts(rng, rows=count)
-    answers = [rng.integers(2, 50, rng.integers(1, 6)).tolist() for _ in range(count)]
-    pairs = list(zip(prompts, answers, strict=True))
-    return {"input_ids": [p + a for p, a in pairs], "labels": [[IGNORED] * len(p) + a for p, a in pairs]}
-
-
-@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])
-def test_answer_loss_equals_cross_entropy_of_full_logits(kind):
-    data = rows(6)
-    width = max(map(len, data["input_ids"]))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in data["input_ids"]])
-    labels = torch.tensor([row + [IGNORED] * (width - len(row)) for row in data["labels"]])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in data["input_ids"]])
-    model = tiny.model(kind, vocab_size=50)
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-    expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
-    )
-    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    found = answer_loss(model, inputs, None)
-    assert torch.allclose(found, expected, atol=1e-5)
-    ours = torch.autograd.grad(found, list(model.parameters()))
-    theirs = torch.autograd.grad(expected, list(model.parameters()))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+from train.supervised import tokens
+from train.supervised.schedule import EveryNth, validation_stride
+from train.supervised.trainer import AnswerTrainer
 
 
 def trainer_of(directory: Path, *, batch: int, accumulation: int) -> AnswerTrainer:
-    """For one SGD step on eight rows."""
-    from datasets import Dataset
+    """For one SGD step on 16 windows of a few users."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
@@ -58,28 +33,33 @@ def trainer_of(directory: Path, *, batch: int, accumulation: int) -> AnswerTrain
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="0")), pad_token="0", eos_token="1"
     )
     mapping = {
-        "max_steps": 1, "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "learning_rate": 1.0,
+        "max_steps": 1, "logging_steps": 1, "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "learning_rate": 1.0,
         "optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
     }  # fmt: skip
     args = trainer_arguments(
-        SFTConfig, mapping, output_dir=directory, seed=0, max_length=64, save_strategy="no"
-    )
-    dataset = Dataset.from_dict(rows(8))
+        SFTConfig, mapping, output_dir=directory, seed=0, max_length=64, save_strategy="no",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    sequences, groups, tasks = windows(np.random.default_rng(0), users=4, suffix=1)
+    batches = packed("user_tree", sequences[:16], groups[:16], tasks[:16], batch_size=batch)
+    assert len(batches) == accumulation
     return AnswerTrainer(
-        model=tiny.model(vocab_size=50), args=args, train_dataset=dataset, processing_class=tokenizer
-    )
+        model=tiny.model(vocab_size=50), args=args, batches=batches, valid_batches=batches, validator=dict,
+        processing_class=tokenizer,
+    )  # fmt: skip
 
 
 def one_step(directory: Path, *, batch: int, accumulation: int) -> dict[str, torch.Tensor]:
     """Parameters after the step."""
     trainer = trainer_of(directory, batch=batch, accumulation=accumulation)
     trainer.train()
+    assert trainer.total["windows"] == 16 and 0 <= trainer.throughput()["padding_share"] < 1
     return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
 
 
 def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path):
-    whole = one_step(tmp_path / "a", batch=8, accumulation=1)
-    parts = one_step(tmp_path / "b", batch=2, accumulation=4)
+    whole = one_step(tmp_path / "a", batch=16, accumulation=1)
+    parts = one_step(tmp_path / "b", batch=4, accumulation=4)
     start = dict(tiny.model(vocab_size=50).named_parameters())
     assert any(not torch.equal(whole[name], start[name]) for name in whole)
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
@@ -87,26 +67,68 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path):
 
 def test_a_loss_or_gradient_that_is_not_finite_names_its_examples(tmp_path):
     (tmp_path / "loss").mkdir()
-    trainer = trainer_of(tmp_path / "loss", batch=2, accumulation=4)
-    trainer.example_ids = [100 + row for row in range(8)]
-    original = trainer.compute_loss
+    trainer = trainer_of(tmp_path / "loss", batch=4, accumulation=4)
+    trainer.example_ids = [100 + row for row in range(16)]
+    original, faulty = trainer.compute_loss, set()
 
     def compute_loss(model, inputs, **kwargs):
-        loss = original(model, inputs, **kwargs)
-        return loss * float("nan") if 5 in inputs["row"].tolist() else loss
+        loss, rows = original(model, inputs, **kwargs), inputs["row"].tolist()
+        faulty.update(100 + row for row in rows if 5 in rows)
+        return loss * float("nan") if 5 in rows else loss
 
     trainer.compute_loss = compute_loss
-    with pytest.raises(NumericError, match="loss is nan at step 1 .* look at the 2 examples"):
+    with pytest.raises(NumericError, match="loss is nan at step 1 .* look at the "):
         trainer.train()
     named = json.loads((tmp_path / "loss/nan_step.json").read_text())["example_ids"]
-    assert len(named) == 2 and 105 in named
+    assert set(named) == faulty and 105 in faulty and len(faulty) < 16
 
     (tmp_path / "gradient").mkdir()
-    trainer = trainer_of(tmp_path / "gradient", batch=2, accumulation=4)
-    trainer.example_ids = [100 + row for row in range(8)]
+    trainer = trainer_of(tmp_path / "gradient", batch=4, accumulation=4)
+    trainer.example_ids = [100 + row for row in range(16)]
     trainer.args.max_grad_norm = 1.0
     next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NumericError, match="gradient norm is"):
         trainer.train()
     named = json.loads((tmp_path / "gradient/nan_step.json").read_text())["example_ids"]
-    assert sorted(named) == [100 + row for row in range(8)]
+    assert sorted(named) == [100 + row for row in range(16)]
+
+
+def test_rendered_rows_are_kept_by_content(chain, tmp_path, monkeypatch):
+    renderer = load_engine(chain.model, chain.sids, chain.examples, DecodeSettings()).renderer
+    table = artifacts.read(chain.examples, artifacts.EXAMPLES, file="train.parquet")
+    made = tokens.cached_rows(table, renderer, tmp_path, content="a")
+    fresh = tokens.render(table, renderer)
+    for name in ("tokens_S", "starts_N", "lengths_N", "prompts_N"):
+        assert np.array_equal(getattr(made, name), getattr(fresh, name))
+    assert isinstance(made.tokens_S, np.memmap)
+    rendered = []
+    monkeypatch.setattr(tokens, "render", lambda *args: rendered.append(args) or fresh)
+    tokens.cached_rows(table, renderer, tmp_path, content="a")
+    assert rendered == []
+    tokens.cached_rows(table, renderer, tmp_path, content="b")
+    renderer.max_prompt = 9
+    tokens.cached_rows(table, renderer, tmp_path, content="a")
+    assert len(rendered) == 2, "other examples and another prompt bound are rendered anew"
+    end = renderer.terminator_ids()[-1]
+    sids = np.array([task != "sid_to_title" for task in table["task"].to_pylist()])
+    assert made.label_tokens - made.without_end(sids, end).label_tokens == sids.sum()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "planned"), [("steps", [2, 4, 6, 8, 10]), ("epoch", [2, 4, 6, 8, 10, 11])]
+)
+def test_validation_is_thinned_to_its_share_and_the_last_one_stays(strategy, planned):
+    assert validation_stride(100.0, 10.0, share=0.15) == 1
+    stride = validation_stride(100.0, 40.0, share=0.15)
+    assert stride == 3 and 40 / (stride * 100 + 40) <= 0.15 < 40 / ((stride - 1) * 100 + 40)
+    callback, kept = EveryNth(2, 2), []
+    for step in range(1, 12):
+        control = TrainerControl(should_evaluate=step in planned, should_save=step in planned)
+        state = TrainerState(global_step=step, max_steps=11)
+        if strategy == "steps" or step in planned:
+            hook = callback.on_step_end if strategy == "steps" else callback.on_epoch_end
+            hook(SimpleNamespace(eval_strategy=strategy), state, control)
+        assert control.should_save == (step in planned or step == 11)
+        if control.should_evaluate:
+            kept.append(step)
+    assert kept == [4, 8, 11]

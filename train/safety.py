@@ -30,7 +30,6 @@ from data.store.output import Output
 from infer.loading import load_model
 from train.progress import METRICS_FILE, Progress
 
-SELECTION_METRIC = "eval_ndcg@10"
 RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens")  # not the same after a resume
 
 
@@ -212,7 +211,7 @@ class SafeTrainer:
         self.accelerator.wait_for_everyone()
 
 
-def selection(settings: dict[str, Any]) -> dict[str, Any]:
+def selection(settings: dict[str, Any], by: str = "ndcg@10") -> dict[str, Any]:
     """TrainingArguments that save at every evaluation and reload the best checkpoint at the end."""
     steps = settings.get("eval_steps")
     if steps is not None and not str(steps).replace(".", "", 1).isdigit():
@@ -222,8 +221,8 @@ def selection(settings: dict[str, Any]) -> dict[str, Any]:
         "eval_strategy": strategy.value,
         "save_strategy": strategy.value,
         "load_best_model_at_end": True,
-        "metric_for_best_model": SELECTION_METRIC,
-        "greater_is_better": True,
+        "metric_for_best_model": f"eval_{by}",
+        "greater_is_better": by != "loss",
     }
     return fixed | ({"save_steps": float(steps)} if steps else {})
 
@@ -273,7 +272,7 @@ def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
         mark_complete(final, step=state.global_step)
     out.counts["steps"] = state.global_step
     out.facts |= validator.facts() | {
-        "best_ndcg@10": state.best_metric,
+        f"best_{trainer.args.metric_for_best_model.removeprefix('eval_')}": state.best_metric,
         "best_step": state.best_global_step,
         "final_is": "the model as it came in" if unbeaten else f"checkpoint-{state.best_global_step}",
         "num_processes": trainer.accelerator.num_processes,

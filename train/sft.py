@@ -1,7 +1,10 @@
-"""Stage 09: supervised fine-tuning on the examples, loss and output head on the answer tokens only.
+"""Stage 09: supervised fine-tuning on the examples, loss and output head on the answer tokens only, no token twice.
 
 reads   a model directory with SID tokens (08, or an earlier SFT stage), data/<D>/examples/<name>, data/<D>/sids/<name>
 writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, checkpoint-*, final/}
+
+Windows of one user share their prefix (train/supervised/units.py); losses and gradients are those of separate rows. A batch
+counts windows: trainer.per_device_train_batch_size is how many of them it has on average.
 
 Differs from the published recipes: one prompt for training, rollouts and evaluation; the best checkpoint is chosen by
 item-level NDCG@10 of constrained recommendation on validation rows instead of the validation loss.
@@ -12,15 +15,22 @@ python -m train.sft --config configs/toy/sft_recommend.yaml --model outputs/quic
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs import program
 from configs.program import InputError
 from data import artifacts
+from data.store.fingerprints import fingerprint
 from data.store.output import Output, open_output
+from data.tasks import SID_TASKS
 from infer.engine import DecodeSettings, load_engine
 
 STAGE, VERSION = "sft", 1
@@ -42,6 +52,16 @@ class SftArgs:
     """train on these tasks of the examples only; empty = all of them"""
     max_length: int = 512
     """longest prompt + answer in tokens; a longer example is an error"""
+    layout: Literal["user_tree", "packed", "padded"] = "user_tree"
+    """user_tree: a user's windows share their prefix; packed: rows of whole examples; padded: one example a row"""
+    row_tokens: int = 512
+    """tokens that a packed row aims at; a longer example or user widens it"""
+    tokens_dir: str | None = None
+    """where rendered examples are kept; null = tokens/ beside the output directory"""
+    supervise_end: bool = True
+    """train the token that ends an answer behind semantic IDs too; text answers always have it"""
+    label_smoothing: float = 0.0
+    """share of each label's weight that is spread over the vocabulary"""
     dropout: float = 0.0
     """of embeddings and block outputs; for small models trained from scratch (train/supervised/dropout.py)"""
     max_prompt: int | None = None
@@ -50,6 +70,12 @@ class SftArgs:
     """seeded sample of validation rows that choose the checkpoint; null = all of them"""
     valid_beams: int = 20
     """beams of that validation"""
+    eval_share: float = 0.15
+    """most of the run's work that validation may take (counted in multiplications): planned ones are left out until it holds"""
+    select_by: Literal["ndcg@10", "hr@10", "loss"] = "ndcg@10"
+    """what chooses the checkpoint, on the validation rows"""
+    patience: int | None = None
+    """stop after this many validations without a better one; null = train to the end"""
     keep_checkpoints: int = 2
     """newest checkpoints kept; the best one always stays"""
     seed: int = 0
@@ -62,29 +88,85 @@ class SftArgs:
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 1:
             raise InputError(f"keep_checkpoints {self.keep_checkpoints} must be at least 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing {self.label_smoothing} must lie in [0, 1)")
+        if not 0 < self.eval_share < 1:
+            raise InputError(f"eval_share {self.eval_share} must lie in (0, 1)")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"patience {self.patience} must be at least 1, or null")
+        if self.row_tokens < 1:
+            raise InputError(f"row_tokens {self.row_tokens} must be at least 1")
+        if self.by_length and self.layout != "padded":
+            raise InputError(
+                f"trainer.train_sampling_strategy sorts what is padded, and layout {self.layout} pads nothing "
+                "-> remove it or set layout to padded"
+            )
+
+    @property
+    def by_length(self) -> bool:
+        """Whether batches are made of examples of similar lengths."""
+        return self.trainer.get("train_sampling_strategy") == "group_by_length"
 
 
-def training_rows(args: SftArgs) -> Any:
-    """The train examples of the chosen tasks; InputError for a task that the examples lack."""
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
-    if not args.tasks:
-        return table
+def chosen_rows(table: pa.Table, args: SftArgs) -> np.ndarray:
+    """Rows (int64) of the chosen tasks; InputError for no rows or a task that the examples lack."""
     missing = set(args.tasks) - set(table["task"].unique().to_pylist())
     if missing:
         raise InputError(
             f"examples {args.examples} have no task {', '.join(sorted(missing))} -> build them in stage 07"
         )
-    return table.filter(pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)))
+    kept = pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)) if args.tasks else None
+    rows = np.arange(table.num_rows) if kept is None else np.flatnonzero(kept.to_numpy())
+    if not len(rows):
+        raise InputError("no examples to train on -> check the tasks of stage 07 and --tasks")
+    return rows
+
+
+def make_batches(
+    args: SftArgs,
+    table: pa.Table,
+    rows: Any,
+    *,
+    end_id: int,
+    batch_size: int,
+    seed: int | None,
+    world: int = 1,
+) -> Any:
+    """The `Batches` of rendered examples in the layout of `args`."""
+    from train.supervised.batches import Batches
+    from train.supervised.units import single_units, tree_units
+
+    rows.check(table, max_length=args.max_length)
+    if not args.supervise_end:
+        sids = pc.is_in(table["task"], value_set=artifacts.text_array(sorted(SID_TASKS))).to_numpy()
+        rows = rows.without_end(sids, end_id)
+    weights = table["weight"].to_numpy()
+    if args.layout == "user_tree":
+        tasks = table["task"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        users = pc.fill_null(table["user_id"], -1).to_numpy().astype(np.int64)
+        units = tree_units(rows, groups_N=users, tasks_N=tasks, most=max(1, batch_size // 2))
+    else:
+        units = single_units(rows)
+    return Batches(
+        units,
+        batch_size=batch_size,
+        row_tokens=None if args.layout == "padded" else args.row_tokens,
+        seed=seed,
+        weights_N=None if (weights == 1).all() else weights,
+        by_length=args.by_length,
+        multiple_of=world,
+    )
 
 
 def train(args: SftArgs, out: Output) -> None:
     """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
+    from transformers import EarlyStoppingCallback
     from trl import SFTConfig
 
     from train.arguments import trainer_arguments
     from train.safety import finish, selection, train_to_the_end
-    from train.supervised.dataset import supervised_dataset, task_counts
     from train.supervised.dropout import add_dropout
+    from train.supervised.tokens import cached_rows, render
     from train.supervised.trainer import AnswerTrainer
     from train.validation import Validator
 
@@ -97,29 +179,77 @@ def train(args: SftArgs, out: Output) -> None:
         output_dir=out.path,
         seed=args.seed,
         max_length=args.max_length,
-        **selection(args.trainer),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **selection(args.trainer, args.select_by),
     )
-    rows = training_rows(args)
-    train_set = supervised_dataset(rows, engine.renderer, max_length=args.max_length)
+    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    chosen = chosen_rows(table, args)
+    place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
+    rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
+    table = table.take(chosen)
+    batches = make_batches(
+        args,
+        table,
+        rendered.take(chosen),
+        end_id=engine.renderer.terminator_ids()[-1],
+        batch_size=config.per_device_train_batch_size,
+        seed=args.seed,
+        world=config.world_size,
+    )
     validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
-    valid_set = supervised_dataset(validator.examples, engine.renderer, max_length=args.max_length)
+    valid_batches = make_batches(
+        args,
+        validator.examples,
+        render(validator.examples, engine.renderer),
+        end_id=engine.renderer.terminator_ids()[-1],
+        batch_size=config.per_device_eval_batch_size,
+        seed=None,
+    )
     trainer = AnswerTrainer(
         model=engine.model,
         args=config,
-        train_dataset=train_set,
-        eval_dataset=valid_set,
+        batches=batches,
+        valid_batches=valid_batches,
+        validator=validator,
+        smoothing=args.label_smoothing,
         processing_class=engine.renderer.tokenizer,
+        callbacks=[thinned(args, config, engine, batches, valid_batches)],
     )
-    trainer.validate, trainer.keep_checkpoints = validator, args.keep_checkpoints
-    trainer.vocab, trainer.example_ids = engine.renderer.vocab, rows["example_id"].to_pylist()
+    if args.patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(args.patience))
+    trainer.keep_checkpoints = args.keep_checkpoints
+    trainer.vocab, trainer.example_ids = engine.renderer.vocab, table["example_id"].to_pylist()
     train_to_the_end(trainer, out.path)
     finish(trainer, engine, validator, out)
-    out.counts |= {f"{task} examples": count for task, count in task_counts(rows).items()}
-    out.counts["label_tokens"] = _label_tokens(train_set)
+    out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}
+    out.counts["label_tokens"] = batches.units.rows.label_tokens
+    out.facts |= {"layout": args.layout, "throughput": trainer.throughput()}
 
 
-def _label_tokens(dataset: Any) -> int:
-    return sum(sum(label >= 0 for label in labels) for labels in dataset["labels"])
+def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, valid_batches: Any) -> Any:
+    """The callback that keeps validation within `eval_share`."""
+    from train.supervised.schedule import EveryNth, forward_work, validation_stride
+
+    steps = math.ceil(len(batches) / config.world_size / config.gradient_accumulation_steps)
+    interval = config.eval_steps or steps
+    if interval < 1:
+        interval *= config.max_steps if config.max_steps > 0 else steps * config.num_train_epochs
+    interval = max(1, math.ceil(interval))
+    model, rows, valid = engine.model, batches.units, valid_batches.units
+    part = interval / steps
+    train_work = 3 * part * forward_work(model, tokens=rows.tokens_U.sum(), states=rows.rows.label_tokens)
+    beams = len(valid.rows) * args.valid_beams * (engine.sids.num_levels - 1)
+    tokens, states = int(valid.rows.lengths_N.sum()) + beams, len(valid.rows) + beams
+    valid_work = forward_work(model, tokens=tokens, states=states)
+    valid_work += forward_work(model, tokens=valid.tokens_U.sum(), states=valid.rows.label_tokens)
+    stride = validation_stride(train_work / config.world_size, valid_work, share=args.eval_share)
+    if stride > 1:
+        print(
+            f"validation at every {stride}. planned point and at the end: at all of them it would take "
+            f"{valid_work / (valid_work + train_work / config.world_size):.0%} of the work (eval_share {args.eval_share})",
+            flush=True,
+        )
+    return EveryNth(stride, interval)
 
 
 def main(args: SftArgs) -> None:

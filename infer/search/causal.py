@@ -5,7 +5,7 @@ one query token per beam to a preallocated cache that is never reordered; a mask
 ancestors and itself, and explicit position ids place all beams of a level at the same position. Sliding-window layers get
 masks of their own, by position.
 
-Legend: B prompts, K beams, T prompt slots, N slots of the cache, D hidden size.
+Legend: B prompts, K beams, T prompt slots, Q queries, N slots of the cache, D hidden size.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ UNSUPPORTED = ("bloom", "mpt", "gpt_neo", "xlnet", "ctrl", "rwkv")
 MASKED_BY_US = ("sdpa", "eager")
 
 
-class CausalTrunk:
-    """One search's forwards over a decoder-only model. `slots`: tokens per row that will follow the prompt.
+class AttentionMasks:
+    """Additive masks for the layers of a decoder-only model, from which slot may see which and at what positions they sit.
 
     Raises InputError for models whose layers are no attention over positions, or an attention kernel without masks.
     """
 
-    def __init__(self, model: Any, *, slots: int) -> None:
-        self.trunk, self.slots = model.base_model, slots
-        self.config = config = self.trunk.config.get_text_config()
+    def __init__(self, model: Any) -> None:
+        self.config = config = model.base_model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
         if not kinds and getattr(config, "sliding_window", None) is not None:
             kinds = {"sliding_attention"}  # Mistral and its kin: every layer slides
         other = kinds - {"full_attention", "sliding_attention"}
         if other or config.model_type in UNSUPPORTED or getattr(config, "alibi", False):
             raise InputError(
-                f"the decoder cannot branch a {config.model_type} model {sorted(other) or ''} -> choose one with rotary "
+                f"a {config.model_type} model {sorted(other) or ''} cannot branch -> choose one with rotary "
                 "or learned positions and attention in every layer (Qwen, Llama, Gemma, GPT-2, ...)"
             )
         if config._attn_implementation not in MASKED_BY_US:
@@ -49,6 +48,27 @@ class CausalTrunk:
             )
         self.kinds = kinds or {"full_attention"}
         self.dtype = next(model.parameters()).dtype
+
+    def __call__(self, allowed_BQN: Tensor, positions_BQ: Tensor, positions_BN: Tensor) -> Any:
+        """The mask [B, 1, Q, N] of each kind of layer; one mask where all layers are alike."""
+        masks = {}
+        for kind in self.kinds:
+            seen_BQN = allowed_BQN
+            if kind == "sliding_attention":
+                distance_BQN = positions_BQ[..., None] - positions_BN[:, None]
+                seen_BQN = allowed_BQN & (distance_BQN < self.config.sliding_window)
+            blank = torch.zeros(seen_BQN.shape, dtype=self.dtype, device=seen_BQN.device)
+            masks[kind] = blank.masked_fill_(~seen_BQN, torch.finfo(self.dtype).min)[:, None]
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+class CausalTrunk:
+    """One search's forwards over a decoder-only model. `slots`: tokens per row that will follow the prompt."""
+
+    def __init__(self, model: Any, *, slots: int) -> None:
+        self.trunk, self.slots = model.base_model, slots
+        self.masks = AttentionMasks(model)
+        self.config = self.masks.config
 
     def start(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden state [B, 1, D] behind each prompt: ids padded on the right, and their lengths."""
@@ -100,19 +120,8 @@ class CausalTrunk:
         allowed_BKN = torch.cat([self.prompt_B1T.expand(-1, beams, -1), *ancestors], dim=2)
         positions_BK = (self.lengths_B1 + depth).expand(-1, beams)
         self.positions_BN = torch.cat([self.positions_BN, positions_BK], dim=1)
-        return self._forward(tokens_BK, self._masks(allowed_BKN, positions_BK), positions_BK)
-
-    def _masks(self, allowed_BKN: Tensor, positions_BK: Tensor) -> Any:
-        """The additive mask [B, 1, K, N] of each kind of layer; one mask where all layers are alike."""
-        masks = {}
-        for kind in self.kinds:
-            seen_BKN = allowed_BKN
-            if kind == "sliding_attention":
-                distance_BKN = positions_BK[..., None] - self.positions_BN[:, None]
-                seen_BKN = allowed_BKN & (distance_BKN < self.config.sliding_window)
-            blank = torch.zeros(seen_BKN.shape, dtype=self.dtype, device=seen_BKN.device)
-            masks[kind] = blank.masked_fill_(~seen_BKN, torch.finfo(self.dtype).min)[:, None]
-        return masks if len(masks) > 1 else next(iter(masks.values()))
+        masks = self.masks(allowed_BKN, positions_BK, self.positions_BN)
+        return self._forward(tokens_BK, masks, positions_BK)
 
     def _forward(self, ids: Tensor, mask: Any, positions: Tensor) -> Tensor:
         return self.trunk(

@@ -1,67 +1,143 @@
-"""TRL's SFTTrainer with the safety net and an output head that is computed on label positions only.
+"""TRL's SFTTrainer with the safety net, over batches that compute every prefix once and the head on labels only.
 
 The objective is the usual one: whole-vocabulary cross-entropy, averaged over the label tokens of the global batch. TRL
 1.16 restricts its head too, but spends two thirds of a small model's step on per-token statistics; they are left out.
 
-Legend: B rows, T tokens, D hidden size, M label tokens, V vocabulary.
+Legend: B rows, T slots of a row, D hidden size, M labels.
 """
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import SFTTrainer
 
+from infer.search.causal import AttentionMasks
 from train.safety import SafeTrainer
-from train.supervised.dataset import IGNORED, RowCollator
+from train.supervised.batches import IGNORED, Batches, visible
+from train.supervised.head import head_loss
 
 
-def answer_loss(model: Any, inputs: dict[str, Tensor], num_labels: Tensor | int | None) -> Tensor:
-    """Cross-entropy of the next-token labels (float32 scalar): sum over label positions / `num_labels`, or their mean.
+def answer_loss(model: Any, batch: dict[str, Any], *, smoothing: float = 0.0) -> Tensor:
+    """Sum of the label losses of a batch of `Batches` (float32 scalar).
 
     Goes through the model's own forward, so that wrappers (DDP) see it; its head computes one position, ours M of them.
     """
-    context = {
-        name: value
-        for name, value in inputs.items()
-        if name in ("input_ids", "attention_mask", "position_ids")
-    }
-    output = model(**context, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-    labels_BT = inputs["labels"][:, 1:]
-    labelled_BT = labels_BT != IGNORED
-    hidden_MD = output.hidden_states[-1][:, :-1][labelled_BT]
-    head = getattr(model, "module", model).get_output_embeddings()
-    logits_MV = head(hidden_MD).float()
-    total = torch.nn.functional.cross_entropy(logits_MV, labels_BT[labelled_BT], reduction="sum")
-    return total / (labelled_BT.sum() if num_labels is None else num_labels)
+    inner = getattr(model, "module", model)
+    masks = AttentionMasks(inner)
+    positions_BT, width = batch["position_ids"], batch["input_ids"].shape[1]
+    output = model(
+        input_ids=batch["input_ids"],
+        position_ids=positions_BT,
+        attention_mask=masks(visible(batch["spans"]), positions_BT, positions_BT),
+        use_cache=False,
+        output_hidden_states=True,
+        logits_to_keep=torch.tensor([width - 1], device=positions_BT.device),
+    )
+    hidden_MD = output.hidden_states[-1].flatten(0, 1)[batch["states"]]
+    return head_loss(
+        inner, hidden_MD, batch["labels"], weights_M=batch.get("label_weights"), smoothing=smoothing
+    )
 
 
 class AnswerTrainer(SafeTrainer, SFTTrainer):
-    """SFTTrainer whose loss is `answer_loss`; its batches say which rows of the dataset they hold."""
+    """SFTTrainer on `Batches`; `validator` gives {"ndcg@10": ..}, to which the loss on `valid_batches` is added."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        for name in ("train_dataset", "eval_dataset"):
-            if kwargs.get(name) is not None:
-                kwargs[name] = kwargs[name].add_column("row", list(range(len(kwargs[name]))))
-        super().__init__(**kwargs)
-        self.data_collator = RowCollator(self.data_collator)
+    evaluates_loss = False
 
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if "row" not in self._signature_columns:
-            self._signature_columns.append("row")
+    def __init__(
+        self,
+        *,
+        batches: Batches,
+        valid_batches: Batches,
+        validator: Any,
+        smoothing: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        from datasets import Dataset
+
+        # TRL wants a Dataset; what it would do to one is done already
+        numbers = Dataset.from_dict({"batch": list(range(len(batches)))})
+        super().__init__(train_dataset=numbers, eval_dataset=numbers, **kwargs)
+        self.batches, self.valid_batches = batches, valid_batches
+        self.validator, self.smoothing = validator, smoothing
+        self.seen: Counter[str] = Counter()
+        self.total: Counter[str] = Counter()
+        self.since = time.perf_counter()
+
+    def get_train_dataloader(self) -> Any:
+        """One item is one batch."""
+        loader = torch.utils.data.DataLoader(
+            self.batches,
+            batch_size=1,
+            collate_fn=_only,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = answer_loss(model, inputs, num_items_in_batch)
+        loss = answer_loss(model, inputs, smoothing=self.smoothing)
+        count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = loss / max(int(count), 1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = (
                 loss * self.accelerator.num_processes
             )  # DDP averages gradients; the count is that of all ranks
+        self.seen["tokens"] += inputs["real_tokens"]
+        self.seen["slots"] += inputs["input_ids"].numel()
+        self.seen["windows"] += inputs["windows"]
         return (loss, {}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Training logs also say how much of the batches was padding and, on the screen only, how fast it went."""
+        if "loss" in logs and self.seen["slots"]:
+            seconds = time.perf_counter() - self.since
+            logs["padding"] = round(1 - self.seen["tokens"] / self.seen["slots"], 4)
+            logs["tokens_per_second"] = round(self.seen["tokens"] / seconds, 1)
+            logs["windows_per_second"] = round(self.seen["windows"] / seconds, 1)
+            self.total += self.seen
+            self.total["milliseconds"] += round(1e3 * seconds)
+            self.seen.clear()
+            self.since = time.perf_counter()
+        super().log(logs, start_time)
+
+    def validate(self) -> dict[str, float]:
+        """The loss per label token on the validation rows, and what the validator measures."""
+        started = time.perf_counter()
+        self.model.eval()
+        total, count = 0.0, 0
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for index in range(len(self.valid_batches)):
+                batch = self._prepare_inputs(self.valid_batches[index])
+                total += float(answer_loss(self.model, batch))
+                count += int((batch["labels"] != IGNORED).sum())
+        found = {"loss": total / max(count, 1)} | self.validator()
+        seconds = time.perf_counter() - started
+        self.total["validation_milliseconds"] += round(1e3 * seconds)
+        self.since += seconds
+        return found
+
+    def throughput(self) -> dict[str, float]:
+        """Of this process's part of the run: rates, padding and the share of the time that validation took."""
+        total, spent = self.total, max(self.total["milliseconds"], 1)
+        validation = total["validation_milliseconds"]
+        return {
+            "tokens_per_second": round(1e3 * total["tokens"] / spent, 1),
+            "windows_per_second": round(1e3 * total["windows"] / spent, 1),
+            "padding_share": round(1 - total["tokens"] / max(total["slots"], 1), 4),
+            "validation_share": round(validation / (validation + spent), 4),
+        }
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """manifest.json says what a card would."""
+
+
+def _only(items: list[Any]) -> Any:
+    return items[0]

@@ -1,0 +1,206 @@
+"""Units -> batches of rows: shuffled by epoch, cut where the windows add up to the batch size, laid out without waste.
+
+A batch is a set of rows of tokens in which each token sees at most three spans: the root, the part of the trunk that its
+window has, and its own segment up to itself. Labels are pairs (state, target): the state of a trunk token may predict the
+first code of one window, the second of another, and so on.
+
+Legend: B rows, T slots of a row, M labels, P segments, K tokens, U units, W sequences of the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from train.supervised.units import Units, ragged_arange
+
+IGNORED = -100  # target of a padded label
+LABEL_STEP, WIDTH_STEP = 32, 16  # shapes in steps: the allocator meets few sizes and its memory does not grow
+MEGABATCH = 50  # batches that are sorted by length together where the layout pads
+SPANS = ("root_from", "root_to", "trunk_from", "trunk_to", "own_from")
+
+
+class Batches(torch.utils.data.Dataset):
+    """Item i is batch i of the current epoch; the same for every process and every run of a seed.
+
+    batch_size: windows of a batch, which whole units meet on average; row_tokens: length that rows aim at (a longer unit
+    widens them), None = a row per unit, padded; weights_N multiplies the losses of a sequence. `multiple_of`: the number of
+    batches is rounded up to it (processes).
+    """
+
+    def __init__(
+        self,
+        units: Units,
+        *,
+        batch_size: int,
+        row_tokens: int | None,
+        seed: int | None,
+        weights_N: np.ndarray | None = None,
+        by_length: bool = False,
+        multiple_of: int = 1,
+    ) -> None:
+        self.units, self.row_tokens, self.seed, self.by_length = units, row_tokens, seed, by_length
+        self.batch_size, self.weights_N = batch_size, weights_N
+        windows = int(units.windows_U.sum())
+        self.count = -(-max(1, -(-windows // batch_size)) // multiple_of) * multiple_of
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle the units anew for `epoch`; without a seed they keep their order."""
+        order = np.arange(len(self.units))
+        if self.seed is not None:
+            generator = np.random.default_rng([self.seed, epoch])
+            order = generator.permutation(order)
+        windows = self.units.windows_U[order]
+        if self.by_length and self.seed is not None:
+            mega = np.cumsum(windows) // (self.batch_size * MEGABATCH)
+            order = order[np.lexsort((-self.units.tokens_U[order], mega))]
+            windows = self.units.windows_U[order]
+        centre = np.cumsum(windows) - windows / 2
+        batch = np.minimum((centre * self.count / windows.sum()).astype(np.int64), self.count - 1)
+        self.order, self.cuts = order, np.searchsorted(batch, np.arange(self.count + 1))
+        if self.by_length and self.seed is not None:
+            self.turn = generator.permutation(self.count)
+        else:
+            self.turn = np.arange(self.count)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch = self.turn[index]
+        return self.collate(self.order[self.cuts[batch] : self.cuts[batch + 1]])
+
+    def collate(self, chosen_U: np.ndarray) -> dict[str, Any]:
+        """The batch of some units: input_ids and position_ids int64 [B, T], spans int32 [B, T, 5], states, labels int64 [M].
+
+        `states` are flat slots (row * T + slot); padded labels are IGNORED. real_tokens and windows are counts, `row` the
+        examples. With weights: label_weights float32 [M].
+        """
+        units, rows = self.units, self.units.rows
+        if not len(chosen_U):  # more processes than units: a batch without labels
+            chosen_U, empty = np.zeros(1, np.int64), True
+        else:
+            empty = False
+        row_U, slot_U, root_slots = self._place(chosen_U)
+        width = self._width(chosen_U, row_U, slot_U)
+        sizes = np.diff(units.offsets_U)[chosen_U]
+        unit_W = np.repeat(np.arange(len(chosen_U)), sizes)
+        nth_W = ragged_arange(sizes)
+        member_W = units.members_N[np.repeat(units.offsets_U[:-1][chosen_U], sizes) + nth_W]
+        root_W = units.root_U[chosen_U][unit_W]
+        is_trunk_W = nth_W == 0
+        # segments: the trunk from the root on, branches from where they leave the trunk
+        from_W = np.where(is_trunk_W, root_W, units.shared_N[member_W])
+        length_W = units.inputs_N[member_W] - from_W
+        before_W = np.cumsum(length_W) - length_W
+        slot_W = slot_U[unit_W] + before_W - before_W[is_trunk_W][unit_W]
+        root_from_W = np.array(
+            [root_slots[row_U[u], units.task_U[chosen_U[u]]] for u in range(len(chosen_U))]
+        )[unit_W]
+        trunk_to_W = np.where(is_trunk_W, slot_U[unit_W], slot_U[unit_W] + from_W - root_W)
+        spans_W = np.stack([root_from_W, root_from_W + root_W, slot_U[unit_W], trunk_to_W, slot_W], 1)
+        segments = [(rows.starts_N[member_W], from_W, length_W, row_U[unit_W], slot_W, spans_W)]
+        segments.append(self._root_segments(root_slots, chosen_U))
+        parts = [np.concatenate(column) for column in zip(*segments, strict=True)]
+        batch = self._tokens(parts, int(row_U.max()) + 1, width)
+        batch |= self._labels(member_W, from_W, root_W, slot_U[unit_W], slot_W, row_U[unit_W] * width, empty)
+        return batch | {"windows": 0 if empty else len(member_W), "row": torch.from_numpy(member_W)}
+
+    def _place(self, chosen_U: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], int]]:
+        """(row, first slot) of every unit and the slots of roots by (row, task): the longest unit first, into the emptiest row."""
+        units, sizes = self.units, self.units.tokens_U[chosen_U]
+        roots = units.root_U[chosen_U]
+        if self.row_tokens is None:
+            number = len(chosen_U)
+        else:
+            number = max(1, -(-int(sizes.sum()) // self.row_tokens))
+        row_U, slot_U = np.zeros(len(chosen_U), np.int64), np.zeros(len(chosen_U), np.int64)
+        fill, root_slots = [0] * number, {}
+        for u in np.argsort(-sizes, kind="stable").tolist():
+            row = min(range(number), key=fill.__getitem__) if self.row_tokens is not None else u
+            key = (row, int(units.task_U[chosen_U[u]]))
+            if key not in root_slots:
+                root_slots[key] = fill[row]
+                fill[row] += int(roots[u])
+            row_U[u], slot_U[u] = row, fill[row]
+            fill[row] += int(sizes[u])
+        return row_U, slot_U, root_slots
+
+    def _width(self, chosen_U: np.ndarray, row_U: np.ndarray, slot_U: np.ndarray) -> int:
+        longest = int((slot_U + self.units.tokens_U[chosen_U]).max())
+        return -(-longest // WIDTH_STEP) * WIDTH_STEP
+
+    def _root_segments(self, root_slots: dict[tuple[int, int], int], chosen_U: np.ndarray) -> tuple:
+        """The segments of the roots, as those of the sequences."""
+        units = self.units
+        of_task = {int(units.task_U[u]): u for u in chosen_U.tolist()}
+        found = [(*key, slot, of_task[key[1]]) for key, slot in root_slots.items()]
+        row, _, slot, unit = np.array(found, np.int64).reshape(-1, 4).T
+        starts = units.rows.starts_N[units.members_N[units.offsets_U[unit]]]
+        none = np.zeros_like(slot)
+        return starts, none, units.root_U[unit], row, slot, np.stack([none, none, none, none, slot], 1)
+
+    def _tokens(self, parts: list[np.ndarray], height: int, width: int) -> dict[str, Any]:
+        start_P, from_P, length_P, row_P, slot_P, spans_P = parts
+        within_K = ragged_arange(length_P)
+        position_K = np.repeat(from_P, length_P) + within_K
+        at_K = np.repeat(row_P * width + slot_P, length_P) + within_K
+        ids, positions = np.zeros(height * width, np.int64), np.zeros(height * width, np.int64)
+        spans = np.zeros((height * width, len(SPANS)), np.int32)
+        spans[:, -1] = np.tile(
+            np.arange(width), height
+        )  # padding sees itself, so that its softmax is defined
+        ids[at_K] = self.units.rows.tokens_S[np.repeat(start_P, length_P) + position_K]
+        positions[at_K] = position_K
+        spans[at_K] = np.repeat(spans_P, length_P, axis=0)
+        return {
+            "input_ids": torch.from_numpy(ids.reshape(height, width)),
+            "position_ids": torch.from_numpy(positions.reshape(height, width)),
+            "spans": torch.from_numpy(spans.reshape(height, width, -1)),
+            "real_tokens": len(at_K),
+        }
+
+    def _labels(
+        self,
+        member_W: np.ndarray,
+        from_W: np.ndarray,
+        root_W: np.ndarray,
+        trunk_slot_W: np.ndarray,
+        slot_W: np.ndarray,
+        base_W: np.ndarray,
+        empty: bool,
+    ) -> dict[str, Any]:
+        """States and targets of all answers; the state before the segment's first token is in the trunk."""
+        rows = self.units.rows
+        prompt_W = rows.prompts_N[member_W].astype(np.int64)
+        count_W = rows.lengths_N[member_W] - prompt_W
+        state_M = np.repeat(prompt_W - 1, count_W) + ragged_arange(count_W)  # positions
+        from_M, root_M, trunk_M, slot_M, base_M = (
+            np.repeat(values, count_W) for values in (from_W, root_W, trunk_slot_W, slot_W, base_W)
+        )
+        slot_M = np.where(state_M < from_M, trunk_M + state_M - root_M, slot_M + state_M - from_M)
+        target_M = rows.tokens_S[np.repeat(rows.starts_N[member_W], count_W) + state_M + 1]
+        room = -(-max(len(state_M), 1) // LABEL_STEP) * LABEL_STEP
+        states, labels = np.zeros(room, np.int64), np.full(room, IGNORED, np.int64)
+        states[: len(slot_M)] = base_M + slot_M
+        if not empty:
+            labels[: len(slot_M)] = target_M
+        made = torch.from_numpy(labels)
+        # `shift_labels`: the trainer counts these as they are
+        batch = {"states": torch.from_numpy(states), "labels": made, "shift_labels": made}
+        if self.weights_N is not None:
+            weights = np.ones(room, np.float32)
+            weights[: len(slot_M)] = np.repeat(self.weights_N[member_W], count_W)
+            batch["label_weights"] = torch.from_numpy(weights)
+        return batch
+
+
+def visible(spans_BT5: torch.Tensor) -> torch.Tensor:
+    """Which slot sees which, bool [B, T, T], of the spans of a batch."""
+    slots = torch.arange(spans_BT5.shape[1], device=spans_BT5.device)
+    root_from, root_to, trunk_from, trunk_to, own_from = spans_BT5[..., None, :].unbind(-1)
+    own = (slots >= own_from) & (slots <= slots[:, None])
+    return ((slots >= root_from) & (slots < root_to)) | ((slots >= trunk_from) & (slots < trunk_to)) | own

@@ -1,0 +1,134 @@
+"""The output layer and its cross-entropy on label positions, in blocks of labels: no (labels, vocabulary) tensor is kept.
+
+Each block's logits are made, scored and turned into their gradient at once, so the peak is one block instead of logits,
+log-probabilities and gradients of every label.
+
+Legend: M labels, D hidden size, V vocabulary, m labels of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infer.search.scoring import logits_transform
+
+BLOCK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}  # of one block's float32 logits
+IGNORED = -100
+
+
+def head_loss(
+    model: Any,
+    hidden_MD: Tensor,
+    labels_M: Tensor,
+    *,
+    weights_M: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Sum over labels of weight * ((1 - s) * -log p(label) + s * mean over V of -log p); float32 scalar.
+
+    Labels IGNORED count nothing. The model's own scale and soft cap of logits are applied (Gemma 2, Granite, Cohere).
+    s = 0.1, V = 4, logits 0: log 4 = 1.386 whatever the label is.
+    """
+    head = model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    transform = logits_transform(model.config)
+    if weights_M is None:
+        weights_M = torch.ones_like(labels_M, dtype=torch.float32)
+    weights_M = weights_M * (labels_M != IGNORED)
+    return _HeadLoss.apply(
+        hidden_MD, head.weight, bias, labels_M.clamp(min=0), weights_M, smoothing, transform
+    )
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Forward makes the gradients as well, for a loss of slope one; backward scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_M: Tensor,
+        weights_M: Tensor,
+        smoothing: float,
+        transform: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad
+        device = hidden_MD.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else weight_VD.dtype
+        total = hidden_MD.new_zeros((), dtype=torch.float32)
+        grads = [
+            torch.zeros_like(value, dtype=torch.float32) if value is not None and needed else None
+            for value, needed in zip((hidden_MD, weight_VD, bias_V), wanted, strict=False)
+        ]
+        step = max(16, BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // (4 * len(weight_VD)))
+        with torch.autocast(device, enabled=False):
+            used_VD = weight_VD.to(dtype)
+            for start in range(0, len(hidden_MD), step):
+                part = slice(start, start + step)
+                hidden_mD = hidden_MD[part].to(dtype)
+                loss, slope_mV = _block(
+                    hidden_mD, used_VD, bias_V, labels_M[part], weights_M[part], smoothing, transform
+                )
+                total += loss
+                slope_mV = slope_mV.to(dtype)
+                if grads[0] is not None:
+                    grads[0][part] = slope_mV @ used_VD
+                if grads[1] is not None and dtype == torch.float32:
+                    grads[1].addmm_(slope_mV.t(), hidden_mD)
+                elif grads[1] is not None:
+                    grads[1] += slope_mV.t() @ hidden_mD
+                if grads[2] is not None:
+                    grads[2] += slope_mV.float().sum(0)
+        ctx.save_for_backward(*grads)
+        ctx.dtypes = [None if value is None else value.dtype for value in (hidden_MD, weight_VD, bias_V)]
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple:
+        scaled = [
+            None if grad is None else grad.mul_(slope).to(dtype)
+            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return *scaled, None, None, None, None
+
+
+def _block(
+    hidden_mD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_m: Tensor,
+    weights_m: Tensor,
+    smoothing: float,
+    transform: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """(loss of a block, its slope by the logits before the transform [m, V]); buffers are reused in place."""
+    raw_mV = torch.nn.functional.linear(hidden_mD, weight_VD, bias_V).float()
+    logits_mV, slope_of = transform(raw_mV), None
+    if logits_mV is not raw_mV:
+        slope_of = _elementwise_slope(transform, raw_mV)
+    rows, size = torch.arange(len(labels_m), device=labels_m.device), logits_mV.shape[1]
+    norm_m = logits_mV.logsumexp(1)
+    loss_m = norm_m - (1 - smoothing) * logits_mV[rows, labels_m]
+    if smoothing:
+        loss_m = loss_m - smoothing * logits_mV.mean(1)
+    slope_mV = logits_mV.sub_(norm_m[:, None]).exp_()
+    if smoothing:
+        slope_mV -= smoothing / size
+    slope_mV[rows, labels_m] -= 1 - smoothing
+    slope_mV *= weights_m[:, None]
+    if slope_of is not None:
+        slope_mV *= slope_of
+    return (loss_m * weights_m).sum(), slope_mV
+
+
+def _elementwise_slope(transform: Callable[[Tensor], Tensor], raw_mV: Tensor) -> Tensor:
+    with torch.enable_grad():
+        leaf = raw_mV.detach().requires_grad_()
+        return torch.autograd.grad(transform(leaf).sum(), leaf)[0]
