@@ -84,7 +84,7 @@ def gradients(model, loss: torch.Tensor) -> list[torch.Tensor]:
 
 
 def assert_equal(model, found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
     for ours, theirs in zip(gradients(model, found), gradients(model, expected), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4 * max(1.0, float(theirs.abs().max())))
 
@@ -170,7 +170,7 @@ def test_weights_multiply_and_smoothing_spreads() -> None:
     hidden, labels = torch.randn(40, 8, requires_grad=True), torch.randint(0, VOCAB, (40,))
     ours = head_loss(holder, hidden, labels, smoothing=0.1)
     theirs = torch.nn.functional.cross_entropy(head(hidden), labels, reduction="sum", label_smoothing=0.1)
-    assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     wanted = [hidden, *head.parameters()]
     pairs = zip(torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted), strict=True)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
