@@ -147,8 +147,8 @@ def products(items: pa.Table) -> np.ndarray:
     return np.unique(product_N, return_inverse=True)[1]
 
 
-def sample_rows(total: int, max_rows: int | None, seed: int) -> np.ndarray:
-    """Row numbers (int64, ascending) of a seeded sample without replacement, or all rows."""
+def sample_rows(total: int, max_rows: int | None, seed: int | list[int]) -> np.ndarray:
+    """Row numbers (int64, ascending) of a seeded sample without replacement, or all rows where there are no more."""
     if max_rows is None or max_rows >= total:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).choice(total, max_rows, replace=False))

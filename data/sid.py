@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts
 from data.store.fingerprints import sha256_bytes
-from data.store.output import read_manifest, require_manifest
+from data.store.output import Output, read_manifest, require_manifest
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -53,15 +54,31 @@ class SidFormat:
 
     def parse(self, text: str, *, num_levels: int) -> tuple[int, ...] | None:
         """The codes of a text that is exactly one semantic ID, else None: level letters and order must be right."""
-        match = self._pattern(num_levels).fullmatch(text.strip())
+        match = self.pattern(num_levels).fullmatch(text.strip())
         return tuple(int(code) for code in match.groups()) if match else None
 
-    def _pattern(self, num_levels: int) -> re.Pattern[str]:
-        body = "".join(
-            re.escape(self.token.format(level=LETTERS[level], code="\0")).replace("\0", r"(0|[1-9][0-9]*)")
-            for level in range(num_levels)
-        )
-        return re.compile(re.escape("".join(self.prefix)) + body + re.escape("".join(self.suffix)))
+    def find(self, text: str, *, num_levels: int, optional_last: bool = False) -> list[tuple[int, ...]]:
+        """The codes of every semantic ID that stands somewhere in a text, in order.
+
+        optional_last: the last token may be missing, its code is 0 then (published ordinals against collisions).
+
+        >>> SidFormat().find("they took <a_1><b_2>, <a_3><b_0> and <b_4>", num_levels=2)
+        [(1, 2), (3, 0)]
+        """
+        found = self.pattern(num_levels, optional_last=optional_last).finditer(text)
+        return [tuple(int(code or 0) for code in match.groups()) for match in found]
+
+    def code_pattern(self, level: int) -> str:
+        """Regular expression of one token of a level, its group the code, without leading zeros."""
+        token = re.escape(self.token.format(level=LETTERS[level], code="\0"))
+        return token.replace("\0", r"(0|[1-9][0-9]*)")
+
+    def pattern(self, num_levels: int, *, optional_last: bool = False) -> re.Pattern[str]:
+        """Regular expression of a whole semantic ID, a group per level; with `optional_last` the last token may be missing."""
+        parts = [self.code_pattern(level) for level in range(num_levels)]
+        if optional_last:
+            parts[-1] = f"(?:{parts[-1]})?"
+        return re.compile(re.escape("".join(self.prefix)) + "".join(parts) + re.escape("".join(self.suffix)))
 
 
 FORMATS = {
@@ -183,6 +200,17 @@ def read_sids(directory: str | Path) -> SidTable:
         item = int(np.argmax(lengths != len(sizes)))
         raise InputError(f"{directory}/sids.parquet: item {item} has {lengths[item]} codes, not {len(sizes)}")
     return SidTable(values.reshape(-1, len(sizes)), sizes)
+
+
+def write_sids(out: Output, table: SidTable) -> None:
+    """sids.parquet of an output, and what its manifest says of it: what `read_sids` reads."""
+    columns = {
+        "item_id": np.arange(table.num_items, dtype=np.int32),
+        "codes": artifacts.int_rows(table.codes_NL),
+    }
+    out.write_table(artifacts.SIDS.file, pa.table(columns))
+    out.counts |= {"items": table.num_items, "distinct": len(table.sids_SL)}
+    out.facts |= {"sizes": list(table.sizes), "levels": table.num_levels, "sids_sha256": table.sha256}
 
 
 @dataclass(frozen=True)

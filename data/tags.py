@@ -218,8 +218,8 @@ def tag_table(tags: Tags, sources: Tags, split_N: np.ndarray) -> pa.Table:
     )
 
 
-def read_tags(directory: str | Path) -> TagSet:
-    """The TagSet of a finished tags/<name>/ directory."""
+def read_tags(directory: str | Path, *, num_items: int | None = None) -> TagSet:
+    """The TagSet of a finished tags/<name>/ directory; InputError unless it is whole and, where told, of `num_items` items."""
     require_manifest(directory, written_by=artifacts.TAGS.written_by)
     table = artifacts.read(directory, artifacts.TAGS)
     path = Path(directory) / VOCAB
@@ -232,6 +232,10 @@ def read_tags(directory: str | Path) -> TagSet:
     ids, tags, sources = table["item_id"].to_numpy(), table["tags"].to_pylist(), table["source"].to_pylist()
     if not np.array_equal(ids, np.arange(len(ids))):
         raise InputError(f"{directory}/tags.parquet: item_id is not 0..{len(ids) - 1} in order")
+    if num_items not in (None, len(ids)):
+        raise InputError(
+            f"{directory} has tags of {len(ids)} items, here are {num_items} -> run {artifacts.TAGS.written_by} on this data"
+        )
     for item, row in enumerate(zip(tags, sources, strict=True)):
         if {len(part) for part in row} != {len(vocab.names)}:
             raise InputError(

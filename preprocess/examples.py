@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts, tasks
+from data.rows import sample_rows
 from data.sid import SidTable
 from data.store.lineage import require_same_data
 from data.tasks import Example, TaskContext
@@ -58,10 +59,8 @@ class Sequences:
         of_split = self.split == split
         empty = np.diff(self.offsets) == 0
         rows = np.flatnonzero(of_split & ~empty)
-        if max_rows is not None and max_rows < len(rows):
-            generator = np.random.default_rng([seed, artifacts.SPLITS.index(split)])
-            rows = np.sort(generator.choice(rows, max_rows, replace=False))
-        return rows, int((of_split & empty).sum())
+        kept = sample_rows(len(rows), max_rows, [seed, artifacts.SPLITS.index(split)])
+        return rows[kept], int((of_split & empty).sum())
 
 
 def sequence_examples(

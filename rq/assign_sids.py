@@ -30,10 +30,11 @@ import pyarrow as pa
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.sid import SidTable, read_sids
+from data.sid import SidTable, read_sids, write_sids
 from data.store import output
 from data.store.fingerprints import sha256_file
 from data.store.lineage import require_same_data
+from data.tags import read_tags
 from rq.ids import append
 from rq.ids.collisions import Repair, repair_collisions
 from rq.quality import assessment
@@ -178,17 +179,14 @@ def main(args: AssignArgs) -> None:
         made = assign(args, x_ND) if args.append is None else extend(args, x_ND, raw_ids)
         table = made.table
         sequences = artifacts.read_sequences(args.data, num_items=len(items))
-        tags = None if args.tags is None else assessment.read_tags(args.tags, num_items=len(items))
+        tags = None if args.tags is None else read_tags(args.tags, num_items=len(items)).tags
         report = assessment.with_distortion(
             assessment.assess(table, Evidence(items, sequences, tags=tags), x_ND=x_ND),
             assessment.distortion(x_ND, made.nearest_NL, table, made.quantizer, items),
         )
         xy_N2 = embedding_map.coordinates(x_ND, method=args.map, seed=args.seed)
 
-        codes = artifacts.int_rows(table.codes_NL)
-        out.write_table(
-            "sids.parquet", pa.table({"item_id": np.arange(len(items), dtype=np.int32), "codes": codes})
-        )
+        write_sids(out, table)
         out.write_table(embedding_map.FILE, embedding_map.map_table(raw_ids, xy_N2))
         if made.retired is not None and made.retired.num_rows:
             out.write_table(append.RETIRED, made.retired)
@@ -197,13 +195,10 @@ def main(args: AssignArgs) -> None:
         shown = quality_page.Shown(Path(args.output_dir).name, report, table.codes_NL, xy_N2)
         quality_page.write_png(out, "quality.png", [shown])
         out.counts |= {
-            "items": len(items),
-            "distinct": len(table.sids_SL),
             "collisions_before": report["nearest"]["collisions"]["surplus"],
             "collisions_after": len(items) - len(table.sids_SL),
             "moved": report["moved"],
         } | made.counts
-        out.facts |= {"sizes": list(table.sizes), "levels": len(table.sizes), "sids_sha256": table.sha256}
         out.facts |= made.facts
         print(f"assign_sids: {summary(report)}")
 

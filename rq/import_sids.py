@@ -30,7 +30,7 @@ from data.releases import index as interop
 from data.releases.index import PublishedIndex
 from data.releases.item_ids import find_items
 from data.releases.published import only_file
-from data.sid import FORMATS, SidTable, read_sids
+from data.sid import FORMATS, SidTable, read_sids, write_sids
 from data.store import output
 from rq.quality import assessment
 from rq.quality import page as quality_page
@@ -174,17 +174,12 @@ def bring_in(args: ImportArgs, out: output.Output) -> None:
     sequences = artifacts.read_sequences(args.data, num_items=len(items))
     report = assessment.assess(table, Evidence(items, sequences))
     none_N2 = np.full((len(items), 2), np.nan, np.float32)
-    out.write_table(
-        "sids.parquet",
-        pa.table({"item_id": np.arange(len(items), dtype=np.int32), "codes": artifacts.int_rows(codes_NL)}),
-    )
+    write_sids(out, table)
     out.write_table(embedding_map.FILE, embedding_map.map_table(raw_ids, none_N2))
     out.write_json("quality.json", report)
     name = Path(args.output_dir).name
     quality_page.write_png(out, "quality.png", [quality_page.Shown(name, report, codes_NL)])
-    out.counts |= {"items": len(items), "distinct": len(table.sids_SL), "ids_of_no_item": unused}
-    out.counts |= {"items_without_last_token": index.padded}
-    out.facts |= {"sizes": list(table.sizes), "levels": len(table.sizes), "sids_sha256": table.sha256}
+    out.counts |= {"ids_of_no_item": unused, "items_without_last_token": index.padded}
     out.facts |= {"published": Path(args.source).name}
 
 

@@ -28,6 +28,7 @@ from data import artifacts
 from data.sid import SidTable, read_sids
 from data.store import output
 from data.store.lineage import require_same_data
+from data.tags import read_tags
 from rq.quality import assessment
 from rq.quality import page as quality_page
 from rq.quality.assessment import Evidence
@@ -189,7 +190,7 @@ def gather(args: ReportArgs, data: str) -> list[Shown]:
         artifacts.read_sequences(data, num_items=len(items)),
         split=args.split,
         neighbours=args.neighbours,
-        tags=None if args.tags is None else assessment.read_tags(args.tags, num_items=len(items)),
+        tags=None if args.tags is None else read_tags(args.tags, num_items=len(items)).tags,
         lists=None if args.predictions is None else predicted_lists(args.predictions),
     )
     vectors, named = Vectors(args), list(zip(names_of(args.sids), args.sids, strict=True))

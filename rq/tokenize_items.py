@@ -22,7 +22,7 @@ import pyarrow as pa
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.sid import SidTable, read_sids
+from data.sid import SidTable, read_sids, write_sids
 from data.store import output
 from data.tags import TagSet, read_tags
 from rq.constructors.hidvae import quantizer as hidvae
@@ -105,33 +105,23 @@ def main(args: TokenizeArgs) -> None:
     with output.open_output(
         args, STAGE, version=VERSION, inputs={"data": args.data, "sids": args.sids, "tags": args.tags}
     ) as out:
-        items, sids, quantizer = (
-            artifacts.read_items(args.data),
-            read_sids(args.sids),
-            read_quantizer(args.sids),
-        )
-        gold = None if args.tags is None else read_tags(args.tags)
-        if len(items) != sids.num_items or gold is not None and len(gold.tags) != sids.num_items:
-            raise InputError(f"{args.sids} has {sids.num_items} items, {args.data} or the tags have others")
+        items, sids = artifacts.read_items(args.data), read_sids(args.sids)
+        quantizer = read_quantizer(args.sids)
+        if len(items) != sids.num_items:
+            raise InputError(
+                f"{args.sids} has {sids.num_items} items, {args.data} {len(items)} -> pass their data set"
+            )
+        gold = None if args.tags is None else read_tags(args.tags, num_items=len(items))
         if gold is not None and gold.vocab != quantizer.vocab:
             raise InputError(
                 f"{args.tags} has other classes than {args.sids} was trained with -> train again"
             )
         ids = ids_of(sids, quantizer, args, gold)
         paths = hidvae.item_paths(quantizer, sids.codes_NL)
-        codes = artifacts.int_rows(ids.table.codes_NL)
-        out.write_table(
-            "sids.parquet", pa.table({"item_id": np.arange(len(items), dtype=np.int32), "codes": codes})
-        )
+        write_sids(out, ids.table)
         out.write_table(hidvae.PATHS, paths)
         out.write_json("layout.json", {"kinds": ids.kinds, "token_types": ids.token_types.tolist()})
-        out.counts |= {"items": len(items), "distinct": len(ids.table.sids_SL)}
-        out.facts |= {
-            "sizes": list(ids.table.sizes),
-            "levels": len(ids.table.sizes),
-            "sids_sha256": ids.table.sha256,
-            "layout": args.layout,
-        }
+        out.facts["layout"] = args.layout
         for line in samples(ids, paths, items["title"].to_pylist(), args.samples):
             program.say(line)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs.program import InputError
+from data import sid
 from data.adapters import times
 from data.releases import index as interop
 from data.releases import minionerec
@@ -27,7 +28,7 @@ REAL = Path(os.environ.get("REAL_DATA", "missing"))
 
 
 def test_worked_examples_of_the_docstrings():
-    results = [doctest.testmod(module) for module in (interop, remarks, times)]
+    results = [doctest.testmod(module) for module in (interop, remarks, sid, times)]
     assert sum(result.attempted for result in results) >= 5 and not any(result.failed for result in results)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from configs.program import InputError
 from data.sid import SidTable
 from data.tags import UNKNOWN
-from rq.ids.layouts import collision_digit, lay_out
+from rq.ids.collisions import collision_digits
+from rq.ids.layouts import lay_out
 
 CODES = np.array([[3, 1], [3, 1], [0, 2], [3, 1]], np.int32)
 CLASSES = np.array([[1, 0], [1, UNKNOWN], [0, 2], [1, 0]], np.int32)
@@ -72,8 +73,8 @@ def test_ids_are_unique_and_of_one_length(count, seed, layout):
 
 
 def test_collision_digits_count_from_zero_in_item_order():
-    assert collision_digit(CODES).tolist() == [0, 1, 0, 2]
-    assert collision_digit(np.zeros((0, 2), np.int32)).tolist() == []
+    assert collision_digits(CODES).tolist() == [0, 1, 0, 2]
+    assert collision_digits(np.zeros((0, 2), np.int32)).tolist() == []
 
 
 @settings(max_examples=100)

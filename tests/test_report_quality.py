@@ -15,6 +15,7 @@ import pytest
 from configs.program import ROOT, InputError
 from data import artifacts
 from data.store.output import open_output
+from data.tags import VOCAB, build_vocab, tag_table
 from rq import report_quality
 from rq.quality import page as quality_page
 from rq.vectors import embedding_map
@@ -42,14 +43,11 @@ def place(tmp_path_factory) -> Path:
          "--output_dir", root / "ours/x")  # fmt: skip
     codes = np.stack([np.arange(ITEMS) // 8, np.arange(ITEMS) % 4], axis=1).astype(np.int32)
     write_sids(root / "hand/x", data=data, codes=codes, sizes=(5, 4))
-    tags = {
-        "item_id": pa.array(range(ITEMS), pa.int32()),
-        "tags": pa.array(
-            [[f"t{i // 8}", None if i % 2 else "odd"] for i in range(ITEMS)], artifacts.TEXT_LIST
-        ),
-    }
-    with open_output(Made(), "by_hand", version=1, inputs={}, directory=root / "tags") as out:
-        out.write_table("tags.parquet", pa.table(tags))
+    tags = [[f"t{i // 8}", None if i % 2 else "odd"] for i in range(ITEMS)]
+    sources = [[tag and "given" for tag in row] for row in tags]
+    with open_output(Made(), "complete_tags", version=1, inputs={}, directory=root / "tags") as out:
+        out.write_table(artifacts.TAGS.file, tag_table(tags, sources, np.full(ITEMS, "train")))
+        out.write_json(VOCAB, build_vocab(tags, np.ones(ITEMS, bool), rare_threshold=0).to_json())
     return root
 
 

@@ -133,6 +133,8 @@ def test_a_tag_set_comes_back_as_it_was_written(tmp_path):
     assert (found.tags, found.sources, found.split_N.tolist()) == (tags, sources, ["train", "test"])
     assert found.vocab == vocab and found.given_NL.tolist() == [[True, False], [True, False]]
     assert found.classes_NL.tolist() == [[0, UNKNOWN], [1, 0]]
+    with pytest.raises(InputError, match="tags of 2 items, here are 3"):
+        tagging.read_tags(tmp_path / "t", num_items=3)
     assert pq.read_table(tmp_path / "t" / TAGS.file)["tags"].to_pylist() == tags
 
 

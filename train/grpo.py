@@ -16,13 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs import program
 from configs.program import InputError, warn
 from data import artifacts
+from data.rows import sample_rows
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
 from infer.engine import DecodeSettings, load_engine
@@ -93,10 +92,7 @@ def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
         raise InputError(
             f"examples {args.examples} have no task {', '.join(args.tasks)} -> build them in stage 07"
         )
-    if args.max_rows is not None and args.max_rows < chosen.num_rows:
-        picked = np.random.default_rng(args.seed).choice(chosen.num_rows, args.max_rows, replace=False)
-        chosen = chosen.take(pa.array(np.sort(picked)))
-    return chosen.to_pylist()
+    return chosen.take(sample_rows(chosen.num_rows, args.max_rows, args.seed)).to_pylist()
 
 
 def train(args: GrpoArgs, out: Output) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from configs.program import InputError
 from data.releases.text import read_json
-from data.sid import FORMATS, LETTERS, SidFormat
+from data.sid import FORMATS, SidFormat
 
 LAYOUTS = ("minionerec", "mimigenrec")
 
@@ -85,29 +85,6 @@ def read_index(path: str | Path, *, fmt: SidFormat = FORMATS["letters"]) -> Publ
     return PublishedIndex(tuple(raw), codes_NL, len(short))
 
 
-def code_pattern(fmt: SidFormat, level: int) -> str:
-    """Regular expression of one token of a level, the code its group."""
-    text = re.escape(fmt.token.format(level=LETTERS[level], code="\0"))
-    return text.replace("\0", "(0|[1-9][0-9]*)")
-
-
-def find_sids(
-    text: str, *, levels: int, fmt: SidFormat = FORMATS["letters"], optional_last: bool = False
-) -> list[tuple[int, ...]]:
-    """The codes of every semantic ID that stands somewhere in a text, in order.
-
-    optional_last: the last token may be missing, its code is 0 then (see the padding of `read_index`).
-
-    >>> find_sids("they took <a_1><b_2>, <a_3><b_0> and <b_4>", levels=2)
-    [(1, 2), (3, 0)]
-    """
-    parts = [code_pattern(fmt, level) for level in range(levels)]
-    if optional_last:
-        parts[-1] = f"(?:{parts[-1]})?"
-    pattern = re.escape("".join(fmt.prefix)) + "".join(parts) + re.escape("".join(fmt.suffix))
-    return [tuple(int(code or 0) for code in found.groups()) for found in re.finditer(pattern, text)]
-
-
 class _TokenCodes:
     """Codes of published tokens, each distinct token parsed once."""
 
@@ -124,7 +101,7 @@ class _TokenCodes:
 
     def _parse(self, level: int, token: str, where: str) -> int:
         if (level, token) not in self._code:
-            match = re.fullmatch(code_pattern(self._fmt, level), str(token))
+            match = re.fullmatch(self._fmt.code_pattern(level), str(token))
             if match is None:
                 expected = self._fmt.code_token(level, 0)
                 raise InputError(

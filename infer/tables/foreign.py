@@ -14,7 +14,6 @@ import pyarrow as pa
 from configs.program import InputError
 from data import artifacts
 from data.releases.answers import ForeignRow
-from data.releases.index import find_sids
 from data.rows import Rows
 from data.sid import SidFormat, SidTable
 
@@ -63,7 +62,7 @@ class Reader:
 
     def all_in(self, text: str) -> list[tuple[int, ...]]:
         """Every semantic ID inside a text, in order."""
-        return find_sids(text, levels=self.sids.num_levels, fmt=self.fmt, optional_last=self.ordinal_last)
+        return self.fmt.find(text, num_levels=self.sids.num_levels, optional_last=self.ordinal_last)
 
     def _written(self, codes: tuple[int, ...]) -> set[str]:
         """How a semantic ID may be written."""

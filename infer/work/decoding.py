@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
+from data.rows import sample_rows
 from data.sid import SidTable
 from data.tasks import from_row
 from infer.engine import Engine
@@ -27,9 +28,7 @@ def selected_rows(task: pa.ChunkedArray, *, max_rows: int | None, seed: int) -> 
     rows = np.flatnonzero(pc.equal(task, TASK).to_numpy())
     if not len(rows):
         raise InputError("the examples have no history_to_sid rows -> build them with that task")
-    if max_rows is not None and max_rows < len(rows):
-        rows = np.sort(np.random.default_rng(seed).choice(rows, max_rows, replace=False))
-    return rows
+    return rows[sample_rows(len(rows), max_rows, seed)]
 
 
 def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int) -> pa.Table:

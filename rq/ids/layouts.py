@@ -24,6 +24,7 @@ import numpy as np
 from configs.program import InputError
 from data.sid import SidTable
 from data.tags import UNKNOWN
+from rq.ids.collisions import collision_digits
 
 Layout = Literal["sid", "sid_dedup", "concatenated", "interleaved"]
 
@@ -65,7 +66,7 @@ def lay_out(
         else:
             columns += tags
     if dedup or layout == "sid_dedup":
-        digit_N = collision_digit(np.stack([column for column, _, _ in columns], 1))
+        digit_N = collision_digits(np.stack([column for column, _, _ in columns], 1))
         columns.append((digit_N, int(digit_N.max(initial=0)) + 1, "dedup"))
     values, widths, kinds = zip(*columns, strict=True)
     return LaidOut(SidTable(np.stack(values, 1).astype(np.int32), widths), kinds)
@@ -88,14 +89,3 @@ def interleave(codes: list[tuple], tags: list[tuple]) -> list[tuple]:
         )
     mixed = [column for pair in zip(codes, tags, strict=False) for column in pair]
     return mixed + codes[len(tags) :]
-
-
-def collision_digit(ids_NW: np.ndarray) -> np.ndarray:
-    """How many items before this one have the same ID, int64 [N]: 0 for the first."""
-    _, group_N = np.unique(ids_NW, axis=0, return_inverse=True)
-    group_N = group_N.reshape(-1)
-    order = np.argsort(group_N, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(group_N))])
-    digit_N = np.empty(len(ids_NW), np.int64)
-    digit_N[order] = np.arange(len(ids_NW)) - starts[group_N[order]]
-    return digit_N

@@ -9,23 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.program import InputError
-from data import artifacts
 from data.sid import LETTERS, SidTable
-from data.store.output import require_manifest
 from rq.quality import measures as quality
 from rq.quality import neighbours
 from rq.stack.residual import ResidualQuantizer
 from rq.vectors.embeddings import item_texts
-
-TAGS = "tags.parquet"
 
 
 @dataclass(frozen=True)
@@ -121,17 +115,6 @@ def with_distortion(report: dict[str, Any], measured: dict[str, Any]) -> dict[st
     measured = dict(measured)
     report["assigned"]["reconstruction_error"] = measured.pop("assigned_error")
     return report | measured
-
-
-def read_tags(directory: str | Path, *, num_items: int) -> list[list[str | None]]:
-    """The tags of every item, coarse to fine, of a finished tags directory (stage 03)."""
-    require_manifest(directory, written_by="scripts/03_complete_tags.sh")
-    table = artifacts.read_file(Path(directory) / TAGS)
-    if "tags" not in table.column_names or len(table) != num_items:
-        raise InputError(
-            f"{directory}/{TAGS} has {len(table)} rows, the data {num_items} items -> complete the tags of this data"
-        )
-    return table["tags"].to_pylist()
 
 
 def samples(

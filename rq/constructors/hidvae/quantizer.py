@@ -117,12 +117,7 @@ def fit_hidvae(source: Source, options: HidVaeOptions, *, seed: int, out: Output
         raise InputError(
             "hidvae learns tags -> pass --tags data/<set>/tags/<name> (scripts/03_complete_tags.sh)"
         )
-    tags = read_tags(source.tags)
-    if len(tags.tags) != len(source.x_ND):
-        raise InputError(
-            f"{source.tags} has tags of {len(tags.tags)} items, the embeddings have {len(source.x_ND)} rows "
-            "-> run stages 02 and 03 on the same data"
-        )
+    tags = read_tags(source.tags, num_items=len(source.x_ND))
     options.require_tags(tags.num_levels)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
