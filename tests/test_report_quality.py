@@ -125,17 +125,17 @@ def test_what_does_not_fit_is_refused_in_one_line(place, tmp_path):
 
 def test_the_script_reports_every_finished_set(place, tmp_path):
     for name in ("ours", "hand"):
-        (tmp_path / "data dir/store/sids").mkdir(parents=True, exist_ok=True)
-        os.symlink(place / name / "x", tmp_path / "data dir/store/sids" / name)
+        (tmp_path / "data dir/shop/sids").mkdir(parents=True, exist_ok=True)
+        os.symlink(place / name / "x", tmp_path / "data dir/shop/sids" / name)
     for file in (place / "store").iterdir():
         if file.is_file():
-            os.symlink(file, tmp_path / "data dir/store" / file.name)
+            os.symlink(file, tmp_path / "data dir/shop" / file.name)
     environment = os.environ | {"DATA_ROOT": str(tmp_path / "data dir"), "OUTPUT_ROOT": str(tmp_path / "out"),
-                                "DATASET": "store", "OMP_NUM_THREADS": "1", "QUIET": "1"}  # fmt: skip
+                                "DATASET": "shop", "OMP_NUM_THREADS": "1", "QUIET": "1"}  # fmt: skip
     command = ["bash", str(ROOT / "scripts/report_quality.sh"), "--map", "pca"]
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "out/quality/store/quality_report.json").read_text())
+    report = json.loads((tmp_path / "out/quality/shop/quality_report.json").read_text())
     assert len(report) == 2
 
 
