@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
-from data.releases.index import PublishedIndex, find_sids, read_index
+from data.releases.index import PublishedIndex, read_index
 from data.releases.minionerec import read_items
 from data.releases.published import SPLITS, Published, PublishedItem, PublishedRows, only_file
 from data.releases.text import read_json
+from data.sid import FORMATS
 
 TASKS = ("sid_sft", "sid_item_feat", "fusion_seq", "histitle2sid", "title_desc2sid")
 
@@ -92,7 +93,7 @@ def sid_items(index: PublishedIndex) -> dict[tuple[int, ...], list[int]]:
 
 
 def _codes(text: str, index: PublishedIndex) -> list[tuple[int, ...]]:
-    return find_sids(text, levels=index.codes_NL.shape[1], optional_last=index.padded > 0)
+    return FORMATS["letters"].find(text, num_levels=index.codes_NL.shape[1], optional_last=index.padded > 0)
 
 
 def read_texts(path: Path) -> Iterator[tuple[str, str]]:
