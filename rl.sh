@@ -18,10 +18,11 @@ RUN=${RUN:-$PAPER-$DATASET}
 STAGE=${STAGE:-recommend}           # which SFT stage to start from
 NAME=${NAME:-grpo}                  # names the output
 NUM_GPUS=${NUM_GPUS:-1}
+TRACKER=${TRACKER:-none}            # none | tensorboard | wandb | swanlab: curves besides metrics.jsonl
 source "$(dirname "$0")/scripts/env.sh"
 MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/sft_$STAGE/final}
 
 config_flags grpo
 launch train.grpo "${CONFIGS[@]}" --model "$MODEL" \
     --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
-    --output_dir "$OUTPUT_ROOT/$RUN/$NAME" "$@"
+    --output_dir "$OUTPUT_ROOT/$RUN/$NAME" --tracker "$TRACKER" "$@"

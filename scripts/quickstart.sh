@@ -10,7 +10,7 @@ bash scripts/setup.sh
 export PYTHON="$PWD/.venv/bin/python"
 
 # A shell's own settings are not the quickstart's.
-unset MODEL EXAMPLES STAGE NAME SPLIT MODE CONFIG EMBED QUANTIZER NUM_GPUS ASSIGN_ARGS EXPAND_ARGS EVALUATE_ARGS
+unset MODEL EXAMPLES STAGE NAME SPLIT MODE CONFIG EMBED QUANTIZER NUM_GPUS TRACKER ASSIGN_ARGS EXPAND_ARGS EVALUATE_ARGS
 export PAPER=toy DATASET=toystore SIDS=rqkmeans EMBEDDINGS=text_cooc RUN=${RUN:-quickstart}
 source scripts/env.sh
 export DATA_ROOT OUTPUT_ROOT

@@ -15,13 +15,17 @@ from typing import Any
 from configs.overlays import nearest
 from configs.program import InputError, quiet
 
+Tracker = typing.Literal["none", "tensorboard", "wandb", "swanlab"]  # see train/trackers.py
+
 # Set by the framework: checkpoints, logging and devices must work the way resume and the reports expect.
 RESERVED = {
     "output_dir", "logging_nan_inf_filter", "report_to", "use_cpu", "bf16", "remove_unused_columns", "seed", "data_seed",
     "resume_from_checkpoint", "push_to_hub", "disable_tqdm", "save_total_limit", "load_best_model_at_end",
     "metric_for_best_model", "greater_is_better", "eval_strategy", "save_strategy", "fp16", "save_steps", "max_length",
     "eval_on_start", "label_smoothing_factor", "loss_type", "packing", "padding_free", "use_liger_kernel",
-    "assistant_only_loss", "completion_only_loss",
+    "assistant_only_loss", "completion_only_loss", "logging_strategy", "save_only_model", "hub_always_push", "hub_model_id",
+    "hub_private_repo", "hub_revision", "hub_strategy", "hub_token", "project", "trackio_bucket_id", "trackio_space_id",
+    "trackio_static_space_id", "do_train", "do_eval", "do_predict", "prediction_loss_only",
 }  # fmt: skip
 
 
@@ -43,6 +47,7 @@ def trainer_arguments(
             why = "is set by the framework" if key in RESERVED else f"is no field of {cls.__name__}"
             meant = None if key in RESERVED else nearest(key, sorted(fields - RESERVED))
             hint = f"did you mean trainer.{meant}?" if meant else "remove it from the config or flags"
+            hint = "use --tracker" if key == "report_to" else hint
             raise InputError(f"trainer.{key} {why} -> {hint}")
         values[key] = coerce(value, hints[key], where=f"trainer.{key}")
     values |= {

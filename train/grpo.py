@@ -25,6 +25,7 @@ from data.rows import sample_rows
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
 from infer.engine import DecodeSettings, load_engine
+from train.arguments import Tracker
 from train.policy.settings import GrpoSettings
 from train.rewards.spec import RewardSpec, read_specs
 
@@ -69,6 +70,8 @@ class GrpoArgs:
     """of prompt order and samples"""
     trainer: dict[str, Any] = field(default_factory=dict)
     """fields of transformers.TrainingArguments; the per-device batch size counts prompts"""
+    tracker: Tracker = "none"
+    """where curves go besides metrics.jsonl; no part of the configuration"""
     overwrite: bool = False
     """replace an output of another configuration"""
 
@@ -106,8 +109,10 @@ def train(args: GrpoArgs, out: Output) -> None:
     from train.rewards.mixture import build_mixture
     from train.rewards.needs import Sources
     from train.safety import finish, selection, train_to_the_end
+    from train.trackers import tracker_callbacks
     from train.validation import Validator
 
+    callbacks = tracker_callbacks(args, out.path)
     loss_function(args.rollout.loss)
     fixed = selection(args.trainer) | {"eval_on_start": True, "remove_unused_columns": False}
     config = trainer_arguments(TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
@@ -133,7 +138,7 @@ def train(args: GrpoArgs, out: Output) -> None:
         processing_class=engine.renderer.tokenizer,
     )
     trainer.keep_checkpoints = args.keep_checkpoints
-    train_to_the_end(trainer, out.path)
+    train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
     out.counts["prompts"] = len(rows)
     if without_signal(out.path):

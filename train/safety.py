@@ -227,7 +227,7 @@ def selection(settings: dict[str, Any], by: str = "ndcg@10") -> dict[str, Any]:
     return fixed | ({"save_steps": float(steps)} if steps else {})
 
 
-def train_to_the_end(trainer: Any, directory: Path) -> None:
+def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """Train, from the newest trusted checkpoint where there is one; raises Interrupted after a signal's checkpoint."""
     checkpoint = newest_complete(directory)
     metrics = MetricsFile(directory)
@@ -238,7 +238,8 @@ def train_to_the_end(trainer: Any, directory: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(metrics)
-    trainer.add_callback(Progress())
+    for callback in (Progress(), *callbacks):
+        trainer.add_callback(callback)
     with deferred_signals() as flag:
         trainer.add_callback(StopOnSignal(flag))
         trainer.add_callback(LogBeforeSave())

@@ -32,6 +32,7 @@ from data.store.fingerprints import fingerprint
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS
 from infer.engine import DecodeSettings, load_engine
+from train.arguments import Tracker
 
 STAGE, VERSION = "sft", 1
 
@@ -82,6 +83,8 @@ class SftArgs:
     """of initial shuffles, dropout and the validation sample"""
     trainer: dict[str, Any] = field(default_factory=dict)
     """fields of trl.SFTConfig"""
+    tracker: Tracker = "none"
+    """where curves go besides metrics.jsonl; no part of the configuration"""
     overwrite: bool = False
     """replace an output of another configuration"""
 
@@ -168,8 +171,10 @@ def train(args: SftArgs, out: Output) -> None:
     from train.supervised.dropout import add_dropout
     from train.supervised.tokens import cached_rows, render
     from train.supervised.trainer import AnswerTrainer
+    from train.trackers import tracker_callbacks
     from train.validation import Validator
 
+    callbacks = tracker_callbacks(args, out.path)
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
     add_dropout(engine.model, args.dropout)
@@ -219,7 +224,7 @@ def train(args: SftArgs, out: Output) -> None:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
     trainer.keep_checkpoints = args.keep_checkpoints
     trainer.vocab, trainer.example_ids = engine.renderer.vocab, table["example_id"].to_pylist()
-    train_to_the_end(trainer, out.path)
+    train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
     out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}
     out.counts["label_tokens"] = batches.units.rows.label_tokens

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from data.store.fingerprints import plain, sha256_json
 
-NOT_CONFIGURATION = {"output_dir", "overwrite"}
+NOT_CONFIGURATION = {"output_dir", "overwrite", "tracker"}
 ABSENT = object()
 
 
