@@ -27,8 +27,8 @@ from data.sid import read_sids
 from data.store.output import open_output
 from infer.page import sections as page
 from infer.page.showcase import stories
-from infer.page.sid_figures import sid_figures
 from infer.tables import results
+from rq.quality.figures import sid_figures
 
 STAGE, VERSION = "report", 2
 

@@ -214,12 +214,10 @@ def main(args: ReportArgs) -> None:
     inputs |= {"tags": args.tags, "predictions": args.predictions}
     with output.open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         shown = gather(args, data)
-        png = quality_page.picture(shown)
         out.write_json("quality_report.json", as_json(shown))
-        with out.replacing("quality.png") as temporary:
-            temporary.write_bytes(png)
+        quality_page.write_png(out, "quality.png", shown)
         title = f"Semantic IDs of {Path(data).resolve().name}"
-        out.write_text("index.html", quality_page.html_page(shown, png, title=title))
+        out.write_text("index.html", quality_page.html_page(shown, title=title))
         out.counts |= {"sets": len(shown), "items": shown[0].report["items"]}
     print(quality_page.text_table(shown))
     print(f"page: {Path(args.output_dir) / 'index.html'}", flush=True)

@@ -13,9 +13,9 @@ import pytest
 from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import open_output
-from infer.page import charts
 from infer.page import sections as page
 from infer.tables import results
+from rq.quality import charts
 from tests.handmade import Made, call, refuse, succeed, write_sids
 from tests.store import HOSTILE, ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table, write_run
@@ -190,7 +190,7 @@ def test_the_embedding_map_draws_every_item_once_in_the_colour_of_its_first_code
     import pyarrow.parquet as pq
 
     from data.sid import SidTable
-    from infer.page.sid_figures import sid_figures
+    from rq.quality.figures import sid_figures
     from rq.vectors.embedding_map import FILE, map_table
 
     table = SidTable(np.array([[0, 1], [0, 2], [3, 1], [3, 1]], np.int32), (4, 3))

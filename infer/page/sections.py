@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 
 from configs.program import InputError
 from data import artifacts
 from data.artifacts import SPLITS
-from infer.page import charts
 from infer.page.showcase import Story
 from infer.tables.results import Metric, Result, TrainingLog
+from rq.quality import charts, frame
+from rq.quality.charts import Figure
 
 TABLE_KS = (1, 5, 10, 20, 50)
 MONTH_BARS = 120
@@ -34,15 +34,6 @@ CURVES = (
     ("Gradient norm", ("grad_norm",)),
     ("Learning rate", ("learning_rate",)),
 )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its caption and the names of its series."""
-
-    caption: str
-    chart: Markup
-    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -269,6 +260,7 @@ def render(page: Page) -> str:
     template = environment.get_template("report.html.j2")
     return template.render(
         page=page,
+        head=frame.head(f"{page.title} · results"),
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         levels=[
             (level, words, metric_columns(page.results, level))

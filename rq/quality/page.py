@@ -5,7 +5,6 @@ Legend: N items, L levels, K codes of a level, S sets of semantic IDs.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,22 +15,13 @@ import numpy as np
 
 from data.sid import LETTERS
 from data.store.output import Output
+from rq.quality import frame
+from rq.quality.charts import Figure
+from rq.quality.figures import map_figure, usage_curve, usage_figure
 from rq.vectors.embedding_map import code_colours
 
 GROUND, INK, QUIET, RULE = "#ffffff", "#1b1f24", "#5b6673", "#dfe3e8"
 LINES = ("#1f5fd1", "#d9660b", "#17905a", "#8a4fc4", "#6f7b88", "#b3324e")
-CURVE_POINTS = 512
-STYLE = """
-:root{--ground:#fff;--ink:#1b1f24;--quiet:#5b6673;--rule:#dfe3e8}
-@media (prefers-color-scheme:dark){:root{--ground:#12151a;--ink:#e6e9ee;--quiet:#9aa5b1;--rule:#2d343e}}
-body{margin:0 auto;max-width:1160px;padding:34px 28px;background:var(--ground);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
-h1{font-size:32px;margin:0 0 4px}h2{font-size:21px;margin:34px 0 8px}h3{font-size:15px;margin:14px 0 2px}
-p{color:var(--quiet);max-width:90ch;margin:6px 0}.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:14px}
-th,td{padding:5px 12px;text-align:right;border-bottom:1px solid var(--rule);font-variant-numeric:tabular-nums;white-space:nowrap}
-th:first-child,td:first-child{text-align:left;font-weight:400}thead th{color:var(--quiet)}img{width:100%;background:#fff;border-radius:8px}
-.prefixes{display:grid;grid-template-columns:repeat(auto-fill,minmax(330px,1fr));gap:4px 34px}
-ul{margin:2px 0 10px;padding-left:18px;font-size:14px}code{font:13px ui-monospace,monospace}
-"""
 
 
 @dataclass(frozen=True)
@@ -176,13 +166,6 @@ def text_table(shown: Sequence[Shown]) -> str:
     )
 
 
-def usage_curve(codes_N: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(share of the codes in 0..1, items per code), most used first; at most CURVE_POINTS points of a large codebook."""
-    counts = np.sort(np.bincount(codes_N, minlength=size))[::-1]
-    at = np.unique(np.linspace(0, size - 1, min(size, CURVE_POINTS)).round().astype(int))
-    return at / max(size - 1, 1), counts[at]
-
-
 def write_png(out: Output, name: str, shown: Sequence[Shown]) -> None:
     """`picture` as a file of an output."""
     with out.replacing(name) as temporary:
@@ -195,7 +178,7 @@ def picture(shown: Sequence[Shown]) -> bytes:
     from matplotlib.figure import Figure
 
     levels = max(len(one.report["sizes"]) for one in shown)
-    maps = [one for one in shown if one.xy_N2 is not None and np.isfinite(one.xy_N2).all(1).any()]
+    maps = with_map(shown)
     alone = len(maps) == 1  # beside the usage; several stand below it
     columns = levels + alone
     rows = 0 if alone else -(-len(maps) // columns)
@@ -247,31 +230,45 @@ def _map(axes: Any, one: Shown) -> None:
     axes.spines[:].set_color(RULE)
 
 
-def html_page(shown: Sequence[Shown], png: bytes, *, title: str) -> str:
-    """One self-contained page: picture, table, sample items per prefix in words."""
+def html_page(shown: Sequence[Shown], *, title: str) -> str:
+    """One self-contained page: figures, table, sample items per prefix in words."""
     head = "".join(f"<th>{escape(one.name)}</th>" for one in shown)
-    body = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for name, cells in table_rows(shown)
     )
-    words = "".join(_samples(one) for one in shown if one.samples)
-    image = base64.b64encode(png).decode()
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f"<p>Lift compares consecutive held-out choices with shuffled ones, repeats of the same item left out. "
-        f"Agreement alone rises when a codebook collapses. Purity and NMI rise with the number of prefixes.</p>"
-        f'<img alt="codebook usage and embedding maps" src="data:image/png;base64,{image}">'
-        f"<h2>Measures</h2><div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f"{words}</body></html>\n"
+    body = (
+        f"<section><h2>Codes and items</h2>{frame.figure_block(figures_of(shown))}</section>\n"
+        f'<section><h2>Measures</h2><div class="scroll"><table class="numbers measures"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>\n"
+        + "\n".join(_samples(one) for one in shown if one.samples)
     )
+    lead = (
+        "Lift compares consecutive held-out choices with shuffled ones, repeats of the same item left out. Agreement alone "
+        "rises when a codebook collapses. Purity and NMI rise with the number of prefixes."
+    )
+    return frame.document(title, eyebrow="Quality of semantic IDs", lead=lead, body=body)
+
+
+def figures_of(shown: Sequence[Shown]) -> list[Figure]:
+    """Codebook usage level by level, a line per set, and the map of every set that has one."""
+    figures = []
+    for level in range(max(len(one.report["sizes"]) for one in shown)):
+        deep = [one for one in shown if level < len(one.report["sizes"])]
+        curves = [(one.name, one.codes_NL[:, level], one.report["sizes"][level]) for one in deep]
+        figures.append(usage_figure(f"Level {LETTERS[level]}: items per code", curves))
+    return figures + [map_figure(one.name, one.xy_N2, one.codes_NL[:, 0]) for one in with_map(shown)]
+
+
+def with_map(shown: Sequence[Shown]) -> list[Shown]:
+    """The sets with at least one item on their map."""
+    return [one for one in shown if one.xy_N2 is not None and np.isfinite(one.xy_N2).all(1).any()]
 
 
 def _samples(one: Shown) -> str:
     blocks = "".join(
         f"<div><h3><code>{escape(sample['prefix'])}</code> · {sample['items']:,} items</h3>"
-        f"<ul>{''.join(f'<li>{escape(title)}</li>' for title in sample['titles'])}</ul></div>"
+        f"<ul class=items>{''.join(f'<li>{escape(title)}</li>' for title in sample['titles'])}</ul></div>"
         for sample in one.samples
     )
-    return f"<h2>{escape(one.name)}: items below a first code</h2><div class=prefixes>{blocks}</div>"
+    return f'<section><h2>{escape(one.name)}: items below a first code</h2><div class="figures three">{blocks}</div></section>'

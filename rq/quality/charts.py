@@ -16,6 +16,16 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 520, 230
 SMALL_WIDTH, SMALL_HEIGHT = 370, 200
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 34
+COLOURS = 5  # classes s0..s4 of the style sheet; more series take them again
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its caption and the names of its series."""
+
+    caption: str
+    chart: Markup
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,8 @@ def line_chart(lines: Sequence[Line], *, label: str, x_label: str = "step") -> M
     frame = Frame(min(xs), max(xs), nice_ticks(low, high), width=SMALL_WIDTH, height=SMALL_HEIGHT)
     inside = [tick for tick in nice_ticks(frame.x0, frame.x1, 5) if frame.x0 <= tick <= frame.x1]
     parts = frame.axes([(tick, number(tick)) for tick in inside], x_label)
-    for index, line in enumerate(lines):
+    for place, line in enumerate(lines):
+        index = place % COLOURS
         points = [(frame.x(x), frame.y(y)) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline class="line s{index}" points="{path}"/>')
