@@ -135,8 +135,9 @@ def main(args: RecommendArgs) -> None:
 
 def plan_of(args: RecommendArgs) -> shards.Plan:
     """Which rows, in which chunks, and which of them are ours."""
-    task = artifacts.read_file(examples_file(args), columns=["task"])["task"]
-    rows = selected_rows(task, max_rows=args.max_rows, seed=args.seed)
+    file = examples_file(args)
+    task = artifacts.read_file(file, columns=["task"])["task"]
+    rows = selected_rows(task, max_rows=args.max_rows, seed=args.seed, where=str(file))
     rank, world = shards.launched()
     if args.of is not None:
         return shards.Plan(rows, args.chunk_rows, args.shard or 0, args.of)

@@ -231,7 +231,7 @@ def test_output_is_the_same_in_every_time_zone_and_the_manifest_tells_the_window
     call("data.prepare", "--config", path, "--raw", folder, "--output_dir", output)
     assert json.loads((output / "manifest.json").read_text()) == manifest, "a finished output is kept"
     changed = refused("--config", path, "--raw", folder, "--output_dir", output, "--filters.user_k", 3)
-    assert "holds another run (configuration differ)" in changed
+    assert "holds another run (filters.user_k 2 -> 3)" in changed
 
 
 def test_a_first_window_that_is_wide_enough_is_kept(tmp_path):

@@ -20,6 +20,7 @@ from data.artifacts import EXAMPLES, INT_LIST
 from data.predictions import prediction_files, read_predictions
 from infer.recommend import RecommendArgs
 from infer.work import shards
+from infer.work.decoding import selected_rows
 from tests import handmade
 from tests.agreement import disagreement
 
@@ -326,3 +327,14 @@ def test_streaming_reads_the_rows_asked_for(tmp_path, monkeypatch):
             assert {chunk: rows["example_id"].to_pylist() for chunk, rows in read.items()} == {
                 chunk: plan.rows(chunk).tolist() for chunk in wanted
             }
+
+
+def test_an_empty_split_is_named():
+    for rows, what in (([], "no rows at all"), (["title_to_sid"], "no history_to_sid rows")):
+        with pytest.raises(InputError, match=f"x/valid.parquet has {what}"):
+            selected_rows(
+                pa.chunked_array([pa.array(rows, pa.string())]),
+                max_rows=None,
+                seed=0,
+                where="x/valid.parquet",
+            )

@@ -33,7 +33,7 @@ class Validator:
             raise InputError(f"valid_beams {engine.settings.beams} must be at least {max(KS)}")
         table = artifacts.read(examples_dir, artifacts.EXAMPLES, file="valid.parquet")
         self.engine = engine
-        self.examples = select_rows(table, max_rows=rows, seed=seed)
+        self.examples = select_rows(table, max_rows=rows, seed=seed, where=f"{examples_dir}/valid.parquet")
         self.targets_R = np.array([target[0] for target in self.examples["target"].to_pylist()])
 
     @cached_property

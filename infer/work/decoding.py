@@ -23,17 +23,23 @@ from infer.text.thinking import read_thoughts, thoughts_table
 TASK = "history_to_sid"
 
 
-def selected_rows(task: pa.ChunkedArray, *, max_rows: int | None, seed: int) -> np.ndarray:
-    """Positions int64 of the history_to_sid rows of a task column, or of a seeded sample of `max_rows` of them, ascending."""
+def selected_rows(task: pa.ChunkedArray, *, max_rows: int | None, seed: int, where: str) -> np.ndarray:
+    """Positions int64 of the history_to_sid rows of a task column, or of a seeded sample of `max_rows` of them, ascending.
+
+    InputError naming `where` (the file of the split) when there are none.
+    """
     rows = np.flatnonzero(pc.equal(task, TASK).to_numpy())
     if not len(rows):
-        raise InputError("the examples have no history_to_sid rows -> build them with that task")
+        empty = "no rows at all" if not len(task) else "no history_to_sid rows"
+        raise InputError(
+            f"{where} has {empty} -> prepare the data with that split, build the examples with that task"
+        )
     return rows[sample_rows(len(rows), max_rows, seed)]
 
 
-def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int) -> pa.Table:
+def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int, where: str) -> pa.Table:
     """The history_to_sid rows, or a seeded sample of `max_rows` of them in their own order."""
-    return examples.take(selected_rows(examples["task"], max_rows=max_rows, seed=seed))
+    return examples.take(selected_rows(examples["task"], max_rows=max_rows, seed=seed, where=where))
 
 
 def prompts_of(engine: Engine, examples: pa.Table) -> list[list[int]]:
