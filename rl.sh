@@ -6,6 +6,7 @@
 # Edit the variables, or override:
 #   DATASET=office bash rl.sh --rollout.num_generations 8
 #   NAME=grpo_free bash rl.sh --rollout.beta 0                                    # another output beside grpo
+#   NAME=grpo_mine bash rl.sh --rewards '[exact_match, {name: my.py:fn, weight: 0.5}]'   # train/README.md
 #   STAGE=pretrained RUN=qwen3 EXAMPLES=sentence NUM_GPUS=8 bash rl.sh            # from sft_pretrained
 #   PAPER=toy DATASET=toystore RUN=quickstart bash rl.sh
 set -euo pipefail

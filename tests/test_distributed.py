@@ -28,6 +28,12 @@ GRPO = [*COMMON, "--max_rows", "24", "--rollout.num_generations", "4", "--traine
 
 pytestmark = pytest.mark.long
 
+MASKED = """
+def masked(batch):
+    kinds = ([None] * 4, [1.0] * 4, [None, None, 0, 1], [1, 0, None, 0], [1.0, 0, 0, 0])
+    return [kinds[row["example_id"] % 5] for row in batch.rows]
+"""
+
 
 def two_processes(module: str, *arguments: object) -> None:
     command = [
@@ -68,5 +74,29 @@ def test_two_processes_equal_one(module, flags, batch, chain, tmp_path):
     alone, together = load_file(one / "final/model.safetensors"), load_file(two / "final/model.safetensors")
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-3, msg=name)
+    for line_one, line_two in zip(log(one), log(two), strict=True):
+        assert line_one == pytest.approx(line_two, rel=1e-3, abs=2e-4)
+
+
+@pytest.mark.parametrize("drop", ["false", "true"])
+def test_two_processes_share_a_step_with_masked_groups(drop, chain, tmp_path):
+    """Missing rewards and flat groups fall unevenly on ranks and micro-batches; the step is that of one large batch."""
+    from safetensors.torch import load_file
+
+    (tmp_path / "mine.py").write_text(MASKED)
+    flags = ["--rewards", f"[{tmp_path}/mine.py:masked]", "--rollout.drop_zero_variance", drop, "--max_rows", 8,
+             "--rollout.num_generations", 4, "--valid_rows", 8, "--trainer.max_steps", 1, "--trainer.eval_steps", 1,
+             "--trainer.logging_steps", 1, "--trainer.learning_rate", 0.1, "--trainer.optim", "sgd"]  # fmt: skip
+    size, split = "--trainer.per_device_train_batch_size", "--trainer.gradient_accumulation_steps"
+    one, two = tmp_path / "one", tmp_path / "two"
+    handmade.call("train.grpo", *chain.flags(), *flags, size, 8, "--output_dir", one)
+    two_processes("train.grpo", *chain.flags(), *flags, size, 1, split, 4, "--output_dir", two)
+    alone, together, start = (
+        load_file(path / "model.safetensors")
+        for path in (one / "checkpoint-1", two / "checkpoint-1", chain.model)
+    )
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-3, msg=name)
+    assert any((alone[name] - start[name]).abs().max() > 1e-4 for name in alone), "the step moved the weights"
     for line_one, line_two in zip(log(one), log(two), strict=True):
         assert line_one == pytest.approx(line_two, rel=1e-3, abs=2e-4)
