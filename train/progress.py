@@ -37,6 +37,10 @@ class Progress(TrainerCallback):
                 "reaches its value -> smaller trainer.warmup_steps or a longer run"
             )
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.first:  # a validation before the first step does not count
+            self.clock, self.said = Clock(), 0.0
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
