@@ -1,11 +1,12 @@
 """The results page of a run: one self-contained HTML file, rendered last from what the stages wrote.
 
 reads   data/<D>, data/<D>/sids/<name>, outputs/<run>/*/metrics.jsonl, outputs/<run>/eval/*/metrics/metrics.json
+        and which other pages the run has: outputs/quality/<D>, outputs/<run>/**/index.html
 writes  <output_dir>/index.html, manifest.json
 
 The page shows the metric table with intervals and baselines, the funnel of counts, reviews over time, the quality
 of the semantic IDs with codebook usage and the embedding map, training curves, some users in words, and where every
-number comes from. It needs no network and runs no script; nothing ever parses it back. The table is also printed, as
+number comes from, and it links the run's other pages (quality, galleries). It needs no network and runs no script; nothing ever parses it back. The table is also printed, as
 Markdown.
 
 python -m infer.report --data data/toystore --sids data/toystore/sids/rqkmeans --run outputs/quickstart \
@@ -26,6 +27,7 @@ from data.predictions import refuse_other_sids
 from data.sid import read_sids
 from data.store.output import open_output
 from infer.page import sections as page
+from infer.page.links import Link, pages_of_run
 from infer.page.showcase import stories
 from infer.tables import results
 from rq.quality.figures import sid_figures
@@ -65,7 +67,7 @@ class ReportArgs:
             raise InputError(f"users {self.users} and top {self.top} must not be negative, top at least 1")
 
 
-def build(args: ReportArgs, found: list[results.Result]) -> page.Page:
+def build(args: ReportArgs, found: list[results.Result], links: list[Link]) -> page.Page:
     """Read everything that the page shows."""
     data, sids_dir, run = Path(args.data), Path(args.sids), Path(args.run)
     sids = read_sids(sids_dir)
@@ -93,22 +95,25 @@ def build(args: ReportArgs, found: list[results.Result]) -> page.Page:
         valid=results.of_split(found, "valid") if args.split != "valid" else [],
         stories=stories(final, data, sids, count=args.users, top=args.top, seed=args.seed),
         stages=results.manifests(run, data, sids_dir),
+        links=[(link.name, link.href(Path(args.output_dir))) for link in links],
     )
 
 
 def main(args: ReportArgs) -> None:
     run = Path(args.run)
     found = results.read_results(run, data=Path(args.data))
+    links = pages_of_run(run, data=Path(args.data).resolve().name, own=Path(args.output_dir))
     inputs = {
         "data": args.data,
         "sids": args.sids,
         "metrics": [result.directory / "metrics" for result in found],
         "logs": sorted(run.glob("*/metrics.jsonl")),
+        "pages": [link.file for link in links] or None,
     }
     shown = results.of_split(found, args.split)
     try:
         with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
-            built = build(args, found)
+            built = build(args, found, links)
             out.write_text("index.html", page.render(built))
             out.counts |= {"models": len(shown), "users": len(built.stories)}
     except AlreadyComplete as kept:

@@ -137,6 +137,27 @@ def test_an_unchanged_page_is_kept_and_still_prints_its_table(made):
     assert (run / "report" / "index.html").read_bytes() == before
 
 
+def test_the_page_links_the_other_pages_of_its_run(made):
+    """Quality page beside the runs, galleries below the run: relative addresses, and a new page is seen."""
+    _, data, sids, run = made
+    html = run / "report" / "index.html"
+    succeed(*command(data, sids, run))
+    assert "index.html" not in html.read_text()
+    for folder in (run.parent / "quality" / data.name, run / "images", run / "videos/gallery 1"):
+        folder.mkdir(parents=True)
+        (folder / "index.html").write_text("<p>here</p>")
+    succeed(*command(data, sids, run))
+    links = re.findall(r'href="([^"#]*index.html)">([^<]*) ↗<', html.read_text())
+    assert links == [
+        (f"../../quality/{data.name}/index.html", "quality of semantic IDs"),
+        ("../images/index.html", "images"),
+        ("../videos/gallery%201/index.html", "videos/gallery 1"),
+    ]
+    for folder in ("images", "videos/gallery 1"):
+        (run / folder / "index.html").unlink()
+    (run.parent / "quality" / data.name / "index.html").unlink()
+
+
 def test_metrics_of_other_predictions_or_data_are_refused(made, tmp_path):
     root, data, sids, run = made
     other = write_store(tmp_path / "other", [[0, 1, 2, 3]] * 5)

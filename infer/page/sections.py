@@ -237,6 +237,7 @@ class Page:
     valid: list[Result]
     stories: list[Story]
     stages: list[tuple[str, dict[str, Any]]]
+    links: list[tuple[str, str]]
 
 
 def render(page: Page) -> str:
