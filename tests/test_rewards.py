@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from configs.program import InputError, NumericError
 from data.artifacts import read_items
 from data.sid import SidTable
 from data.store.output import open_output
+from infer.models import counting
 from tests import handmade
 from train.rewards import RolloutBatch
 from train.rewards.mixture import Mixture, build_mixture
@@ -129,6 +131,31 @@ def test_needs_are_resolved_by_name(own, tmp_path):
         mixture(RewardSpec("exact_match", needs=["moon"]), sources=sources)
 
 
+LIKELY = """
+def likely(batch, *, teacher):
+    score_PN = teacher.score(batch.histories)
+    return [[score_PN[p, items[0]] for items in group] for p, group in enumerate(batch.item_ids)]
+"""
+
+
+def test_a_teacher_scores_the_histories_of_the_prompts(tmp_path):
+    """Item 0 was followed by item 1 once and by item 2 three times, item 1 by item 0: only the history decides."""
+    follows = sparse.csr_matrix(np.array([[0, 1.0, 3], [1, 0, 0], [0, 0, 0]]))
+    with open_output(handmade.Made(), "baseline", version=1, inputs={}, directory=tmp_path / "m") as out:
+        counting.CountingModel(np.array([1, 1, 1]), follows, last=1).save(out)
+    (tmp_path / "my.py").write_text(LIKELY)
+    spec = RewardSpec(f"{tmp_path}/my.py:likely", needs=["teacher"])
+    sids = SidTable(np.array([[0], [1], [2]], np.int32), (3,))
+    one = batch([[(1,), (2,)], [(1,), (0,)]], [7, 8], levels=1)
+    one.rows[0]["history"], one.rows[1]["history"] = [1, 0], [0, 1]
+    total, _ = mixture(spec, sources=Sources(sids, teacher=str(tmp_path / "m")))(one)
+    assert total[0, 1, 0] > total[0, 0, 0] and total[1, 1, 0] > total[1, 0, 0]
+    assert np.exp(total[0, 1, 0]) / np.exp(total[0, 0, 0]) == pytest.approx(3, rel=0.1)
+    more = SidTable(np.array([[0], [1], [2], [3]], np.int32), (4,))
+    with pytest.raises(InputError, match="has 3 items, the semantic IDs 4"):
+        mixture(spec, sources=Sources(more, teacher=str(tmp_path / "m")))
+
+
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
@@ -151,6 +178,8 @@ def test_rewards_that_are_not_there_are_refused(own):
     ):
         with pytest.raises(InputError, match=words):
             mixture(name)
+    with pytest.raises(InputError, match=r"\{name: x, wieght: 2\}. is no reward"):
+        read_specs(["[{name: x, wieght: 2}]"])
     with pytest.raises(InputError, match="none given"):
         read_specs([])
     with pytest.raises(InputError, match="params and in needs"):
