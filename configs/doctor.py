@@ -36,7 +36,8 @@ SETUP_GIB = {"cpu": 3.0, "cuda": 9.0}
 HASH_GIB = 4.0  # bytes of data sets that are hashed without --deep: seconds
 KEYS = {
     "OPENAI_API_KEY": "only a teacher or judge model behind an API needs it",
-    "WANDB_API_KEY": "only logging to Weights & Biases needs it",
+    "WANDB_API_KEY": "only TRACKER=wandb online needs it",
+    "SWANLAB_API_KEY": "only TRACKER=swanlab online needs it",
     "HF_TOKEN": "only gated models need it",
 }
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#]+)")
