@@ -179,6 +179,7 @@ def test_keys_are_named_and_never_shown(tmp_path):
     assert [re.search(r"set in \S+|not set", line)[0] for line in lines] == [
         "set in environment",
         "not set",
+        "not set",
         "set in .env",
     ]
     assert "secret" not in "".join(lines)
