@@ -10,20 +10,11 @@ bash scripts/setup.sh
 export PYTHON="$PWD/.venv/bin/python"
 
 # A shell's own settings are not the quickstart's.
-unset MODEL EXAMPLES STAGE NAME SPLIT MODE CONFIG EMBED QUANTIZER NUM_GPUS TRACKER ASSIGN_ARGS EXPAND_ARGS EVALUATE_ARGS
+unset MODEL EXAMPLES STAGE STAGES NAME SPLIT MODE CONFIG EMBED QUANTIZER NUM_GPUS TRACKER ASSIGN_ARGS EXPAND_ARGS EVALUATE_ARGS
 export PAPER=toy DATASET=toystore SIDS=rqkmeans EMBEDDINGS=text_cooc RUN=${RUN:-quickstart}
 source scripts/env.sh
 export DATA_ROOT OUTPUT_ROOT
 export RAW=$DATA_ROOT/toystore/raw
 
 "$PYTHON" -m data.toy --size small --output_dir "$RAW"
-bash scripts/01_prepare_data.sh
-bash scripts/02_embed_items.sh
-bash scripts/04_build_sids.sh
-bash scripts/07_build_examples.sh
-bash scripts/train_baselines.sh
-bash scripts/08_expand_vocab.sh
-bash sft.sh
-NAME=sft_recommend bash evaluate.sh
-bash rl.sh
-NAME=grpo bash evaluate.sh
+STAGES="01 02 04 07 baselines 08 09 11 10 11" bash scripts/chain.sh

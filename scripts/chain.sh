@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# One stage after the other, from a raw folder to the results page.
+#   reads   $RAW (01 only), and what the stages read
+#   writes  $DATA_ROOT/$DATASET, $OUTPUT_ROOT/$RUN, its report/index.html
+#   takes   what its stages take (README); each says so when it begins. What is finished is kept: run it again to go on
+# Edit the variables, or override:
+#   DATASET=shop RAW=/path/to/tables bash scripts/chain.sh
+#   DATASET=published SIDS=published STAGES="07 baselines 08 09 11" bash scripts/chain.sh     # after scripts/import_release.sh
+#   PAPER=toy DATASET=toystore RUN=quickstart STAGES="10 11" bash scripts/chain.sh
+set -euo pipefail
+
+PAPER=${PAPER:-minionerec}
+DATASET=${DATASET:-industrial}
+STAGE=${STAGE:-recommend}           # which SFT stage
+STAGES=${STAGES:-01 02 04 07 baselines 08 09 11}      # in this order; 10 is GRPO. 11 evaluates the stage trained last
+source "$(dirname "$0")/env.sh"
+export PAPER DATASET STAGE
+unset NAME                          # every stage names its own output here
+
+trained=sft_$STAGE
+for number in $STAGES; do
+    case $number in
+        01) bash scripts/01_prepare_data.sh ;;
+        02) bash scripts/02_embed_items.sh ;;
+        03) bash scripts/03_complete_tags.sh ;;
+        04) bash scripts/04_build_sids.sh ;;
+        07) bash scripts/07_build_examples.sh ;;
+        08) bash scripts/08_expand_vocab.sh ;;
+        09) bash sft.sh; trained=sft_$STAGE ;;
+        10) bash rl.sh; trained=grpo ;;
+        11) NAME=$trained bash evaluate.sh ;;
+        baselines) bash scripts/train_baselines.sh ;;
+        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 07 08 09 10 11 or baselines" >&2; exit 2 ;;
+    esac
+done
