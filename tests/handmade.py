@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -117,7 +122,31 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(module: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`python -m module arguments` from the repository root, quietly."""
+    """`python -m module arguments` from the repository root, quietly, in this process: its output and its exit code."""
+    argv = [module, *(str(argument) for argument in arguments)]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with (
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as errors,
+        chdir(ROOT),
+        warnings.catch_warnings(),
+        patch.object(sys, "argv", argv),
+        patch.dict(os.environ, {"QUIET": "1"} | variables),
+    ):
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy: the module may have been imported before
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as left:
+            code = left.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), errors.getvalue())
+
+
+def process(module: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own, where that is the point: time zones, locks, threads."""
     return subprocess.run(
         [sys.executable, "-m", module, *(str(argument) for argument in arguments)],
         cwd=ROOT,

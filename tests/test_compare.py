@@ -238,7 +238,7 @@ def test_the_stage_script(made, tmp_path):
     variables = {
         "OUTPUT_ROOT": str(root),
         "RUNS": "seed1,seed2,seed3",
-        "DATASET": "store",
+        "DATASET": "shop",
         "PUBLISHED": "",
         "REFERENCE": "pop",
     }
@@ -248,4 +248,4 @@ def test_the_stage_script(made, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "| sft | ours | train | both | 3 |" in done.stdout
-    assert (root / "compare" / "store.test" / "compare.tex").exists()
+    assert (root / "compare" / "shop.test" / "compare.tex").exists()

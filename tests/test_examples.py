@@ -139,7 +139,7 @@ def test_a_finished_output_is_kept_and_another_is_refused(store: Path) -> None:
     succeed(PROGRAM, *arguments(store, "kept"))
     before = (store / "examples" / "kept" / "manifest.json").read_bytes()
     assert "already complete" in succeed(PROGRAM, *arguments(store, "kept"))
-    assert "configuration differ" in refuse(PROGRAM, *arguments(store, "kept"), "--max_history", 1)
+    assert "max_history None -> 1" in refuse(PROGRAM, *arguments(store, "kept"), "--max_history", 1)
     assert (store / "examples" / "kept" / "manifest.json").read_bytes() == before
 
 

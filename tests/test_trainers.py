@@ -264,6 +264,6 @@ def test_an_output_in_use_or_of_another_configuration_is_refused(chain, trained)
 
     model, run = trained["train.sft"]
     same = ["train.sft", *chain.flags(model=model), *steps(), *SFT, "--output_dir", run]
-    assert "configuration" in handmade.refuse(*same, "--seed", "7")
+    assert "seed 0 -> 7" in handmade.refuse(*same, "--seed", "7")
     with locked(run):
         assert "in use by pid" in handmade.refuse(*same)
