@@ -3,6 +3,7 @@
 #   bash scripts/test.sh                   what runs on any machine in minutes
 #   bash scripts/test.sh --all             the long tests too, and those for a GPU where there is one
 #   bash scripts/test.sh -k trie -x        further arguments go to pytest
+# Two workers, a file of tests at a time; `-n 0` runs them in one process.
 # Exit code: 0 when lint, format and tests pass; set-up's own (2, 3, 130) when it fails; 1 otherwise.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,7 +22,7 @@ source scripts/env.sh
 failed=""
 "$PYTHON" -m ruff check . || failed="$failed lint"
 "$PYTHON" -m ruff format --check . || failed="$failed format"
-"$PYTHON" -m pytest -m "$choice" --durations=10 "$@" || failed="$failed tests"
+"$PYTHON" -m pytest -m "$choice" -n 2 --dist loadfile --no-loadscope-reorder --durations=10 "$@" || failed="$failed tests"
 if [ -n "$failed" ]; then
     echo "test.sh: FAILED:$failed ($SECONDS s)"
     exit 1

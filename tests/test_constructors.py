@@ -1,9 +1,6 @@
 """rq/constructors.py and rq/train_quantizer.py: every constructor as a user runs it, from its toy config to files that load."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from rq import constructors, train_quantizer
 from rq.constructors import CONSTRUCTORS
 from rq.stack.options import Source
 from rq.train_quantizer import TrainQuantizerArgs
+from tests.handmade import refuse, succeed
 from tests.test_residual import NoArgs, clustered
 from tests.test_rq_programs import write_store
 
@@ -55,14 +53,6 @@ def flags(store, name, target):
     return [str(word) for word in words + (["--data", store] if name == "plum" else [])]
 
 
-def run(*words, module="rq.train_quantizer"):
-    """(exit code, stdout, last line of stderr)."""
-    environment = os.environ | {"QUIET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
-
-
 @pytest.mark.parametrize("name", sorted(QUICK))
 def test_the_program_trains_it_and_the_file_encodes(store, tmp_path, name):
     args, _ = program.parse(TrainQuantizerArgs, flags(store, name, tmp_path / "q"))
@@ -88,17 +78,15 @@ def test_the_program_trains_it_and_the_file_encodes(store, tmp_path, name):
     assert weights[0] == weights[1], "equal seed, equal file"
 
 
-def test_the_chain_in_processes(store, tmp_path):
+def test_the_chain_of_programs(store, tmp_path):
     """Train by gradients, keep when run again, assign: as the shell does."""
-    words = flags(store, "rqvae", tmp_path / "q")
-    code, said, error = run(*words)
-    assert code == 0, error
-    assert "already complete" in run(*words)[1]
-    code, said, error = run(
-        "--data", str(store), "--embeddings", str(store / "embeddings/made"), "--quantizer", str(tmp_path / "q"),
-        "--output_dir", str(tmp_path / "sids"), module="rq.assign_sids",
+    words = ["rq.train_quantizer", *flags(store, "rqvae", tmp_path / "q")]
+    succeed(*words)
+    assert "already complete" in succeed(*words)
+    succeed(
+        "rq.assign_sids", "--data", store, "--embeddings", store / "embeddings/made", "--quantizer", tmp_path / "q",
+        "--output_dir", tmp_path / "sids",
     )  # fmt: skip
-    assert code == 0, error
     counts = json.loads((tmp_path / "sids/manifest.json").read_text())["counts"]
     assert counts["collisions_after"] == 0 and counts["items"] == 60
 
@@ -111,8 +99,7 @@ def test_a_loss_that_is_not_finite_exits_with_4(store, tmp_path):
         "--rqvae.loop.clip",
         "0",
     ]
-    code, _, error = run(*words)
-    assert code == 4 and error.startswith("ERROR 4: ") and "learning_rate" in error
+    assert "learning_rate" in refuse("rq.train_quantizer", *words, code=4)
 
 
 @pytest.mark.parametrize(

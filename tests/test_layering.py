@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -68,9 +67,7 @@ ROOMS = {
 NAMES_IN_A_ROOM, NAMES_IN_A_FOLDER = 14, 25
 HEAVY = ("torch", "transformers", "trl", "faiss", "sklearn", "diffusers", "matplotlib")
 FILE_LINES, FUNCTION_LINES = 400, 70
-HELP_SECONDS = (
-    2.5  # it takes a fraction of a second; this much only on a machine that is busy with other things
-)
+HELP_SECONDS = 2.5  # it takes a fraction of a second of processor time; torch alone takes more than this
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc"}
 # Spelled in parts, so that this file does not contain what it looks for.
 WORKPLACE = re.compile("/" + r"(?:work|root)/|\.\./" + "shared")
@@ -283,19 +280,15 @@ def test_programs_import_nothing_heavy():
 
 @pytest.mark.parametrize("module", PROGRAMS)
 def test_help_is_quick(module):
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        command = [sys.executable, "-m", module, "--help"]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        seconds.append(time.perf_counter() - start)
-        assert result.returncode == 0, result.stderr
-        assert "usage:" in result.stdout
-        if seconds[-1] < HELP_SECONDS:
-            return
-    pytest.fail(
-        f"python -m {module} --help took {min(seconds):.1f} s: import heavy packages inside functions"
-    )
+    """In processor time: a machine that is busy with other things takes longer, but not more."""
+    before = os.times()
+    command = [sys.executable, "-m", module, "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    after = os.times()
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+    seconds = after.children_user - before.children_user + after.children_system - before.children_system
+    assert seconds < HELP_SECONDS, "import heavy packages inside functions"
 
 
 def test_programs_say_how_they_are_run():

@@ -1,10 +1,7 @@
 """Stages 02 and 04 as a user runs them, on a small store whose items come in six topics."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import get_type_hints
 
@@ -14,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import program
-from configs.program import ROOT, InputError
+from configs.program import InputError
 from data.artifacts import INT_LIST, TEXT_LIST
 from data.sid import read_sids
 from data.store import output
 from rq import assign_sids, embed_items, train_quantizer
 from rq.stack import residual
 from rq.vectors.embeddings import read_embeddings
+from tests.handmade import run
 
 TOPICS = (
     "pen ink paper",
@@ -43,9 +41,7 @@ class ByHand:
 
 def python(*words, module):
     """(exit code, stdout, last line of stderr) of one program."""
-    environment = os.environ | {"CI": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = run(module, *words)
     return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
 
 
