@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from configs.program import InputError
 from infer.search import trie as trie_module
 from infer.search.token_trie import TokenTrie
-from infer.search.trie import Trie
+from infer.search.trie import Trie, without_forbidden
 from tests import tiny
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=5).map(tuple)
@@ -122,6 +122,20 @@ def test_token_sequences_of_any_length_equal_a_dictionary_of_prefixes(sequences)
                 assert found == sorted(
                     {ids[depth] for ids in sequences if tuple(ids[:depth]) == prefix and len(ids) > depth}
                 )
+
+
+def test_forbidden_children_are_minus_infinity_and_legal_scores_untouched():
+    scores = torch.tensor([[-0.5, 3.0, -1e30, 7.0], [float("-inf"), 0.0, 1e-40, -2.0]])
+    child = torch.tensor([[0, -1, 2**31 - 1, -1], [5, 1, 2, -1]], dtype=torch.int32)
+    expected = [
+        [-0.5, float("-inf"), scores[0, 2], float("-inf")],
+        [float("-inf"), 0.0, scores[1, 2], float("-inf")],
+    ]
+    assert torch.equal(without_forbidden(scores, child), torch.tensor(expected))
+    assert scores[0, 1] == 3.0, "the scores that came in stay"
+    learned = scores.clone().requires_grad_()
+    without_forbidden(learned, child)[0, [0, 2]].sum().backward()
+    assert learned.grad.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
 
 
 def test_bad_sequences_are_refused():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configs.program import InputError
-from infer.search.trie import SCORE_SPACES
+from infer.search.trie import SCORE_SPACES, without_forbidden
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,12 +101,12 @@ class LevelScorer:
         elif self.score_space == "level":
             norm_BK = logits_BKC.logsumexp(-1)
         else:
-            norm_BK = logits_BKX.masked_fill(child_BKX < 0, float("-inf")).logsumexp(-1)
+            norm_BK = without_forbidden(logits_BKX, child_BKX).logsumexp(-1)
         scores_BKX = logits_BKX - norm_BK[..., None]
         if seen_BKC is not None:
             seen_BKX = seen_BKC if codes_BKX is None else seen_BKC.gather(-1, codes_BKX)
             scores_BKX = self._penalised(scores_BKX, seen_BKX, "logprobs")
-        return scores_BKX.masked_fill(child_BKX < 0, float("-inf")), codes_BKX, child_BKX
+        return without_forbidden(scores_BKX, child_BKX), codes_BKX, child_BKX
 
     def of_codes(self, hidden_BKD: Tensor, level: int, nodes_BK: Tensor, codes_BK: Tensor) -> Tensor:
         """Log-probability float32 [B, K] of one code per beam, -inf where it is illegal; differentiable."""

@@ -22,9 +22,23 @@ from configs.program import InputError
 from data.sid import SidTable, SidVocab
 
 FORBIDDEN = -1
+MINUS_INF_BITS = -(2**23)  # int32 whose bits are those of float32 -inf
 DENSE_BYTES = 256 * 2**20  # child tables of all levels together
 # full: the whole vocabulary; level: the codes of the level; trie: the legal codes of the prefix.
 SCORE_SPACES = ("full", "level", "trie")
+
+
+def without_forbidden(scores: Any, child: Any) -> Any:
+    """Scores float32 with -inf where the child node (int32, same shape) is -1; +inf there becomes NaN.
+
+    Where no gradient flows, the sign of a child is spread over its bits and cut to those of -inf, which gives -inf or 0.0
+    to add: a few vectorised passes, on CPUs three times as fast as `masked_fill` with its comparison.
+    """
+    import torch
+
+    if scores.requires_grad:
+        return scores.masked_fill(child < 0, float("-inf"))
+    return child.clamp(max=0).bitwise_and_(MINUS_INF_BITS).view(torch.float32).add_(scores)
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class DenseLevel:
 
     def candidates(self, nodes: Any) -> tuple[None, Any]:
         """(None: candidate x is code x, child nodes int32 [..., C])."""
-        return None, self.table_MC[nodes]
+        return None, self.table_MC.index_select(0, nodes.flatten()).view(*nodes.shape, -1)
 
     def child(self, nodes: Any, codes: Any) -> Any:
         """Child nodes int64, -1 where there is none; `nodes` and `codes` are legal indices of equal shape."""

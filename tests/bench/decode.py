@@ -31,7 +31,7 @@ from data.sid import FORMATS, LETTERS, LevelTokens, SidTable, SidVocab
 from infer.search.sampling import Best
 from infer.search.scoring import LevelScorer
 from infer.search.tree import left_pad, search
-from infer.search.trie import Trie
+from infer.search.trie import Trie, without_forbidden
 from tests.agreement import disagreement, ranking
 from tests.bench import frame
 from tests.oracle import TrieProcessor, generate
@@ -143,7 +143,7 @@ def mask_step(trie: Trie, vocab: SidVocab, rows: int, repeats: int) -> tuple[boo
 
         def table(level=level, nodes=nodes, columns=columns) -> torch.Tensor:
             _, child = trie.candidates(level, nodes)
-            return scores[:, columns].masked_fill(child < 0, float("-inf"))
+            return without_forbidden(scores[:, columns], child)
 
         best, results = interleaved(
             {"processor": lambda fed=fed: processor(fed, scores), "table": table}, max(repeats, 8)
