@@ -30,6 +30,7 @@ from configs import program
 from configs.program import InputError, say
 from data import artifacts
 from data.sid import read_sids
+from data.store.claim import rank_and_world
 from data.store.fingerprints import fingerprint
 from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, Engine, load_engine
@@ -97,9 +98,9 @@ class RecommendArgs:
             raise InputError(f"shard {self.shard} of {self.of} -> give both, e.g. --shard 0 --of 8")
         if self.shard is not None and not 0 <= self.shard < self.of:
             raise InputError(f"shard {self.shard} must lie in 0..{self.of - 1}")
-        if self.of is not None and shards.launched()[1] > 1:
+        if self.of is not None and rank_and_world()[1] > 1:
             raise InputError("--of is for jobs without a launcher; torchrun's processes are shards already")
-        if self.mode == "think" and self.think.writer == "vllm" and shards.launched()[1] > 1:
+        if self.mode == "think" and self.think.writer == "vllm" and rank_and_world()[1] > 1:
             raise InputError("vLLM does not run under a launcher here -> start jobs with --shard and --of")
 
     def not_chosen(self) -> set[str]:
@@ -138,7 +139,7 @@ def plan_of(args: RecommendArgs) -> shards.Plan:
     file = examples_file(args)
     task = artifacts.read_file(file, columns=["task"])["task"]
     rows = selected_rows(task, max_rows=args.max_rows, seed=args.seed, where=str(file))
-    rank, world = shards.launched()
+    rank, world = rank_and_world()
     if args.of is not None:
         return shards.Plan(rows, args.chunk_rows, args.shard or 0, args.of)
     return shards.Plan(rows, args.chunk_rows, rank, world)

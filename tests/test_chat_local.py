@@ -134,7 +134,7 @@ def test_answers_of_a_directory_are_cached(directory, tmp_path):
 
 
 def test_a_directory_must_be_a_chat_model(tmp_path, directory):
-    with pytest.raises(InputError, match="no model directory"):
+    with pytest.raises(InputError, match="not a model directory"):
         client(tmp_path)
     for file in directory.iterdir():
         if file.name != "chat_template.jinja":

@@ -173,8 +173,8 @@ def test_a_reward_that_is_wrong_is_named_with_its_row(own, name, error, words):
 def test_rewards_that_are_not_there_are_refused(own):
     for name, words in (
         ("semantics", "unknown reward 'semantics' -> any of exact_match, rank_aware"),
-        (f"{own}:absent", "defines no function absent"),
-        ("nowhere.py:fn", "no file nowhere.py"),
+        (f"{own}:absent", "has no function 'absent'"),
+        ("nowhere.py:fn", "missing file: nowhere.py"),
     ):
         with pytest.raises(InputError, match=words):
             mixture(name)

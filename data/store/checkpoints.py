@@ -114,13 +114,14 @@ def rotate(output_dir: Path, *, keep: int, protect: Path | None = None) -> None:
             shutil.rmtree(directory)
 
 
-def require_model(directory: str | Path, *, written_by: str) -> Path:
-    """A local model directory with config.json; InputError otherwise."""
+def require_model(directory: str | Path, *, written_by: str | None = None) -> Path:
+    """A local model directory with config.json; InputError otherwise. Nothing is ever downloaded."""
     path = Path(directory)
     refuse_adapter(path)
     if not (path / "config.json").exists():
+        first = f"run {written_by} or " if written_by else ""
         raise InputError(
-            f"{path} is not a model directory (no config.json) -> run {written_by} or give a local Hugging Face directory"
+            f"{path} is not a model directory (no config.json) -> {first}give a local Hugging Face directory"
         )
     return path
 

@@ -21,6 +21,11 @@ LOCK, HOLDER, LAUNCH = ".lock", ".lock.holder", ".launch"
 FOLLOW_SECONDS = 600
 
 
+def rank_and_world() -> tuple[int, int]:
+    """(rank, number of processes) that a launcher set as RANK and WORLD_SIZE; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the directory's lock; InputError naming the holder when another process has it."""
@@ -47,7 +52,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def announced(path: Path, decide: Callable[[], bool]) -> bool:
     """`decide()`, with the outcome left where the other ranks of this launch wait for it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if rank_and_world()[1] == 1:
         return decide()
     outcome = "complete"
     try:

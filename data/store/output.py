@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import ROOT, AlreadyComplete, Clock, InputError, logged, note, peak_mib, say
-from data.store.claim import HOLDER, LAUNCH, LOCK, announced, follow, locked
+from data.store.claim import HOLDER, LAUNCH, LOCK, announced, follow, locked, rank_and_world
 from data.store.configuration import config_hash, differences, earlier_configuration
 from data.store.fingerprints import fingerprint, plain, read_record, sha256_file, sha256_json
 
@@ -105,7 +105,7 @@ def open_output(
     """
     path, clock = Path(args.output_dir if directory is None else directory), Clock()
     overwrite = vars(args).get("overwrite", False)
-    if int(os.environ.get("RANK", "0")) > 0:
+    if rank_and_world()[0] > 0:
         yield Output(path, resuming=follow(path), leads=False)
         return
     _require_place(path)

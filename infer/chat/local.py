@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
+from data.store.checkpoints import require_model
 from data.store.fingerprints import model_fingerprint, sha256_bytes, sha256_json
 from data.store.models import load_tokenizer, load_weights
 from infer.chat.messages import ChatRequest, Reply
@@ -32,11 +33,7 @@ class LocalModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-        path = Path(directory)
-        if not (path / "config.json").is_file():
-            raise InputError(
-                f"{path} is no model directory (no config.json) -> give a local Hugging Face directory"
-            )
+        path = require_model(directory)
         fingerprint = model_fingerprint(path)
         self.batch, self.template = batch, template
         self.teacher = f"transformers:{path.resolve().name}@{fingerprint[:8]}"

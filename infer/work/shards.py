@@ -13,7 +13,6 @@ Processes of one launcher (RANK, WORLD_SIZE) are shards of one run. Independent 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,11 +64,6 @@ class Plan:
         ([0, 1], [2, 3, 4])
         """
         return range(self.num_chunks * shard // self.of, self.num_chunks * (shard + 1) // self.of)
-
-
-def launched() -> tuple[int, int]:
-    """(RANK, WORLD_SIZE) of a launcher; (0, 1) without one."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Left(Exception):

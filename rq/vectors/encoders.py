@@ -20,6 +20,8 @@ import numpy as np
 
 from configs import program
 from configs.program import EnvironmentFault, InputError, NumericError
+from data.store.checkpoints import require_model
+from data.store.claim import rank_and_world
 from data.store.fingerprints import read_record
 from data.store.models import load_processor, load_tokenizer, load_weights
 
@@ -77,11 +79,6 @@ class ImageEncoder:
             raise InputError(f"clip: batch_images {self.batch_images} must be >= 1")
 
 
-def rank_and_world() -> tuple[int, int]:
-    """(rank, number of processes) that the launcher set; (0, 1) without one."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 @contextmanager
 def process_group() -> Iterator[None]:
     """The processes of this launch can wait for each other inside; nothing happens for a single one."""
@@ -122,14 +119,6 @@ def load_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> Any
         AutoModel, path, dtype=getattr(torch, dtype), remote_code=trust_remote_code, partial=True
     )
     return model.to(where).eval()
-
-
-def require_model(path: str) -> None:
-    """InputError when a path is no local model directory; nothing is ever downloaded."""
-    if not (Path(path) / "config.json").is_file():
-        raise InputError(
-            f"{path} is not a model directory (no config.json) -> download one and pass its folder"
-        )
 
 
 def batches_by_tokens(lengths: np.ndarray, *, batch_tokens: int) -> list[np.ndarray]:

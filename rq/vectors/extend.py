@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from configs.program import InputError
+from data.store.claim import rank_and_world
 from data.store.output import Output
 from rq.ids.append import matched_rows
-from rq.vectors import embeddings, encoders, parts
+from rq.vectors import embeddings, parts
 from rq.vectors.cooccurrence import Cooccurrence
 from rq.vectors.embeddings import Projection, Tfidf, TfidfSpace
 from rq.vectors.encoders import ImageEncoder, TextEncoder
@@ -148,7 +149,7 @@ def embed_new(
         if any(block is None for block in blocks):
             return None, None, {}
         out_ND[new] = _join(fitted, blocks, old_OD)
-    if encoders.rank_and_world()[0]:
+    if rank_and_world()[0]:
         return None, None, {}
     counts["zero_rows"] = int(embeddings.zero_rows(out_ND).sum())
     return out_ND, Fitted(**vars(fitted) | {"raw_ids": raw_ids}), counts
@@ -162,7 +163,7 @@ def _new_rows(fitted: Fitted, number: int, rows: pa.Table, *, shards: Path) -> n
             part, fitted.recipe, rows, None, shards=shards / f"part_{number}", where="the new items"
         )
         return made.x_ND
-    if encoders.rank_and_world()[0]:
+    if rank_and_world()[0]:
         return None
     if part.method == "cooccurrence":
         return np.zeros((len(rows), fitted.widths[number]), np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.program import InputError
+from data.store.claim import rank_and_world
 from rq.vectors import embeddings, encoders
 from rq.vectors.cooccurrence import Cooccurrence, cooccurrence_svd
 from rq.vectors.embeddings import Tfidf, TfidfSpace
@@ -94,7 +95,7 @@ def make_part(
     """One part for all items. `shards`: folder for the files of several processes; `where` names the data in errors."""
     if part.method in ENCODED:
         return _encode(part, recipe, items, shards=shards)
-    if encoders.rank_and_world()[0]:
+    if rank_and_world()[0]:
         return Made(None)
     if part.method == "tfidf_svd":
         texts = embeddings.item_texts(items, recipe.text_fields)

@@ -10,14 +10,13 @@ Legend: P prompts, G rollouts, L levels, M = L, or 1 where no member is per leve
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.functions import load_function
 from configs.program import InputError, NumericError, ProgramError
 from train.rewards import RolloutBatch, registry
 from train.rewards.needs import Sources, resolve
@@ -140,7 +139,7 @@ def build_mixture(specs: Sequence[RewardSpec], sources: Sources) -> Mixture:
 def _find(spec: RewardSpec) -> tuple[Callable[..., Any], list[str]]:
     """(the function, what it needs)."""
     if spec.file is not None:
-        return _from_file(spec), spec.needs
+        return load_function(spec.name), spec.needs
     known = registry()
     if spec.name not in known:
         raise InputError(
@@ -148,21 +147,3 @@ def _find(spec: RewardSpec) -> tuple[Callable[..., Any], list[str]]:
         )
     reward = known[spec.name]
     return reward.function, sorted({*reward.needs, *spec.needs})
-
-
-def _from_file(spec: RewardSpec) -> Callable[..., Any]:
-    path, name = Path(spec.file), spec.name.rpartition(":")[2]
-    if not path.is_file():
-        raise InputError(f"reward {spec.name}: no file {path} -> path/to/file.py:function")
-    loader = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
-    if loader is None:
-        raise InputError(f"reward {spec.name}: {path} is no Python file -> path/to/file.py:function")
-    module = importlib.util.module_from_spec(loader)
-    try:
-        loader.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"reward {spec.name}: {path} fails: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise InputError(f"reward {spec.name}: {path} defines no function {name} -> path/to/file.py:function")
-    return function
