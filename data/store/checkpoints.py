@@ -11,10 +11,9 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
-from configs.program import InputError
+from configs.program import InputError, warn
 from data.store.fingerprints import read_record, refuse_adapter, safetensors_header, sha256_bytes, sha256_file
 
 MARK = "COMPLETE.json"
@@ -90,7 +89,7 @@ def newest_complete(output_dir: Path) -> Path | None:
             if broken is None:
                 return directory
             lost, reason = best, f"its best checkpoint {best.name} cannot be trusted: {broken}"
-        print(f"WARNING: skipping {directory}: {reason}", file=sys.stderr, flush=True)
+        warn(f"skipping {directory}: {reason}")
     if lost is not None:
         raise InputError(
             f"{lost}, the best checkpoint so far, is lost ({fault(lost)}) -> put a copy of it back, or delete "

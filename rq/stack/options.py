@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from configs.program import InputError
+from configs.program import InputError, warn
 from rq.stack.vq import Distance, distinct_rows
 
 ITEMS_PER_CODE = 4  # fewer vectors than this per code and most codes stand for single items
@@ -159,9 +158,7 @@ def warn_of_sizes(sizes: list[int], x_ND: np.ndarray) -> None:
     distinct, asked = len(distinct_rows(x_ND)), max(sizes)
     if asked * ITEMS_PER_CODE > distinct:
         most = max(1, distinct // ITEMS_PER_CODE)
-        print(
-            f"WARNING: {asked} codes in a level for {len(x_ND):,} items with {distinct:,} different vectors, "
-            f"{distinct / asked:.1f} per code -> at most {most} codes give {ITEMS_PER_CODE} to each",
-            file=sys.stderr,
-            flush=True,
+        warn(
+            f"{asked} codes in a level for {len(x_ND):,} items with {distinct:,} different vectors, "
+            f"{distinct / asked:.1f} per code -> at most {most} codes give {ITEMS_PER_CODE} to each"
         )
