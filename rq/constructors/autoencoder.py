@@ -20,13 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.program import InputError
-from rq.quality.measures import code_use
+from rq.constructors.stack_problem import StackProblem
 from rq.stack.codebook import Quantized, ResidualStack
 from rq.stack.networks import Network
 from rq.stack.options import CodebookOptions
-from rq.stack.training import Problem
-
-KMEANS_ROWS = 65_536  # latent vectors that the first codebooks are made from
 
 
 class Autoencoder(nn.Module):
@@ -36,6 +33,10 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.network = Network(shape)
         self.stack = ResidualStack(sizes, shape["latent_dim"], options)
+
+    def encode(self, x_BD: Tensor) -> Tensor:
+        """Latent vectors [B, E]."""
+        return self.network.encode(x_BD)
 
 
 def reconstruction(x_BD: Tensor, out_BD: Tensor, *, kind: Literal["mse", "l1"]) -> Tensor:
@@ -67,8 +68,10 @@ def contrast(
     )
 
 
-class AutoencoderProblem(Problem):
+class AutoencoderProblem(StackProblem):
     """RQ-VAE, RQ-Kmeans+, R-VQ (identity network) and PLUM's RQ-VAE, by what they are given."""
+
+    kmeans_rows = 65_536
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class AutoencoderProblem(Problem):
     ) -> None:
         self.model, self.num_items, self.device = model.to(device), len(x_ND), device
         self.x_ND = torch.from_numpy(np.array(x_ND, np.float32))
+        self.rows_M = torch.arange(self.num_items)
         self.kind, self.weight = reconstruction_kind, quantization_weight
         self.contrast_weight, self.temperature, self.mask_share = (
             contrast_weight,
@@ -94,23 +98,10 @@ class AutoencoderProblem(Problem):
         self.partners = Partners(pairs_P2, self.num_items) if contrast_weight else None
         self.last: list[Quantized] = []
 
-    def start(self, *, seed: int) -> None:
-        rows = np.random.default_rng(seed).permutation(self.num_items)[:KMEANS_ROWS]
-        self.model.eval()
-        with torch.no_grad():
-            latent_NE = self.model.network.encode(self.x_ND[np.sort(rows)].to(self.device))
-        self.model.stack.initialise(latent_NE, seed=seed)
-
-    def set_progress(self, share: float) -> None:
-        self.model.stack.set_progress(share)
-
-    def batch(self, rows_B: Tensor) -> Tensor:
-        return self.x_ND[rows_B].to(self.device)
-
     def terms(self, rows_B: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
         x_BD = self.batch(rows_B)
         depth = self.draw_depth(generator)
-        out = self.model.stack(self.model.network.encode(x_BD), depth=depth, generator=generator)
+        out = self.model.stack(self.model.encode(x_BD), depth=depth, generator=generator)
         self.last = [out]
         # A width of the data's own scale: a network that scales its input is judged on the scaled vectors.
         scale = self.model.network.shape["scale"]
@@ -140,9 +131,7 @@ class AutoencoderProblem(Problem):
         known_M, partners_M = self.partners.draw(rows_B, generator)
         if len(known_M) < 2:
             return out.quantized_BE.sum() * 0
-        theirs = self.model.stack(
-            self.model.network.encode(self.batch(partners_M)), depth=depth, generator=generator
-        )
+        theirs = self.model.stack(self.model.encode(self.batch(partners_M)), depth=depth, generator=generator)
         rows_M = rows_B[known_M].to(self.device)
         return contrast(
             out.quantized_BE[known_M.to(self.device)],
@@ -152,29 +141,17 @@ class AutoencoderProblem(Problem):
             temperature=self.temperature,
         )
 
-    def after_step(self, *, generator: torch.Generator) -> None:
-        for out in self.last:
-            self.model.stack.after_step(out, generator=generator)
-        self.last = []
-
     def measure(self) -> dict[str, float]:
         """Collision rate of nearest codes, relative reconstruction error, use of every level."""
         codes, squares = [], 0.0
         for x_BD in self.x_ND.split(8192):
-            out = self.model.stack(self.model.network.encode(x_BD.to(self.device)))
+            out = self.model.stack(self.model.encode(x_BD.to(self.device)))
             codes.append(out.codes_BL.cpu())
             rebuilt_BD = self.model.network.decode(out.quantized_BE).cpu()
             squares += float(((rebuilt_BD - x_BD).double() ** 2).sum())
         codes_NL = torch.cat(codes).numpy()
         spread = float(((self.x_ND - self.x_ND.mean(0)).double() ** 2).sum())
-        measures = {
-            "collisions": 1 - len(np.unique(codes_NL, axis=0)) / len(codes_NL),
-            "loss": squares / spread if spread else squares,
-        }
-        for level, size in enumerate(self.model.stack.sizes):
-            use = code_use(codes_NL[:, level], size)
-            measures |= {f"used_{level}": use["used"], f"perplexity_{level}": use["perplexity"]}
-        return measures
+        return self.code_measures(codes_NL) | {"loss": squares / spread if spread else squares}
 
 
 class Partners:

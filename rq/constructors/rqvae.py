@@ -176,30 +176,10 @@ class EncodedQuantizer(ResidualQuantizer):
 
     @classmethod
     def build(cls, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> EncodedQuantizer:
-        return cls(
-            **stack_fields(tensors, description), network=load_network(tensors, description["network"])
-        )
+        from rq.stack.networks import Network, with_weights
 
-
-def load_network(tensors: dict[str, np.ndarray], shape: dict[str, Any]) -> Any:
-    """The network of a description with its weights, strictly: InputError on any that is missing, extra or misshapen."""
-    import torch
-
-    from rq.stack.networks import Network
-
-    network = Network(shape)
-    weights = {
-        name.removeprefix("network."): torch.from_numpy(value)
-        for name, value in tensors.items()
-        if name.startswith("network.")
-    }
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"weights do not fit the network: {' '.join(str(error).split())[:200]} -> train again"
-        ) from None
-    return network.eval().requires_grad_(False)
+        network = with_weights(Network(description["network"]), tensors, prefix="network.")
+        return cls(**stack_fields(tensors, description), network=network)
 
 
 def fit_rqvae(source: Source, options: RqVae, *, seed: int, out: Output) -> ResidualQuantizer:

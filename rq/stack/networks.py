@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from configs.program import InputError
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -112,3 +115,18 @@ def in_blocks(function: Any, x_ND: Any, *, rows: int = 8192) -> Any:
         for start in range(0, max(len(x_ND), 1), rows)
     ]
     return np.concatenate(blocks)
+
+
+def with_weights(module: nn.Module, tensors: dict[str, np.ndarray], *, prefix: str) -> nn.Module:
+    """The module with its weights, in evaluation mode and frozen; InputError on any that is missing, extra or misshapen."""
+    weights = {
+        name.removeprefix(prefix): torch.from_numpy(value)
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"weights do not fit the network: {reason} -> train again") from None
+    return module.eval().requires_grad_(False)

@@ -21,17 +21,16 @@ from data.tags import UNKNOWN
 from rq.constructors.hidvae import losses
 from rq.constructors.hidvae.model import Forward, HidVae
 from rq.constructors.hidvae.options import HidVaeOptions
-from rq.quality.measures import code_use
+from rq.constructors.stack_problem import StackProblem
 from rq.stack.codebook import Quantized
 from rq.stack.options import LoopOptions
-from rq.stack.training import Problem
-
-KMEANS_ROWS = 20_000  # latent vectors that the first codebooks are made from
 
 
-class HidVaeProblem(Problem):
+class HidVaeProblem(StackProblem):
     """`learn_NT` are the classes that the tag losses may see (UNKNOWN elsewhere), `judge_NT` those of valid items, `rows_M` the
     items that are trained on."""
+
+    kmeans_rows = 20_000
 
     def __init__(
         self,
@@ -81,17 +80,10 @@ class HidVaeProblem(Problem):
             )  # fmt: skip
         return groups
 
-    def start(self, *, seed: int) -> None:
-        rows = np.random.default_rng(seed).permutation(self.num_items)[:KMEANS_ROWS]
-        self.model.eval()
-        with torch.no_grad():
-            latent_NE = self.model.encode(self.batch(self.rows_M[np.sort(rows)]))
-        self.model.stack.initialise(latent_NE, seed=seed)
-
     @torch.no_grad()
     def set_progress(self, share: float) -> None:
         """The Gumbel temperature, and the search for colliding items."""
-        self.model.stack.set_progress(share)
+        super().set_progress(share)
         self.epoch = round(share * self.options.loop.epochs)
         unique = self.options.unique
         if unique.weight and unique.mined_pairs and (self.epoch % unique.mine_every == 0 or self.miner.empty):
@@ -104,9 +96,6 @@ class HidVaeProblem(Problem):
 
     def _catalogue(self) -> list[Tensor]:
         return list(torch.arange(len(self.x_ND)).split(8192))
-
-    def batch(self, items_B: Tensor) -> Tensor:
-        return self.x_ND[items_B].to(self.device)
 
     def terms(self, rows_B: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
         items_B = self.rows_M[rows_B]
@@ -223,11 +212,6 @@ class HidVaeProblem(Problem):
         one, two = latent_PE.chunk(2)
         return one, two, (codes_PL[: len(one)] == codes_PL[len(one) :]).all(1)
 
-    def after_step(self, *, generator: torch.Generator) -> None:
-        for out in self.last:
-            self.model.stack.after_step(out, generator=generator)
-        self.last = []
-
     def measure(self) -> dict[str, float]:
         """Over all items: collision rate (= repetition), use and entropy of every level, losses; tag accuracy of valid items.
 
@@ -242,7 +226,6 @@ class HidVaeProblem(Problem):
         target_ND = unit_numbers(self.x_ND.to(self.device), binary)
         sizes_N = [len(out.latent_BE) / len(self.x_ND) for out in passes]
         measures = {
-            "collisions": 1 - len(np.unique(codes_NL, axis=0)) / len(codes_NL),
             "reconstruction": float(losses.reconstruction(restored_ND, target_ND, binary_columns=binary)),
             "quantization": sum(
                 share * float(self.quantization(out.quantized)) for share, out in zip(sizes_N, passes, strict=True)
@@ -265,11 +248,7 @@ class HidVaeProblem(Problem):
                 accuracy = accuracy_of(logits_NC.argmax(1).cpu(), classes_NT[:, level])
                 if accuracy is not None:
                     measures[f"tag_accuracy_{name}_{level + 1}"] = accuracy
-        measures |= self.noisy_accuracy()
-        for level, size in enumerate(self.model.stack.sizes):
-            use = code_use(codes_NL[:, level], size)
-            measures |= {f"{name}_{level + 1}": use[name] for name in ("used", "entropy_nats", "perplexity")}
-        return measures
+        return measures | self.noisy_accuracy() | self.code_measures(codes_NL)
 
     def noisy_accuracy(self) -> dict[str, float]:
         """Tag accuracy of valid items from mean probabilities over views with Gaussian noise, where the options ask for it."""

@@ -85,23 +85,11 @@ class HidVaeQuantizer(ResidualQuantizer):
     @classmethod
     def build(cls, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> HidVaeQuantizer:
         """The quantizer of both files, strictly: InputError when a weight is missing, extra or misshapen."""
-        import torch
-
         from rq.constructors.hidvae.model import HidVae
+        from rq.stack.networks import with_weights
 
-        model = HidVae(description["model"])
-        weights = {
-            name.removeprefix("model."): torch.from_numpy(value)
-            for name, value in tensors.items()
-            if name.startswith("model.")
-        }
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"weights do not fit the HiD-VAE model: {reason} -> train again") from None
+        model = with_weights(HidVae(description["model"]), tensors, prefix="model.")
         vocab = TagVocab.from_json(description["tag_vocab"])
-        model = model.eval().requires_grad_(False)
         return cls(**stack_fields(tensors, description), model=model, vocab=vocab)
 
 
