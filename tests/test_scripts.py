@@ -96,7 +96,9 @@ def test_names_of_variants_and_outputs(echo):
     calls = script(echo, "evaluate.sh", "--decode.beams", "10", NAME="beams10", MODEL="m/final", RUN="r")[1:]
     assert "--model m/final" in calls[0] and "outputs/r/eval/beams10.test --decode.beams 10" in calls[0]
     assert "--predictions outputs/r/eval/beams10.test" in calls[1] and "--decode.beams" not in calls[1]
-    assert script(echo, "rl.sh", NAME="free", RUN="r")[1].endswith("--output_dir outputs/r/free")
+    assert script(echo, "rl.sh", NAME="free", RUN="r", TRACKER="wandb")[1].endswith(
+        "outputs/r/free --tracker wandb"
+    )
 
 
 @pytest.mark.parametrize("name", SEVERAL)
