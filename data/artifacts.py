@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.program import InputError
+from configs.program import InputError, raise_environment_fault
 from data.store.output import require_manifest
 
 SPLITS = ("train", "valid", "test")
@@ -135,8 +135,9 @@ def read_file(path: Path, *, columns: list[str] | None = None) -> pa.Table:
     if not path.exists():
         raise InputError(f"missing file: {path} -> run the stage that writes it")
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
+        raise_environment_fault(error, where=f"while reading {path}")
         raise InputError(
             f"{path} ({path.stat().st_size} bytes) is not a readable parquet file: {str(error)[:100]}"
         ) from None

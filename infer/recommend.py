@@ -31,7 +31,7 @@ from configs.program import InputError, say
 from data import artifacts
 from data.sid import read_sids
 from data.store.claim import rank_and_world
-from data.store.fingerprints import fingerprint
+from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, Engine, load_engine
 from infer.loading import context_length

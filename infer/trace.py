@@ -28,7 +28,8 @@ from configs.program import InputError, say
 from data import artifacts
 from data.predictions import Predictions, read_predictions
 from data.rows import read_train_log
-from data.store.fingerprints import fingerprint, plain
+from data.store.fingerprints import plain
+from data.store.inputs import fingerprint, same_input
 from data.store.output import require_manifest
 from infer.engine import DecodeSettings, Engine, load_engine
 from infer.search.prefixes import Prefixes
@@ -97,8 +98,9 @@ def stored_facts(
             " -> the predictions of its split, or without --max_rows"
         )
     stored, facts = predictions.take(at), manifest["facts"]
+    made_by = facts.get("model_hash")
     same = {
-        "model": facts.get("model_hash") in (None, fingerprint(args.model)),
+        "model": made_by is None or same_input(args.model, made_by, fingerprint(args.model)),
         "semantic IDs": facts.get("sids_sha256") in (None, engine.sids.sha256),
     }
     return compare(now, stored, same), stored

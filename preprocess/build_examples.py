@@ -25,7 +25,7 @@ from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
 from data.sid import read_sids, sid_format
-from data.store.output import Output, open_output
+from data.store.output import PARQUET, Output, open_output
 from data.tasks import Example, TaskContext
 from preprocess.examples import (
     SCHEMA,
@@ -160,7 +160,7 @@ def write_split(out: Output, split: str, plan: Plan) -> None:
     examples = program.progress(chain(*plan.parts), label=f"{split} examples", total=plan.total)
     with (
         out.replacing(f"{split}.parquet") as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, SCHEMA, **PARQUET) as writer,
     ):
         for table in tables(examples):
             writer.write_table(table)

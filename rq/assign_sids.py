@@ -28,11 +28,11 @@ import numpy as np
 import pyarrow as pa
 
 from configs import program
+from configs.integrity import sha256
 from configs.program import InputError
 from data import artifacts
 from data.sid import SidTable, read_sids, write_sids
 from data.store import output
-from data.store.fingerprints import sha256_file
 from data.store.lineage import require_same_data
 from data.tags import read_tags
 from rq.ids import append
@@ -100,7 +100,7 @@ def extend(args: AssignArgs, x_ND: np.ndarray, raw_ids: list[str]) -> Assigned:
     """The IDs of `args.append`, and free ones for the items that it does not know."""
     quantizer, description = residual.load(args.append)
     if args.quantizer is not None:
-        own, given = (sha256_file(Path(path) / residual.WEIGHTS) for path in (args.append, args.quantizer))
+        own, given = (sha256(Path(path) / residual.WEIGHTS) for path in (args.append, args.quantizer))
         if own != given:
             raise InputError(
                 f"quantizer {args.quantizer} is not the one of {args.append} ({given[:12]} against {own[:12]}) "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -266,39 +265,3 @@ def test_one_writer_and_a_kill_inside_a_write(tmp_path: Path) -> None:
     assert set(read_manifest(path)["files"]) == {"a.txt", "b.txt"}
     assert (path / "b.txt").read_text() == "both"
     assert set(snapshot(path)) == {"a.txt", "b.txt", MANIFEST}
-
-
-def test_a_file_is_hashed_again_when_size_or_time_changed(tmp_path: Path) -> None:
-    file = tmp_path / "raw.json"
-    file.write_text("abc")
-    known = {"size": 3, "mtime_ns": file.stat().st_mtime_ns, "sha256": "remembered"}
-    assert fingerprints.fingerprint(file, known) == "remembered"
-    os.utime(file, ns=(0, 0))
-    assert fingerprints.fingerprint(file, known) == fingerprints.sha256_bytes(b"abc")
-
-
-def test_model_directories_are_told_apart_by_their_headers(tmp_path: Path) -> None:
-    from safetensors.numpy import save_file
-
-    def model(name: str, weights: np.ndarray) -> Path:
-        path = tmp_path / name
-        path.mkdir(parents=True)
-        (path / "config.json").write_text("{}")
-        save_file({"w": weights}, path / "model.safetensors")
-        return path
-
-    zeros = fingerprints.fingerprint(model("a", np.zeros((2, 2), np.float32)))
-    assert (
-        fingerprints.fingerprint(model("b", np.ones((2, 2), np.float32))) == zeros
-    )  # headers only: large models
-    assert fingerprints.fingerprint(model("c", np.zeros((2, 3), np.float32))) != zeros
-    finals = [fingerprints.fingerprint(model(f"{i}/final", np.full((2, 2), i, np.float32))) for i in range(2)]
-    assert finals[0] != finals[1]
-    broken = model("d", np.zeros((2, 2), np.float32)) / "model.safetensors"
-    broken.write_bytes(b"\xff" * 20)
-    with pytest.raises(InputError, match="truncated or not safetensors"):
-        fingerprints.fingerprint(broken.parent)
-    shutil.rmtree(broken.parent)
-    broken.parent.mkdir()
-    with pytest.raises(InputError, match="neither a finished output"):
-        fingerprints.fingerprint(broken.parent)

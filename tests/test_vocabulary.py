@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from configs.integrity import sha256
 from configs.program import InputError
 from data.sid import FORMATS, SidTable, read_sids, read_vocab
-from data.store.fingerprints import sha256_file
 from data.store.output import open_output, read_manifest
 from preprocess.vocabulary import add_sid_tokens, expand_model, moments, new_rows, project
 from rq.stack import residual
@@ -282,7 +282,7 @@ def test_programs_are_deterministic_and_keep_what_is_finished(store: Path) -> No
     arguments = ["--data", store / "data", "--vocab_size", 300, *SHAPE]
     call("preprocess.init_base_model", *arguments, "--output_dir", store / "base_again")
     for file in ("model.safetensors", "tokenizer.json", "config.json"):
-        assert sha256_file(store / "base" / file) == sha256_file(store / "base_again" / file)
+        assert sha256(store / "base" / file) == sha256(store / "base_again" / file)
     stamp = (store / "base" / "manifest.json").read_bytes()
     call("preprocess.init_base_model", *arguments, "--output_dir", store / "base")
     assert (store / "base" / "manifest.json").read_bytes() == stamp

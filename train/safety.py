@@ -270,7 +270,7 @@ def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
         (final / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
         engine.renderer.tokenizer.save_pretrained(final)
         write_vocab(final, engine.renderer.vocab)
-        mark_complete(final, step=state.global_step)
+        mark_complete(final, step=state.global_step, full=True)
     out.counts["steps"] = state.global_step
     out.facts |= validator.facts() | {
         f"best_{trainer.args.metric_for_best_model.removeprefix('eval_')}": state.best_metric,

@@ -13,20 +13,28 @@ import re
 import shutil
 from pathlib import Path
 
+from configs.integrity import file_fault, sha256
 from configs.program import InputError, warn
-from data.store.fingerprints import read_record, refuse_adapter, safetensors_header, sha256_bytes, sha256_file
+from data.store.fingerprints import read_record, refuse_adapter, safetensors_header, sha256_bytes
+from data.store.manifest import read_manifest, require_undamaged
 
 MARK = "COMPLETE.json"
-FULL_HASH_BELOW = 64 << 20  # bytes; of larger tensors files header and size are recorded
+FULL_HASH_BELOW = 64 << 20  # bytes
 TRAINER_STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def mark_complete(directory: Path, *, step: int) -> None:
-    """Write COMPLETE.json over all files of `directory`, through a temporary name."""
+def mark_complete(directory: Path, *, step: int, full: bool = False) -> None:
+    """Write COMPLETE.json over all files of `directory`, through a temporary name.
+
+    Of weights of FULL_HASH_BELOW bytes or more it holds the hash of the header only, unless `full`: a checkpoint is written
+    every few minutes, a final/ once.
+    """
     files = {}
     for file in sorted(p for p in directory.rglob("*") if p.is_file() and MARK not in p.name):
-        files[str(file.relative_to(directory))] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        by_header = not full and _is_large(file)
+        digest = {"header_sha256": _header_hash(file)} if by_header else {"sha256": sha256(file)}
+        files[str(file.relative_to(directory))] = {"bytes": file.stat().st_size} | digest
     temporary = directory / f".{MARK}.tmp"
     with open(temporary, "w") as handle:
         json.dump({"step": step, "files": files}, handle, indent=1)
@@ -41,19 +49,17 @@ def fault(directory: Path) -> str | None:
     if not mark.is_file():
         return f"no {MARK} (the save was interrupted)"
     try:
-        files = {
-            name: (entry["bytes"], entry["sha256"]) for name, entry in read_record(mark)["files"].items()
-        }
+        for name, entry in read_record(mark)["files"].items():
+            file, by_header = directory / name, entry.get("header_sha256")
+            reason = file_fault(file, entry["bytes"], None)
+            if reason is None and by_header is not None and _header_hash(file) != by_header:
+                reason = f"{file} does not match its hash"
+            if reason is None and by_header is None and not _recorded_by_header(file, entry["sha256"]):
+                reason = file_fault(file, entry["bytes"], entry["sha256"])
+            if reason is not None:
+                return reason.removeprefix(f"{directory}/")
     except (InputError, KeyError, TypeError, AttributeError):
         return f"{MARK} is damaged"
-    for name, (size, digest) in files.items():
-        file = directory / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes, not {size}"
-        if _digest(file) != digest:
-            return f"{name} does not match its hash"
     return None
 
 
@@ -126,15 +132,28 @@ def require_model(directory: str | Path, *, written_by: str | None = None) -> Pa
 
 
 def require_sound(directory: Path) -> None:
-    """InputError for a model directory with a COMPLETE.json whose files are not those that it lists."""
+    """InputError for a model directory whose files are not those that its COMPLETE.json or its manifest.json lists."""
     reason = fault(directory) if (directory / MARK).exists() else None
     if reason is not None:
         raise InputError(
             f"{directory} is damaged: {reason} -> copy it again, or run the stage that wrote it again"
         )
+    manifest = read_manifest(directory)
+    if manifest is not None:
+        require_undamaged(directory, manifest)
 
 
-def _digest(file: Path) -> str:
-    if file.suffix == ".safetensors" and file.stat().st_size >= FULL_HASH_BELOW:
+def _is_large(file: Path) -> bool:
+    return file.suffix == ".safetensors" and file.stat().st_size >= FULL_HASH_BELOW
+
+
+def _header_hash(file: Path) -> str | None:
+    try:
         return sha256_bytes(safetensors_header(file))
-    return sha256_file(file)
+    except InputError:
+        return None
+
+
+def _recorded_by_header(file: Path, digest: str) -> bool:
+    """Whether `digest` is that of a header: marks once held it under the name of a full hash."""
+    return _is_large(file) and _header_hash(file) == digest

@@ -46,8 +46,10 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         holder.unlink(missing_ok=True)
+        (path / LOCK).unlink(
+            missing_ok=True
+        )  # while it is held: unlinked after, it might be another process's
         lock.release()
-        (path / LOCK).unlink(missing_ok=True)
 
 
 def announced(path: Path, decide: Callable[[], bool]) -> bool:

@@ -1,7 +1,4 @@
-"""Content hashes of everything a stage reads: files, artifact directories, model directories.
-
-A manifest records them, so that a finished output is kept exactly when its inputs and its configuration are unchanged.
-"""
+"""Hashes of bytes, of JSON values and of files, and the JSON records that hold them."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.integrity import sha256 as sha256_file
 from configs.program import InputError
 
 
@@ -39,32 +35,6 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def fingerprint(path: str | Path, known: dict[str, Any] | None = None) -> str:
-    """The content hash of an input.
-
-    A directory of ours answers with the content hash of its manifest; a model directory with `model_fingerprint`; a
-    file with its sha256 - taken from `known` ({"size", "mtime_ns", "sha256"}, an earlier manifest's record) where size
-    and modification time still agree, because raw dumps are large.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"input does not exist: {path} -> check the path or run the stage that writes it")
-    if path.is_file():
-        stat = path.stat()
-        if known and known.get("size") == stat.st_size and known.get("mtime_ns") == stat.st_mtime_ns:
-            return known["sha256"]
-        return sha256_file(path)
-    manifest = path / "manifest.json"
-    if manifest.exists():
-        return read_record(manifest)["content_hash"]
-    refuse_adapter(path)
-    if (path / "config.json").exists():
-        return model_fingerprint(path)
-    raise InputError(
-        f"{path} is neither a finished output (no manifest.json) nor a model directory -> run the stage that writes it"
-    )
-
-
 def refuse_adapter(directory: Path) -> None:
     """InputError for a folder with the adapter of a model in place of the model."""
     if (directory / "adapter_config.json").exists():
@@ -83,29 +53,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = None
     if not isinstance(record, dict):
         raise InputError(
-            f"{path} is damaged (no JSON object) -> delete its directory and run that stage again"
+            f"{path} is damaged (no JSON object) -> run the stage that wrote it again with --overwrite, or restore it"
         )
     return record
-
-
-def model_fingerprint(directory: Path) -> str:
-    """Hash of a Hugging Face directory: its small files in full, and of each safetensors file its header and size.
-
-    In a directory called `final` the weights are hashed in full: two runs of one architecture differ in nothing else.
-    """
-    parts = []
-    for file in sorted(p for p in directory.iterdir() if p.is_file()):
-        size = file.stat().st_size
-        if file.suffix == ".safetensors":
-            digest = (
-                sha256_file(file) if directory.name == "final" else sha256_bytes(safetensors_header(file))
-            )
-        elif file.suffix in {".json", ".jinja", ".model", ".txt"} and file.name != "COMPLETE.json":
-            digest = sha256_file(file)
-        else:
-            continue
-        parts.append([file.name, size, digest])
-    return sha256_json(parts)
 
 
 def safetensors_header(file: Path) -> bytes:

@@ -21,23 +21,44 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from configs.program import ROOT, AlreadyComplete, Clock, InputError, logged, note, peak_mib, say
-from data.store.claim import HOLDER, LAUNCH, LOCK, announced, follow, locked, rank_and_world
+from configs.integrity import sha256
+from configs.program import (
+    ROOT,
+    AlreadyComplete,
+    Clock,
+    InputError,
+    logged,
+    note,
+    peak_mib,
+    raise_environment_fault,
+    say,
+)
+from data.store.claim import announced, follow, locked, rank_and_world
 from data.store.configuration import config_hash, differences, earlier_configuration
-from data.store.fingerprints import fingerprint, plain, read_record, sha256_file, sha256_json
+from data.store.directory import (
+    LOG,
+    PENDING,
+    REPLACED,
+    content,
+    own_files,
+    set_aside,
+    settle,
+    temporary_of,
+    withdraw,
+)
+from data.store.fingerprints import plain, read_record, sha256_json
+from data.store.inputs import hash_inputs, same_input
+from data.store.manifest import MANIFEST, faults, read_manifest, require_undamaged, sealed
 
-# Folders inside an output that are outputs of other stages: a rebuild leaves them, their readers compare hashes.
-NESTED = {"raw", "embeddings", "tags", "quantizers", "sids", "tids", "reasoning", "examples"}
-PENDING, MANIFEST = "pending.json", "manifest.json"
-LOG = "log.txt"  # what the run said, with times: no part of what it made
-REPLACED = ".replaced"
+# zstd pages with checksums: a reader that verifies them never takes a flipped bit for a value
+PARQUET = {"compression": "zstd", "write_page_checksum": True}
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
 
 
@@ -56,7 +77,7 @@ class Output:
         import pyarrow.parquet as pq
 
         with self.replacing(name) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, **PARQUET)
 
     def write_array(self, name: str, array: Any) -> None:
         """Write a numpy array as .npy, whole or not at all."""
@@ -79,7 +100,7 @@ class Output:
         """A temporary path that becomes `name` when the block ends without an error: written, synced, renamed."""
         final = self.path / name
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.tmp")
+        temporary = temporary_of(final)
         try:
             yield temporary
             _sync(temporary)
@@ -109,7 +130,7 @@ def open_output(
         yield Output(path, resuming=follow(path), leads=False)
         return
     _require_place(path)
-    records = hash_inputs(inputs, read_manifest(path))
+    records = hash_inputs(inputs, _earlier_manifest(path, overwrite=overwrite))
     identity = {
         "stage": stage,
         "stage_version": version,
@@ -124,9 +145,11 @@ def open_output(
     path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(path):
-            resuming = announced(path, lambda: _decide(path, changes, stage, overwrite=overwrite))
+            settle(path)
+            pending = identity | {"config": plain(args)}
+            resuming = announced(path, lambda: _decide(path, changes, pending, overwrite=overwrite))
             out = Output(path, resuming=resuming)
-            out.write_json(PENDING, identity | {"config": plain(args)})
+            out.write_json(PENDING, pending)
             try:
                 with logged(path / LOG):
                     note(" ".join(["$", *sys.argv]))
@@ -134,10 +157,13 @@ def open_output(
                     _finish(out, identity=identity, records=records, args=args, clock=clock)
             except InputError:
                 if not resuming:
-                    _withdraw(path)
+                    withdraw(path)
+                raise
+            except Exception as error:
+                raise_environment_fault(error, where=f"while writing {path}")
                 raise
     except InputError:
-        if created and path.exists() and not _content(path):
+        if created and path.exists() and not content(path):
             shutil.rmtree(path)
             with suppress(OSError):  # until one that holds something else
                 for parent in created[1:]:
@@ -145,38 +171,8 @@ def open_output(
         raise
 
 
-def hash_inputs(inputs: Mapping[str, Any], earlier: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """{name: {path, sha256, ...}} of every input that is used; files of an unchanged size and time are not read again."""
-    known = (earlier or {}).get("inputs", {})
-    records: dict[str, dict[str, Any]] = {}
-    for name, value in inputs.items():
-        if value is None:
-            continue
-        if isinstance(value, (str, Path)):
-            records[name] = _record(Path(value), known.get(name))
-            continue
-        old = {entry["path"]: entry for entry in known.get(name, {}).get("files", [])}
-        files = [_record(Path(p), old.get(str(p))) for p in value]
-        digest = sha256_json([[Path(f["path"]).name, f["sha256"]] for f in files])
-        records[name] = {"files": files, "sha256": digest}
-    return records
-
-
-def _record(path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
-    digest = fingerprint(path, known)
-    record: dict[str, Any] = {"path": str(path), "sha256": digest}
-    if path.is_file():
-        record |= {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
-    return record
-
-
-def read_manifest(directory: str | Path) -> dict[str, Any] | None:
-    """The manifest of a finished output, or None."""
-    return read_record(Path(directory) / MANIFEST)
-
-
 def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any]:
-    """The manifest of a directory that must be finished; InputError names the stage that writes it."""
+    """The manifest of a directory that must be finished and undamaged; InputError names the stage that writes it."""
     manifest = read_manifest(directory)
     if manifest is None:
         state = (
@@ -185,7 +181,18 @@ def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any
             else "does not exist or is not an output of ours"
         )
         raise InputError(f"{directory} {state} (no {MANIFEST}) -> run {written_by} first")
+    require_undamaged(directory, manifest)
     return manifest
+
+
+def _earlier_manifest(path: Path, *, overwrite: bool) -> dict[str, Any] | None:
+    """The manifest that an output directory has from an earlier run; with `overwrite` a damaged one is none."""
+    try:
+        return read_manifest(path)
+    except InputError:
+        if not overwrite:
+            raise
+        return None
 
 
 def _require_place(path: Path) -> None:
@@ -202,81 +209,55 @@ def _require_place(path: Path) -> None:
 
 
 def _decide(
-    path: Path, changes: Callable[[dict[str, Any]], list[str]], stage: str, *, overwrite: bool
+    path: Path,
+    changes: Callable[[dict[str, Any]], list[str]],
+    identity: dict[str, Any],
+    *,
+    overwrite: bool,
 ) -> bool:
     """True: resume. False: start clean. Raises AlreadyComplete or InputError.
 
-    `changes` says what differs between an older record of this directory and the present run.
+    `changes` says what differs between an older record of this directory and the present run, `identity` is its own.
     """
-    manifest = read_manifest(path)
+    manifest = _earlier_manifest(path, overwrite=overwrite)
     if manifest is not None and not changes(manifest):
-        damaged = damaged_file(path, manifest)
-        if damaged is None:
+        damaged = faults(path, manifest)
+        if not damaged:
             raise AlreadyComplete(f"already complete: {path} (kept; same configuration and inputs)")
-        print(
-            f"WARNING: {path}/{damaged} is not what was written: this stage runs again",
-            file=sys.stderr,
-            flush=True,
-        )
-        (path / MANIFEST).unlink()
+        reasons = "; ".join(damaged.values())
+        print(f"WARNING: {reasons}: this stage runs again", file=sys.stderr, flush=True)
+        Output(path, resuming=True).write_json(
+            PENDING, identity
+        )  # before the manifest goes: never without a record
+        for name in (*damaged, MANIFEST):
+            (path / name).unlink(missing_ok=True)
         return True
     pending = read_record(path / PENDING)
     if manifest is None and pending is not None and not changes(pending):
         return True
-    content = _content(path)
-    if not content:
+    entries = content(path)
+    if not entries:
         return False
-    if manifest is None and pending is None:
+    if not (path / MANIFEST).exists() and pending is None:
         raise InputError(
-            f"output_dir {path} holds files that no stage wrote ({content[0].name}, ...) -> choose another directory"
+            f"output_dir {path} holds files that no stage wrote ({entries[0].name}, ...) -> choose another directory"
         )
     if not overwrite:
         changed = ", ".join(changes(manifest or pending or {}))
         raise InputError(
             f"output_dir {path} holds another run ({changed}) -> pass --overwrite or choose another directory"
         )
-    old_stage = (manifest or pending or {}).get("stage")
-    if old_stage != stage:
+    old_stage = (manifest or pending or identity).get("stage")
+    if old_stage != identity["stage"]:
         raise InputError(
             f"output_dir {path} holds an output of stage {old_stage} -> choose another directory"
         )
-    _set_aside(path, content)
+    set_aside(path)
     return False
 
 
-def _set_aside(path: Path, content: list[Path]) -> None:
-    """Keep an overwritten output until its successor is finished; of several attempts the first one's is kept."""
-    aside = path / REPLACED
-    if aside.exists():
-        _delete(content)
-        return
-    aside.mkdir()
-    for entry in content:
-        os.replace(entry, aside / entry.name)
-
-
-def _delete(entries: list[Path]) -> None:
-    for entry in entries:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def damaged_file(path: Path, manifest: dict[str, Any]) -> str | None:
-    """The first file of a finished output that is missing or has another size, or None."""
-    for name, entry in manifest["files"].items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != entry["bytes"]:
-            return name
-    return None
-
-
-def _content(path: Path) -> list[Path]:
-    """What lies in an output directory apart from locks and the outputs of other stages."""
-    ours = {LOCK, HOLDER, LAUNCH, REPLACED}
-    return [p for p in path.iterdir() if p.name not in ours and not (p.is_dir() and p.name in NESTED)]
-
-
 def _changes(
-    path: Path, record: dict[str, Any], identity: dict[str, Any], args: Any, inputs: Collection[str]
+    path: Path, record: dict[str, Any], identity: dict[str, Any], args: Any, inputs: Mapping[str, Any]
 ) -> list[str]:
     """What makes a manifest or pending record that of another run, one text per change; [] = the same run."""
     if record.get("stage") != identity["stage"]:
@@ -289,7 +270,12 @@ def _changes(
         found += ["configuration"] if old is None else map(str, differences(args, old, apart_from=inputs))
     old_inputs = {name: _digest(entry) for name, entry in record.get("inputs", {}).items()}
     names = [*old_inputs, *(name for name in identity["inputs"] if name not in old_inputs)]
-    return found + [f"input {name}" for name in names if old_inputs.get(name) != identity["inputs"].get(name)]
+    current = identity["inputs"]
+    return found + [
+        f"input {name}"
+        for name in names
+        if not same_input(inputs.get(name), old_inputs.get(name), current.get(name))
+    ]
 
 
 def _digest(entry: str | dict[str, Any]) -> str:
@@ -300,17 +286,10 @@ def _digest(entry: str | dict[str, Any]) -> str:
 def _finish(
     out: Output, *, identity: dict[str, Any], records: dict[str, Any], args: Any, clock: Clock
 ) -> None:
-    files = {}
-    for file in sorted(p for p in out.path.rglob("*") if p.is_file()):
-        relative = file.relative_to(out.path)
-        if (
-            relative.parts[0] in NESTED
-            or relative.parts[0] == REPLACED
-            or file.name.startswith(".")
-            or str(relative) in {PENDING, MANIFEST, LOG}
-        ):
-            continue
-        files[str(relative)] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    files = {
+        str(file.relative_to(out.path)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(own_files(out.path))
+    }
     manifest = identity | {
         "inputs": records,
         "argv": sys.argv[1:],
@@ -327,26 +306,11 @@ def _finish(
         "wall_seconds": round(clock.seconds, 2),
         "peak_mib": peak_mib(),
     }
-    out.write_json(MANIFEST, manifest)
+    out.write_json(MANIFEST, sealed(manifest))
     (out.path / PENDING).unlink(missing_ok=True)
     shutil.rmtree(out.path / REPLACED, ignore_errors=True)
     rows = ", ".join(f"{value:,} {name}" for name, value in out.counts.items() if isinstance(value, int))
     say(f"{identity['stage']}: wrote {out.path} ({rows}) in {clock.seconds:.1f} s, peak {peak_mib()} MiB")
-
-
-def _withdraw(path: Path) -> None:
-    """Bad input leaves nothing behind: the files of this run go, unless work (a folder) is among them.
-
-    What this run was to overwrite comes back.
-    """
-    content, aside = _content(path), path / REPLACED
-    if any(entry.is_dir() for entry in content):
-        return
-    _delete(content)
-    if aside.exists():
-        for entry in aside.iterdir():
-            os.replace(entry, path / entry.name)
-        aside.rmdir()
 
 
 def _git_state() -> dict[str, Any]:

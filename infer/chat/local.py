@@ -11,7 +11,8 @@ from typing import Any
 
 from configs.program import InputError
 from data.store.checkpoints import require_model
-from data.store.fingerprints import model_fingerprint, sha256_bytes, sha256_json
+from data.store.fingerprints import sha256_bytes, sha256_json
+from data.store.inputs import model_fingerprint
 from data.store.models import load_tokenizer, load_weights
 from infer.chat.messages import ChatRequest, Reply
 from infer.text.constraints import Constraint, TokenConstraint

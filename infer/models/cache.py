@@ -20,7 +20,8 @@ import numpy as np
 
 from configs.program import AlreadyComplete, InputError
 from data.rows import Rows
-from data.store.fingerprints import fingerprint, sha256_bytes
+from data.store.fingerprints import sha256_bytes
+from data.store.inputs import fingerprint
 from data.store.output import open_output, read_manifest
 from infer.models.contract import block_rows, read_settings, save_settings
 from infer.models.contract import load as load_model

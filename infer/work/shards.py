@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from configs.program import Clock, EnvironmentFault, InputError
 from data import artifacts
 from data.predictions import part_name
-from data.store.output import Output
+from data.store.output import PARQUET, Output
 
 FOLDER = "chunks"
 PREDICTIONS, THOUGHTS = "predictions", "thoughts"
@@ -166,7 +166,7 @@ def mark_name(shard: int, of: int) -> str:
 def join_files(out: Output, name: str, files: Iterable[Path], schema: pa.Schema) -> int:
     """One parquet file of many, a row group each; the number of rows."""
     rows = 0
-    with out.replacing(name) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with out.replacing(name) as temporary, pq.ParquetWriter(temporary, schema, **PARQUET) as writer:
         for file in files:
             table = artifacts.read_file(file).select(schema.names).cast(schema)
             writer.write_table(table)
