@@ -156,9 +156,24 @@ def parse(
     debug = values.pop("debug")
     values.pop("config", None)
     try:
-        return args_class(**values), debug
+        args = args_class(**values)
     except (TypeError, ValueError) as error:
         raise InputError(f"arguments: {_one_line(error)} -> see `--help`") from error
+    _require_numbers("", args)
+    return args, debug
+
+
+def _require_numbers(name: str, value: Any) -> None:
+    """InputError for what no argument can be: a number that is none, and a seed that no generator takes."""
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _require_numbers(f"{name}.{key}" if name else str(key), inner)
+    elif isinstance(value, float) and value != value:
+        raise InputError(f"{name} is not a number ({value}) -> give one")
+    elif isinstance(value, int) and name.split(".")[-1] == "seed" and not 0 <= value < 1 << 32:
+        raise InputError(f"{name} is {value} -> 0 to {(1 << 32) - 1}")
 
 
 def _named_in(argv: list[str] | None, message: str) -> str:
@@ -244,7 +259,8 @@ def classify(error: BaseException) -> tuple[int, str]:
 
 # What libraries say when the machine is at its limit; each has an exception type of its own for it, or none.
 DISK = re.compile(
-    r"No space left|quota exceeded|File too large|\(os error (27|28|122)\)|PytorchStreamWriter failed|unexpected pos \d"
+    r"No space left|quota exceeded|File too large|\(os error (27|28|122)\)|PytorchStreamWriter failed|unexpected pos \d|"
+    r"\d requested and \d+ written"
 )
 MEMORY = re.compile(
     r"not enough memory|can't allocate memory|Cannot allocate memory|std::bad_alloc|can't start new thread|"

@@ -29,6 +29,7 @@ from data import artifacts
 from data.predictions import align, read_predictions, refuse_other_sids
 from data.rows import products, read_columns, read_rows, read_train_log
 from data.sid import SidTable, read_sids
+from data.store.lineage import require_same_data
 from data.store.output import open_output
 from infer.metrics.groups import column_masks
 from infer.metrics.levels import FILE, level_table
@@ -79,6 +80,9 @@ def main(args: EvaluateArgs) -> None:
             predictions, rows.example_ids_R, max_rows=facts.get("max_rows"), where=args.predictions
         )
         rows = rows.take(positions)
+        require_same_data(
+            args.predictions, args.data, again="evaluate.sh"
+        )  # example ids alone fit many data sets
         measured = measure(
             predictions,
             rows,
@@ -113,6 +117,7 @@ def checked_sids(args: EvaluateArgs, facts: dict[str, Any], num_items: int) -> S
             f"{args.sids} has {sids.num_items} items, {args.data} {num_items} -> assign the SIDs again"
         )
     refuse_other_sids(facts, sids, where=args.predictions, sids=args.sids)
+    require_same_data(args.sids, args.data, again="scripts/04_build_sids.sh")
     return sids
 
 

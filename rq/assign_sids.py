@@ -173,6 +173,8 @@ def main(args: AssignArgs) -> None:
                 "-> run scripts/02_embed_items.sh on this data"
             )
         require_same_data(args.embeddings, args.data, again="scripts/02_embed_items.sh")
+        if args.append is None and args.quantizer is not None:
+            require_same_data(args.quantizer, args.data, again="scripts/04_build_sids.sh")
         if args.tags is not None:
             require_same_data(args.tags, args.data, again="scripts/03_complete_tags.sh")
         raw_ids = items["raw_id"].to_pylist()

@@ -6,6 +6,7 @@ Keys must be fields of the class; values are coerced to the field's type, becaus
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from enum import Enum
@@ -26,6 +27,12 @@ RESERVED = {
     "assistant_only_loss", "completion_only_loss", "logging_strategy", "save_only_model", "hub_always_push", "hub_model_id",
     "hub_private_repo", "hub_revision", "hub_strategy", "hub_token", "project", "trackio_bucket_id", "trackio_space_id",
     "trackio_static_space_id", "do_train", "do_eval", "do_predict", "prediction_loss_only",
+}  # fmt: skip
+
+AT_LEAST = {
+    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1, "learning_rate": 0,
+    "weight_decay": 0, "max_grad_norm": 0, "warmup_steps": 0, "adam_epsilon": 0, "adam_beta1": 0, "adam_beta2": 0,
+    "logging_steps": 0, "dataloader_num_workers": 0, "eval_delay": 0,
 }  # fmt: skip
 
 
@@ -50,6 +57,7 @@ def trainer_arguments(
             hint = "use --tracker" if key == "report_to" else hint
             raise InputError(f"trainer.{key} {why} -> {hint}")
         values[key] = coerce(value, hints[key], where=f"trainer.{key}")
+    require_possible(values)
     values |= {
         "output_dir": str(output_dir), "seed": seed, "data_seed": seed, "use_cpu": not cuda, "bf16": cuda,
         "logging_nan_inf_filter": False, "report_to": [], "save_total_limit": None, "disable_tqdm": quiet(),
@@ -65,6 +73,25 @@ def trainer_arguments(
             1  # one process drives one GPU; more of them are NUM_GPUS processes, never nn.DataParallel
         )
     return config
+
+
+def require_possible(values: dict[str, Any]) -> None:
+    """InputError for a value with which a trainer would fail late, or do nothing and succeed."""
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"trainer.{key} is {value} -> a finite number")
+        least = AT_LEAST.get(key)
+        if least is not None and isinstance(value, (int, float)) and value < least:
+            raise InputError(f"trainer.{key} is {value} -> {least} or more")
+    for key, unset in (("max_steps", -1), ("num_train_epochs", None)):
+        value = values.get(key)
+        if (
+            isinstance(value, (int, float))
+            and value <= 0
+            and value != unset
+            and values.get("max_steps", -1) <= 0
+        ):
+            raise InputError(f"trainer.{key} is {value}: nothing would be trained -> more than 0")
 
 
 def coerce(value: Any, hint: Any, *, where: str) -> Any:

@@ -159,15 +159,17 @@ def open_output(
                 if not resuming:
                     withdraw(path)
                 raise
-            except Exception as error:
-                raise_environment_fault(error, where=f"while writing {path}")
-                raise
+    except AlreadyComplete:
+        raise
     except InputError:
         if created and path.exists() and not content(path):
             shutil.rmtree(path)
             with suppress(OSError):  # until one that holds something else
                 for parent in created[1:]:
                     parent.rmdir()
+        raise
+    except Exception as error:
+        raise_environment_fault(error, where=f"while writing {path}")
         raise
 
 
