@@ -35,6 +35,7 @@ def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: obje
     data = {
         "input_ids": [[*prompt, 3, 1] for prompt in prompts],
         "labels": [[IGNORED] * len(prompt) + [3, 1] for prompt in prompts],
+        "row": list(range(ROWS)),
     }
     words = Tokenizer(WordLevel({str(token): token for token in range(50)}, unk_token="0"))
     mapping = {
@@ -54,6 +55,7 @@ def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: obje
         eval_dataset=Dataset.from_dict({key: value[:2] for key, value in data.items()}),
         processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1"),
     )
+    made.vocab = tiny.vocabulary((2, 2))
     made.validate = lambda: {"ndcg@10": scores.get(made.state.global_step, 0.0)}
     made.steps_taken = 0
     stepped = made.training_step
