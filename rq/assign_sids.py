@@ -33,7 +33,7 @@ from configs.program import InputError
 from data import artifacts
 from data.sid import SidTable, read_sids, write_sids
 from data.store import output
-from data.store.lineage import require_same_data
+from data.store.lineage import require_own_space, require_same_data
 from data.tags import read_tags
 from rq.ids import append
 from rq.ids.collisions import Repair, repair_collisions
@@ -174,7 +174,7 @@ def main(args: AssignArgs) -> None:
             )
         require_same_data(args.embeddings, args.data, again="scripts/02_embed_items.sh")
         if args.append is None and args.quantizer is not None:
-            require_same_data(args.quantizer, args.data, again="scripts/04_build_sids.sh")
+            require_own_space(args.quantizer, args.embeddings, args.data, again="scripts/04_build_sids.sh")
         if args.tags is not None:
             require_same_data(args.tags, args.data, again="scripts/03_complete_tags.sh")
         raw_ids = items["raw_id"].to_pylist()

@@ -22,7 +22,7 @@ from rq.ids import append, collisions
 from rq.stack.residual import ResidualQuantizer
 from rq.vectors.embeddings import read_embeddings
 from tests import tiny
-from tests.handmade import Made, call, refuse, succeed
+from tests.handmade import Made, call, refuse, resign, succeed
 
 TOPICS = ("pen ink paper", "hose garden soil", "drill wood screw", "lamp light bulb")
 
@@ -210,6 +210,7 @@ def test_appending_keeps_every_id_and_adds_distinct_ones(grown):
 def test_vectors_of_another_space_and_another_quantizer_are_refused(grown, tmp_path):
     shutil.copytree(grown / "e2", tmp_path / "e")
     np.save(tmp_path / "e" / "embeddings.npy", read_embeddings(grown / "e2")[:, ::-1])
+    resign(tmp_path / "e")
     flags = append_flags(grown, "bad")
     line = refuse("rq.assign_sids", *flags, "--embeddings", tmp_path / "e")
     assert "embed the new items in the space of the existing IDs" in line and not (grown / "bad").exists()
@@ -261,6 +262,7 @@ def test_a_projection_is_reused_and_what_cannot_be_extended_says_so(grown, tmp_p
                 tmp_path / "y",
             )
     (tmp_path / "pca" / "fitted.json").unlink()
+    resign(tmp_path / "pca")
     with pytest.raises(InputError, match="nothing readable about how it was fitted"):
         call(
             "rq.embed_items",

@@ -66,13 +66,18 @@ def test_reading_needs_a_finished_directory_and_a_readable_file(tmp_path: Path) 
     file = data / "items.parquet"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
+    half = len(whole) // 2
     with pytest.raises(
-        InputError, match=rf"{file} \({len(whole) // 2} bytes\) is not a readable parquet file"
+        InputError, match=f"{file} has {half} bytes, not {len(whole)}: it is not what stage prep"
     ):
         artifacts.read_items(data)
+    with pytest.raises(InputError, match=rf"{file} \({half} bytes\) is not a readable parquet file"):
+        artifacts.read_file(file)
     file.unlink()
-    with pytest.raises(InputError, match=f"missing file: {file}"):
+    with pytest.raises(InputError, match=f"{file} is missing"):
         artifacts.read_items(data)
+    with pytest.raises(InputError, match=f"missing file: {file}"):
+        artifacts.read_file(file)
     (data / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"no manifest.json\) -> run scripts/01_prepare_data.sh first"):
         artifacts.read_items(data)

@@ -22,7 +22,7 @@ from infer.tables.comparison import Cell, TableRow, find_evaluations, our_rows, 
 from infer.tables.layout import cell_text, latex
 from infer.tables.published import COLUMNS
 from infer.tables.results import read_result
-from tests.handmade import call, refuse, succeed, write_sids
+from tests.handmade import call, refuse, resign, succeed, write_sids
 from tests.store import ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table
 
@@ -68,9 +68,8 @@ def evaluated(
             "fitted_on": "train",
             "max_rows": rows,
         }
-    manifest = json.loads((directory / "manifest.json").read_text())
-    manifest["inputs"]["model"]["path"] = str(trained / "final")
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    made_from = json.loads((directory / "manifest.json").read_text())["inputs"]["model"]
+    resign(directory, inputs={"model": made_from | {"path": str(trained / "final")}})
     score(directory, data, sids)
     return directory
 
@@ -202,7 +201,7 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
     named = ("--published", f"[{published_of_more}]", "--dataset", "store")
     assert "was measured on 4533 rows, these runs on 90" in said("--runs", runs(root), *named)
     (foreign / "metrics" / "rows.parquet").unlink()
-    assert "has no rows.parquet" in said("--runs", f"[{foreign}]")
+    assert "rows.parquet is missing" in said("--runs", f"[{foreign}]")
     assert not (tmp_path / "out").exists()
 
 

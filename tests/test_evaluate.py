@@ -42,9 +42,10 @@ def prediction_table(ids: np.ndarray, table: SidTable, seed: int) -> pa.Table:
     )
 
 
-def write_run(directory: Path, tables: list[pa.Table], **facts: object) -> Path:
-    """A prediction directory as recommend writes it, one part per table."""
-    with open_output(Made(str(directory)), "recommend", version=1, inputs={}, directory=directory) as out:
+def write_run(directory: Path, tables: list[pa.Table], data: Path | None = None, **facts: object) -> Path:
+    """A prediction directory as recommend writes it, one part per table; it may record the data set it is of."""
+    inputs = {"data": data}
+    with open_output(Made(str(directory)), "recommend", version=1, inputs=inputs, directory=directory) as out:
         for part, table in enumerate(tables):
             write_predictions(out, table, part=part, parts=len(tables))
         out.facts |= {"split": "test", "beams": BEAMS, "score_space": "full", "fitted_on": "train", **facts}
@@ -129,7 +130,7 @@ def test_missing_parts_examples_and_wrong_sets_are_refused(made, tmp_path):
     call("infer.evaluate", "--predictions", sample, "--data", data, "--resamples", 10)
     lost = write_run(tmp_path / "lost.test", [table.slice(0, BEAMS), table.slice(BEAMS)])
     (lost / "predictions-00000-of-00002.parquet").unlink()
-    assert "lacks 1 of its parts (first: part 0)" in refuse(
+    assert "predictions-00000-of-00002.parquet is missing" in refuse(
         "infer.evaluate", "--predictions", lost, "--data", data
     )
     mixed = write_run(tmp_path / "mixed.test", [table], sids_sha256="0" * 64)
@@ -140,6 +141,25 @@ def test_missing_parts_examples_and_wrong_sets_are_refused(made, tmp_path):
         "infer.evaluate", "--predictions", other, "--data", data
     )
     assert "no manifest.json" in refuse("infer.evaluate", "--predictions", tmp_path, "--data", data)
+
+
+def test_predictions_and_sids_of_another_data_set_are_refused(made, tmp_path):
+    """Example ids, split, counts and codes all fit; only the manifests know."""
+    root, data, sids, ids, table, _ = made
+    twin = write_store(
+        tmp_path / "twin", [[item + 1 if item < 9 else item for item in walk] for walk in sequences()]
+    )
+    own = write_run(tmp_path / "own.test", [table], data=data)
+    call("infer.evaluate", "--predictions", own, "--data", data, "--sids", sids, "--resamples", 10)
+    for predictions, of, extra in (
+        (own, twin, []),
+        (write_run(tmp_path / "x.test", [table], twin), twin, ["--sids", sids]),
+    ):
+        line = refuse("infer.evaluate", "--predictions", predictions, "--data", of, *extra, "--overwrite")
+        assert (
+            f"{extra[-1] if extra else predictions} was made from another state of the data than {twin}"
+            in line
+        )
 
 
 def test_an_answer_outside_the_catalogue_exits_with_4(made, tmp_path):

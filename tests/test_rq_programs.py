@@ -18,6 +18,7 @@ from data.store import output
 from rq import assign_sids, embed_items, train_quantizer
 from rq.stack import residual
 from rq.vectors.embeddings import read_embeddings
+from tests import handmade
 from tests.handmade import run
 
 TOPICS = (
@@ -236,9 +237,11 @@ def test_vectors_that_are_not_finite_are_refused_by_row(store, tmp_path):
     x = np.load(broken / "embeddings.npy")
     x[[3, 41]] = np.nan
     np.save(broken / "embeddings.npy", x)
+    handmade.resign(broken)
     assert_refused(store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows", "3, 41")
     x[[3, 41]] = 1e25  # finite, but its square is not: faiss would abort the process
     np.save(broken / "embeddings.npy", x)
+    handmade.resign(broken)
     assert_refused(
         store, tmp_path, train_quantizer, ["--embeddings", broken], "2 rows hold values above", "3, 41"
     )
@@ -249,6 +252,7 @@ def test_vectors_of_another_catalogue_or_width_are_refused(store, tmp_path):
         shutil.copytree(store / "embeddings/both", tmp_path / name)
         x = np.load(tmp_path / name / "embeddings.npy")
         np.save(tmp_path / name / "embeddings.npy", x[cut])
+        handmade.resign(tmp_path / name)
     flags = assign_flags(store)
     assert_refused(
         store, tmp_path, assign_sids, [*flags, "--embeddings", tmp_path / "fewer"], "50 rows", "60 items"
@@ -261,10 +265,10 @@ def test_vectors_of_another_catalogue_or_width_are_refused(store, tmp_path):
 def test_vectors_of_another_data_set_of_the_same_size_are_refused(store, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    for file in store.glob("*.parquet"):
+    for file in [*store.glob("*.parquet"), store / "manifest.json"]:
         shutil.copy(file, other)
-    record = json.loads((store / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps(record | {"content_hash": "0" * 64}))
+    pq.write_table(pq.read_table(other / "items.parquet"), other / "items.parquet", compression="none")
+    handmade.resign(other)
     flags = ["--data", other, *assign_flags(store)[2:]]
     assert_refused(
         store, tmp_path, assign_sids, flags, "embeddings/both was made from another state of the data"

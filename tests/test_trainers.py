@@ -228,6 +228,7 @@ def test_validation_labels_never_reach_training(chain, trained, tmp_path):
             table.set_column(table.column_names.index("target"), "target", reversed_targets),
             examples / f"{split}.parquet",
         )
+    handmade.resign(examples)
     model, reference = trained["train.grpo"]
     run = tmp_path / "run"
     handmade.succeed(

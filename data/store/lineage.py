@@ -44,3 +44,21 @@ def require_common_data(first: str | Path, second: str | Path, *, again: str) ->
             f"{second} was made from another state of the data than {first} ({hashes[1][:12]} against "
             f"{hashes[0][:12]}) -> run {again} again"
         )
+
+
+def require_own_space(quantizer: str | Path, embeddings: str | Path, data: str | Path, *, again: str) -> None:
+    """InputError when a quantizer comes from another data set than `data`.
+
+    One that was trained on the vectors which `embeddings` extend to a grown data set (`like`) is at home in their space.
+    """
+    trained_on = (read_manifest(quantizer) or {}).get("inputs", {}).get("embeddings", {}).get("sha256")
+    if trained_on is None or not _extends(embeddings, trained_on):
+        require_same_data(quantizer, data, again=again)
+
+
+def _extends(embeddings: str | Path, content_hash: str) -> bool:
+    manifest = read_manifest(embeddings) or {}
+    like = manifest.get("inputs", {}).get("like")
+    if manifest.get("content_hash") == content_hash or (like and like["sha256"] == content_hash):
+        return True
+    return bool(like) and _extends(like["path"], content_hash)
