@@ -10,34 +10,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast, TrainerCallback
-from trl import SFTConfig
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from configs.program import EnvironmentFault, InputError, Interrupted
 from tests import tiny
 from tests.test_checkpoints import flip_bit
 from train.arguments import trainer_arguments
 from train.safety import SafeTrainer, selection, train_to_the_end
-from train.supervised.dataset import IGNORED
-from train.supervised.trainer import AnswerTrainer
 
 ROWS, STEPS_PER_EPOCH = 32, 4
 SCORES = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.2, 10: 0.2}  # the best checkpoint is checkpoint-4
 
 
-def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: object) -> SafeTrainer:
-    """A tiny SFT whose validation scores are given by step; five steps of an epoch of four unless `settings` say more."""
-    from datasets import Dataset
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
+class PlainTrainer(SafeTrainer, Trainer):
+    """The stock trainer with the safety net and nothing else."""
 
-    prompts = tiny.prompts(np.random.default_rng(0), rows=ROWS)
-    data = {
-        "input_ids": [[*prompt, 3, 1] for prompt in prompts],
-        "labels": [[IGNORED] * len(prompt) + [3, 1] for prompt in prompts],
-        "row": list(range(ROWS)),
-    }
-    words = Tokenizer(WordLevel({str(token): token for token in range(50)}, unk_token="0"))
+    evaluates_loss = False
+
+
+def collate(rows: list[dict[str, object]]) -> dict[str, torch.Tensor]:
+    """Token rows of one length as both inputs and labels, and which rows they are."""
+    ids_BT = torch.tensor([row["ids"] for row in rows])
+    return {"input_ids": ids_BT, "labels": ids_BT, "row": torch.tensor([row["row"] for row in rows])}
+
+
+def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: object) -> SafeTrainer:
+    """A tiny model in training whose validation scores are given by step; ten steps in epochs of four by default."""
+    ids = np.random.default_rng(0).integers(2, 50, (ROWS, 6)).tolist()
     mapping = {
         "per_device_train_batch_size": ROWS // STEPS_PER_EPOCH,
         "learning_rate": 1e-3,
@@ -45,15 +44,13 @@ def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: obje
     }
     mapping |= {"max_steps": 10, "eval_steps": 2} if "num_train_epochs" not in settings else {}
     mapping |= settings
-    args = trainer_arguments(
-        SFTConfig, mapping, output_dir=directory, seed=0, max_length=64, **selection(mapping)
-    )
-    made = AnswerTrainer(
+    fixed = selection(mapping) | {"remove_unused_columns": False}
+    made = PlainTrainer(
         model=tiny.model(vocab_size=50),
-        args=args,
-        train_dataset=Dataset.from_dict(data),
-        eval_dataset=Dataset.from_dict({key: value[:2] for key, value in data.items()}),
-        processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1"),
+        args=trainer_arguments(TrainingArguments, mapping, output_dir=directory, seed=0, **fixed),
+        train_dataset=[{"ids": row, "row": number} for number, row in enumerate(ids)],
+        eval_dataset=[],
+        data_collator=collate,
     )
     made.vocab = tiny.vocabulary((2, 2))
     made.validate = lambda: {"ndcg@10": scores.get(made.state.global_step, 0.0)}
