@@ -21,6 +21,7 @@ from typing import Any
 from configs import program
 from configs.integrity import sha256
 from configs.program import EnvironmentFault, InputError
+from data.store.models import load_gguf
 from data.store.output import open_output
 from preprocess.base_model import quiet_transformers, settle_generation, write_model
 
@@ -53,17 +54,13 @@ def read_gguf(file: Path) -> tuple[Any, Any]:
         raise EnvironmentFault(
             "reading GGUF needs the package gguf -> python -m pip install gguf==0.19.0"
         ) from None
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     quiet_transformers()
     if program.quiet():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the reader's own bar
-    where = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **where)
+        model, tokenizer = load_gguf(file)
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
+        program.raise_environment_fault(error, where=f"while reading {file}")
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise InputError(
             f"{file} cannot be read as GGUF ({reason}) -> copy it again, or give a safetensors model"

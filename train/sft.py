@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.store.fingerprints import fingerprint
+from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS
 from infer.engine import DecodeSettings, load_engine

@@ -66,6 +66,16 @@ def load_weights(
     return model
 
 
+def load_gguf(file: Path) -> tuple[Any, Any]:
+    """(bfloat16 causal LM, tokenizer) of a GGUF file, with whatever error transformers has for one it cannot read."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    return AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **where), tokenizer
+
+
 def quiet_transformers() -> None:
     """Switch off the bars of loading and saving where bars only fill a log."""
     from transformers.utils import logging
