@@ -146,7 +146,9 @@ def read_predictions(directory: str | Path) -> tuple[Predictions, dict[str, Any]
     tables = []
     for path in prediction_files(Path(directory)):
         tables.append(artifacts.conform(artifacts.read_file(path), artifacts.PREDICTIONS, where=str(path)))
-    return from_table(pa.concat_tables(tables, promote_options="default"), where=str(directory)), manifest
+    table = pa.concat_tables(tables, promote_options="default")
+    gaps = bool(manifest["facts"].get("duplicates_dropped"))
+    return from_table(table, where=str(directory), gaps=gaps), manifest
 
 
 def prediction_files(directory: Path) -> list[Path]:
@@ -170,8 +172,11 @@ def prediction_files(directory: Path) -> list[Path]:
     return [parts[part] for part in sorted(parts)]
 
 
-def from_table(table: pa.Table, *, where: str) -> Predictions:
-    """Flat arrays of a prediction table, checked (errors as in `read_predictions`)."""
+def from_table(table: pa.Table, *, where: str, gaps: bool = False) -> Predictions:
+    """Flat arrays of a prediction table, checked (errors as in `read_predictions`).
+
+    gaps: lists of semantic IDs may lack ranks, the places of answers that were repeated.
+    """
     ids = table["example_id"].to_numpy()
     if not len(ids):
         raise InputError(f"{where}: no predictions at all -> run {artifacts.PREDICTIONS.written_by} again")
@@ -203,7 +208,8 @@ def from_table(table: pa.Table, *, where: str) -> Predictions:
         items,
         _codes(table, where),
     )
-    _refuse_gaps(predictions, where)
+    if not gaps:
+        _refuse_gaps(predictions, where)
     _refuse_duplicates(predictions, where)
     return predictions
 

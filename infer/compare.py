@@ -31,7 +31,7 @@ from infer.tables.comparison import (
     our_rows,
     published_rows,
 )
-from infer.tables.published import METRIC, read_published, refuse_other_rows
+from infer.tables.published import METRIC, known_data, read_published, refuse_other_rows
 
 STAGE, VERSION = "compare", 1
 LEVELS = ("sid_level", "item_level", "item_level_unseen", "item_level_merged", "item_level_dedup")
@@ -46,7 +46,7 @@ class CompareArgs:
     output_dir: str
     """where the tables go, e.g. outputs/compare"""
     published: list[str] = field(default_factory=list)
-    """files of published numbers, configs/<paper>/published.csv"""
+    """files of published numbers, configs/<paper>/published.csv; one without rows of this data set adds none and is named"""
     dataset: str | None = None
     """data set of these files (industrial, office, toys18, beauty14, ...); needed with them"""
     split: str = "test"
@@ -54,7 +54,7 @@ class CompareArgs:
     levels: list[str] = field(default_factory=lambda: ["sid_level", "item_level", "item_level_dedup"])
     """one table each: sid_level, item_level, item_level_unseen, item_level_merged, item_level_dedup"""
     metrics: list[str] = field(default_factory=lambda: ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"])
-    """columns: hr@K, ndcg@K, mrr"""
+    """columns: hr@K, ndcg@K, mrr@K"""
     reference: str | None = None
     """name of the row that the others are tested against; null = no tests"""
     separate: bool = False
@@ -76,7 +76,7 @@ class CompareArgs:
         if unknown := [level for level in self.levels if level not in LEVELS]:
             raise InputError(f"unknown level {unknown[0]!r} -> one of {', '.join(LEVELS)}")
         if unknown := [metric for metric in self.metrics if not METRIC.fullmatch(metric)]:
-            raise InputError(f"unknown metric {unknown[0]!r} -> hr@K, ndcg@K or mrr")
+            raise InputError(f"unknown metric {unknown[0]!r} -> hr@K, ndcg@K or mrr@K")
         if not self.levels or not self.metrics or self.resamples < 1:
             raise InputError("levels, metrics and resamples must not be empty or below 1")
         if self.published and self.dataset is None:
@@ -101,7 +101,8 @@ def main(args: CompareArgs) -> None:
                     f"these runs have none of {', '.join(keys[:3])} ... -> other --levels or --metrics, or infer.evaluate "
                     "with --ks and --sids"
                 )
-            rows += published(args, keys, len(evaluations[0].example_ids_R))
+            theirs, missing = published(args, keys, len(evaluations[0].example_ids_R))
+            rows += theirs
             rows.sort(key=lambda row: KINDS.index(row.kind))
             if args.reference is not None:
                 add_tests(
@@ -118,6 +119,7 @@ def main(args: CompareArgs) -> None:
                 num_rows=facts["rows"],
                 users=facts["users"],
             )
+            said += missing
             shape = (rows, args.levels, args.metrics)
             body = tables.markdown(*shape, intervals=args.intervals)
             out.write_text("compare.md", body + "\n" + "".join(f"- {line}\n" for line in said))
@@ -130,14 +132,20 @@ def main(args: CompareArgs) -> None:
     print((Path(args.output_dir) / "compare.md").read_text(), flush=True)
 
 
-def published(args: CompareArgs, keys: list[str], num_rows: int) -> list[TableRow]:
-    """Table rows of every published file, checked to be of as many rows as ours."""
+def published(args: CompareArgs, keys: list[str], num_rows: int) -> tuple[list[TableRow], list[str]]:
+    """(table rows of every published file, checked to be of as many rows as ours; a sentence per file without any)."""
     rows: list[TableRow] = []
+    missing: list[str] = []
     for path in args.published:
         found = read_published(path, dataset=args.dataset, split=args.split)
         refuse_other_rows(found, num_rows, where=path)
         rows += published_rows(found, keys)
-    return rows
+        if not found:
+            there = known_data(path)
+            missing.append(
+                f"{path} has no rows of {args.dataset!r}, split {args.split!r}: it has {there or 'none at all'}."
+            )
+    return rows, missing
 
 
 if __name__ == "__main__":

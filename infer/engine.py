@@ -194,19 +194,22 @@ class Engine:
         """Yield (row numbers int64 [B], Beams) over all prompts, batch by batch.
 
         trie and roots_B: restricted catalogues; exclude: SID rows [N, H], -1 = none; keys: one integer per prompt, which
-        seeds strategy sample (default: its number). Exclusions take effect at the last level, so a search with H of them
-        per row goes on with H more beams; the rows of its Beams are as wide.
+        with the seed decides what strategy sample draws for it (default: its number). Exclusions take effect at the last
+        level, so a row with h of them is searched with h more beams, whatever the rows beside it exclude; the rows of
+        Beams are as wide as the widest.
         """
         from infer.search.sampling import StochasticBeam
         from infer.search.tree import search
 
         settings = self.settings
         wider = 0 if exclude is None else exclude.shape[1]
+        own = None if exclude is None else settings.beams + (exclude >= 0).sum(1)
         for rows in self.batches(prompts):
             sampler = None
             if settings.strategy == "sample":
-                first = int(rows[0])
-                sampler = StochasticBeam(seed_of(settings.seed, first if keys is None else keys[first]))
+                sampler = StochasticBeam(
+                    settings.seed, [int(row) if keys is None else keys[row] for row in rows]
+                )
             beams = search(
                 self.model,
                 [prompts[row] for row in rows],
@@ -217,6 +220,7 @@ class Engine:
                 roots_B=None if roots_B is None else roots_B[rows],
                 exclude=None if exclude is None else exclude[rows],
                 sampler=sampler,
+                own_beams=None if own is None else own[rows],
                 terminator_ids=self.renderer.terminator_ids(self.mode),
             )
             yield rows, beams
@@ -247,7 +251,9 @@ class Engine:
             name: None if value is None else value[row_E] if name in ("roots_B", "exclude") else value
             for name, value in restricted.items()
         }
-        nodes, scores = self.rank(extended, keys=[keys[row] for row in row_E], **spread)
+        place_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)
+        seeds = [seed_of(keys[row], thought) for row, thought in zip(row_E, place_E.tolist(), strict=True)]
+        nodes, scores = self.rank(extended, keys=seeds, **spread)
         return aggregate(nodes, scores, row_E, how=self.think.aggregate, beams=nodes.shape[1])
 
     def recommend(
@@ -257,12 +263,15 @@ class Engine:
         *,
         allowed_items: Any = None,
         exclude_history: bool = False,
+        keys: Sequence[int] | None = None,
     ) -> list[list[Recommendation]]:
         """The k best semantic IDs for each history of item ids (oldest first); fewer where fewer are legal.
 
         allowed_items: item ids or a mask bool [items] for all requests, or a list with one of these (or None = every
         item) per request. exclude_history leaves out what was chosen before: items of the history, and semantic IDs of
-        which no other allowed item remains. Raises InputError for an empty history, unknown items, an empty allowed set,
+        which no other allowed item remains. keys: an integer per request, which with the seed decides what is drawn for it
+        (strategy sample, sampled thoughts); default: one made of its prompt. The list of a request does not depend on the
+        others. Raises InputError for an empty history, unknown items, an empty allowed set,
         more than `beams`, or a prompt beyond the model's context; NumericError for scores that are not finite.
         """
         if not 1 <= k <= self.settings.beams:
@@ -274,21 +283,25 @@ class Engine:
                 )
             item_ids(history, self.sids.num_items, f"history of request {request}")
         prompts = self.renderer.prompts([self.histories.example(history) for history in histories], self.mode)
+        keys = [seed_of(0, tuple(prompt)) for prompt in prompts] if keys is None else keys
         masks, set_B = read_allowed(allowed_items, requests=len(prompts), num_items=self.sids.num_items)
         results: list[list[Recommendation]] = [[] for _ in histories]
         for group in self.catalogues.groups(masks, set_B):
             chosen = [histories[row] for row in group.rows]
             gone = exhausted(self.sids, chosen, masks, set_B[group.rows]) if exclude_history else None
             restricted = {"trie": group.trie, "roots_B": group.roots, "exclude": gone}
-            group_prompts, keys = [prompts[row] for row in group.rows], group.rows.tolist()
+            rows = group.rows.tolist()
+            group_prompts, group_keys = [prompts[row] for row in rows], [keys[row] for row in rows]
             if self.mode == "think":
                 longest = max(map(len, group_prompts), default=0)
                 self.check_context(longest, before_answer=self.thought_room)
-                thoughts = self.writer.write(group_prompts, keys)
-                nodes_NK, scores_NK = self.rank_thoughts(group_prompts, thoughts, keys=keys, **restricted)
+                thoughts = self.writer.write(group_prompts, group_keys)
+                nodes_NK, scores_NK = self.rank_thoughts(
+                    group_prompts, thoughts, keys=group_keys, **restricted
+                )
             else:
-                nodes_NK, scores_NK = self.rank(group_prompts, keys=keys, **restricted)
-            for row, nodes, scores in zip(keys, nodes_NK[:, :k], scores_NK[:, :k], strict=True):
+                nodes_NK, scores_NK = self.rank(group_prompts, keys=group_keys, **restricted)
+            for row, nodes, scores in zip(rows, nodes_NK[:, :k], scores_NK[:, :k], strict=True):
                 without = histories[row] if exclude_history else ()
                 for sid, score in zip(nodes[nodes >= 0].tolist(), scores.tolist(), strict=False):
                     items = members(self.sids, sid, masks[set_B[row]], without).tolist()

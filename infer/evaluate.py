@@ -71,6 +71,11 @@ def main(args: EvaluateArgs) -> None:
     inputs = {"predictions": args.predictions, "data": args.data, "sids": args.sids}
     directory = args.output_dir or str(Path(args.predictions) / "metrics")
     with open_output(args, STAGE, version=VERSION, inputs=inputs, directory=directory) as out:
+        require_same_data(
+            args.predictions, args.data, again="evaluate.sh with the --data of these predictions, or predict"
+        )
+        if args.sids is not None:
+            require_same_data(args.sids, args.data, again="scripts/04_build_sids.sh")
         predictions, manifest = read_predictions(args.predictions)
         facts = manifest["facts"]
         items = artifacts.read_items(args.data)

@@ -2,7 +2,7 @@
 
 reads   a prediction file of MiniOneRec, MIMIGenRec, SIDReasoner (JSON) or NaviGen (JSON lines), or its shards in
         order; the data set and the semantic IDs that system used
-writes  <output_dir>/predictions-*.parquet, manifest.json (parse rates, dropped duplicates)
+writes  <output_dir>/predictions-*.parquet, manifest.json (parse rates, duplicates, whose places stay empty)
 
 Rows are recognised by the semantic IDs of their history and target, so another order does no harm; a missing or
 foreign row does. Answers outside the catalogue are kept, and infer.evaluate then fails: fix the decoding instead.

@@ -10,9 +10,10 @@ PAPER=${PAPER:-minionerec}
 DATASET=${DATASET:-industrial}
 RUNS=${RUNS:-$PAPER-$DATASET}       # run folders, separated by commas; one model name in several of them: seeds
 REFERENCE=${REFERENCE:-null}        # the row to test against: pop | itemknn_tuned | sft_recommend | ... | null
-PUBLISHED=${PUBLISHED-$PAPER}       # papers whose published.csv joins in, separated by commas; empty: none
+PUBLISHED=${PUBLISHED-default}      # papers whose published.csv joins in where it has this data set, separated by commas; empty: none
 SPLIT=${SPLIT:-test}                # test | valid
 source "$(dirname "$0")/env.sh"
+if [ "$PUBLISHED" = default ]; then if [ -f "configs/$PAPER/published.csv" ]; then PUBLISHED=$PAPER; else PUBLISHED=; fi; fi
 
 folders=() files=()
 IFS=, read -ra names <<< "$RUNS"

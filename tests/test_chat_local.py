@@ -74,19 +74,6 @@ def test_sampling_depends_on_the_request_alone(directory):
     assert len({r.text for r in together}) == 12
 
 
-def test_noise_is_a_draw_from_the_softmax():
-    import torch
-
-    from infer.chat.local import _gumbel_noise
-
-    requests = [question("x", temperature=0.5, seed=seed) for seed in range(4000)]
-    scores_BV = torch.tensor([[0.0, 0.5, 1.0, float("-inf")]]).expand(4000, 4)
-    drawn = _gumbel_noise(requests, "cpu")(None, scores_BV).argmax(dim=1)
-    share = torch.bincount(drawn, minlength=4) / 4000
-    expected = torch.softmax(scores_BV[0] / 0.5, dim=0)
-    assert share[3] == 0 and (share - expected).abs().max() < 0.03  # 4 standard deviations
-
-
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_a_schema_holds_even_for_a_random_model(directory, temperature):
     asked = [question(word, schema=SCHEMA, max_tokens=60, temperature=temperature, seed=5) for word in WORDS]

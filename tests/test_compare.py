@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import open_output
 from infer.metrics.significance import Clusters, paired_differences
-from infer.tables.comparison import Cell, TableRow, find_evaluations, our_rows, read_evaluation
+from infer.tables.comparison import Cell, TableRow, add_tests, find_evaluations, our_rows, read_evaluation
 from infer.tables.layout import cell_text, latex
 from infer.tables.published import COLUMNS
 from infer.tables.results import read_result
@@ -193,6 +194,7 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
     assert "no row is called 'sasrec' -> one of itemknn, pop, sft" in said(
         "--runs", runs(root), "--reference", "sasrec"
     )
+    assert "unknown metric 'mrr' -> hr@K, ndcg@K or mrr@K" in said("--runs", runs(root), "--metrics", "[mrr]")
     assert "dataset is missing" in said("--runs", runs(root), "--published", f"[{published}]")
     assert "unknown level 'sids'" in said("--runs", runs(root), "--levels", "[sids]")
     assert "have none of sid_level/hr@7" in said("--runs", runs(root), "--metrics", "[hr@7]")
@@ -232,19 +234,43 @@ def test_a_run_folder_is_searched_for_its_split(made):
     assert len(find_evaluations([root / "seed1", root / "seed1" / "eval" / "sft.test"], split="test")) == 3
 
 
-def test_the_stage_script(made, tmp_path):
+def test_the_stage_script_on_a_data_set_without_published_rows(made, tmp_path):
     root, *_ = made
-    variables = {
-        "OUTPUT_ROOT": str(root),
-        "RUNS": "seed1,seed2,seed3",
-        "DATASET": "shop",
-        "PUBLISHED": "",
-        "REFERENCE": "pop",
-    }
+    variables = {"OUTPUT_ROOT": str(root), "RUNS": "seed1,seed2,seed3", "DATASET": "shop", "REFERENCE": "pop"}
     done = subprocess.run(
         ["bash", "scripts/compare.sh", "--levels", "[item_level]", "--resamples", "50", "--overwrite", "true"],
         cwd=ROOT, env=os.environ | variables | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "| sft | ours | train | both | 3 |" in done.stdout
+    assert "configs/minionerec/published.csv has no rows of 'shop', split 'test': it has " in done.stdout
     assert (root / "compare" / "shop.test" / "compare.tex").exists()
+
+
+def test_mrr_names_its_cut_and_older_files_are_read_so(made, tmp_path):
+    root, *_ = made
+    old = tmp_path / "run" / "eval" / "last.test"
+    shutil.copytree(root / "seed1" / "eval" / "pop.test", old)
+    path, manifest = old / "metrics" / "metrics.json", old / "manifest.json"
+    metrics = json.loads(path.read_text())
+    longest = max(metrics["protocol"]["ks"])
+    assert f"item_level/mrr@{longest}" in metrics and "item_level/mrr" not in metrics
+    path.write_text(json.dumps({name.replace(f"mrr@{longest}", "mrr"): m for name, m in metrics.items()}))
+    record = json.loads(manifest.read_text()) | {"stage": "baseline last", "stage_version": 1}
+    manifest.write_text(json.dumps(record))
+    result = read_result(old)
+    assert result.get(f"item_level/mrr@{longest}") == metrics[f"item_level/mrr@{longest}"]
+    assert result.name == "recent (as last)", "what version 1 called last is the decayed variant"
+
+
+def test_a_level_without_rows_is_not_tested(made):
+    root, *_ = made
+    [sft] = find_evaluations([root / "seed1" / "eval" / "sft.test"], split="test")
+    [pop] = find_evaluations([root / "seed1" / "eval" / "pop.test"], split="test")
+    for one in (sft, pop):
+        one.levels["item_level"] = replace(one.levels["item_level"], weight_R=np.zeros(90))
+    groups, keys = {"pop": [pop], "sft": [sft]}, ["item_level/hr@10", "sid_level/hr@10"]
+    rows = our_rows(groups, keys)
+    add_tests(rows, groups, keys, reference="pop", resamples=500, seed=0)
+    empty, tested = (rows[1].cells[key] for key in keys)
+    assert empty.p_value is None and "not tested" in empty.note and tested.p_value is not None

@@ -19,6 +19,7 @@ from infer.engine import DecodeSettings, Engine
 from infer.loading import context_length, load_model, usable_device
 from infer.search import allowed as restriction
 from infer.search.allowed import Catalogues, exhausted, read_allowed
+from infer.search.tree import search
 from infer.text.thinking import ThinkSettings
 from preprocess.vocabulary import add_sid_tokens
 from tests import families, handmade, tiny
@@ -40,6 +41,11 @@ def parts():
 def engine(parts, **changes) -> Engine:
     model, renderer = parts
     return Engine(model, renderer, TABLE, DecodeSettings(**{"beams": S, "batch_size": 3} | changes))
+
+
+def codes(found) -> list[tuple]:
+    """The semantic IDs of every request, in order."""
+    return [tuple(one.codes for one in row) for row in found]
 
 
 def flat(found) -> list[int]:
@@ -307,3 +313,32 @@ def test_checkpoints_that_cannot_be_loaded_safely_are_refused(parts, tmp_path):
     with pytest.raises(InputError, match="cannot be loaded"):
         load_model(tmp_path, device="cpu")
     assert not sentinel.exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"score_space": "trie", "strategy": "sample"}], ids=["beam", "sample"]
+)
+def test_a_list_does_not_depend_on_the_other_requests(parts, options):
+    """Two beams: how many more a row goes on with is its own matter, and so is what it draws."""
+    rng = np.random.default_rng(4)
+    histories = [rng.integers(0, ITEMS, size).tolist() for size in (1, 9, 2, 6, 1, 3)]
+    one, exclude = engine(parts, beams=2, **options), not options
+    together = one.recommend(histories, 2, exclude_history=exclude)
+    for rows in ([0], [1, 0], [5, 2, 4], [3]):
+        part = one.recommend([histories[row] for row in rows], 2, exclude_history=exclude)
+        assert codes(part) == codes([together[row] for row in rows])
+    keyed = [codes(one.recommend([histories[0]] * 2, 2, keys=[row, 7])) for row in range(12)]
+    assert len({found[1] for found in keyed}) == 1
+    assert (len({found[0] for found in keyed}) > 1) == bool(options), "a key decides a draw, nothing else"
+
+
+def test_own_beams_give_the_list_of_a_search_with_as_many(parts):
+    model, _ = parts
+    one = engine(parts)
+    prompts = [one.renderer.prompt_ids(one.histories.example([item]), one.mode) for item in (0, 3, 5)]
+    wide = search(model, prompts, one.trie, 6, "full", own_beams=[2, 6, 3])
+    assert wide.counts_B.tolist() == [2, 6, 3]
+    for row, beams in enumerate((2, 6, 3)):
+        alone = search(model, [prompts[row]], one.trie, beams, "full")
+        assert torch.equal(wide.nodes_BK[row, :beams], alone.nodes_BK[0])
+        assert torch.allclose(wide.scores_BK[row, :beams], alone.scores_BK[0], atol=1e-5)

@@ -200,7 +200,7 @@ def test_groups_by_a_column_the_row_of_the_table_and_the_places(made, tmp_path):
     header, row, *rest = (model / "metrics" / "metrics.tsv").read_text().splitlines()
     line = dict(zip(header.split("\t"), row.split("\t"), strict=True))
     assert not rest and line["sid_level/hr@5"] == f"{values['sid_level/hr@5']['value']:.4f}"
-    assert {"item_level_unseen/ndcg@5", "item_level_dedup/mrr", "all/gini@10"} <= line.keys() and len(
+    assert {"item_level_unseen/ndcg@5", "item_level_dedup/mrr@5", "all/gini@10"} <= line.keys() and len(
         line["item_level/hr@1"]
     ) == 6
     places = levels_of(artifacts.read_file(model / "metrics" / "rows.parquet"))
@@ -301,3 +301,23 @@ def test_published_industrial_test_split_and_its_one_spammed_product(tmp_path):
     assert product[181] == product[182] and spam.sum() == 200 and len(set(rows.users_R[spam].tolist())) == 73
     # Each user counted once per product, most of that is gone.
     assert values["item_level_dedup/hr@1"]["value"] < 0.02 < values["item_level_merged/hr@1"]["value"]
+
+
+def test_predictions_of_another_data_set_are_refused(made, tmp_path):
+    """The examples were built from one store, the targets would be another's with the same ids."""
+    root, data, sids, ids, table, _ = made
+    other = write_store(tmp_path / "other", [walk[::-1] for walk in sequences()])
+    examples = tmp_path / "examples"
+    with open_output(Made(), "build_examples", version=1, inputs={"data": other}, directory=examples) as out:
+        out.write_json("facts.json", {})
+    predicted = tmp_path / "eval" / "sft.test"
+    inputs = {"examples": examples}
+    with open_output(Made(), "recommend", version=1, inputs=inputs, directory=predicted) as out:
+        write_predictions(out, table)
+        out.facts |= {"split": "test", "fitted_on": "train"}
+    said = refuse("infer.evaluate", "--predictions", predicted, "--data", data)
+    assert f"{predicted} was made from another state of the data than {data}" in said
+    elsewhere = ("--output_dir", tmp_path / "metrics")
+    said = refuse("infer.evaluate", "--predictions", made[5], "--data", other, "--sids", sids, *elsewhere)
+    assert f"{sids} was made from another state of the data than {other}" in said
+    assert not (predicted / "metrics").exists()

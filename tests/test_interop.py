@@ -184,7 +184,7 @@ def test_navigen_lines_duplicates_and_repair(made, tmp_path):
         history = [table.text(int(i), fmt) for i in rows.history_H[rows.offsets[row] : rows.offsets[row + 1]]]
         right, wrong = table.text(target, fmt), table.text((target + 9) % ITEMS, fmt)
         candidates = [
-            {"rank": 2, "parsed_target_cid": right},
+            {"rank": 2, "parsed_target_cid": wrong},
             {"rank": 1, "raw_text": f'{{"target_cid":"{wrong}'},
             {"rank": 3, "parsed_target_cid": right},
         ]
@@ -201,6 +201,10 @@ def test_navigen_lines_duplicates_and_repair(made, tmp_path):
     )
     assert protocol["duplicates_dropped"] == len(rows) and protocol["invalid_answers"] == 0
     assert values["sid_level/hr@1"]["value"] == 0 and values["sid_level/hr@3"]["value"] == 1
+    # The wrong answer stands twice before the right one: third place, not second.
+    assert (
+        values["sid_level/ndcg@3"]["value"] == 0.5 and values["prefix_level/prefix=2/ndcg@3"]["value"] == 0.5
+    )
     command = (
         "--data",
         data,
@@ -215,7 +219,7 @@ def test_navigen_lines_duplicates_and_repair(made, tmp_path):
     said = refuse(
         "infer.evaluate", "--predictions", tmp_path / "strict.test", "--data", data, "--sids", sids, code=4
     )
-    assert f"{len(rows)} of {2 * len(rows)} predictions are not in the catalogue" in said
+    assert f"{len(rows)} of {3 * len(rows)} predictions are not in the catalogue" in said
 
 
 def test_incomplete_and_foreign_predictions_are_refused(made, tmp_path):

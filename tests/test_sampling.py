@@ -96,3 +96,20 @@ def test_samplers_need_the_law_of_the_legal_items(case):
     for options in ({"score_space": "full"}, {"score_space": "trie", "exclude": np.array([[0]])}):
         with pytest.raises(InputError):
             search(model, [[4]], trie, 2, sampler=StochasticBeam(), **options)
+
+
+@pytest.mark.parametrize("kind", [StochasticBeam, Ancestral])
+def test_a_row_draws_by_its_key_whatever_is_beside_it(case, kind):
+    model, trie, _ = case
+    prompts, keys = [[4, 7], [5], [4, 7], [9, 9, 9]], [10, 11, 12, -5]
+    whole = search(model, prompts, trie, 3, "trie", sampler=kind(1, keys)).nodes_BK
+    for rows in ([0], [3, 1], [2, 0, 1]):
+        part = search(
+            model, [prompts[r] for r in rows], trie, 3, "trie", sampler=kind(1, [keys[r] for r in rows])
+        )
+        assert torch.equal(part.nodes_BK, whole[rows])
+    assert not torch.equal(whole[0], whole[2]), "equal prompts with other keys"
+    # Another catalogue beside it widens the tables, not the draw.
+    two = Trie(trie.sids, trie.vocab, catalogues=[[0, 4], range(len(trie.sids.sids_SL))])
+    beside = search(model, prompts[:2], two, 3, "trie", sampler=kind(1, keys[:2]), roots_B=[1, 0])
+    assert torch.equal(beside.nodes_BK[0], whole[0])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from configs.program import InputError
 from infer.metrics.significance import Clusters, paired_differences
 
 
@@ -94,3 +96,15 @@ def test_p_values_are_right_as_often_as_they_say_and_see_a_real_difference():
         found += paired_differences(better, theirs, np.ones(300), clusters)[0].p_value < 0.05
     assert 0.01 <= false_alarms / 200 <= 0.12
     assert found / 200 > 0.9
+
+
+def test_a_paired_test_needs_two_users_that_count():
+    """Rows of one user alone give every resample the same difference: p would be its least value whatever is compared."""
+    users, values = np.array([0, 0, 1, 2]), np.array([[1.0], [0.0], [1.0], [0.0]])
+    clusters = Clusters(users, resamples=200, seed=0)
+    for weights in (np.zeros(4), np.array([1.0, 1.0, 0, 0])):
+        with pytest.raises(InputError, match="fewer than two users have rows that count"):
+            paired_differences(values, 1 - values, weights, clusters)
+    # User 0's rows do not count: of the resamples of users 1 and 2, those with neither are left out.
+    [found] = paired_differences(values, 1 - values, np.array([0.0, 0, 1, 1]), clusters)
+    assert found.value == 0 and found.p_value == 1 and (found.low, found.high) == (-1, 1)

@@ -105,8 +105,8 @@ def test_every_row_stops_at_its_own_marker_and_the_rest_is_marked_unfinished(thi
     prompts = [thinker.histories.prompt_ids(history) for history in ([0], [1, 2, 3], [4, 5], [6], [7, 8])]
     hook = lean_towards(thinker.model, words.think_end_id(), LEAN)
     try:
-        thoughts = thinker.writer.write(prompts, [10, 11, 12, 13, 14])
-        again = thinker.writer.write(prompts, [10, 11, 12, 13, 14])
+        thoughts = thinker.writer.write(prompts, [20, 21, 22, 23, 24])
+        again = thinker.writer.write(prompts, [20, 21, 22, 23, 24])
     finally:
         hook.remove()
     flat = [one for row in thoughts for one in row]
@@ -160,7 +160,7 @@ def test_recommendations_behind_thoughts_are_the_mixture_that_exhaustive_scoring
     """Three thoughts, every semantic ID scored behind each by one plain forward per pair."""
     words, model = thinker.renderer, thinker.model
     history = [0, 3]
-    found = thinker.recommend([history], S)[0]
+    found = thinker.recommend([history], S, keys=[0])[0]
     prompt = thinker.histories.prompt_ids(history)
     thoughts = thinker.writer.write([prompt], [0])
     extended, _ = answer_prompts([prompt], thoughts, words, task="history_to_sid")
@@ -206,7 +206,7 @@ def test_not_finite_logits_end_the_text(thinker):
     broken = tiny.model(vocab_size=len(thinker.renderer.tokenizer))
     torch.nn.init.constant_(broken.base_model.norm.weight, float("nan"))
     with pytest.raises(NumericError):
-        generate_ids(broken, [[5, 6]], TextSettings(max_new_tokens=3), stop_ids=[1], seed=0)
+        generate_ids(broken, [[5, 6]], TextSettings(max_new_tokens=3), stop_ids=[1])
 
 
 def test_vllm_is_refused_in_one_line_where_it_is_absent(thinker, monkeypatch):
@@ -248,3 +248,27 @@ def test_the_vllm_writer_speaks_ids_and_reads_the_stop(thinker, monkeypatch):
     first, second = asked["params"]
     assert first["stop_token_ids"] == [end, eos] and first["n"] == 3 and first["top_k"] == -1
     assert first["seed"] == thinking.seed_of(0, 100) != second["seed"]
+
+
+def test_what_is_drawn_belongs_to_the_row_and_the_thought(thinker):
+    """Thoughts of six rows at once, two at a time, in another order and alone; and the three thoughts of a row differ."""
+    writer = TransformersWriter(thinker.model, thinker.renderer, replace(SAMPLED, batch_size=6))
+    prompts, keys = [[5, 6], [7], [8, 9, 10], [5, 6], [11], [6, 7]], [3, 4, 5, 6, 7, 8]
+    together = writer.write(prompts, keys)
+    by_two = TransformersWriter(thinker.model, thinker.renderer, replace(SAMPLED, batch_size=2))
+    assert by_two.write(prompts[::-1], keys[::-1])[::-1] == together
+    assert by_two.write([prompts[4]], [keys[4]]) == together[4:5]
+    assert together[0] != together[3], "the same prompt in two rows"
+    assert len({thought.ids for thought in together[2]}) > 1
+
+
+def test_noise_behind_temperature_top_k_and_top_p_draws_from_their_law():
+    from infer.text.generate import _draws
+
+    settings = TextSettings(temperature=0.5, top_k=3, samples=2)
+    scores_BV = torch.tensor([[0.0, 0.5, 1.0, 1.5]]).repeat(8000, 1)
+    for processor in _draws(settings, range(4000), width=5, device="cpu"):
+        scores_BV = processor(torch.zeros(8000, 9, dtype=torch.long), scores_BV)
+    share = torch.bincount(scores_BV.argmax(1), minlength=4) / 8000
+    expected = torch.softmax(torch.tensor([float("-inf"), 0.5, 1.0, 1.5]) / 0.5, dim=0)
+    assert share[0] == 0 and (share - expected).abs().max() < 0.023  # 4 standard deviations

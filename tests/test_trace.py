@@ -102,7 +102,7 @@ def test_titles_rank_and_metrics(hit):
     metrics = facts["result"]["metrics"]
     assert metrics["item_level/hr@10"] == metrics["sid_level/hr@10"] == float(rank <= 10)
     assert metrics["item_level/ndcg@10"] == pytest.approx((rank <= 10) / np.log2(rank + 1), abs=1e-6)
-    assert metrics["sid_level/mrr"] == pytest.approx((rank <= 10) / rank, abs=1e-6)
+    assert metrics["sid_level/mrr@10"] == pytest.approx((rank <= 10) / rank, abs=1e-6)
     assert facts["stored"]["metrics"] == metrics
 
 

@@ -16,7 +16,8 @@ def recorded_data_hash(directory: str | Path) -> str | None:
     inputs = (read_manifest(directory) or {}).get("inputs", {})
     if "data" in inputs:
         return inputs["data"]["sha256"]
-    for record in inputs.values():
+    # Examples name the rows; a model may have learned on an earlier state of the data.
+    for _, record in sorted(inputs.items(), key=lambda entry: entry[0] != "examples"):
         path = Path(record.get("path", ""))
         source = read_manifest(path) if path.is_dir() else None
         if source is not None and source["content_hash"] == record["sha256"]:

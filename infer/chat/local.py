@@ -76,10 +76,11 @@ class LocalModel:
         if first.schema is not None:
             width = max(map(len, prompts))
             processors.append(TokenConstraint(self.tokenizer, Constraint(schema=first.schema), width=width))
-        if first.temperature > 0:
-            processors.append(_gumbel_noise(requests, self.device))
-        settings = TextSettings(max_new_tokens=first.max_tokens)  # greedy: the noise does the sampling
-        made = generate_ids(self.model, prompts, settings, stop_ids=self.stops, seed=0, processors=processors)
+        settings = TextSettings(max_new_tokens=first.max_tokens, temperature=first.temperature)
+        keys = [int(sha256_bytes(f"{r.seed}:{r.prompt_sha256}".encode())[:15], 16) for r in requests]
+        made = generate_ids(
+            self.model, prompts, settings, stop_ids=self.stops, keys=keys, processors=processors
+        )
         return [self._read(text, prompt) for (text,), prompt in zip(made, prompts, strict=True)]
 
     def _prompt_ids(self, request: ChatRequest) -> list[int]:
@@ -112,19 +113,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
             "the model has no end-of-sequence token -> set eos_token_id in generation_config.json"
         )
     return stops
-
-
-def _gumbel_noise(requests: list[ChatRequest], device: str) -> Any:
-    """A logits processor: scores_BV / temperature plus each row's own noise."""
-    import torch
-
-    seeds = [int(sha256_bytes(f"{r.seed}:{r.prompt_sha256}".encode())[:15], 16) for r in requests]
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-    temperature = requests[0].temperature
-
-    def process(input_BT: Any, scores_BV: Any) -> Any:
-        noise = [torch.rand(scores_BV.shape[1], generator=g, device=device) for g in generators]
-        uniform_BV = torch.stack(noise).clamp_(1e-20, 1 - 1e-7)
-        return scores_BV / temperature - torch.log(-torch.log(uniform_BV))
-
-    return process

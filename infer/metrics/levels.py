@@ -46,12 +46,10 @@ class Level:
     ks: tuple[int, ...]
 
     def value_R(self, metric: str) -> np.ndarray:
-        """A metric of every row, float64 [R]: `hr@10`, `ndcg@10` or `mrr` (reciprocal rank, cut at the largest k)."""
-        before_R, group_R = self.placement.before_R, self.placement.group_R
+        """A metric of every row, float64 [R]: `hr@10`, `ndcg@10` or `mrr@50` (reciprocal rank, 0 beyond the cut)."""
         name, _, k = metric.partition("@")
-        if name == "mrr":
-            return ranking.rr_at_k(before_R, group_R, max(self.ks))
-        return {"hr": ranking.hr_at_k, "ndcg": ranking.ndcg_at_k}[name](before_R, group_R, int(k))
+        function = {"hr": ranking.hr_at_k, "ndcg": ranking.ndcg_at_k, "mrr": ranking.rr_at_k}[name]
+        return function(self.placement.before_R, self.placement.group_R, int(k))
 
     def take(self, rows: np.ndarray) -> Level:
         """The rows at positions `rows` (int64)."""
@@ -60,8 +58,8 @@ class Level:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics of this level: `hr@1` ... `ndcg@1` ... `mrr`."""
-        return (*(f"hr@{k}" for k in self.ks), *(f"ndcg@{k}" for k in self.ks), "mrr")
+        """The metrics of this level: `hr@1` ... `ndcg@1` ... and the MRR of the longest lists, `mrr@50`."""
+        return (*(f"hr@{k}" for k in self.ks), *(f"ndcg@{k}" for k in self.ks), f"mrr@{max(self.ks)}")
 
 
 def place_levels(

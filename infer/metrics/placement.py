@@ -80,8 +80,9 @@ def place_sids(
     """
     if predictions.codes_EL is None:
         return place_merged(predictions, found, target_R, sid_of_item_N)
-    position_R = (found.entry_R - predictions.offsets[:-1]).astype(np.float64)
-    return Placement(np.where(found.hit_R, position_R, np.inf), np.ones(len(target_R), np.int64))
+    # Its rank, not its position: what an imported list repeated keeps its place there.
+    before_R = predictions.rank_E[found.entry_R] - 1
+    return Placement(np.where(found.hit_R, before_R, np.inf), np.ones(len(target_R), np.int64))
 
 
 def place_merged(
@@ -126,7 +127,7 @@ def _first(predictions: Predictions, entries: np.ndarray) -> Placement:
     row = np.searchsorted(predictions.offsets, entries, side="right") - 1
     first = np.diff(row, prepend=-1) != 0
     before_R = np.full(len(predictions.example_ids_R), np.inf)
-    before_R[row[first]] = entries[first] - predictions.offsets[row[first]]
+    before_R[row[first]] = predictions.rank_E[entries[first]] - 1
     return Placement(before_R, np.ones(len(before_R), np.int64))
 
 

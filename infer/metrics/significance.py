@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.program import InputError
+
 BLOCK_VALUES = 1 << 23
 
 
@@ -38,6 +40,10 @@ class Clusters:
         self.num_users = len(distinct)
         self.resamples = resamples
         self._seed = seed
+
+    def users_with_weight(self, weight_R: np.ndarray) -> int:
+        """How many users have a row whose weight is above 0."""
+        return len(np.unique(self._user_R[weight_R > 0]))
 
     def collect(
         self,
@@ -126,13 +132,17 @@ def paired_differences(
 
     Two-sided bootstrap test of Efron and Tibshirani (1993, section 16.4): the resampled differences are moved to
     have mean 0, and p is the share of them that is at least as far from 0 as the one observed, the observed one
-    counted among them. It never is 0: 1 / (resamples + 1) is the least it can be.
+    counted among them. It never is 0: 1 / (resamples + 1) is the least it can be. Resamples in which no row has weight
+    are left out. InputError where fewer than two users have a row with weight: nothing can be resampled then.
     """
+    if clusters.users_with_weight(weight_R) < 2:
+        raise InputError("fewer than two users have rows that count here -> no paired test is possible")
     weights_R1 = weight_R[:, None]
     difference_RC = (ours_RC - theirs_RC) * weights_R1
     observed_C = difference_RC.sum(0) / weight_R.sum()
     ratios = clusters.collect(difference_RC, weights_R1, np.zeros(difference_RC.shape[1], np.int64))
     drawn = clusters.resampled([ratios])
+    drawn = drawn[~np.isnan(drawn).any(axis=1)]
     low_C, high_C = np.quantile(drawn, [0.025, 0.975], axis=0)
     # Sums in another order differ by rounding; that is no difference.
     reached = np.abs(drawn - observed_C) >= np.abs(observed_C) - 1e-12

@@ -61,12 +61,14 @@ def search(
     roots_B: Sequence[int] | None = None,
     exclude: np.ndarray | Tensor | None = None,
     sampler: Sampler | None = None,
+    own_beams: Sequence[int] | None = None,
     terminator_ids: Sequence[int] = (),
 ) -> Beams:
     """The `beams` best semantic IDs of each prompt under `model`, a Hugging Face causal LM or encoder-decoder in eval mode.
 
     roots_B: the catalogue of each prompt (default: the first). exclude: int64 [B, H] rows of SidTable.sids_SL that a prompt
     must not get, padded with -1; they are taken out at the last level, so wide exclusions want more beams or a catalogue.
+    own_beams: how many of the beams each prompt has, where some have fewer: its list is then that of a search with as many.
     sampler: see `infer.search.sampling`; needs the score space `trie`. terminator_ids: what follows the suffix tokens of a
     semantic ID (the end-of-turn token); scored with `parity.terminator`, which needs the score space `full`.
     Raises InputError for an empty prompt or options that do not go together, NumericError (exit 4) where the model's
@@ -74,12 +76,13 @@ def search(
     """
     endings = _check(trie, beams, score_space, parity, exclude, sampler, terminator_ids)
     ids_BT, lengths_B = right_pad(prompt_ids, device=trie.device)
+    best = Best(beams, None if own_beams is None else torch.as_tensor(own_beams, device=trie.device))
     found = decode(
         model,
         ids_BT,
         lengths_B,
         trie,
-        sampler.begin(len(ids_BT), beams, trie.device) if sampler else Best(beams),
+        sampler.begin(len(ids_BT), beams, trie.device) if sampler else best,
         score_space,
         parity=parity,
         roots_B1=_roots(roots_B, len(ids_BT), trie),
@@ -222,7 +225,8 @@ def _descend(
         step_BKX, at_BKX, child_BKX = scorer(hidden_BKD, level, state.nodes_BK, state.path_BKl)
         if level == len(widths) - 1 and excluded_BH is not None:
             step_BKX = step_BKX.masked_fill(_is_in(trie.sid_rows(child_BKX), excluded_BH), float("-inf"))
-        parent_BK, column_BK, scores_BK = choice(state.scores_BK, step_BKX, width)
+        codes_BKX = torch.arange(step_BKX.shape[2], device=step_BKX.device) if at_BKX is None else at_BKX
+        parent_BK, column_BK, scores_BK = choice(state.scores_BK, step_BKX, width, codes_BKX)
         flat_BK = parent_BK * step_BKX.shape[2] + column_BK
         code_BK = column_BK if at_BKX is None else at_BKX.flatten(1).gather(1, flat_BK)
         state = _State(

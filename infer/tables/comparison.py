@@ -33,6 +33,7 @@ USUAL_PROTOCOL = {
     "allowed": None,
     "max_rows": None,
 }
+UNTESTED = "not tested: fewer than two users have rows that count at this level"
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,10 @@ def add_tests(
             if not both:
                 continue
             weight_R = theirs[0].levels[level].weight_R
+            if clusters.users_with_weight(weight_R) < 2:
+                for metric in both:
+                    row.cells[f"{level}/{metric}"].note = UNTESTED
+                continue
             compared = paired_differences(
                 _values(ours, level, both), _values(theirs, level, both), weight_R, clusters
             )

@@ -115,14 +115,15 @@ def prediction_table(
 ) -> tuple[pa.Table, Reading]:
     """Predictions of rows whose examples are `example_ids_R`, in ascending example order, and how they were read.
 
-    A second mention of the same semantic ID in a row is dropped. What names no item has no items, so that the
-    evaluation fails on it. There are no scores in these files: score = -rank.
+    A second mention of the same semantic ID in a row is dropped and its place stays empty, as in the published protocol: later
+    answers do not move up. What names no item has no items, so that the evaluation fails on it. There are no scores in
+    these files: score = -rank.
     """
     reading, sids = Reading(), reader.sids
     ids, ranks, codes, texts = [], [], [], []
     for at in np.argsort(example_ids_R, kind="stable").tolist():
         seen: set[object] = set()
-        for text in foreign[at].answers:
+        for place, text in enumerate(foreign[at].answers, start=1):
             found, strict = reader.codes(text)
             reading.answers += 1
             reading.strict += strict
@@ -133,7 +134,7 @@ def prediction_table(
                 continue
             seen.add(key or text)
             ids.append(int(example_ids_R[at]))
-            ranks.append(len(seen))
+            ranks.append(place)
             codes.append(key or (UNREADABLE,) * sids.num_levels)
             texts.append(text.strip())
     codes_EL = np.array(codes, np.int32)

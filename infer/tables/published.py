@@ -23,7 +23,7 @@ from configs.program import InputError
 COLUMNS = ("dataset", "split", "rows", "model", "backbone", "level", "fitted_on", "metric", "value", "source",
            "provenance", "note")  # fmt: skip
 LEVELS = ("sid", "item", "title", "not stated")
-METRIC = re.compile(r"(hr|ndcg)@[1-9]\d*|mrr")
+METRIC = re.compile(r"(hr|ndcg|mrr)@[1-9]\d*")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class PublishedRow:
 
 
 def read_published(path: str | Path, *, dataset: str, split: str) -> list[PublishedRow]:
-    """The models of one data set and split in the order of the file.
+    """The models of one data set and split in the order of the file; none where it has no such rows.
 
-    InputError naming the line that is malformed or double, or listing the data sets when there is none of this name.
+    InputError naming the line that is malformed or double.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,10 +53,8 @@ def read_published(path: str | Path, *, dataset: str, split: str) -> list[Publis
     if tuple(lines.fieldnames or ()) != COLUMNS:
         raise InputError(f"{path}: the columns are not {', '.join(COLUMNS)} -> write them in this order")
     found: dict[tuple[str, str], PublishedRow] = {}
-    known: list[str] = []
     for number, line in enumerate(lines, start=2):
         _check(line, f"{path}:{number}")
-        known.append(f"{line['dataset']} ({line['split']})")
         if (line["dataset"], line["split"]) != (dataset, split):
             continue
         facts = {name: line[name] for name in ("backbone", "provenance", "level", "fitted_on")}
@@ -67,10 +65,13 @@ def read_published(path: str | Path, *, dataset: str, split: str) -> list[Publis
         row.values[line["metric"]] = float(line["value"])
         if line["note"]:
             row.notes[line["metric"]] = line["note"]
-    if not found:
-        there = ", ".join(sorted(set(known)))
-        raise InputError(f"{path} has no rows of {dataset!r}, split {split!r} -> there are: {there}")
     return list(found.values())
+
+
+def known_data(path: str | Path) -> str:
+    """The data sets and splits of a file of published numbers: `industrial (test), office (test)`."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return ", ".join(sorted({f"{line['dataset']} ({line['split']})" for line in csv.DictReader(file)}))
 
 
 def _check(line: dict[str, str | None], where: str) -> None:
@@ -88,7 +89,7 @@ def _check(line: dict[str, str | None], where: str) -> None:
     if line["level"] not in LEVELS:
         raise InputError(f"{where}: unknown level {line['level']!r} -> one of {', '.join(LEVELS)}")
     if not METRIC.fullmatch(line["metric"]):
-        raise InputError(f"{where}: unknown metric {line['metric']!r} -> hr@K, ndcg@K or mrr")
+        raise InputError(f"{where}: unknown metric {line['metric']!r} -> hr@K, ndcg@K or mrr@K")
 
 
 def refuse_other_rows(published: Sequence[PublishedRow], rows: int, *, where: str) -> None:

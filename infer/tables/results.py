@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,24 @@ def read_result(directory: Path) -> Result:
         )
     metrics = json.loads(path.read_text())
     protocol = metrics.pop("protocol")
+    metrics = {with_cut(name, metrics): metric for name, metric in metrics.items()}
     name = directory.name.replace(f".{protocol['split']}", "", 1)
     if (manifest["stage"], manifest["stage_version"]) == ("baseline last", 1):
         name = "recent (as last)"  # version 1 of `last` is what `recent` is now
     return Result(name, protocol["split"], directory, metrics, protocol, manifest)
+
+
+def with_cut(name: str, metrics: Collection[str]) -> str:
+    """The name of a metric; `mrr` of older files becomes `mrr@K`, K being the longest list that its level reports.
+
+    >>> with_cut("item_level/mrr", {"item_level/hr@1", "item_level/hr@20", "item_level/mrr"})
+    'item_level/mrr@20'
+    """
+    part, _, metric = name.rpartition("/")
+    if metric != "mrr":
+        return name
+    heads = [other.removeprefix(f"{part}/hr@") for other in metrics if other.startswith(f"{part}/hr@")]
+    return f"{name}@{max(map(int, heads))}"
 
 
 def position(result: Result) -> tuple[bool, str, int, str]:

@@ -192,7 +192,8 @@ def constrained_texts(
             banned_ids=banned_ids,
         )
         texts = generate_ids(
-            model, batch, settings, stop_ids=[tokenizer.eos_token_id], seed=settings.seed + start, processors=[processor]
+            model, batch, settings, stop_ids=[tokenizer.eos_token_id], keys=range(start, start + len(batch)),
+            processors=[processor],
         )  # fmt: skip
         for made in texts:
             read = [

@@ -70,13 +70,13 @@ def generate_ids(
     settings: TextSettings,
     *,
     stop_ids: Sequence[int],
-    seed: int,
+    keys: Sequence[int] | None = None,
     processors: Sequence[Any] = (),
 ) -> list[list[Generated]]:
     """`settings.samples` texts per prompt; each row ends at its own first stop token.
 
-    `seed` makes a batch reproducible wherever it runs. `processors` are transformers logits processors, made for this
-    call. Raises InputError for an empty prompt, NumericError (exit 4) where the model's scores are not finite.
+    keys: an integer per prompt (default: its number); with the seed and the sample's number it decides what is drawn for
+    the prompt, whatever else is in the batch. `processors` are transformers logits processors, made for this call. Raises InputError for an empty prompt, NumericError (exit 4) where the model's scores are not finite.
     """
     import torch
     from transformers import LogitsProcessorList
@@ -86,6 +86,11 @@ def generate_ids(
     device = next(model.parameters()).device
     pad_id = stop_ids[0]
     width = max(map(len, prompts))
+    warpers: list[Any] = []
+    if settings.temperature > 0:
+        keys = range(len(prompts)) if keys is None else keys
+        warpers = _draws(settings, keys, width=width, device=device)
+        prompts = [prompt for prompt in prompts for _ in range(settings.samples)]
     ids_BT = torch.tensor(
         [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
     )
@@ -93,13 +98,12 @@ def generate_ids(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
     )
     config = _config(settings, stop_ids=stop_ids, pad_id=pad_id)
-    with _own_settings(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with _own_settings(model):
         output = model.generate(
             input_ids=ids_BT,
             attention_mask=mask_BT,
             generation_config=config,
-            logits_processor=LogitsProcessorList([_refuse_nan, *processors]),
+            logits_processor=LogitsProcessorList([_refuse_nan, *processors, *warpers]),
         )
     scores = output.get("sequences_scores")
     texts = [_cut(row, stop_ids) for row in output.sequences[:, width:].tolist()]
@@ -118,23 +122,41 @@ def _cut(ids: list[int], stop_ids: Sequence[int]) -> tuple[tuple[int, ...], int 
 def _config(settings: TextSettings, *, stop_ids: Sequence[int], pad_id: int) -> Any:
     from transformers import GenerationConfig
 
-    sampling = settings.temperature > 0
-    chosen = {
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-    }
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
-        do_sample=sampling,
+        do_sample=False,
         num_beams=settings.beams,
-        num_return_sequences=settings.samples,
+        num_return_sequences=1 if settings.temperature > 0 else settings.samples,
         eos_token_id=list(stop_ids),
         pad_token_id=pad_id,
         return_dict_in_generate=True,
-        **(chosen if sampling else {}),
         **({"length_penalty": 0.0} if settings.beams > 1 else {}),
     )
+
+
+def _draws(settings: TextSettings, keys: Sequence[int], *, width: int, device: Any) -> list[Any]:
+    """Logits processors behind which the largest score is a draw: temperature, top_k, top_p, then noise of each row's own.
+
+    The largest of log p + Gumbel noise is a draw from p (Gumbel 1954); rows are the samples of the prompts, prompt by prompt.
+    """
+    import torch
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    from infer.search.noise import child_keys, gumbel, row_keys
+
+    keys_B = row_keys(settings.seed, keys, device).repeat_interleave(settings.samples)
+    samples_B = torch.arange(settings.samples, device=device).repeat(len(keys))
+    keys_B1 = child_keys(keys_B, samples_B)[:, None]
+
+    def noise(input_BT: Any, scores_BV: Any) -> Any:
+        step_B1 = child_keys(keys_B1, torch.tensor(input_BT.shape[1] - width, device=device))
+        tokens_V = torch.arange(scores_BV.shape[1], device=device)
+        return scores_BV + gumbel(child_keys(step_B1, tokens_V))
+
+    chosen: list[Any] = [TemperatureLogitsWarper(settings.temperature)]
+    chosen += [TopKLogitsWarper(settings.top_k)] if settings.top_k else []
+    chosen += [TopPLogitsWarper(settings.top_p)] if settings.top_p < 1 else []
+    return [*chosen, noise]
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class ThinkSettings:
     top_k: int = 0
     """sample from this many likeliest tokens; 0 = all"""
     batch_size: int = 16
-    """prompts per call of generate; also what one seed covers"""
+    """prompts per call of generate"""
     seed: int = 0
     """of the sampling"""
     aggregate: str = "logsumexp"
@@ -111,7 +111,8 @@ class TransformersWriter:
         self.end, self.eos = renderer.think_end_id(), renderer.terminator_ids("think")[0]
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> list[list[Thought]]:
-        """The thoughts of each prompt. keys: one integer per prompt (its example id); they seed the sampling."""
+        """The thoughts of each prompt. keys: one integer per prompt (its example id); with the seed and a
+        thought's number they decide what is drawn."""
         order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
         thoughts: list[list[Thought]] = [[] for _ in prompts]
         for start in range(0, len(order), self.settings.batch_size):
@@ -121,7 +122,7 @@ class TransformersWriter:
                 [prompts[row] for row in rows],
                 self.settings.text(),
                 stop_ids=[self.end, self.eos],
-                seed=seed_of(self.settings.seed, keys[rows[0]]),
+                keys=[keys[row] for row in rows],
             )
             for row, texts in zip(rows, made, strict=True):
                 thoughts[row] = [Thought(text.ids, text.stop == self.end) for text in texts]
@@ -187,8 +188,8 @@ class VllmWriter:
         torch.cuda.empty_cache()
 
 
-def seed_of(seed: int, key: int) -> int:
-    """A seed for (run, row) that does not depend on the process, the shard or the order of the rows."""
+def seed_of(seed: int, key: int | tuple[int, ...]) -> int:
+    """A seed for (run, row), or for (row, thought), that does not depend on the process, the shard or the order of the rows."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:4], "little")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 ROLLED = 12  # interactions, raw lines and prompt ids shown before the rest is only counted
-SHOWN_METRICS = ("hr@1", "hr@5", "hr@10", "hr@50", "ndcg@10", "ndcg@50", "mrr")
+SHOWN_METRICS = ("hr@1", "hr@5", "hr@10", "hr@50", "ndcg@10", "ndcg@50", "mrr@50")
 
 
 def as_text(facts: dict[str, Any], *, show: int) -> str:

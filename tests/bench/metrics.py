@@ -107,7 +107,7 @@ def gains(before: int | None, group: int, ks: tuple[int, ...] = KS) -> tuple[tup
         inside = [place for place in places if place < k]
         values.append((f"hr@{k}", len(inside) / group))
         values.append((f"ndcg@{k}", sum(1 / math.log2(place + 2) for place in inside) / group))
-    values.append(("mrr", sum(1 / (place + 1) for place in places if place < max(ks)) / group))
+    values.append((f"mrr@{max(ks)}", sum(1 / (place + 1) for place in places if place < max(ks)) / group))
     return tuple(values)
 
 
