@@ -45,7 +45,7 @@ KEY_LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of the report; `level` is ok, warn or FAIL, and FAIL means not ready."""
 
     level: str
@@ -81,28 +81,28 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def check_python(version: tuple[int, int], executable: str) -> Finding:
+def check_python(version: tuple[int, int], executable: str) -> Diagnosis:
     text = f"{version[0]}.{version[1]} ({executable})"
     if (3, 11) <= version <= (3, 13):
-        return Finding("ok", "python", text)
-    return Finding("FAIL", "python", f"{text} is not 3.11-3.13 -> delete .venv, then bash scripts/setup.sh")
+        return Diagnosis("ok", "python", text)
+    return Diagnosis("FAIL", "python", f"{text} is not 3.11-3.13 -> delete .venv, then bash scripts/setup.sh")
 
 
-def check_packages(pins: Mapping[str, str], installed: Mapping[str, str]) -> Iterator[Finding]:
+def check_packages(pins: Mapping[str, str], installed: Mapping[str, str]) -> Iterator[Diagnosis]:
     """Pins that match share a line; each missing or differing one has its own. A local part (+cpu) does not differ."""
     if not installed:
-        yield Finding("FAIL", "packages", f"none of {len(pins)} is installed -> bash scripts/setup.sh")
+        yield Diagnosis("FAIL", "packages", f"none of {len(pins)} is installed -> bash scripts/setup.sh")
         return
     same = [f"{name} {pin}" for name, pin in pins.items() if installed.get(name, "").split("+")[0] == pin]
     if same:
-        yield Finding("ok", "packages", f"{len(same)} of {len(pins)} as pinned: {', '.join(same)}")
+        yield Diagnosis("ok", "packages", f"{len(same)} of {len(pins)} as pinned: {', '.join(same)}")
     for name, pin in pins.items():
         have = installed.get(name)
         if have is None:
-            yield Finding("FAIL", "packages", f"{name} {pin} is missing -> bash scripts/setup.sh")
+            yield Diagnosis("FAIL", "packages", f"{name} {pin} is missing -> bash scripts/setup.sh")
         elif have.split("+")[0] != pin:
             level = "warn" if have.split(".")[0] == pin.split(".")[0] else "FAIL"
-            yield Finding(level, "packages", f"{name} is {have}, the pin is {pin} -> bash scripts/setup.sh")
+            yield Diagnosis(level, "packages", f"{name} is {have}, the pin is {pin} -> bash scripts/setup.sh")
 
 
 def find_gpus() -> list[Gpu]:
@@ -125,20 +125,20 @@ def _mib(text: str) -> float:
     return float(text) if text.strip().replace(".", "", 1).isdigit() else 0.0
 
 
-def check_gpus(gpus: list[Gpu], torch: str | None, index_url: str | None) -> Iterator[Finding]:
+def check_gpus(gpus: list[Gpu], torch: str | None, index_url: str | None) -> Iterator[Diagnosis]:
     """GPUs, and whether the torch build (its version's local part) fits them."""
     for position, gpu in enumerate(gpus):
         memory = f"{gpu.free_gib:.0f} of {gpu.total_gib:.0f} GiB free"
-        yield Finding("ok", "gpu", f"{position}: {gpu.name}, {memory}")
+        yield Diagnosis("ok", "gpu", f"{position}: {gpu.name}, {memory}")
     cpu_build = torch is not None and torch.endswith("+cpu")
     if gpus and cpu_build:
         text = f"torch {torch} has no CUDA -> without TORCH_INDEX_URL: delete .venv, bash scripts/setup.sh"
-        yield Finding("warn", "gpu", text)
+        yield Diagnosis("warn", "gpu", text)
     if not gpus:
-        yield Finding("ok", "gpu", "none: everything runs on the CPU")
+        yield Diagnosis("ok", "gpu", "none: everything runs on the CPU")
         if torch is None and not index_url and platform.system() == "Linux":
             text = "set-up would download CUDA wheels -> set TORCH_INDEX_URL to PyTorch's index of CPU wheels"
-            yield Finding("warn", "torch", text)
+            yield Diagnosis("warn", "torch", text)
 
 
 def available_memory() -> int | None:
@@ -170,18 +170,18 @@ def _free_in_groups() -> Iterator[int]:
         yield limit - used + (int(cached[1]) if cached else 0)
 
 
-def check_memory(available: int | None, needed_gib: float) -> Finding:
+def check_memory(available: int | None, needed_gib: float) -> Diagnosis:
     if available is None:
-        return Finding("warn", "memory", f"unknown here -> make sure that {needed_gib:g} GiB are free")
+        return Diagnosis("warn", "memory", f"unknown here -> make sure that {needed_gib:g} GiB are free")
     text = f"{available / GIB:.1f} GiB free, {needed_gib:g} GiB needed"
     if available >= needed_gib * GIB:
-        return Finding("ok", "memory", text)
-    return Finding("FAIL", "memory", f"{text} -> close programs or take a larger machine")
+        return Diagnosis("ok", "memory", text)
+    return Diagnosis("FAIL", "memory", f"{text} -> close programs or take a larger machine")
 
 
-def check_cores(cores: int) -> Finding:
+def check_cores(cores: int) -> Diagnosis:
     threads = os.environ.get("OMP_NUM_THREADS")
-    return Finding("ok", "cores", f"{cores}{f' (OMP_NUM_THREADS={threads})' if threads else ''}")
+    return Diagnosis("ok", "cores", f"{cores}{f' (OMP_NUM_THREADS={threads})' if threads else ''}")
 
 
 def usable_cores() -> int:
@@ -189,7 +189,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_directory(name: str, directory: Path, needed_gib: float) -> Finding:
+def check_directory(name: str, directory: Path, needed_gib: float) -> Diagnosis:
     """Can files be written in `directory` (or, before it exists, where it would be made), and is there room?"""
     present = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     shown = f"{name} = {directory}"
@@ -197,55 +197,59 @@ def check_directory(name: str, directory: Path, needed_gib: float) -> Finding:
         with tempfile.TemporaryFile(dir=present):
             pass
     except OSError as error:
-        return Finding("FAIL", "disk", f"{shown}: cannot write ({error.strerror}) -> point {name} elsewhere")
+        return Diagnosis(
+            "FAIL", "disk", f"{shown}: cannot write ({error.strerror}) -> point {name} elsewhere"
+        )
     free = shutil.disk_usage(present).free
     text = f"{shown}: {free / GIB:.1f} GiB free, {needed_gib:g} GiB needed"
     if free >= needed_gib * GIB:
-        return Finding("ok", "disk", text)
-    return Finding("FAIL", "disk", f"{text} -> free space or point {name} elsewhere")
+        return Diagnosis("ok", "disk", text)
+    return Diagnosis("FAIL", "disk", f"{text} -> free space or point {name} elsewhere")
 
 
-def check_data(root: Path, *, deep: bool) -> Iterator[Finding]:
+def check_data(root: Path, *, deep: bool) -> Iterator[Diagnosis]:
     """Every data set below `root`: the files of its finished outputs against their manifests."""
     sets = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._") if root.is_dir() else []
     if not sets:
-        yield Finding("ok", "data", f"no data set below {root} yet: scripts/01_prepare_data.sh makes one")
+        yield Diagnosis("ok", "data", f"no data set below {root} yet: scripts/01_prepare_data.sh makes one")
     budget = sys.maxsize if deep else int(HASH_GIB * GIB)
     for directory in sets:
         if not (directory / "manifest.json").exists():
             text = f"{directory} is unfinished (no manifest.json) -> run stage 01 again"
-            yield Finding("warn", "data", text)
+            yield Diagnosis("warn", "data", text)
         check = verify_outputs(directory, hash_budget=budget)
         budget -= check.hashed
         for fault in check.faults:
-            yield Finding("FAIL", "data", f"{fault} -> delete that output and run its stage again")
+            yield Diagnosis("FAIL", "data", f"{fault} -> delete that output and run its stage again")
         if check.outputs and not check.faults:
             yield sound_data(directory, check)
 
 
-def sound_data(directory: Path, check: Check) -> Finding:
+def sound_data(directory: Path, check: Check) -> Diagnosis:
     """The line of a data set without faults."""
     text = f"{directory}: {check.outputs} outputs, {check.files} files, {check.bytes / 2**20:.0f} MiB"
     left = check.bytes - check.hashed
     if left:
-        return Finding("warn", "data", f"{text}, sizes as written; {left / GIB:.1f} GiB unread -> add --deep")
-    return Finding("ok", "data", f"{text}, sizes and hashes as written")
+        return Diagnosis(
+            "warn", "data", f"{text}, sizes as written; {left / GIB:.1f} GiB unread -> add --deep"
+        )
+    return Diagnosis("ok", "data", f"{text}, sizes and hashes as written")
 
 
-def check_keys(environment: Mapping[str, str], env_file: Path) -> Iterator[Finding]:
+def check_keys(environment: Mapping[str, str], env_file: Path) -> Iterator[Diagnosis]:
     """Where each key is set. Values are compared with the empty string and go nowhere else."""
     in_file = {}
     if env_file.is_file():
         lines = (KEY_LINE.match(line) for line in env_file.read_text(errors="replace").splitlines())
         in_file = {match[1]: match[2].strip("'\"") for match in lines if match}
         if os.name == "posix" and env_file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            yield Finding("warn", "keys", f"{env_file} can be read by others -> chmod 600 {env_file}")
+            yield Diagnosis("warn", "keys", f"{env_file} can be read by others -> chmod 600 {env_file}")
     for key, purpose in KEYS.items():
         where = "environment" if environment.get(key) else ".env" if in_file.get(key) else None
-        yield Finding("ok", "keys", f"{key}: {f'set in {where}' if where else f'not set ({purpose})'}")
+        yield Diagnosis("ok", "keys", f"{key}: {f'set in {where}' if where else f'not set ({purpose})'}")
 
 
-def diagnose(args: argparse.Namespace, environment: Mapping[str, str]) -> Iterator[Finding]:
+def diagnose(args: argparse.Namespace, environment: Mapping[str, str]) -> Iterator[Diagnosis]:
     """All findings, the quick ones first."""
     pins = read_pins((ROOT / "requirements.txt").read_text())
     installed, gpus = installed_versions(pins), find_gpus()

@@ -30,7 +30,7 @@ STAGE, VERSION = "import_predictions", 1
 
 
 @dataclass
-class ImportArgs:
+class ImportPredictionsArgs:
     """Predictions of another system."""
 
     files: list[str]
@@ -67,7 +67,7 @@ class ImportArgs:
             raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
 
 
-def main(args: ImportArgs) -> None:
+def main(args: ImportPredictionsArgs) -> None:
     inputs = {"files": [Path(file) for file in args.files], "data": args.data, "sids": args.sids}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         sids = read_sids(args.sids)
@@ -92,4 +92,4 @@ def main(args: ImportArgs) -> None:
 
 
 if __name__ == "__main__":
-    program.run(ImportArgs, main)
+    program.run(ImportPredictionsArgs, main)

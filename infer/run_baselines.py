@@ -131,7 +131,7 @@ class OneBaseline:
     overwrite: bool
 
 
-class Source:
+class DataSource:
     """The data set, read when something of it is first asked for."""
 
     def __init__(self, data: str) -> None:
@@ -150,7 +150,7 @@ class Source:
         return with_ages(rows, self.data, num_items=self.num_items)
 
 
-def fit(source: Source, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:
+def fit(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:
     """(the model, the settings it was given or found)."""
     from scipy import sparse
 
@@ -217,7 +217,7 @@ def predict(rows: Rows, model: contract.ItemModel, depth: int, *, label: str) ->
     return pa.concat_tables(tables)
 
 
-def save_model(source: Source, one: OneModel, directory: Path) -> None:
+def save_model(source: DataSource, one: OneModel, directory: Path) -> None:
     """Fit a model and save it, where that is not done yet."""
     stage, inputs = f"item model {one.model}", {"data": one.data}
     try:
@@ -230,7 +230,7 @@ def save_model(source: Source, one: OneModel, directory: Path) -> None:
         pass
 
 
-def write_one(out: Output, source: Source, one: OneBaseline, directory: Path) -> None:
+def write_one(out: Output, source: DataSource, one: OneBaseline, directory: Path) -> None:
     """Predict one split with a saved model."""
     model = contract.load(directory)
     rows = source.rows(one.split)
@@ -252,7 +252,7 @@ def write_one(out: Output, source: Source, one: OneBaseline, directory: Path) ->
 
 
 def main(args: RunBaselinesArgs) -> None:
-    source = Source(args.data)
+    source = DataSource(args.data)
     root = Path(args.models_root or Path(args.output_root).parent / "baselines")
     for name in args.models:
         tune = args.tune if name == "itemknn_tuned" else None

@@ -119,7 +119,7 @@ def main(args: BuildExamplesArgs) -> None:
 
 
 @dataclass
-class Plan:
+class SplitPlan:
     """What one split will hold: its examples, made when they are asked for, and their numbers."""
 
     parts: list[Iterator[Example]] = field(default_factory=list)
@@ -137,9 +137,9 @@ class Plan:
             self.skipped[task] = skipped
 
 
-def plan_split(split: str, context: TaskContext, sequences: Sequences, args: BuildExamplesArgs) -> Plan:
+def plan_split(split: str, context: TaskContext, sequences: Sequences, args: BuildExamplesArgs) -> SplitPlan:
     """The examples of one split: sequences, and in train the item tasks. InputError when train would be empty."""
-    plan = Plan()
+    plan = SplitPlan()
     for task in args.tasks if split == "train" else ["history_to_sid"]:
         if task == "history_to_sid":
             rows, empty = sequences.rows(split, max_rows=getattr(args.max_rows, split), seed=args.seed)
@@ -155,7 +155,7 @@ def plan_split(split: str, context: TaskContext, sequences: Sequences, args: Bui
     return plan
 
 
-def write_split(out: Output, split: str, plan: Plan) -> None:
+def write_split(out: Output, split: str, plan: SplitPlan) -> None:
     """Write <split>.parquet, a row group per chunk."""
     examples = program.progress(chain(*plan.parts), label=f"{split} examples", total=plan.total)
     with (

@@ -91,7 +91,7 @@ class Graph:
 
 
 @dataclass
-class Clusters:
+class ClusterOptions:
     """Options of `cluster`."""
 
     sizes: list[int] = field(default_factory=lambda: [16, 8, 4])
@@ -124,7 +124,7 @@ class CompleteTagsArgs:
     """Options of `graph`."""
     llm: TagChat = field(default_factory=TagChat)
     """Options of `llm`."""
-    clusters: Clusters = field(default_factory=Clusters)
+    clusters: ClusterOptions = field(default_factory=ClusterOptions)
     """Options of `cluster`."""
     seed: int = 42
     """Seed of the item split, the padding and k-means."""
@@ -235,7 +235,7 @@ def fill(
 
 
 def pseudo(
-    x_ND: np.ndarray, tags: Tags, titles: list[str], clusters: Clusters, *, seed: int
+    x_ND: np.ndarray, tags: Tags, titles: list[str], clusters: ClusterOptions, *, seed: int
 ) -> tuple[Tags, np.ndarray]:
     """Pseudo-tags for the items that have no tag at all; items without a vector keep none."""
     bare = np.array([item for item, row in enumerate(tags) if not any(row)], np.int64)

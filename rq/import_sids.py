@@ -42,7 +42,7 @@ INDEX_FILES = ("*.index.json*", "id2sid.json*", "*/id2sid.json*")
 
 
 @dataclass
-class ImportArgs:
+class ImportSidsArgs:
     """Import, or with `sids` export."""
 
     output_dir: str
@@ -119,7 +119,7 @@ def parse_cids(cids: list[str], *, where: str) -> np.ndarray:
     return np.array(rows, np.int32)
 
 
-def in_item_order(index: PublishedIndex, raw_ids: list[str], args: ImportArgs) -> tuple[np.ndarray, int]:
+def in_item_order(index: PublishedIndex, raw_ids: list[str], args: ImportSidsArgs) -> tuple[np.ndarray, int]:
     """(codes int32 [N, L] in the order of our items, IDs of the file that belong to no item)."""
     keys, key = index.keys, index.key
     if args.id_offset:
@@ -146,7 +146,7 @@ def in_item_order(index: PublishedIndex, raw_ids: list[str], args: ImportArgs) -
 
 
 def require_fitting(
-    codes_NL: np.ndarray, sizes: tuple[int, ...], raw_ids: list[str], args: ImportArgs
+    codes_NL: np.ndarray, sizes: tuple[int, ...], raw_ids: list[str], args: ImportSidsArgs
 ) -> None:
     """InputError that names the first ID with a code outside its level."""
     if len(sizes) != codes_NL.shape[1]:
@@ -162,7 +162,7 @@ def require_fitting(
         )
 
 
-def bring_in(args: ImportArgs, out: output.Output) -> None:
+def bring_in(args: ImportSidsArgs, out: output.Output) -> None:
     """The import."""
     items = artifacts.read_items(args.data)
     index = read_source(args.source)
@@ -183,7 +183,7 @@ def bring_in(args: ImportArgs, out: output.Output) -> None:
     out.facts |= {"published": Path(args.source).name}
 
 
-def take_out(args: ImportArgs, out: output.Output) -> None:
+def take_out(args: ImportSidsArgs, out: output.Output) -> None:
     """The export."""
     table = read_sids(args.sids)
     keys = [str(item) for item in range(table.num_items)]
@@ -216,7 +216,7 @@ def take_out(args: ImportArgs, out: output.Output) -> None:
     out.counts |= {"items": table.num_items, "tokens": len(tokens)}
 
 
-def main(args: ImportArgs) -> None:
+def main(args: ImportSidsArgs) -> None:
     """Import or export."""
     if args.source is not None and Path(args.source).is_dir():
         found = only_file(args.source, INDEX_FILES, what="index.json or id2sid.json")
@@ -237,4 +237,4 @@ def main(args: ImportArgs) -> None:
 
 
 if __name__ == "__main__":
-    program.run(ImportArgs, main)
+    program.run(ImportSidsArgs, main)

@@ -42,7 +42,7 @@ LIST_LENGTH = 10
 
 
 @dataclass
-class ReportArgs:
+class QualityArgs:
     """The quality report."""
 
     sids: list[str] = field(default_factory=list)
@@ -117,7 +117,7 @@ def input_of(sids: str, name: str) -> str | None:
 class Vectors:
     """Item vectors and map coordinates by embeddings directory; each map is drawn up once."""
 
-    def __init__(self, args: ReportArgs) -> None:
+    def __init__(self, args: QualityArgs) -> None:
         self.args, self.maps = args, dict[Path, np.ndarray]()
 
     def of(self, sids: str, num_items: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -154,7 +154,7 @@ def predicted_lists(directory: str) -> list[np.ndarray]:
     return lists
 
 
-def examine(args: ReportArgs, name: str, sids: str, evidence: Evidence, vectors: Vectors) -> Shown:
+def examine(args: QualityArgs, name: str, sids: str, evidence: Evidence, vectors: Vectors) -> Shown:
     """Everything that is shown of one set."""
     table: SidTable = read_sids(sids)
     if table.num_items != len(evidence.items):
@@ -180,7 +180,7 @@ def examine(args: ReportArgs, name: str, sids: str, evidence: Evidence, vectors:
     return Shown(name, report, table.codes_NL, xy_N2, shown)
 
 
-def gather(args: ReportArgs, data: str) -> list[Shown]:
+def gather(args: QualityArgs, data: str) -> list[Shown]:
     """Every set, in the order given."""
     items = artifacts.read_items(data)
     for sids in args.sids:
@@ -205,7 +205,7 @@ def as_json(shown: list[Shown]) -> dict[str, Any]:
     return {one.name: one.report | {"samples": list(one.samples)} for one in shown}
 
 
-def main(args: ReportArgs) -> None:
+def main(args: QualityArgs) -> None:
     """Measure, write, print."""
     data = args.data or input_of(args.sids[0], "data")
     if data is None:
@@ -224,4 +224,4 @@ def main(args: ReportArgs) -> None:
 
 
 if __name__ == "__main__":
-    program.run(ReportArgs, main, positional(sys.argv[1:]))
+    program.run(QualityArgs, main, positional(sys.argv[1:]))

@@ -155,6 +155,16 @@ def wrong_rooms(module: str, source: str) -> set[str]:
     return {there for _, there in reached} - ROOMS[package][room] - {room}
 
 
+def classes_defined_twice(modules: dict[str, str]) -> dict[str, list[str]]:
+    """{class name: modules} of public top-level classes that several modules define."""
+    where: dict[str, list[str]] = {}
+    for module, source in modules.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(module)
+    return {name: found for name, found in where.items() if len(found) > 1}
+
+
 def is_program(source: str) -> bool:
     """A module with a `main` function or an `if __name__ == "__main__"` block."""
     for node in ast.parse(source).body:
@@ -260,6 +270,10 @@ def test_product_code_imports_no_program():
     assert imported_programs(product()) == []
 
 
+def test_a_class_name_means_one_class():
+    assert classes_defined_twice(product()) == {}
+
+
 def test_no_relative_imports():
     assert {name: lines for name, source in product().items() if (lines := relative_imports(source))} == {}
 
@@ -340,6 +354,11 @@ def test_control_rooms():
     assert wrong_rooms("data.sid", "from data.adapters.amazon import read") == {"adapters"}
     assert wrong_rooms("infer.search.good", "from infer.search.trie import Trie\nimport data.sid") == set()
     assert wrong_rooms("data.prepare", "from data.adapters import recipe\ndef main(args): ...") == set()
+
+
+def test_control_class_names():
+    twice = {"a": "class Plan: ...", "b": "class Plan: ...\nclass Other: ..."}
+    assert classes_defined_twice(twice) == {"Plan": ["a", "b"]}
 
 
 def test_control_programs():

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused_in_one_line(place, tmp_path):
         call("rq.report_quality", "--sids", json.dumps([str(place / "hand/x")]), "--data", other,
              "--output_dir", tmp_path / "r")  # fmt: skip
     with pytest.raises(InputError, match="name a directory twice"):
-        report_quality.ReportArgs(sids=["a", "a"])
+        report_quality.QualityArgs(sids=["a", "a"])
 
 
 def test_the_script_reports_every_finished_set(place, tmp_path):

@@ -15,7 +15,7 @@ from configs.program import InputError, NumericError
 from data.artifacts import TEXT_LIST
 from data.sid import FORMATS, SidTable
 from infer.engine import DecodeSettings, Recommendation
-from infer.server.catalogue import Catalogue
+from infer.server.catalogue import ServedCatalogue
 from infer.server.service import RecommendRequest, RequestError, Service
 from infer.server.web import make_app
 
@@ -35,7 +35,7 @@ def small_service(recommend: Any, **options: Any) -> Service:
             "user_id": [4],
         }
     )
-    catalogue = Catalogue(
+    catalogue = ServedCatalogue(
         items_table(["Ax", "A.x", ""], [["T"], ["T", "U"], []]), rows, sids, FORMATS["letters"]
     )
     engine = SimpleNamespace(sids=sids, settings=DecodeSettings(beams=9), recommend=recommend)

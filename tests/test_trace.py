@@ -24,7 +24,7 @@ from infer.search.prefixes import Prefixes
 from infer.trace import with_flag
 from infer.tracing.facts import (
     SequenceRow,
-    Tables,
+    TracedTables,
     compare,
     find_row,
     raw_facts,
@@ -365,7 +365,7 @@ def test_what_became_of_raw_lines(tmp_path):
     items = pa.table({"raw_id": ["B1", "B2"]})
     walk = [{"item_id": 0, "timestamp": 100, "order": 0}]
     facts = raw_facts(
-        str(amazon_dump(tmp_path / "raw")), Tables(AMAZON, items, walk, "U1"), [{"raw_id": "B1"}]
+        str(amazon_dump(tmp_path / "raw")), TracedTables(AMAZON, items, walk, "U1"), [{"raw_id": "B1"}]
     )
     assert [line["became"].split(":")[0] for line in facts["user"]] == [
         "interaction 0",

@@ -22,7 +22,7 @@ FAKE = """
 import os
 CALLS, FAIL_AT = [], []
 
-class Run:
+class TrackedRun:
     def log(self, values, step):
         if step in FAIL_AT:
             raise RuntimeError("no route to host, key " + os.environ.get("WANDB_API_KEY", ""))
@@ -32,7 +32,7 @@ class Run:
 
 def init(**settings):
     CALLS.append(settings)
-    return Run()
+    return TrackedRun()
 
 def Settings(**settings):
     return settings

@@ -26,7 +26,7 @@ from configs.program import EnvironmentFault, say, warn
 PROJECT = "generative-recommendation"
 
 
-class Run(NamedTuple):
+class TrackedRun(NamedTuple):
     """What a tracker is told when it starts."""
 
     name: str
@@ -42,7 +42,7 @@ class Session(NamedTuple):
     close: Callable[[], Any]
 
 
-def tensorboard(run: Run) -> Session:
+def tensorboard(run: TrackedRun) -> Session:
     """Event files in <folder>/<name>, for `tensorboard --logdir <folder>`."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -57,7 +57,7 @@ def tensorboard(run: Run) -> Session:
     return Session(log, writer.close)
 
 
-def wandb(run: Run) -> Session:
+def wandb(run: TrackedRun) -> Session:
     """A run of project WANDB_PROJECT; the same output directory is the same run again."""
     import wandb
 
@@ -69,7 +69,7 @@ def wandb(run: Run) -> Session:
     return Session(lambda values, step: opened.log(values, step=step), opened.finish)
 
 
-def swanlab(run: Run) -> Session:
+def swanlab(run: TrackedRun) -> Session:
     """A run of project SWANLAB_PROJECT; the same output directory is the same run again."""
     import swanlab
 
@@ -92,7 +92,7 @@ def _mode(prefix: str) -> str | None:
 class Tracked(TrainerCallback):
     """Sends every log to a tracker, from the main process."""
 
-    def __init__(self, name: str, run: Run) -> None:
+    def __init__(self, name: str, run: TrackedRun) -> None:
         self.name, self.run = name, run
         self.session: Session | None = None
 
@@ -148,5 +148,7 @@ def tracker_callbacks(args: Any, directory: Path) -> list[TrainerCallback]:
     identity = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
     name = args.trainer.get("run_name") or f"{directory.parent.name}-{directory.name}"
     return [
-        Tracked(args.tracker, Run(name, identity, directory.parent / "tracking", dataclasses.asdict(args)))
+        Tracked(
+            args.tracker, TrackedRun(name, identity, directory.parent / "tracking", dataclasses.asdict(args))
+        )
     ]

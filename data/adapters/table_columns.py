@@ -26,7 +26,7 @@ NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 
 
 @dataclass(frozen=True)
-class Source:
+class ColumnSource:
     """A file's columns under our names, and what the file calls them."""
 
     name: str
@@ -57,7 +57,7 @@ class Source:
 
 def read_source(
     raw: str | Path, spec: TableFile, *, required: Sequence[str], optional: Sequence[str]
-) -> tuple[Source | None, list[Finding]]:
+) -> tuple[ColumnSource | None, list[Finding]]:
     """Read one file: (its columns, findings); None where there is no file or it cannot be read."""
     path = Path(raw) / spec.file
     if not path.is_file():
@@ -77,7 +77,7 @@ def read_source(
     if not table.num_rows and all(name in source for name in required):
         findings.append(Finding(path.name, "", "has no rows", "check the file"))
     columns = {name: table[column] for name, column in source.items()}
-    return Source(path.name, pa.table(columns), spec.columns), findings
+    return ColumnSource(path.name, pa.table(columns), spec.columns), findings
 
 
 def _choose(
@@ -148,7 +148,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def keys(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
+def keys(source: ColumnSource, column: str) -> tuple[pa.Array, list[Finding]]:
     """An id column as strings (integers and text are both ids); empty and null ids are findings."""
     if not source.has(column):
         return pa.array([""] * source.rows, pa.string()), []
@@ -172,7 +172,7 @@ def _keys(values: pa.Array) -> tuple[pa.Array, np.ndarray, str]:
     return text, pc.equal(text, "").to_numpy(zero_copy_only=False), ""
 
 
-def key_lists(source: Source, column: str) -> tuple[np.ndarray, pa.Array, list[Finding]]:
+def key_lists(source: ColumnSource, column: str) -> tuple[np.ndarray, pa.Array, list[Finding]]:
     """A list-of-ids column: (offsets int64 [rows + 1], flat ids as strings, findings).
 
     Text cells may be JSON lists or ids separated by whitespace or commas.
@@ -211,7 +211,7 @@ def rows_of(offsets: np.ndarray, flat: np.ndarray) -> np.ndarray:
     return rows
 
 
-def texts(source: Source, column: str, *, nulls: bool = False) -> tuple[pa.Array, list[Finding]]:
+def texts(source: ColumnSource, column: str, *, nulls: bool = False) -> tuple[pa.Array, list[Finding]]:
     """A text column; a list of strings is joined by spaces, numbers are printed. Without `nulls` a null is empty text."""
     empty = pa.nulls(source.rows, pa.string()) if nulls else pa.array([""] * source.rows, pa.string())
     if not source.has(column):
@@ -234,7 +234,7 @@ def _is_textual(kind: pa.DataType) -> bool:
     )
 
 
-def text_lists(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
+def text_lists(source: ColumnSource, column: str) -> tuple[pa.Array, list[Finding]]:
     """A list<string> column without nulls. Text cells: a JSON list, or one element (none when empty)."""
     if not source.has(column):
         return pa.array([[]] * source.rows, TEXT_LISTS), []
@@ -258,7 +258,7 @@ def text_lists(source: Source, column: str) -> tuple[pa.Array, list[Finding]]:
     return pa.array(rows, TEXT_LISTS), source.at(column, bad, "not a JSON list", values=values)
 
 
-def numbers(source: Source, column: str, kind: pa.DataType) -> tuple[pa.Array, list[Finding]]:
+def numbers(source: ColumnSource, column: str, kind: pa.DataType) -> tuple[pa.Array, list[Finding]]:
     """A numeric column of `kind` with nulls; empty csv cells and NaN are null; what is no number is a finding."""
     if not source.has(column):
         return pa.nulls(source.rows, kind), []
@@ -287,7 +287,7 @@ def numbers(source: Source, column: str, kind: pa.DataType) -> tuple[pa.Array, l
 
 
 def amounts(
-    source: Source, column: str, parse: Callable[[Any], float | None]
+    source: ColumnSource, column: str, parse: Callable[[Any], float | None]
 ) -> tuple[pa.Array, int, list[Finding]]:
     """(float32 column with nulls, cells that are there and no number, findings) of ratings or prices.
 

@@ -32,7 +32,7 @@ from data.adapters.contract import Loaded, RawLine, RawLines, first_of_each, sho
 from data.adapters.item_text import parse_rating
 from data.adapters.options import TableFile, TablesOptions
 from data.adapters.table_columns import (
-    Source,
+    ColumnSource,
     amounts,
     key_lists,
     keys,
@@ -145,7 +145,7 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
 
 
 def _load_interactions(
-    source: Source, time_unit: str, items: Items | None, users: Coder
+    source: ColumnSource, time_unit: str, items: Items | None, users: Coder
 ) -> tuple[dict[str, np.ndarray | None], int, list[Finding]]:
     """(item, timestamp, known, rating and split of `Tables`, ratings that are no number, findings).
 
@@ -165,7 +165,7 @@ def _load_interactions(
     return columns, unparsed, findings + found
 
 
-def _item_numbers(source: Source, column: str, items: Items | None) -> tuple[np.ndarray, list[Finding]]:
+def _item_numbers(source: ColumnSource, column: str, items: Items | None) -> tuple[np.ndarray, list[Finding]]:
     mentioned, findings = keys(source, column)
     if items is None:
         return np.zeros(len(mentioned), np.int32), findings
@@ -173,7 +173,7 @@ def _item_numbers(source: Source, column: str, items: Items | None) -> tuple[np.
     return numbers_, findings + source.at(column, lost, "item is not in the item table", values=mentioned)
 
 
-def _timestamps(source: Source, unit: str) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
+def _timestamps(source: ColumnSource, unit: str) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
     """(UTC seconds int64, 0 where there is none; known bool; findings)."""
     values, findings = numbers(source, "timestamp", pa.int64())
     known = ~values.is_null().to_numpy(zero_copy_only=False)
@@ -186,7 +186,7 @@ def _timestamps(source: Source, unit: str) -> tuple[np.ndarray, np.ndarray, list
     return seconds, known, findings + source.at("timestamp", wrong, what, values=values, fix=fix)
 
 
-def _splits(source: Source, allowed: Sequence[str]) -> tuple[np.ndarray | None, list[Finding]]:
+def _splits(source: ColumnSource, allowed: Sequence[str]) -> tuple[np.ndarray | None, list[Finding]]:
     """(codes of SPLIT_NAMES int8, UNKNOWN_SPLIT where null, or None without the column; findings)."""
     values, findings = texts(source, "split", nulls=True)
     if not source.has("split"):
@@ -197,7 +197,9 @@ def _splits(source: Source, allowed: Sequence[str]) -> tuple[np.ndarray | None, 
     return codes.fill_null(UNKNOWN_SPLIT).to_numpy().astype(np.int8), findings
 
 
-def _orders(source: Source, user: np.ndarray, named: np.ndarray) -> tuple[np.ndarray | None, list[Finding]]:
+def _orders(
+    source: ColumnSource, user: np.ndarray, named: np.ndarray
+) -> tuple[np.ndarray | None, list[Finding]]:
     """(position int64 of every row in its user's sequence, or None; findings: nulls, repeats and gaps within a user).
 
     user: int32 [rows]; named: bool [rows], False where the user id is missing.
@@ -225,7 +227,7 @@ def _orders(source: Source, user: np.ndarray, named: np.ndarray) -> tuple[np.nda
 
 
 def _settled(
-    source: Source,
+    source: ColumnSource,
     user: np.ndarray,
     order: np.ndarray | None,
     timestamp: np.ndarray,
@@ -297,7 +299,7 @@ def _load_sequences(
     return pa.table(columns), findings
 
 
-def _first_lost(source: Source, offsets: np.ndarray, ids: pa.Array, lost: np.ndarray) -> pa.Array:
+def _first_lost(source: ColumnSource, offsets: np.ndarray, ids: pa.Array, lost: np.ndarray) -> pa.Array:
     """Per row (string, null where none) the first of its ids that is lost."""
     places = np.flatnonzero(lost)
     rows, first = np.unique(np.searchsorted(offsets, places, side="right") - 1, return_index=True)

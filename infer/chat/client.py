@@ -25,7 +25,7 @@ from infer.chat.backends import Backend, Heuristic, OpenAIServer, Recorded, chec
 from infer.chat.cache import ReplyCache
 from infer.chat.journal import Journal, read_results
 from infer.chat.messages import STATUSES, ChatRequest, ChatResult
-from infer.chat.run import Policy, Run
+from infer.chat.run import Policy, ChatRun
 
 __all__ = ["ChatClient", "ChatRequest", "ChatResult", "ChatSettings", "chat_client", "read_results"]
 
@@ -203,7 +203,7 @@ class ChatClient:
         sink: Callable[[ChatResult], None],
     ) -> Iterator[tuple[int, ChatResult]]:
         """(place, result) as they finish; `sink` gets each one first."""
-        run = Run(self.backend, requests, policy=self.policy, cache=self.cache, sink=sink)
+        run = ChatRun(self.backend, requests, policy=self.policy, cache=self.cache, sink=sink)
         if self.backend.parallel:
             return run.in_threads(self.settings.concurrency if concurrency is None else concurrency)
         return run.serially()

@@ -78,7 +78,7 @@ class Sample:
         return self.result is None or self.result.status == "invalid"
 
 
-class Run:
+class ChatRun:
     """Requests are taken in order by whoever is free; `sink` gets every result as soon as it is finished."""
 
     def __init__(

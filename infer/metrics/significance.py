@@ -116,7 +116,7 @@ class Clusters:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A paired difference of means: its value, 95 % interval, and the p-value of "there is none"."""
 
     value: float
@@ -127,7 +127,7 @@ class Difference:
 
 def paired_differences(
     ours_RC: np.ndarray, theirs_RC: np.ndarray, weight_R: np.ndarray, clusters: Clusters
-) -> list[Difference]:
+) -> list[PairedDifference]:
     """Ours minus theirs on the same rows, for each of C metrics; rows are weighted with `weight_R`.
 
     Two-sided bootstrap test of Efron and Tibshirani (1993, section 16.4): the resampled differences are moved to
@@ -147,4 +147,6 @@ def paired_differences(
     # Sums in another order differ by rounding; that is no difference.
     reached = np.abs(drawn - observed_C) >= np.abs(observed_C) - 1e-12
     p_C = (1 + reached.sum(axis=0)) / (1 + len(drawn))
-    return [Difference(*map(float, values)) for values in zip(observed_C, low_C, high_C, p_C, strict=True)]
+    return [
+        PairedDifference(*map(float, values)) for values in zip(observed_C, low_C, high_C, p_C, strict=True)
+    ]

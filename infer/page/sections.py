@@ -37,14 +37,14 @@ CURVES = (
 
 
 @dataclass(frozen=True)
-class Funnel:
+class ShownFunnel:
     """What stage 01 counted. steps: {"step", "rows", "users"?, "items"?} in their order; facts: (name, words)."""
 
     steps: list[dict[str, Any]]
     facts: list[tuple[str, str]]
 
 
-def read_funnel(data: Path) -> Funnel:
+def read_funnel(data: Path) -> ShownFunnel:
     """funnel.json of a prepared data set; facts that are zero, empty or drawn elsewhere are left out."""
     path = data / "funnel.json"
     if not path.exists():
@@ -55,7 +55,7 @@ def read_funnel(data: Path) -> Funnel:
         for name, value in raw.items()
         if value and name not in {"steps", "months", "share_with_time"}
     ]
-    return Funnel(raw["steps"], facts)
+    return ShownFunnel(raw["steps"], facts)
 
 
 def _words(value: Any) -> str:
@@ -225,7 +225,7 @@ class Page:
     data: str
     protocol: str
     counts: list[tuple[str, int]]
-    funnel: Funnel
+    funnel: ShownFunnel
     months: Figure | None
     timed: int
     rows: int

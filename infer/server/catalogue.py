@@ -27,7 +27,7 @@ SHOWN_SPLITS = (
 MAX_CATEGORIES = 500
 
 
-class Catalogue:
+class ServedCatalogue:
     """Items with titles, categories and semantic IDs. InputError when the SIDs are of another data set."""
 
     def __init__(self, items: pa.Table, sequences: pa.Table, sids: SidTable, fmt: SidFormat) -> None:
@@ -121,7 +121,7 @@ def _starts(lists: pa.ListArray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def read_catalogue(data: str | Path, sids: SidTable, fmt: SidFormat) -> Catalogue:
-    """The Catalogue of a prepared data set."""
+def read_catalogue(data: str | Path, sids: SidTable, fmt: SidFormat) -> ServedCatalogue:
+    """The ServedCatalogue of a prepared data set."""
     items = artifacts.read_items(data)
-    return Catalogue(items, artifacts.read_sequences(data, num_items=items.num_rows), sids, fmt)
+    return ServedCatalogue(items, artifacts.read_sequences(data, num_items=items.num_rows), sids, fmt)

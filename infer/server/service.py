@@ -20,7 +20,7 @@ import numpy as np
 from configs.program import InputError, NumericError
 from infer.engine import Engine
 from infer.search.prefixes import Prefixes
-from infer.server.catalogue import Catalogue
+from infer.server.catalogue import ServedCatalogue
 
 MAX_HISTORY = 1000
 MAX_LABELS = 10
@@ -45,7 +45,7 @@ class RecommendRequest:
     exclude_history: bool
 
 
-def parse_request(body: bytes, catalogue: Catalogue, *, max_k: int) -> RecommendRequest:
+def parse_request(body: bytes, catalogue: ServedCatalogue, *, max_k: int) -> RecommendRequest:
     """The request in a JSON body; RequestError (400) naming the first thing that is wrong."""
     try:
         raw = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
@@ -71,7 +71,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _allowed(raw: Any, catalogue: Catalogue) -> np.ndarray | None:
+def _allowed(raw: Any, catalogue: ServedCatalogue) -> np.ndarray | None:
     """Item ids of `allowed`: null, a list of item ids, or {"category": a label or a path of labels}."""
     if raw is None:
         return None
@@ -120,7 +120,9 @@ def _short(value: Any) -> str:
 class Service:
     """One engine behind one lock: requests are answered one after the other."""
 
-    def __init__(self, engine: Engine, catalogue: Catalogue, *, name: str, max_waiting: int = 32) -> None:
+    def __init__(
+        self, engine: Engine, catalogue: ServedCatalogue, *, name: str, max_waiting: int = 32
+    ) -> None:
         self.engine, self.catalogue, self.name = engine, catalogue, name
         self.prefixes = Prefixes(engine.sids)
         self.max_k = min(engine.settings.beams, len(engine.sids.sids_SL))

@@ -132,7 +132,7 @@ def split_reason(config: dict[str, Any], row: SequenceRow, walk: list[dict[str, 
 
 
 @dataclass(frozen=True)
-class Tables:
+class TracedTables:
     """What of the data set a trace reads."""
 
     config: dict[str, Any]
@@ -159,7 +159,7 @@ def read_example(examples: str, row: SequenceRow) -> Example:
     return example
 
 
-def read_tables(data: str, row: SequenceRow) -> Tables:
+def read_tables(data: str, row: SequenceRow) -> TracedTables:
     """Items, the user's interactions and raw id, and how the data set was made."""
     config = require_manifest(data, written_by=artifacts.ITEMS.written_by)["config"]
     walk = user_walk(artifacts.read(data, artifacts.INTERACTIONS), row)
@@ -168,10 +168,10 @@ def read_tables(data: str, row: SequenceRow) -> Tables:
         users = artifacts.read(data, artifacts.USERS)
         at = pc.index(users["user_id"], row.user_id).as_py()
         user = users["raw_id"][at].as_py() if at >= 0 else None
-    return Tables(config, artifacts.read_items(data), walk, user)
+    return TracedTables(config, artifacts.read_items(data), walk, user)
 
 
-def item_facts(tables: Tables, row: SequenceRow, engine: Engine) -> list[dict[str, Any]]:
+def item_facts(tables: TracedTables, row: SequenceRow, engine: Engine) -> list[dict[str, Any]]:
     """The items of the history, oldest first, then the target: raw id, title, categories, semantic ID."""
     facts = []
     for place, item in enumerate([*row.history, row.target]):
@@ -186,7 +186,7 @@ def item_facts(tables: Tables, row: SequenceRow, engine: Engine) -> list[dict[st
     return facts
 
 
-def raw_facts(raw: str, tables: Tables, items: list[dict[str, Any]]) -> dict[str, Any]:
+def raw_facts(raw: str, tables: TracedTables, items: list[dict[str, Any]]) -> dict[str, Any]:
     """The raw lines of the user and the items; what became of each of the user's lines where that can be told."""
     found = find_raw_lines(raw, tables.config, user=tables.user, items=[item["raw_id"] for item in items])
     kept = {
@@ -269,7 +269,7 @@ def place_of(predictions: Predictions, target: int) -> dict[str, Any]:
     return {"rank": rank, "items_before": float(placed.before_R[0]), "group": int(placed.group_R[0])}
 
 
-def list_facts(predictions: Predictions, tables: Tables, row: SequenceRow) -> list[dict[str, Any]]:
+def list_facts(predictions: Predictions, tables: TracedTables, row: SequenceRow) -> list[dict[str, Any]]:
     """{rank, items: [{item_id, title}], target, seen} of every entry of the one row of `predictions`."""
     titles = tables.items["title"]
     return [

@@ -77,7 +77,7 @@ class Balanced:
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class BalancedLevel:
     """One level's outcome."""
 
     codebook_KD: np.ndarray
@@ -152,8 +152,8 @@ def separating_lens(residual_ND: np.ndarray, codes_NL: np.ndarray, directions: i
 
 
 def whole_codebook(
-    residual_ND: np.ndarray, level: Level, lens: np.ndarray, *, low: int, high: int, limit: int
-) -> Level:
+    residual_ND: np.ndarray, level: BalancedLevel, lens: np.ndarray, *, low: int, high: int, limit: int
+) -> BalancedLevel:
     """A level found through a lens with codewords of all dimensions: the mean residuals of its codes.
 
     Seen through the lens they are its centres, so the assignment is made optimal again for them, with their prices.
@@ -164,7 +164,7 @@ def whole_codebook(
     book_KD = priced_lloyd.centres(residual_ND, level.codes_N.astype(np.int64), empty_KD)
     cost_NK = blocked_distances(through(residual_ND, lens), through(book_KD, lens))
     codes_N, optimal, graph = capacity.exchange(cost_NK, level.codes_N, low=low, high=high, limit=limit)
-    return Level(book_KD, codes_N.astype(np.int32), capacity.prices(graph), optimal)
+    return BalancedLevel(book_KD, codes_N.astype(np.int32), capacity.prices(graph), optimal)
 
 
 def balanced_kmeans(
@@ -177,7 +177,7 @@ def balanced_kmeans(
     polish: int = 2,
     exchanges: int = 20_000,
     seed: int,
-) -> Level:
+) -> BalancedLevel:
     """k-means of float32 [N, D] with low <= size <= high for every code; equal for equal seed and thread count.
 
     With fewer distinct points than codes the centres are those points, repeated. InputError on values that are not
@@ -202,7 +202,7 @@ def balanced_kmeans(
             codebook_KD = priced_lloyd.centres(x_ND, codes_N, codebook_KD)
     cost_NK = blocked_distances(x_ND, codebook_KD)
     codes_N, optimal, graph = capacity.exchange(cost_NK, codes_N, low=low, high=high, limit=exchanges)
-    return Level(codebook_KD, codes_N.astype(np.int32), capacity.prices(graph), optimal)
+    return BalancedLevel(codebook_KD, codes_N.astype(np.int32), capacity.prices(graph), optimal)
 
 
 def first_centres(x_ND: np.ndarray, num_codes: int, *, seed: int) -> tuple[np.ndarray, bool]:
@@ -230,6 +230,6 @@ def inertia(x_ND: np.ndarray, codebook_KD: np.ndarray, codes_N: np.ndarray) -> f
     return float(((x_ND - codebook_KD[codes_N]).astype(np.float64) ** 2).sum() / len(x_ND))
 
 
-def encodes_as_trained(x_ND: np.ndarray, level: Level) -> float:
+def encodes_as_trained(x_ND: np.ndarray, level: BalancedLevel) -> float:
     """Share of points whose cheapest priced code is the code that the assignment gave them."""
     return float((cheapest_codes(x_ND, level.codebook_KD, price_K=level.price_K) == level.codes_N).mean())

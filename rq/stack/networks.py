@@ -108,7 +108,6 @@ def network_shape(
 @torch.no_grad()
 def in_blocks(function: Any, x_ND: Any, *, rows: int = 8192) -> Any:
     """numpy float32 in, numpy float32 out, through a torch function, block by block, on the CPU."""
-    import numpy as np
 
     blocks = [
         function(torch.from_numpy(np.array(x_ND[start : start + rows], np.float32))).numpy()
