@@ -25,7 +25,7 @@ from infer.chat.backends import Backend, Heuristic, OpenAIServer, Recorded, chec
 from infer.chat.cache import ReplyCache
 from infer.chat.journal import Journal, read_results
 from infer.chat.messages import STATUSES, ChatRequest, ChatResult
-from infer.chat.run import Policy, ChatRun
+from infer.chat.run import ChatRun, Policy
 
 __all__ = ["ChatClient", "ChatRequest", "ChatResult", "ChatSettings", "chat_client", "read_results"]
 
