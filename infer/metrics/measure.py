@@ -242,18 +242,18 @@ def add_diversity(columns: Columns, predictions: Predictions, sids: SidTable | N
     if predictions.codes_EL is None and sids is None:
         return
     lengths = np.minimum(np.diff(predictions.offsets), k)
-    inside_RK = np.arange(k) < lengths[:, None]
+    place_K1 = np.arange(k)[:, None]
     # Places that a shorter list does not have repeat its first entry; every repeat is taken off below.
-    entry_RK = predictions.offsets[:-1, None] + np.where(inside_RK, np.arange(k), 0)
+    entry_KR = predictions.offsets[:-1] + np.where(place_K1 < lengths, place_K1, 0)
     codes = (
-        predictions.codes_EL[entry_RK]
+        predictions.codes_EL[entry_KR]
         if predictions.codes_EL is not None
-        else sids.codes_NL[predictions.items_M[predictions.item_offsets[entry_RK]]]
+        else sids.codes_NL[predictions.items_M[predictions.item_offsets[entry_KR]]]
     )
-    key_RK, names, distinct = np.zeros(entry_RK.shape, np.int64), [], []
+    key_KR, names, distinct = np.zeros(entry_KR.shape, np.int64), [], []
     for level in range(min(DIVERSITY_LEVELS, codes.shape[2])):
-        key_RK = key_RK * (int(codes[:, :, level].max()) + 1) + codes[:, :, level]
-        fresh = [(key_RK[:, :at] != key_RK[:, at : at + 1]).all(axis=1) for at in range(k)]
+        key_KR = key_KR * (int(codes[:, :, level].max()) + 1) + codes[:, :, level]
+        fresh = [(key_KR[:at] != key_KR[at]).all(axis=0) for at in range(k)]
         names.append(f"all/diversity_{level + 1}@{k}")
         distinct.append(np.sum(fresh, axis=0).astype(np.float64))
     columns.add(names, np.stack(distinct, axis=1), lengths[:, None].astype(np.float64))
@@ -268,8 +268,8 @@ def invalid_entries(
     """
     sizes_E, items_M = predictions.sizes_E, predictions.items_M
     bad = sizes_E == 0
-    unknown = np.flatnonzero((items_M < 0) | (items_M >= num_items))
-    if len(unknown):
+    if items_M.min(initial=0) < 0 or items_M.max(initial=0) >= num_items:
+        unknown = np.flatnonzero((items_M < 0) | (items_M >= num_items))
         bad[predictions.entry_M[unknown]] = True
         items_M = items_M.copy()
         items_M[unknown] = 0
@@ -283,9 +283,11 @@ def invalid_entries(
     sid_N = sids.sid_of_item_N
     if not restricted:
         bad |= sizes_E != sids.group_sizes_S[sid_N].take(first_E)
-    several = np.flatnonzero(np.repeat(sizes_E > 1, sizes_E))
-    entry = np.searchsorted(predictions.item_offsets, several, side="right") - 1
-    bad[entry[sid_N[items_M[several]] != sid_N[first_E[entry]]]] = True
+    several = np.flatnonzero(sizes_E > 1)
+    entry = np.repeat(several, sizes_E[several])
+    first = np.cumsum(sizes_E[several]) - sizes_E[several]
+    members = np.arange(len(entry)) + np.repeat(predictions.item_offsets[several] - first, sizes_E[several])
+    bad[entry[sid_N[items_M[members]] != sid_N[first_E[entry]]]] = True
     return bad
 
 

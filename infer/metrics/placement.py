@@ -144,11 +144,12 @@ def place_unseen(
     A row whose target is in its own history has nothing left to find and does not count.
     """
     seen = np.sort(history_row_H * num_items + history_H)
-    rows = len(target_R)
-    removed_M = np.flatnonzero(_member(predictions.row_M * num_items + predictions.items_M, seen))
+    first_R, lengths = np.arange(len(target_R)) * num_items, np.diff(predictions.member_offsets)
+    removed_M = _member(first_R, lengths, predictions.items_M, seen)
     unseen, removed_R = _place_without(predictions, found, removed_M)
-    left_R = np.diff(predictions.member_offsets) - removed_R
-    counts_R = ~_member(np.arange(rows) * num_items + target_R, seen)
+    left_R = lengths - removed_R
+    counts_R = np.ones(len(target_R), bool)
+    counts_R[_member(first_R, np.ones_like(lengths), target_R, seen)] = False
     # A seen target can be its group's only item; its row is dropped, so any valid group size will do.
     unseen = Placement(unseen.before_R, np.maximum(unseen.group_R, 1))
     return unseen, counts_R, int(left_R.min(initial=len(predictions.items_M)))
@@ -172,17 +173,23 @@ def _place_without(
     return without, np.bincount(row, minlength=rows)
 
 
-def _member(queries: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
-    """Which queries (not negative) are among the keys; bool.
+def _member(
+    first_R: np.ndarray, lengths_R: np.ndarray, items_M: np.ndarray, sorted_keys: np.ndarray
+) -> np.ndarray:
+    """Positions (ascending) of the items of rows whose key, the row's first key + the item, is among the keys.
 
-    Most are not, and a small table of the keys' low bits tells so without a search.
+    Most are not, and a small table of the keys' low bits tells so without a search and in half the memory.
     """
+    if not len(sorted_keys):
+        return np.zeros(0, np.int64)
     mask = (1 << FILTER_BITS) - 1
     possible = np.zeros(mask + 1, bool)
     possible[sorted_keys & mask] = True
-    result = possible.take(queries & mask)
-    maybe = np.flatnonzero(result)
-    if len(maybe):
-        at = np.minimum(np.searchsorted(sorted_keys, queries[maybe]), len(sorted_keys) - 1)
-        result[maybe] = sorted_keys[at] == queries[maybe]
-    return result
+    low_M = np.repeat((first_R & mask).astype(np.int32), lengths_R)
+    low_M += (items_M & mask).astype(np.int32)
+    low_M &= mask
+    maybe = np.flatnonzero(possible.take(low_M))
+    row = np.searchsorted(np.cumsum(lengths_R), maybe, side="right")
+    keys = first_R[row] + items_M[maybe]
+    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return maybe[sorted_keys[at] == keys]
