@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from configs.program import InputError
+from infer.search.prompts import left_pad, right_pad
 from infer.search.scoring import Parity, logits_transform
 from infer.search.tree import search
 from infer.search.trie import Trie
@@ -121,3 +122,13 @@ def test_what_cannot_be_decoded_exactly_is_refused():
     scaled.config.logits_scaling = 3.0
     with pytest.raises(InputError):
         logits_transform(scaled.config)
+
+
+def test_prompts_are_padded_on_either_side():
+    ids, lengths = right_pad([[5], [6, 7, 8]], device="cpu", pad_id=9)
+    assert (ids.tolist(), lengths.tolist()) == ([[5, 9, 9], [6, 7, 8]], [1, 3])
+    ids, mask = left_pad([[5], [6, 7, 8], [1, 2]], device="cpu", pad_id=9)
+    assert ids.tolist() == [[9, 9, 5], [6, 7, 8], [9, 1, 2]]
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1], [0, 1, 1]]
+    with pytest.raises(InputError, match="empty prompt"):
+        left_pad([[1], []], device="cpu")

@@ -272,16 +272,3 @@ def _is_in(rows_BKX: Tensor, sorted_BH: Tensor) -> Tensor:
     flat_BF = rows_BKX.flatten(1)
     at_BF = torch.searchsorted(sorted_BH, flat_BF).clamp(max=sorted_BH.shape[1] - 1)
     return (sorted_BH.gather(1, at_BF) == flat_BF).view(rows_BKX.shape)
-
-
-def left_pad(prompts: Sequence[Sequence[int]], *, device: Any, pad_id: int = 0) -> tuple[Tensor, Tensor]:
-    """(ids int64 [B, T], mask int64 [B, T]) of prompts padded on the left."""
-    width = max(map(len, prompts), default=0)
-    if not prompts or min(map(len, prompts)) == 0:
-        raise InputError("empty prompt -> every prompt needs at least one token")
-    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)

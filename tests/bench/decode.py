@@ -28,9 +28,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from data.sid import FORMATS, LETTERS, LevelTokens, SidTable, SidVocab
+from infer.search.prompts import left_pad
 from infer.search.sampling import Best
 from infer.search.scoring import LevelScorer
-from infer.search.tree import left_pad, search
+from infer.search.tree import search
 from infer.search.trie import Trie, without_forbidden
 from tests.agreement import disagreement, ranking
 from tests.bench import frame

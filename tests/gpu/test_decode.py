@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from infer.search.prompts import right_pad
+from infer.search.prompts import left_pad, right_pad
 from infer.search.sampling import Best
 from infer.search.scoring import PLAIN
-from infer.search.tree import decode, left_pad, search
+from infer.search.tree import decode, search
 from infer.search.trie import Trie
 from tests import families, tiny
 from tests.agreement import disagreement, ranking

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infer.search.prompts import left_pad
 from infer.search.scoring import LevelScorer, Parity
-from infer.search.tree import Beams, left_pad
+from infer.search.tree import Beams
 from infer.search.trie import Trie
 
 
