@@ -168,8 +168,8 @@ def test_weights_multiply_and_smoothing_spreads() -> None:
     head = torch.nn.Linear(8, VOCAB)
     holder = SimpleNamespace(get_output_embeddings=lambda: head, config=model.config)
     hidden, labels = torch.randn(40, 8, requires_grad=True), torch.randint(0, VOCAB, (40,))
-    ours = head_loss(holder, hidden, labels, smoothing=0.1)
-    theirs = torch.nn.functional.cross_entropy(head(hidden), labels, reduction="sum", label_smoothing=0.1)
+    ours = 3 * head_loss(holder, hidden, labels, torch.ones(40), smoothing=0.1)
+    theirs = 3 * torch.nn.functional.cross_entropy(head(hidden), labels, reduction="sum", label_smoothing=0.1)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     wanted = [hidden, *head.parameters()]
     pairs = zip(torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted), strict=True)

@@ -16,7 +16,11 @@ from torch import Tensor
 
 from infer.search.scoring import logits_transform
 
-BLOCK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}  # of one block's float32 logits
+BLOCK_BYTES = {
+    "cpu": 4 * 2**20,
+    "cuda": 512 * 2**20,
+}  # of one block's float32 logits: the processor's cache; memory
+LEAST_ROWS = 256  # of a block: fewer would read the weights more often than they compute with them
 IGNORED = -100
 
 
@@ -24,8 +28,8 @@ def head_loss(
     model: Any,
     hidden_MD: Tensor,
     labels_M: Tensor,
+    weights_M: Tensor,
     *,
-    weights_M: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
     """Sum over labels of weight * ((1 - s) * -log p(label) + s * mean over V of -log p); float32 scalar.
@@ -36,8 +40,6 @@ def head_loss(
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
     transform = logits_transform(model.config)
-    if weights_M is None:
-        weights_M = torch.ones_like(labels_M, dtype=torch.float32)
     weights_M = weights_M * (labels_M != IGNORED)
     return _HeadLoss.apply(
         hidden_MD, head.weight, bias, labels_M.clamp(min=0), weights_M, smoothing, transform
@@ -67,7 +69,7 @@ class _HeadLoss(torch.autograd.Function):
             torch.zeros_like(value, dtype=torch.float32) if value is not None and needed else None
             for value, needed in zip((hidden_MD, weight_VD, bias_V), wanted, strict=False)
         ]
-        step = max(16, BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // (4 * len(weight_VD)))
+        step = max(LEAST_ROWS, BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // (4 * len(weight_VD)))
         with torch.autocast(device, enabled=False):
             used_VD = weight_VD.to(dtype)
             for start in range(0, len(hidden_MD), step):
@@ -92,8 +94,10 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple:
+        # a slope of one spares a pass over the weights' gradient; asking a GPU for it would cost more than the pass
+        unit = slope.device.type == "cpu" and float(slope) == 1
         scaled = [
-            None if grad is None else grad.mul_(slope).to(dtype)
+            None if grad is None else (grad if unit else grad * slope).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return *scaled, None, None, None, None

@@ -22,8 +22,10 @@ from train.supervised.batches import IGNORED, Batches, visible
 from train.supervised.head import head_loss
 
 
-def answer_loss(model: Any, batch: dict[str, Any], *, smoothing: float = 0.0) -> Tensor:
-    """Sum of the label losses of a batch of `Batches` (float32 scalar).
+def answer_loss(
+    model: Any, batch: dict[str, Any], *, smoothing: float = 0.0, divisor: float | Tensor = 1
+) -> Tensor:
+    """Sum of the label losses of a batch of `Batches` over `divisor` (float32 scalar).
 
     Goes through the model's own forward, so that wrappers (DDP) see it; its head computes one position, ours M of them.
     """
@@ -39,9 +41,10 @@ def answer_loss(model: Any, batch: dict[str, Any], *, smoothing: float = 0.0) ->
         logits_to_keep=torch.tensor([width - 1], device=positions_BT.device),
     )
     hidden_MD = output.hidden_states[-1].flatten(0, 1)[batch["states"]]
-    return head_loss(
-        inner, hidden_MD, batch["labels"], weights_M=batch.get("label_weights"), smoothing=smoothing
-    )
+    weights_M = batch.get("label_weights")
+    if weights_M is None:
+        weights_M = torch.ones(batch["labels"].shape, device=hidden_MD.device)
+    return head_loss(inner, hidden_MD, batch["labels"], weights_M / divisor, smoothing=smoothing)
 
 
 class AnswerTrainer(SafeTrainer, SFTTrainer):
@@ -83,13 +86,13 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = answer_loss(model, inputs, smoothing=self.smoothing)
         count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = loss / max(int(count), 1)
+        divisor = max(float(count), 1.0)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = (
-                loss * self.accelerator.num_processes
+            divisor /= (
+                self.accelerator.num_processes
             )  # DDP averages gradients; the count is that of all ranks
+        loss = answer_loss(model, inputs, smoothing=self.smoothing, divisor=divisor)
         self.seen["tokens"] += inputs["real_tokens"]
         self.seen["slots"] += inputs["input_ids"].numel()
         self.seen["windows"] += inputs["windows"]
