@@ -69,14 +69,14 @@ def reference(model, sequences, weights=None) -> torch.Tensor:
 
 
 def packed(
-    layout: str, sequences, groups, tasks, *, seed=0, batch_size=7, row_tokens=24, **options
+    layout: str, sequences, groups, tasks, *, seed=0, step_windows=7, row_tokens=24, **options
 ) -> Batches:
     rows = token_rows(sequences)
     units = single_units(rows)
     if layout == "user_tree":
         units = tree_units(rows, groups_N=groups, tasks_N=tasks, most=5)
     row_tokens = None if layout == "padded" else row_tokens
-    return Batches(units, batch_size=batch_size, row_tokens=row_tokens, seed=seed, **options)
+    return Batches(units, step_windows=step_windows, row_tokens=row_tokens, seed=seed, **options)
 
 
 def gradients(model, loss: torch.Tensor) -> list[torch.Tensor]:
@@ -97,7 +97,7 @@ def test_losses_and_gradients_equal_those_of_separate_sequences(data: st.DataObj
         rng, users=data.draw(st.integers(1, 6)), suffix=data.draw(st.integers(0, 2))
     )
     layout = data.draw(st.sampled_from(["user_tree", "packed", "padded"]))
-    batches = packed(layout, sequences, groups, tasks, batch_size=data.draw(st.integers(1, 40)))
+    batches = packed(layout, sequences, groups, tasks, step_windows=data.draw(st.integers(1, 40)))
     model = tiny.model(vocab_size=VOCAB)
     found = sum(answer_loss(model, batches[index]) for index in range(len(batches)))
     assert_equal(model, found, reference(model, sequences))
@@ -109,7 +109,7 @@ def test_other_families_too(kind: str) -> None:
     rng = np.random.default_rng(3)
     sequences, groups, tasks = windows(rng, users=4, suffix=1, limit=7)
     model = families.model(kind, vocab_size=VOCAB, attention="eager" if kind == "gemma2" else "sdpa")
-    batches = packed("user_tree", sequences, groups, tasks, batch_size=50)
+    batches = packed("user_tree", sequences, groups, tasks, step_windows=50)
     assert_equal(
         model, sum(answer_loss(model, batches[i]) for i in range(len(batches))), reference(model, sequences)
     )
@@ -130,7 +130,7 @@ def test_shared_tokens_by_hand() -> None:
     assert units.tokens_U.tolist() == [5 + 5], (
         "the trunk behind the root, the clipped window; the first window is inside"
     )
-    batch = Batches(units, batch_size=9, row_tokens=64, seed=None)[0]
+    batch = Batches(units, step_windows=9, row_tokens=64, seed=None)[0]
     assert batch["real_tokens"] == 1 + 10 and batch["windows"] == 3
     assert batch["position_ids"][0, :11].tolist() == [0, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5]
     kept = batch["labels"] != IGNORED
@@ -142,7 +142,7 @@ def test_shared_tokens_by_hand() -> None:
 @settings(deadline=None, max_examples=30)
 def test_every_epoch_has_every_window_once(seed: int, layout: str, processes: int) -> None:
     sequences, groups, tasks = windows(np.random.default_rng(seed), users=9, suffix=1)
-    batches = packed(layout, sequences, groups, tasks, multiple_of=processes, by_length=layout == "padded")
+    batches = packed(layout, sequences, groups, tasks, parts=processes, by_length=layout == "padded")
     assert len(batches) % processes == 0
     expected = sorted(token for _, answer in sequences for token in answer)
     firsts = []
@@ -162,7 +162,7 @@ def test_weights_multiply_and_smoothing_spreads() -> None:
     sequences, groups, tasks = windows(np.random.default_rng(1), users=3, suffix=0)
     weights = np.random.default_rng(2).random(len(sequences)).astype(np.float32)
     model = tiny.model(vocab_size=VOCAB)
-    batches = packed("user_tree", sequences, groups, tasks, batch_size=99, weights_N=weights)
+    batches = packed("user_tree", sequences, groups, tasks, step_windows=99, weights_N=weights)
     found = sum(answer_loss(model, batches[index]) for index in range(len(batches)))
     assert_equal(model, found, reference(model, sequences, weights))
     head = torch.nn.Linear(8, VOCAB)

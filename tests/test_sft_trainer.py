@@ -41,7 +41,14 @@ def trainer_of(directory: Path, *, batch: int, accumulation: int) -> AnswerTrain
         dataset_kwargs={"skip_prepare_dataset": True},
     )  # fmt: skip
     sequences, groups, tasks = windows(np.random.default_rng(0), users=4, suffix=1)
-    batches = packed("user_tree", sequences[:16], groups[:16], tasks[:16], batch_size=batch)
+    batches = packed(
+        "user_tree",
+        sequences[:16],
+        groups[:16],
+        tasks[:16],
+        step_windows=batch * accumulation,
+        parts=accumulation,
+    )
     assert len(batches) == accumulation
     return AnswerTrainer(
         model=tiny.model(vocab_size=50), args=args, batches=batches, valid_batches=batches, validator=dict,

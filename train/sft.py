@@ -35,6 +35,7 @@ from infer.engine import DecodeSettings, load_engine
 from train.arguments import Tracker
 
 STAGE, VERSION = "sft", 1
+MOST_WINDOWS = 64  # of one user that share a trunk: a longer history's windows are spread over steps
 
 
 @dataclass
@@ -131,9 +132,9 @@ def make_batches(
     rows: Any,
     *,
     end_id: int,
-    batch_size: int,
+    step_windows: int,
     seed: int | None,
-    world: int = 1,
+    parts: int = 1,
 ) -> Any:
     """The `Batches` of rendered examples in the layout of `args`."""
     from train.supervised.batches import Batches
@@ -147,17 +148,19 @@ def make_batches(
     if args.layout == "user_tree":
         tasks = table["task"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
         users = pc.fill_null(table["user_id"], -1).to_numpy().astype(np.int64)
-        units = tree_units(rows, groups_N=users, tasks_N=tasks, most=max(1, batch_size // 2))
+        units = tree_units(
+            rows, groups_N=users, tasks_N=tasks, most=min(MOST_WINDOWS, max(1, step_windows // 2))
+        )
     else:
         units = single_units(rows)
     return Batches(
         units,
-        batch_size=batch_size,
+        step_windows=step_windows,
         row_tokens=None if args.layout == "padded" else args.row_tokens,
         seed=seed,
         weights_N=None if (weights == 1).all() else weights,
         by_length=args.by_length,
-        multiple_of=world,
+        parts=parts,
     )
 
 
@@ -192,14 +195,15 @@ def train(args: SftArgs, out: Output) -> None:
     place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
     rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
     table = table.take(chosen)
+    parts = config.world_size * config.gradient_accumulation_steps
     batches = make_batches(
         args,
         table,
         rendered.take(chosen),
         end_id=engine.renderer.terminator_ids()[-1],
-        batch_size=config.per_device_train_batch_size,
+        step_windows=config.per_device_train_batch_size * parts,
         seed=args.seed,
-        world=config.world_size,
+        parts=parts,
     )
     validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
     valid_batches = make_batches(
@@ -207,7 +211,7 @@ def train(args: SftArgs, out: Output) -> None:
         validator.examples,
         render(validator.examples, engine.renderer),
         end_id=engine.renderer.terminator_ids()[-1],
-        batch_size=config.per_device_eval_batch_size,
+        step_windows=config.per_device_eval_batch_size,
         seed=None,
     )
     trainer = AnswerTrainer(
@@ -235,7 +239,7 @@ def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, valid_batches
     """The callback that keeps validation within `eval_share`."""
     from train.supervised.schedule import EveryNth, forward_work, validation_stride
 
-    steps = math.ceil(len(batches) / config.world_size / config.gradient_accumulation_steps)
+    steps = batches.steps
     interval = config.eval_steps or steps
     if interval < 1:
         interval *= config.max_steps if config.max_steps > 0 else steps * config.num_train_epochs

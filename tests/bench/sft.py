@@ -79,7 +79,7 @@ def padded_loss(model: Any, rows: TokenRows) -> torch.Tensor:
 
 def step(model: Any, loss: Callable[[], torch.Tensor]) -> float:
     """Loss of one forward and backward; gradients stay in the model."""
-    model.zero_grad(set_to_none=False)
+    model.zero_grad()
     value = loss()
     value.backward()
     return float(value.detach())
@@ -108,15 +108,15 @@ def startup(engine: Any, table: pa.Table) -> tuple[float, float]:
         for _ in range(2):
             start = time.perf_counter()
             rows = cached_rows(many, engine.renderer, Path(directory), content="bench")
-            batches_of(engine, many, rows, layout="user_tree", batch_size=128)
+            batches_of(engine, many, rows, layout="user_tree", windows=128)
             seconds.append(time.perf_counter() - start)
     return seconds[0], seconds[1]
 
 
-def batches_of(engine: Any, table: pa.Table, rows: TokenRows, *, layout: str, batch_size: int) -> Batches:
+def batches_of(engine: Any, table: pa.Table, rows: TokenRows, *, layout: str, windows: int) -> Batches:
     args = SftArgs(model="", examples="", sids="", output_dir="", layout=layout, row_tokens=256)
     end = engine.renderer.terminator_ids()[-1]
-    return make_batches(args, table, rows, end_id=end, batch_size=batch_size, seed=0)
+    return make_batches(args, table, rows, end_id=end, step_windows=windows, seed=0)
 
 
 def measure(args: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def measure(args: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         rows = cached_rows(table, engine.renderer, Path(directory), content="bench")
     window_count = 24 if args.quick else 64
-    tree = batches_of(engine, table, rows, layout="user_tree", batch_size=window_count)
+    tree = batches_of(engine, table, rows, layout="user_tree", windows=window_count)
     chosen = tree.units.members_N[
         np.isin(np.repeat(np.arange(len(tree.units)), tree.units.windows_U), tree.order[: tree.cuts[1]])
     ]
@@ -137,7 +137,7 @@ def measure(args: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
     losses: dict[str, Callable[[], torch.Tensor]] = {"padded": lambda: padded_loss(model, rows)}
     slots = {"padded": len(rows) * int(rows.lengths_N.max())}
     for layout in ("packed", "user_tree"):
-        batch = batches_of(engine, table, rows, layout=layout, batch_size=2 * len(rows))
+        batch = batches_of(engine, table, rows, layout=layout, windows=2 * len(rows))
         only = batch.collate(np.arange(len(batch.units)))
         losses[layout], slots[layout] = lambda only=only: answer_loss(model, only), only["input_ids"].numel()
     if args.side:

@@ -25,53 +25,60 @@ SPANS = ("root_from", "root_to", "trunk_from", "trunk_to", "own_from")
 class Batches(torch.utils.data.Dataset):
     """Item i is batch i of the current epoch; the same for every process and every run of a seed.
 
-    batch_size: windows of a batch, which whole units meet on average; row_tokens: length that rows aim at (a longer unit
-    widens them), None = a row per unit, padded; weights_N multiplies the losses of a sequence. `multiple_of`: the number of
-    batches is rounded up to it (processes).
+    step_windows: windows of an optimizer step, which whole units meet on average; parts: batches that a step is split into
+    (processes times accumulation), about equal in tokens, so that a step does not depend on how it is split; row_tokens:
+    length that rows aim at (a longer unit widens them), None = a row per unit, padded; weights_N multiplies the losses of a
+    sequence; by_length: examples of similar lengths together.
     """
 
     def __init__(
         self,
         units: Units,
         *,
-        batch_size: int,
+        step_windows: int,
         row_tokens: int | None,
         seed: int | None,
         weights_N: np.ndarray | None = None,
         by_length: bool = False,
-        multiple_of: int = 1,
+        parts: int = 1,
     ) -> None:
         self.units, self.row_tokens, self.seed, self.by_length = units, row_tokens, seed, by_length
-        self.batch_size, self.weights_N = batch_size, weights_N
-        windows = int(units.windows_U.sum())
-        self.count = -(-max(1, -(-windows // batch_size)) // multiple_of) * multiple_of
+        self.step_windows, self.parts, self.weights_N = step_windows, parts, weights_N
+        self.steps = max(1, -(-int(units.windows_U.sum()) // step_windows))
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return self.count
+        return self.steps * self.parts
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle the units anew for `epoch`; without a seed they keep their order."""
-        order = np.arange(len(self.units))
+        order, turn = np.arange(len(self.units)), np.arange(self.steps)
         if self.seed is not None:
             generator = np.random.default_rng([self.seed, epoch])
             order = generator.permutation(order)
+            if self.by_length:
+                mega = np.cumsum(self.units.windows_U[order]) // (self.step_windows * MEGABATCH)
+                order = order[np.lexsort((-self.units.tokens_U[order], mega))]
+                turn = generator.permutation(turn)
         windows = self.units.windows_U[order]
-        if self.by_length and self.seed is not None:
-            mega = np.cumsum(windows) // (self.batch_size * MEGABATCH)
-            order = order[np.lexsort((-self.units.tokens_U[order], mega))]
-            windows = self.units.windows_U[order]
         centre = np.cumsum(windows) - windows / 2
-        batch = np.minimum((centre * self.count / windows.sum()).astype(np.int64), self.count - 1)
-        self.order, self.cuts = order, np.searchsorted(batch, np.arange(self.count + 1))
-        if self.by_length and self.seed is not None:
-            self.turn = generator.permutation(self.count)
-        else:
-            self.turn = np.arange(self.count)
+        step = np.minimum((centre * self.steps / windows.sum()).astype(np.int64), self.steps - 1)
+        self.order, self.turn = order, turn
+        self.cuts = np.searchsorted(step, np.arange(self.steps + 1))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        batch = self.turn[index]
-        return self.collate(self.order[self.cuts[batch] : self.cuts[batch + 1]])
+        step = self.turn[index // self.parts]
+        chosen = self.order[self.cuts[step] : self.cuts[step + 1]]
+        return self.collate(chosen[self._part(chosen) == index % self.parts])
+
+    def _part(self, chosen_U: np.ndarray) -> np.ndarray:
+        """Which part of its step each unit belongs to: the longest first, to the part with the fewest tokens."""
+        part_U, fill = np.zeros(len(chosen_U), np.int64), [0] * self.parts
+        sizes = self.units.tokens_U[chosen_U]
+        for u in np.argsort(-sizes, kind="stable").tolist() if self.parts > 1 else ():
+            part_U[u] = fill.index(min(fill))
+            fill[part_U[u]] += int(sizes[u])
+        return part_U
 
     def collate(self, chosen_U: np.ndarray) -> dict[str, Any]:
         """The batch of some units: input_ids and position_ids int64 [B, T], spans int32 [B, T, 5], states, labels int64 [M].
@@ -120,7 +127,7 @@ class Batches(torch.utils.data.Dataset):
         row_U, slot_U = np.zeros(len(chosen_U), np.int64), np.zeros(len(chosen_U), np.int64)
         fill, root_slots = [0] * number, {}
         for u in np.argsort(-sizes, kind="stable").tolist():
-            row = min(range(number), key=fill.__getitem__) if self.row_tokens is not None else u
+            row = u if self.row_tokens is None else fill.index(min(fill))
             key = (row, int(units.task_U[chosen_U[u]]))
             if key not in root_slots:
                 root_slots[key] = fill[row]
