@@ -30,7 +30,8 @@ from data.store.output import Output
 from infer.loading import load_model
 from train.progress import METRICS_FILE, Progress
 
-RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens")  # not the same after a resume
+# not the same after a resume, or on another number of processes
+RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens", "padding")
 
 
 class MetricsFile(TrainerCallback):

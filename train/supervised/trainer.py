@@ -99,7 +99,7 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Training logs also say how much of the batches was padding and, on the screen only, how fast it went."""
+        """On the screen, training logs also say how much of the batches was padding and how fast it went."""
         if "loss" in logs and self.seen["slots"]:
             seconds = time.perf_counter() - self.since
             logs["padding"] = round(1 - self.seen["tokens"] / self.seen["slots"], 4)
