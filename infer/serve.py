@@ -132,6 +132,8 @@ def serve(app: Any, bound: socket.socket) -> None:
     """Answer until a signal comes: requests that were begun are finished, then the signal takes its course."""
     import uvicorn
 
+    from infer.server.connections import MAX_CONNECTIONS, BoundedProtocol
+
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -141,9 +143,9 @@ def serve(app: Any, bound: socket.socket) -> None:
         proxy_headers=False,
         lifespan="off",
         loop="asyncio",
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
-        limit_concurrency=2 * BACKLOG,
+        backlog=2 * MAX_CONNECTIONS,
         h11_max_incomplete_event_size=1 << 15,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,

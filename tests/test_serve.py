@@ -24,6 +24,7 @@ from data.sid import read_sids
 from infer import serve
 from infer.engine import DecodeSettings, load_engine
 from infer.serve import ServeArgs, is_local
+from infer.server.connections import MAX_OF_A_CLIENT
 from infer.server.web import host_name
 from tests.agreement import disagreement, recommended
 from tests.handmade import environment, refuse
@@ -248,7 +249,8 @@ def test_undeclared_length_is_bounded_too(server):
 def test_garbage_on_the_wire_and_still_alive(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(b"\x16\x03\x01\x02\x00 not http\r\n\r\n")
-        assert b" 400 " in client.recv(1000)
+        told = client.recv(1000)
+        assert b" 400 " in told and json.loads(told.split(b"\r\n\r\n")[1])["error"]
     many = [
         threading.Thread(target=lambda n=n: answers.append(server.recommend(history=[n], k=1)))
         for n in range(8)
@@ -263,6 +265,72 @@ def test_garbage_on_the_wire_and_still_alive(server):
     assert facts["status"] == "ok" and facts["items"] == ITEMS and facts["levels"] == [8, 8, 4]
     assert facts["model"] == "run/vocab" and str(ROOT) not in json.dumps(facts)
     assert server.process.poll() is None
+
+
+def test_half_open_connections_block_nobody(server):
+    """200 clients that say nothing or half a request; an answer, and a bound that names itself in JSON."""
+    held = []
+    for number in range(200):
+        held.append(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+        if number % 2:
+            held[-1].sendall(b"POST /api/recommend HTTP/1.1\r\nHost: local")
+    assert server.recommend(history=[3], k=1)["asked"] == 1
+    told = held[0].recv(1000)  # the oldest made room
+    assert told.startswith(b"HTTP/1.1 408 ") and json.loads(told.split(b"\r\n\r\n")[1])["error"]
+    for client in held:
+        client.close()
+    # Where every connection has a request of its own, none makes room.
+    busy = b"POST /api/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    held = []
+    for _ in range(MAX_OF_A_CLIENT + 3):
+        held.append(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+        held[-1].sendall(busy)
+    told = held[-1].recv(1000)
+    assert told.startswith(b"HTTP/1.1 429 ") and b"Retry-After: 2" in told and b"application/json" in told
+    for client in held:
+        client.close()
+    assert server.recommend(history=[3], k=1)["asked"] == 1
+
+
+def test_a_request_head_that_does_not_come_is_not_awaited(monkeypatch):
+    import asyncio
+
+    from infer.server import connections
+
+    class Transport:
+        sent, aborted = b"", False
+
+        def get_extra_info(self, name):
+            return ("10.0.0.9", 5) if name == "peername" else None
+
+        def write(self, data):
+            self.sent += data
+
+        def abort(self):
+            self.aborted = True
+
+        def can_write_eof(self):
+            return False
+
+        def is_closing(self):
+            return False
+
+    async def talk() -> Transport:
+        import uvicorn
+        from uvicorn.server import ServerState
+
+        config, transport = uvicorn.Config(lambda: None, log_config=None), Transport()
+        protocol = connections.BoundedProtocol(config, ServerState(), {})
+        protocol.connection_made(transport)
+        protocol.data_received(b"GET / HTTP/1.1\r\nHo")
+        await asyncio.sleep(0.3)
+        assert protocol not in protocol.waiting
+        return transport
+
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 0.1)
+    transport = asyncio.run(talk())
+    assert transport.sent.startswith(b"HTTP/1.1 408 Request Timeout") and transport.aborted
 
 
 def test_interrupt_and_taken_port(chain):

@@ -113,11 +113,14 @@ def make_app(
     from starlette.responses import Response
     from starlette.routing import Route
 
+    from infer.server.connections import RETRY_SECONDS
+
     page, policy = read_page()
     headers = HEADERS | {"Content-Security-Policy": policy}
 
     def answer(value: Any, status: int = 200) -> Response:
-        return Response(as_json(value), status, headers, "application/json")
+        again = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else {}
+        return Response(as_json(value), status, headers | again, "application/json")
 
     def guarded(handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Response]]:
         """`handler` behind the check of the host, with every error turned into a status and one line."""
