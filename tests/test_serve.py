@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -282,7 +283,9 @@ def test_half_open_connections_block_nobody(server):
     # Where every connection has a request of its own, none makes room.
     busy = b"POST /api/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     held = []
-    for _ in range(MAX_OF_A_CLIENT + 3):
+    for number in range(MAX_OF_A_CLIENT + 1):
+        if number == MAX_OF_A_CLIENT:
+            time.sleep(1)  # until all heads are read
         held.append(socket.create_connection(("127.0.0.1", server.port), timeout=30))
         held[-1].sendall(busy)
     told = held[-1].recv(1000)

@@ -46,10 +46,8 @@ class BoundedProtocol(H11Protocol):
         self.open_of[self.host] += 1
         too_many = self.open_of[self.host] > MAX_OF_A_CLIENT
         if too_many or len(self.connections) > MAX_CONNECTIONS:
-            oldest = next(
-                (one for one, host in self.waiting.items() if host == self.host or not too_many), None
-            )
-            if oldest is None:
+            idle = [one for one, host in self.waiting.items() if host == self.host or not too_many]
+            if len(idle) < CROWD:
                 status, whose = (429, "your") if too_many else (503, "all")
                 self.refuse(status, f"{whose} connections are in use: try again in {RETRY_SECONDS} seconds")
                 return
