@@ -136,13 +136,17 @@ def test_damaged_or_unfinished_files_are_refused(tmp_path):
     save_to(tmp_path / "short", quantizer)
     weights = tmp_path / "short" / residual.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(InputError, match="no readable quantizer"):
+    with pytest.raises(InputError, match="has 100 bytes, not 104"):
         residual.load(tmp_path / "short")
-    save_to(tmp_path / "other", quantizer)
-    description = tmp_path / "other" / residual.DESCRIPTION
-    description.write_text(description.read_text().replace('"dim": 2', '"dim": 4'))
-    with pytest.raises(InputError, match=r"\(3, 2\)"):
-        residual.load(tmp_path / "other")
+    for name, changed, words in (
+        ("other", {"dim": 4}, r"\(3, 2\)"),
+        ("old", {"sizes": None}, "no readable quantizer"),
+    ):
+        with output.open_output(NoArgs(str(tmp_path / name)), "test", version=1, inputs={}) as out:
+            residual.save(out, quantizer, made_by={"name": "test"})
+            out.write_json(residual.DESCRIPTION, quantizer.describe() | changed)
+        with pytest.raises(InputError, match=words):
+            residual.load(tmp_path / name)
 
 
 def test_vectors_of_another_width_are_refused():
