@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def masked(batch):
     return [table.get(row["example_id"], [1.0, 0, 0, 0]) for row in batch.rows]
 
 
-def trainer(tmp_path, *, batch: int, accumulate: int, drop: bool):
+def trainer(tmp_path, *, batch=8, accumulate=1, drop=False, reward=masked, generations=4):
     from transformers import TrainingArguments
 
     from preprocess.vocabulary import add_sid_tokens
@@ -31,12 +33,12 @@ def trainer(tmp_path, *, batch: int, accumulate: int, drop: bool):
     words = handmade.tokenizer("ours")
     vocab = add_sid_tokens(words, FORMATS["letters"], handmade.SIZES, sids_sha256="").vocab
     model = tiny.model(vocab_size=len(words))
-    engine = Engine(model, Renderer(words, vocab), TABLE, DecodeSettings(beams=4))
+    engine = Engine(model, Renderer(words, vocab), TABLE, DecodeSettings(beams=generations))
     return SidTrainer(
         engine=engine,
         reference=tiny.model(vocab_size=len(words), seed=1),
-        rewards=Mixture([Member("masked", masked, 1.0, {})]),
-        settings=GrpoSettings(num_generations=4, beta=0.1, drop_zero_variance=drop),
+        rewards=Mixture([Member(reward.__name__, reward, 1.0, {})]),
+        settings=GrpoSettings(num_generations=generations, beta=0.1, drop_zero_variance=drop),
         rows=[{"example_id": row, "target": [row]} for row in range(PROMPTS)],
         prompts=engine.renderer.prompts([engine.histories.example([row]) for row in range(PROMPTS)]),
         validate=dict,
@@ -81,6 +83,53 @@ def test_a_step_does_not_depend_on_how_its_batch_is_split(drop, tmp_path):
             assert other[key] == pytest.approx(log[key], rel=1e-4, abs=1e-5), key
     assert log["zero_variance_share"] == 2 / 8
     assert log["reward"] == pytest.approx((4 + 1 + 1 + 4) / (4 + 2 + 3 + 4 * 4))
+
+
+def stepped(one) -> tuple[torch.Tensor, dict[str, float]]:
+    """(weights, log) after one step."""
+    one.train()
+    return flat(one.model), one.state.log_history[0]
+
+
+def test_rewards_that_are_all_missing_leave_the_model_as_it_is(tmp_path):
+    def silent(batch):
+        return [[None] * 4 for _ in batch.rows]
+
+    one = trainer(tmp_path, reward=silent)
+    before = flat(one.model)
+    after, log = stepped(one)
+    assert torch.equal(after, before) and log["loss"] == 0 and log["zero_variance_share"] == 1
+    assert all(math.isnan(log[name]) for name in ("reward", "reward/silent", "kl")), (
+        "of nothing there is no mean"
+    )
+
+
+def test_a_group_with_fewer_legal_answers_than_rollouts_learns_from_these_alone(tmp_path):
+    """Ten semantic IDs and twelve rollouts: whatever a reward says of the two without items, the step is that of ten."""
+
+    def hopeful(batch):
+        return [
+            [100.0 if not items else float(place) for place, items in enumerate(g)] for g in batch.item_ids
+        ]
+
+    legal = len(TABLE.sids_SL)
+    (ten, log), (twelve, more) = (
+        stepped(trainer(tmp_path, reward=hopeful, generations=rollouts)) for rollouts in (legal, legal + 2)
+    )
+    torch.testing.assert_close(twelve, ten, atol=1e-5, rtol=1e-4)
+    assert log["reward"] == more["reward"] == pytest.approx((legal - 1) / 2)
+    assert more["reward/hopeful"] == pytest.approx((sum(range(legal)) + 2 * 100) / (legal + 2))
+    assert more["loss"] == pytest.approx(log["loss"], abs=1e-5)
+
+
+def test_groups_without_signal_are_drawn_to_the_reference_unless_they_are_dropped(tmp_path):
+    def equal(batch):
+        return [[1.0] * 4 for _ in batch.rows]
+
+    start = flat(trainer(tmp_path).model)
+    kept, dropped = (stepped(trainer(tmp_path, reward=equal, drop=drop)) for drop in (False, True))
+    assert not torch.equal(kept[0], start) and kept[1]["kl"] > 0
+    assert torch.equal(dropped[0], start) and dropped[1]["loss"] == 0
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
