@@ -84,6 +84,7 @@ def main(args: ImportPredictionsArgs) -> None:
             "model": args.model or Path(args.output_dir).name.removesuffix(f".{args.split}"),
             "fitted_on": args.fitted_on,
             "sids_sha256": sids.sha256,
+            "sid_format": args.sid_format,
             "depth": max(len(row.answers) for row in foreign),
             **reading.facts(),
         }

@@ -34,7 +34,7 @@ from data.store.claim import rank_and_world
 from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, Engine, load_engine
-from infer.loading import context_length
+from infer.loading import context_length, examples_facts
 from infer.search.allowed import item_ids
 from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
 from infer.work import shards
@@ -224,6 +224,7 @@ def settings_facts(args: RecommendArgs) -> dict[str, Any]:
         "model_hash": fingerprint(args.model),
         "fitted_on": "train",
         "sids_sha256": read_sids(args.sids).sha256,
+        "sid_format": examples_facts(args.examples, read_sids(args.sids), args.sids)["format"],
         "max_rows": args.max_rows,
         "allowed": args.allowed,
         "decode_seed": args.decode.seed,

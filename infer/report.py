@@ -52,7 +52,7 @@ class ReportArgs:
     split: str = "test"
     """split of the table"""
     model: str | None = None
-    """model whose recommendations are shown in words; null = the one trained last"""
+    """model whose recommendations are shown in words; null = the newest, trained last"""
     users: int = 10
     """how many users, a seeded sample"""
     top: int = 5
@@ -78,6 +78,8 @@ def build(args: ReportArgs, found: list[results.Result], links: list[Link]) -> p
     items = artifacts.read_items(data)
     page.check_items(items, sids.num_items, data=data, sids=sids_dir)
     users = len(pc.unique(artifacts.read(data, artifacts.INTERACTIONS)["user_id"]))
+    populations = results.by_rows(results.of_split(found, args.split), first=final)
+    valid = results.by_rows(results.of_split(found, "valid"), first=final) if args.split != "valid" else []
     return page.Page(
         title=args.title or run.resolve().name,
         data=data.resolve().name,
@@ -91,9 +93,11 @@ def build(args: ReportArgs, found: list[results.Result], links: list[Link]) -> p
         sid_figures=sid_figures(sids_dir, sids),
         training=[(log, page.training_figures(log)) for log in results.read_logs(run)],
         final=final,
-        results=results.of_split(found, args.split),
-        valid=results.of_split(found, "valid") if args.split != "valid" else [],
-        stories=stories(final, data, sids, count=args.users, top=args.top, seed=args.seed),
+        results=populations[0],
+        others=populations[1:],
+        valid=valid[0] if valid else [],
+        marks=results.marks(populations[0], valid[0] if valid else []),
+        stories=stories(final.directory, data, sids, count=args.users, top=args.top, seed=args.seed),
         stages=results.manifests(run, data, sids_dir),
         links=[(link.name, link.href(Path(args.output_dir))) for link in links],
     )
@@ -118,8 +122,9 @@ def main(args: ReportArgs) -> None:
             out.counts |= {"models": len(shown), "users": len(built.stories)}
     except AlreadyComplete as kept:
         print(f"infer.report: {kept}", flush=True)
-    ks = {k for result in shown for k in result.protocol["ks"]}
-    print(results.markdown_table(shown, k=10 if 10 in ks else max(ks)))
+    for alike in results.by_rows(shown, first=results.final_model(found, args.split, args.model)):
+        ks = {k for result in alike for k in result.protocol["ks"]}
+        print(results.markdown_table(alike, k=10 if 10 in ks else max(ks)))
     print(f"page: {Path(args.output_dir) / 'index.html'}", flush=True)
 
 

@@ -119,6 +119,40 @@ def test_the_page_shows_what_the_stages_wrote(made):
     assert printed[-1] == f"page: {run / 'report' / 'index.html'}"
 
 
+def test_models_are_called_what_they_are_and_masked_stands_beside_unmasked(made):
+    _, data, sids, run = made
+    call(*command(data, sids, run))
+    html = (run / "report" / "index.html").read_text()
+    valid = {
+        name: json.loads((run / "eval" / f"{name}.valid" / "metrics" / "metrics.json").read_text())
+        for name in ("grpo", "sft_recommend")
+    }
+    best = max(valid, key=lambda name: valid[name]["item_level/ndcg@10"]["value"])
+    called = dict(re.findall(r"(\w+) <span class=\"called\">\((.*?)\)</span>", html))
+    assert "newest" in called["grpo"] and "best on valid" in called[best] and set(called) == {"grpo", best}
+    masked = json.loads((run / "eval" / "grpo.test" / "metrics" / "metrics.json").read_text())
+    section = html.split("<h3>Masked:")[1].split("</table>")[0]
+    assert f"{masked['item_level_unseen/hr@5']['value']:.4f}"[1:] in section
+    assert f"<td>{masked['protocol']['rows_unseen']}</td>" in section
+
+
+def test_models_of_other_rows_stand_apart(made, tmp_path):
+    """40 of the 90 rows: never in one table with the others, on the page and in print."""
+    _, data, sids, run = made
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    ids = read_rows(data, "test", num_items=ITEMS).example_ids_R[:40]
+    short = write_run(copy / "eval" / "short.test", [prediction_table(ids, read_sids(sids), 5)], max_rows=40)
+    call("infer.evaluate", "--predictions", short, "--data", data, "--sids", sids, "--resamples", 50)
+    printed = succeed(*command(data, sids, copy, "--model", "grpo"))
+    first, second = re.split(r"\n(?=\| model)", printed.split("| model", 1)[1])
+    assert "| grpo | 90 |" in first and "short" not in first
+    assert "| short | 40 |" in second and "grpo" not in second
+    html = (copy / "report" / "index.html").read_text()
+    apart = html.split("On other rows (40)")[1].split("</table>")[0]
+    assert "<th>short</th>" in apart and "grpo" not in apart and html.count("<th>short</th>") == 1
+
+
 def test_hostile_titles_and_names_are_text(made):
     _, data, sids, run = made
     call(*command(data, sids, run, "--users", 90))

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from configs.program import InputError
 from data import artifacts
 from data.artifacts import SPLITS
+from data.sid import LETTERS
 from infer.page.showcase import Story
 from infer.tables.results import Metric, Result, TrainingLog
 from rq.quality import charts, frame
@@ -175,7 +176,7 @@ def read_quality(sids: Path) -> Quality | None:
     final, nearest = raw["assigned"], raw.get("nearest", raw["assigned"])
     errors = final.get("reconstruction_error") or []
     levels = [
-        level | {"name": "abcdefghijklmnopqrstuvwxyz"[at], "error": errors[at] if at < len(errors) else None}
+        level | {"name": LETTERS[at], "error": errors[at] if at < len(errors) else None}
         for at, level in enumerate(final["levels"])
     ]
     before, after, repaired = nearest["collisions"], final["collisions"], "nearest" in raw
@@ -234,7 +235,9 @@ class Page:
     training: list[tuple[TrainingLog, list[Figure]]]
     final: Result
     results: list[Result]
+    others: list[list[Result]]
     valid: list[Result]
+    marks: dict[str, list[str]]
     stories: list[Story]
     stages: list[tuple[str, dict[str, Any]]]
     links: list[tuple[str, str]]
@@ -269,6 +272,10 @@ def render(page: Page) -> str:
                 (
                     "item_level",
                     "Item level: colliding items of one semantic ID are told apart (expected value)",
+                ),
+                (
+                    "item_level_unseen",
+                    "Masked: items of the history are taken out of every list, rows whose target is in it do not count",
                 ),
                 (
                     "sid_level",

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from configs.program import InputError
 from data import artifacts
+from data.cards import Cards, ItemCard
 from data.predictions import align, read_predictions
 from data.rows import read_rows, sample_rows
-from data.sid import FORMATS, SidTable
-from infer.tables.results import Result
+from data.sid import SidFormat, SidTable, sid_format
 
 HISTORY_SHOWN = 6
-
-
-@dataclass(frozen=True)
-class ItemCard:
-    """One item in words. `seen`: it is in the row's history."""
-
-    item_id: int
-    title: str
-    category: str
-    sid: str
-    seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,7 @@ class Recommended:
 class Story:
     """One row. `place`: the list's place that holds the target, None where it is not in the list."""
 
+    example_id: int
     user_id: int
     history: list[ItemCard]
     older: int
@@ -49,54 +41,81 @@ class Story:
     length: int
 
 
-class Cards:
-    """Items as cards, from items.parquet and the SID table."""
+def stories(
+    predictions: str | Path,
+    data: str | Path,
+    sids: SidTable | None,
+    *,
+    count: int,
+    top: int,
+    seed: int,
+    examples: Sequence[int] = (),
+) -> list[Story]:
+    """The rows `examples` of a prediction directory, or a seeded sample of `count`, not chosen by outcome, in row order.
 
-    def __init__(self, items: pa.Table, sids: SidTable) -> None:
-        self._titles = items["title"].to_pylist()
-        self._categories = items["categories"]
-        self._sids = sids
-
-    def __call__(self, item: int, seen: bool = False) -> ItemCard:
-        path = self._categories[item].as_py()
-        title = self._titles[item].strip() or f"(no title, item {item})"
-        return ItemCard(item, title, " › ".join(path[-2:]), self._sids.text(item, FORMATS["letters"]), seen)
-
-
-def stories(result: Result, data: Path, sids: SidTable, *, count: int, top: int, seed: int) -> list[Story]:
-    """A seeded sample of `count` predicted rows, not chosen by outcome, in row order."""
+    InputError for an example that was not predicted, or predictions of another data set.
+    """
     items = artifacts.read_items(data)
-    rows = read_rows(data, result.split, num_items=items.num_rows)
-    predictions, _ = read_predictions(result.directory)
-    positions = align(
-        predictions, rows.example_ids_R, max_rows=result.protocol.get("max_rows"), where=str(result.directory)
-    )
+    found, manifest = read_predictions(predictions)
+    facts = manifest["facts"]
+    rows = read_rows(data, facts["split"], num_items=items.num_rows)
+    positions = align(found, rows.example_ids_R, max_rows=facts.get("max_rows"), where=str(predictions))
     chosen = sample_rows(len(positions), count, seed)
-    chosen = chosen[np.argsort(positions[chosen])]
-    rows, predictions, cards = rows.take(positions[chosen]), predictions.take(chosen), Cards(items, sids)
-    told = []
-    for row in range(len(rows)):
-        history = rows.history_H[rows.offsets[row] : rows.offsets[row + 1]].tolist()
-        target = int(rows.target_R[row])
-        entries = range(predictions.offsets[row], predictions.offsets[row + 1])
-        members = [
-            predictions.items_M[predictions.item_offsets[e] : predictions.item_offsets[e + 1]].tolist()
-            for e in entries
-        ]
-        shown = [
-            Recommended([cards(item, item in history) for item in group], target in group)
-            for group in members[:top]
-        ]
-        place = next((at for at, group in enumerate(members, start=1) if target in group), None)
-        told.append(
-            Story(
-                int(rows.users_R[row]),
-                [cards(item) for item in history[-HISTORY_SHOWN:]],
-                max(0, len(history) - HISTORY_SHOWN),
-                cards(target, target in history),
-                shown,
-                place,
-                len(members),
+    if examples:
+        unknown = sorted(set(examples) - set(found.example_ids_R.tolist()))
+        if unknown:
+            raise InputError(
+                f"{predictions} has no example {unknown[0]} -> one of {found.example_ids_R[:3].tolist()} ..."
             )
-        )
-    return told
+        chosen = np.flatnonzero(np.isin(found.example_ids_R, list(examples)))
+    chosen = chosen[np.argsort(positions[chosen])]
+    cards = Cards(items, sids, written_as(facts))
+    rows, found = rows.take(positions[chosen]), found.take(chosen)
+    return [_story(row, rows, found, cards, top) for row in range(len(rows))]
+
+
+def written_as(facts: dict[str, Any]) -> SidFormat:
+    """How the model of these predictions writes semantic IDs; predictions that do not say are of letters."""
+    return sid_format(facts.get("sid_format", "letters"))
+
+
+def _story(row: int, rows: Any, found: Any, cards: Cards, top: int) -> Story:
+    history = rows.history_H[rows.offsets[row] : rows.offsets[row + 1]].tolist()
+    target = int(rows.target_R[row])
+    members = [
+        found.items_M[found.item_offsets[entry] : found.item_offsets[entry + 1]].tolist()
+        for entry in range(found.offsets[row], found.offsets[row + 1])
+    ]
+    return Story(
+        int(rows.example_ids_R[row]),
+        int(rows.users_R[row]),
+        [cards(item) for item in history[-HISTORY_SHOWN:]],
+        max(0, len(history) - HISTORY_SHOWN),
+        cards(target, seen=target in history),
+        [
+            Recommended([cards(item, seen=item in history) for item in group], target in group)
+            for group in members[:top]
+        ],
+        next((at for at, group in enumerate(members, start=1) if target in group), None),
+        len(members),
+    )
+
+
+def as_text(told: Sequence[Story]) -> Iterator[str]:
+    """Lines for a terminal: `*` marks what was chosen next, `(seen)` what is in the history."""
+    for story in told:
+        yield f"example {story.example_id}, user {story.user_id} chose before"
+        if story.older:
+            yield f"      ... {story.older} older"
+        yield from (f"      {_line(card)}" for card in story.history)
+        where = "not in the list" if story.place is None else f"place {story.place}"
+        yield f"   -> {_line(story.target)}   [{where} of {story.length}]"
+        for place, entry in enumerate(story.top, start=1):
+            first, *others = entry.items
+            more = f" (+ {len(others)} with this semantic ID)" if others else ""
+            yield f"  {'*' if entry.hit else ' '}{place:>3} {_line(first)}{more}"
+        yield ""
+
+
+def _line(card: ItemCard) -> str:
+    return "  ".join(part for part in (card.title, card.sid, "(seen)" if card.seen else "") if part)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
+from data.cards import Cards
 from data.sid import SidFormat, SidTable
 
 SHOWN_SPLITS = (
@@ -36,7 +37,7 @@ class ServedCatalogue:
                 f"the data set has {items.num_rows} items, the semantic IDs {sids.num_items} -> pass the --sids of this --data"
             )
         self.sids, self.fmt = sids, fmt
-        self._titles, self._raw_ids = items["title"], items["raw_id"]
+        self._cards, self._raw_ids = Cards(items, sids, fmt), items["raw_id"]
         self._folded = pc.utf8_lower(items["title"].combine_chunks())
         self._categories = items["categories"].combine_chunks()
         split = next(
@@ -49,14 +50,9 @@ class ServedCatalogue:
         return self.sids.num_items
 
     def card(self, item: int) -> dict[str, Any]:
-        """{item_id, title, category, sid} of one item; an item without a title says so."""
-        title = self._titles[item].as_py().strip()
-        return {
-            "item_id": int(item),
-            "title": title or f"(no title: {self._raw_ids[item].as_py()})",
-            "category": " › ".join(self._categories[item].as_py()),
-            "sid": self.sids.text(item, self.fmt),
-        }
+        """{item_id, title, category, sid} of one item."""
+        card = self._cards(item)
+        return {"item_id": card.item_id, "title": card.title, "category": card.category, "sid": card.sid}
 
     def search(self, query: str, limit: int) -> list[dict[str, Any]]:
         """Cards of the items whose title has every word of `query`, shortest titles first; a raw id or an item id is found too."""

@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from configs.program import InputError
+from data import artifacts
+from data.store.fingerprints import sha256_bytes
 from data.store.output import MANIFEST, read_manifest, require_manifest
+from infer.metrics.levels import FILE
 
 Metric = dict[str, float | None]
 BASELINES = ("pop", "repeat", "last", "recent", "itemknn", "itemknn_tuned")  # in the order of a table
@@ -112,6 +117,49 @@ def _ended(stage: Path) -> tuple[str, int]:
 
 def of_split(results: Sequence[Result], split: str) -> list[Result]:
     return [result for result in results if result.split == split]
+
+
+def by_rows(results: Sequence[Result], *, first: Result) -> list[list[Result]]:
+    """The results apart by the rows that they are about: those of the rows of `first` (a result of this or another split) before
+    all others, then by their number. Numbers of other rows do not belong into one table."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(_rows_of(result), []).append(result)
+
+    def place(group: list[Result]) -> tuple[bool, int]:
+        return all(one.name != first.name for one in group), -group[0].protocol["rows"]
+
+    return sorted(groups.values(), key=place)
+
+
+def _rows_of(result: Result) -> str:
+    """What the same rows have in common: the examples behind the metrics; in older files their number."""
+    path = result.directory / "metrics" / FILE
+    if not path.exists():
+        return f"{result.protocol['rows']} rows of {result.protocol['users']} users"
+    ids = artifacts.read_file(path, columns=["example_id"])["example_id"].to_numpy()
+    return sha256_bytes(np.sort(ids).tobytes())
+
+
+def marks(
+    results: Sequence[Result], valid: Sequence[Result], *, by: str = "item_level/ndcg@10"
+) -> dict[str, list[str]]:
+    """{model: what it is called}: the newest is the one trained last, the best the one with the largest NDCG@10 on valid.
+
+    Models that were not measured on valid cannot be called best.
+    """
+    called: dict[str, list[str]] = {}
+    models = [result for result in results if not result.is_baseline]
+    names = {result.name for result in models}
+    measured = [result for result in valid if result.name in names and result.get(by)]
+    if measured:
+        best = max(measured, key=lambda result: result.get(by)["value"])
+        called.setdefault(best.name, []).append(
+            "best on valid" if len(measured) > 1 else "the only one on valid"
+        )
+    if models:
+        called.setdefault(models[-1].name, []).append("newest")
+    return called
 
 
 def final_model(results: Sequence[Result], split: str, name: str | None) -> Result:
