@@ -86,29 +86,6 @@ def test_one_process_answers_every_row_and_says_how(chain, whole):
     ]
 
 
-def test_two_processes_write_what_one_writes(chain, whole, tmp_path):
-    output = tmp_path / "model.test"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--standalone",
-        "-m",
-    ]
-    done = subprocess.run(
-        [*command, "infer.recommend", *map(str, flags(chain, output))],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in prediction_files(output)] == [
-        f"predictions-0000{i}-of-00002.parquet" for i in (0, 1)
-    ]
-    assert agree(output, whole)
-    assert manifest(output)["counts"] == manifest(whole)["counts"]
-
-
 def test_independent_shards_join_to_what_one_process_writes_and_a_missing_one_is_an_error(
     chain, whole, tmp_path
 ):
@@ -155,7 +132,15 @@ def test_more_shards_than_chunks(chain, whole, tmp_path):
     assert agree(tmp_path / "out", whole) and len(found.example_ids_R) == 90
 
 
-def test_the_shell_stage_takes_processes_and_a_mode(chain, tmp_path):
+@pytest.fixture(scope="module")
+def closed(chain, tmp_path_factory) -> Path:
+    """One process, behind an empty think block."""
+    output = tmp_path_factory.mktemp("closed") / "model.test"
+    handmade.call("infer.recommend", *flags(chain, output, "--mode", "empty_think"))
+    return output
+
+
+def test_the_shell_stage_in_two_processes_writes_what_one_writes(chain, closed, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/toystore").symlink_to(chain.data)
     variables = {
@@ -163,12 +148,16 @@ def test_the_shell_stage_takes_processes_and_a_mode(chain, tmp_path):
         "OUTPUT_ROOT": str(tmp_path / "outputs"), "MODEL": str(chain.model), "NUM_GPUS": "2", "MODE": "empty_think",
     }  # fmt: skip
     done = subprocess.run(
-        ["bash", str(ROOT / "evaluate.sh"), "--decode.beams", "12"],
+        ["bash", str(ROOT / "evaluate.sh"), *FLAGS],
         cwd="/", env=environment(**variables), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     output = tmp_path / "outputs/r/eval/m.test.empty_think"
     assert done.returncode == 0, done.stderr
-    assert len(prediction_files(output)) == 2
+    assert [path.name for path in prediction_files(output)] == [
+        f"predictions-0000{i}-of-00002.parquet" for i in (0, 1)
+    ]
+    assert agree(output, closed)
+    assert manifest(output)["counts"] == manifest(closed)["counts"]
     protocol = json.loads((output / "metrics/metrics.json").read_text())["protocol"]
     assert (
         protocol["mode"] == "empty_think"
@@ -235,10 +224,9 @@ def test_thoughts_and_beams_are_two_steps_on_disk(chain, tmp_path):
     assert found["facts"]["think_aggregate"] == "logsumexp" and found["facts"]["mode"] == "think"
 
 
-def test_the_empty_think_block_is_a_mode_of_its_own(chain, whole, tmp_path):
-    handmade.call("infer.recommend", *flags(chain, tmp_path / "x", "--mode", "empty_think"))
-    assert manifest(tmp_path / "x")["facts"]["mode"] == "empty_think"
-    assert rows(tmp_path / "x")["score"].to_pylist() != rows(whole)["score"].to_pylist()
+def test_the_empty_think_block_is_a_mode_of_its_own(whole, closed):
+    assert manifest(closed)["facts"]["mode"] == "empty_think"
+    assert not agree(closed, whole)
 
 
 def test_a_list_of_allowed_items_is_the_whole_catalogue(chain, tmp_path):
