@@ -72,7 +72,7 @@ class Predictions:
         """Items ranked ahead of these entries (int64), float64: rank - 1, or all items of the better SIDs."""
         if self.codes_EL is None:
             return self.rank_E[entries] - 1
-        first = self.member_offsets[np.searchsorted(self.offsets, entries, side="right") - 1]
+        first = self.member_offsets[self.row_E[entries]]
         return (self.item_offsets[entries] - first).astype(np.float64)
 
     def first_entries(self, k: int) -> np.ndarray:
