@@ -124,7 +124,7 @@ def main(args: ReportArgs) -> None:
         print(f"infer.report: {kept}", flush=True)
     for alike in results.by_rows(shown, first=results.final_model(found, args.split, args.model)):
         ks = {k for result in alike for k in result.protocol["ks"]}
-        print(results.markdown_table(alike, k=10 if 10 in ks else max(ks)))
+        print(results.summary_table(alike, k=10 if 10 in ks else max(ks)))
     print(f"page: {Path(args.output_dir) / 'index.html'}", flush=True)
 
 

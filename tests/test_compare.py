@@ -251,13 +251,13 @@ def test_mrr_names_its_cut_and_older_files_are_read_so(made, tmp_path):
     root, *_ = made
     old = tmp_path / "run" / "eval" / "last.test"
     shutil.copytree(root / "seed1" / "eval" / "pop.test", old)
-    path, manifest = old / "metrics" / "metrics.json", old / "manifest.json"
+    path = old / "metrics" / "metrics.json"
     metrics = json.loads(path.read_text())
     longest = max(metrics["protocol"]["ks"])
     assert f"item_level/mrr@{longest}" in metrics and "item_level/mrr" not in metrics
     path.write_text(json.dumps({name.replace(f"mrr@{longest}", "mrr"): m for name, m in metrics.items()}))
-    record = json.loads(manifest.read_text()) | {"stage": "baseline last", "stage_version": 1}
-    manifest.write_text(json.dumps(record))
+    resign(old / "metrics")
+    resign(old, stage="baseline last", stage_version=1)
     result = read_result(old)
     assert result.get(f"item_level/mrr@{longest}") == metrics[f"item_level/mrr@{longest}"]
     assert result.name == "recent (as last)", "what version 1 called last is the decayed variant"

@@ -11,7 +11,7 @@ from configs.program import InputError
 from data.rows import read_rows
 from infer.models import cache, contract
 from infer.models.recency import with_ages
-from tests.handmade import call, write_data
+from tests.handmade import call, resign, write_data
 from tests.store import ITEMS, write_store
 
 NAMES = ("pop", "last", "recent", "itemknn", "itemknn_tuned", "repeat")
@@ -104,9 +104,11 @@ def test_what_is_no_model_is_refused(saved, tmp_path):
     settings = root / "baselines" / "pop" / contract.FILE
     text = settings.read_text()
     settings.write_text(json.dumps({"kind": "svd"}))
+    resign(root / "baselines" / "pop")
     with pytest.raises(InputError, match="unknown kind 'svd' -> one of counting, cache"):
         contract.load(root / "baselines" / "pop")
     settings.write_text(text)
+    resign(root / "baselines" / "pop")
     by_age = contract.load(root / "baselines" / "itemknn_tuned")
     if by_age.half_life is not None:
         with pytest.raises(InputError, match="give it rows with ages"):

@@ -28,13 +28,16 @@ from infer.metrics.placement import (
     place_sids,
     place_unseen,
 )
-from infer.models import counting
+from infer.models import contract, counting
 from infer.models.contract import ranked_lists
+from infer.tables import markdown, results
 
 KS = (1, 3, 5, 10)
 
 
-@pytest.mark.parametrize("module", [ranking, significance, groups, levels])
+@pytest.mark.parametrize(
+    "module", [ranking, significance, groups, levels, contract, counting, markdown, results]
+)
 def test_worked_examples_of_the_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted >= 2 or module is not ranking

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from infer.tables.comparison import Cell, TableRow
+from infer.tables.markdown import markdown_table
 
 LEVEL_TITLES = {
     "sid_level": "SID level: a hit on a semantic ID counts for every item that shares it (the published protocol)",
@@ -60,11 +61,8 @@ def markdown(
     parts = []
     for level in levels:
         shown = rows_of_level(rows, level)
-        lines = [f"**{LEVEL_TITLES.get(level, level)}**", ""]
-        lines.append("| " + " | ".join([*HEADER, *map(str.upper, metrics)]) + " |")
-        lines.append("| " + " | ".join(["---"] * 4 + ["---:"] * (1 + len(metrics))) + " |")
-        for row in shown:
-            cells = [
+        cells = [
+            [
                 cell_text(
                     row.cells.get(key),
                     best=best_of(shown, key),
@@ -74,9 +72,14 @@ def markdown(
                 )
                 for key in (f"{level}/{metric}" for metric in metrics)
             ]
-            facts = [text.replace("|", "\\|") for text in facts_of(row)]
-            lines.append("| " + " | ".join([*facts, *cells]) + " |")
-        parts.append("\n".join(lines))
+            for row in shown
+        ]
+        table = markdown_table(
+            [*HEADER, *map(str.upper, metrics)],
+            [[*facts_of(row), *values] for row, values in zip(shown, cells, strict=True)],
+            right=1 + len(metrics),
+        )
+        parts.append(f"**{LEVEL_TITLES.get(level, level)}**\n\n{table}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,6 +15,7 @@ from data import artifacts
 from data.store.fingerprints import sha256_bytes
 from data.store.output import MANIFEST, read_manifest, require_manifest
 from infer.metrics.levels import FILE
+from infer.tables.markdown import markdown_table
 
 Metric = dict[str, float | None]
 BASELINES = ("pop", "repeat", "last", "recent", "itemknn", "itemknn_tuned")  # in the order of a table
@@ -221,17 +222,15 @@ def one_row(metrics: dict[str, Metric]) -> str:
     return "\t".join(shown) + "\n" + "\t".join(values) + "\n"
 
 
-def markdown_table(results: Sequence[Result], *, k: int) -> str:
-    """Models and baselines with HR and NDCG at k, item level with intervals, SID level without."""
-    lines = [
-        f"| model | rows | HR@{k} | NDCG@{k} | SID HR@{k} | SID NDCG@{k} |",
-        "| --- | ---: | --- | --- | ---: | ---: |",
-    ]
+def summary_table(results: Sequence[Result], *, k: int) -> str:
+    """Models and baselines with HR and NDCG at k in Markdown, item level with intervals, SID level without."""
+    header = ["model", "rows", *(f"{level}{name}@{k}" for level in ("", "SID ") for name in ("HR", "NDCG"))]
+    rows = []
     for result in results:
         item = [_with_interval(result.get(f"item_level/{name}@{k}")) for name in ("hr", "ndcg")]
         sid = [_plain(result.get(f"sid_level/{name}@{k}")) for name in ("hr", "ndcg")]
-        lines.append(f"| {' | '.join([result.name, str(result.protocol['rows']), *item, *sid])} |")
-    return "\n".join(lines)
+        rows.append([result.name, str(result.protocol["rows"]), *item, *sid])
+    return markdown_table(header, rows, right=5)
 
 
 def _with_interval(metric: Metric | None) -> str:
