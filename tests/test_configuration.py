@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from configs.program import AlreadyComplete, InputError, as_yaml
-from data.store.configuration import config_hash, differences
-from data.store.output import open_output
+from data.store.configuration import added, config_hash, differences
+from data.store.output import Output, open_output
 from rq.train_quantizer import TrainQuantizerArgs
+from train.sft import SftArgs, say_of_another_order
 
 
 @dataclass
@@ -83,6 +84,35 @@ def test_a_key_that_is_missing_counts_as_its_default():
     assert changed(a=Deeper(depth=3, height=8)) == ["a.height 9 -> 8"]
     assert changed(a=Deeper(depth=4, height=9), sizes=[8, 9]) == ["sizes [8, 8] -> [8, 9]", "a.depth 3 -> 4"]
     assert changed(parts=[Part("x")]) == ["parts [] -> [{'name': 'x', 'weight': 1.0}]"]
+
+
+def test_a_key_that_came_with_another_default_counts_as_what_was_done_before():
+    @dataclass
+    class Later(Old):
+        layout: str = added("tree", before="rows")
+
+    assert Later("out").layout == "tree"
+    recorded = dataclasses.asdict(Old("out"))
+    assert differences(Later("out", layout="rows"), recorded) == []
+    assert differences(Later("out"), recorded) == [("layout", "rows", "tree")]
+    assert differences(Later("out"), recorded | {"layout": "tree"}) == []
+
+    recorded = dataclasses.asdict(SftArgs("m", "e", "s", "o"))
+    for name in ("layout", "row_tokens", "eval_share", "tokens_dir"):
+        del recorded[name]
+    as_before = SftArgs("m", "e", "s", "o", layout="padded", row_tokens=99, eval_share=1.0, tokens_dir="t")
+    assert differences(as_before, recorded) == []
+    assert [one.key for one in differences(SftArgs("m", "e", "s", "o"), recorded)] == ["layout", "eval_share"]
+
+
+@pytest.mark.parametrize(("text", "resuming", "said"), [("layout: padded", True, False), ("dropout: 0.1", True, True),
+                                                         ("dropout: 0.1", False, False)])  # fmt: skip
+def test_a_training_of_before_layouts_says_that_its_batches_are_drawn_anew(
+    tmp_path: Path, capsys: Any, text: str, resuming: bool, said: bool
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"max_length: 9\n{text}\n")
+    say_of_another_order(Output(tmp_path, resuming=resuming))
+    assert ("was begun by a version that drew other batches" in capsys.readouterr().err) is said
 
 
 def test_free_mappings_are_compared_key_by_key():

@@ -126,6 +126,7 @@ def test_rendered_rows_are_kept_by_content(chain, tmp_path, monkeypatch):
 )
 def test_validation_is_thinned_to_its_share_and_the_last_one_stays(strategy, planned):
     assert validation_stride(100.0, 10.0, share=0.15) == 1
+    assert validation_stride(100.0, 900.0, share=1.0) == 1, "a share of 1 leaves none out"
     stride = validation_stride(100.0, 40.0, share=0.15)
     assert stride == 3 and 40 / (stride * 100 + 40) <= 0.15 < 40 / ((stride - 1) * 100 + 40)
     callback, kept = EveryNth(2, 2), []

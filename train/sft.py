@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import InputError
 from data import artifacts
+from data.store.configuration import added
 from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS
@@ -54,7 +55,7 @@ class SftArgs:
     """train on these tasks of the examples only; empty = all of them"""
     max_length: int = 512
     """longest prompt + answer in tokens; a longer example is an error"""
-    layout: Literal["user_tree", "packed", "padded"] = "user_tree"
+    layout: Literal["user_tree", "packed", "padded"] = added("user_tree", before="padded")
     """user_tree: a user's windows share their prefix; packed: rows of whole examples; padded: one example a row"""
     row_tokens: int = 512
     """tokens that a packed row aims at; a longer example or user widens it"""
@@ -72,8 +73,9 @@ class SftArgs:
     """seeded sample of validation rows that choose the checkpoint; null = all of them"""
     valid_beams: int = 20
     """beams of that validation"""
-    eval_share: float = 0.15
-    """most of the run's work that validation may take (counted in multiplications): planned ones are left out until it holds"""
+    eval_share: float = added(0.15, before=1.0)
+    """most of the run's work that validation may take (counted in multiplications): planned ones are left out until it holds;
+    1 = none is left out"""
     select_by: Literal["ndcg@10", "hr@10", "loss"] = "ndcg@10"
     """what chooses the checkpoint, on the validation rows"""
     patience: int | None = None
@@ -94,8 +96,8 @@ class SftArgs:
             raise InputError(f"keep_checkpoints {self.keep_checkpoints} must be at least 1")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing {self.label_smoothing} must lie in [0, 1)")
-        if not 0 < self.eval_share < 1:
-            raise InputError(f"eval_share {self.eval_share} must lie in (0, 1)")
+        if not 0 < self.eval_share <= 1:
+            raise InputError(f"eval_share {self.eval_share} must lie in (0, 1]")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience {self.patience} must be at least 1, or null")
         if self.row_tokens < 1:
@@ -105,6 +107,10 @@ class SftArgs:
                 f"trainer.train_sampling_strategy sorts what is padded, and layout {self.layout} pads nothing "
                 "-> remove it or set layout to padded"
             )
+
+    def not_chosen(self) -> set[str]:
+        """Options that this layout does not read."""
+        return {"row_tokens"} if self.layout == "padded" else set()
 
     @property
     def by_length(self) -> bool:
@@ -261,9 +267,20 @@ def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, valid_batches
     return EveryNth(stride, interval)
 
 
+def say_of_another_order(out: Output) -> None:
+    """A warning where a training goes on that began before `layout` came: its batches were drawn by another generator."""
+    earlier = out.path / "config.yaml"
+    if out.resuming and out.leads and earlier.is_file() and "\nlayout:" not in earlier.read_text():
+        program.warn(
+            f"{out.path} was begun by a version that drew other batches: in the epoch that was cut off, some examples "
+            "come twice and some not at all -> for a run as from one piece, start again with --overwrite"
+        )
+
+
 def main(args: SftArgs) -> None:
     inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
+        say_of_another_order(out)
         out.write_text("config.yaml", program.as_yaml(args))
         train(args, out)
 

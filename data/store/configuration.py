@@ -4,7 +4,7 @@
     [Difference("trainer.learning_rate", 0.001, 0.003)]
 
 Configurations are compared key by key, so that an option added later makes nothing foreign:
-  a key that the older configuration lacks      counts as the default that it has now
+  a key that the older configuration lacks      counts as the default that it has now, or as what `added` says it meant
   an option group of what was not chosen        does not count; an arguments class names them in `not_chosen(self)`,
                                                 as top-level fields
   keys of free mappings (`trainer`)             have no default: one side without the key is a difference
@@ -13,14 +13,20 @@ Configurations are compared key by key, so that an option added later makes noth
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.store.fingerprints import plain, sha256_json
 
-NOT_CONFIGURATION = {"output_dir", "overwrite", "tracker"}
+NOT_CONFIGURATION = {"output_dir", "overwrite", "tracker", "tokens_dir"}
 ABSENT = object()
+BEFORE = "before"  # the key of a field's metadata that says what a configuration without the field meant
+
+
+def added(default: Any, *, before: Any) -> Any:
+    """A dataclass field that came later with a `default` that is not what the program did `before` it."""
+    return field(default=default, metadata={BEFORE: before})
 
 
 class Difference(NamedTuple):
@@ -110,6 +116,9 @@ def _compare(key: str, new: Any, old: Any, default: Any) -> list[Difference]:
 
 
 def _default(entry: Field[Any]) -> Any:
+    """What a configuration without the field meant."""
+    if BEFORE in entry.metadata:
+        return entry.metadata[BEFORE]
     if entry.default is not MISSING:
         return entry.default
     return ABSENT if entry.default_factory is MISSING else entry.default_factory()

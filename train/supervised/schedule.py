@@ -19,8 +19,8 @@ def validation_stride(train_work: float, valid_work: float, *, share: float) -> 
     >>> validation_stride(100.0, 40.0, share=0.15)   # 40 / (2 * 100 + 40) = .17, 40 / (3 * 100 + 40) = .12
     3
     """
-    if not 0 < share < 1:
-        raise InputError(f"eval_share {share} must lie in (0, 1)")
+    if not 0 < share <= 1:
+        raise InputError(f"eval_share {share} must lie in (0, 1]")
     return max(1, math.ceil(valid_work * (1 - share) / (share * train_work)))
 
 
