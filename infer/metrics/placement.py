@@ -113,10 +113,11 @@ def place_prefixes(predictions: Predictions, codes_RL: np.ndarray) -> dict[str, 
     codes_RL int32: the target's codes of every row.
     """
     lengths, found = np.diff(predictions.offsets), {}
+    so_far = np.arange(len(predictions.codes_EL))
     for level in range(codes_RL.shape[1]):
         equal_E = predictions.codes_EL[:, level] == np.repeat(codes_RL[:, level], lengths)
         equal = np.flatnonzero(equal_E)
-        so_far = equal if not level else so_far[equal_E[so_far]]
+        so_far = so_far[equal_E[so_far]] if level else equal
         found[f"prefix={level + 1}"] = _first(predictions, so_far)
         found[f"position={level + 1}"] = _first(predictions, equal)
     return found
