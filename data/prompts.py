@@ -1,16 +1,36 @@
 """Every template in one place. A wording is a named set of templates, one per task; `data.tasks` fills them in.
 
-Fields: {sids} the history as semantic IDs, {sid} one semantic ID, {title}. `system` may be empty. The history stands
-last before a fixed ending, so that cutting its oldest items never touches the instruction.
+Fields: {sids} the history as semantic IDs, {titles} the history as titles, one a line behind "- ", {sid} one semantic ID,
+{title}, {description}, {preference}, {category} what the shop sells. The history stands last before a fixed ending, so that
+cutting its oldest items never touches the instruction.
+
+A name may begin with a frame, `alpaca:sentence`: the frame says how a prompt is laid out (FRAMES), the wording what it says.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 
 from configs.program import InputError
+from data.wordings import BARE, SENTENCE, SHORT, STEPS, STEPS_INSTRUCTIONS
 
-PLAIN = "text"  # role of a message that is no turn of a conversation
+PLAIN = (
+    "text"  # role of a message that is no turn of a conversation: the answer goes on with it and has no end
+)
+FRAMED = (
+    "prompt"  # role of a whole prompt, written out: no chat template around it, and the answer ends as ever
+)
+FRAMES = {
+    "chat": "turns, laid out by the model's own chat template",
+    "alpaca": "one text with headings for instruction, input and response",
+    "plain": "one text, a line per part",
+}
+ALPACA = (
+    "An instruction is given, and an input that it refers to. Write the response that the instruction asks for."
+    "\n\n### Instruction:\n{instruction}\n\n### User Input:\n{content}\n\n### Response:\n"
+)
+TITLE_LINE = re.compile(r"^- [^\n]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -18,55 +38,88 @@ class Wording:
     """Templates of the user turn by task, an optional system turn, and what stands between history items.
 
     Prompts of the tasks in `plain` are text that the answer goes on with: no chat template, nothing behind the history.
+    instructions: by task, what comes before the user's input; of several one is drawn by the example's id.
     """
 
     templates: dict[str, str]
     system: str = ""
     separator: str = ""
     plain: frozenset[str] = frozenset()
+    instructions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    frame: str = "chat"
 
     def user(self, task: str, **fields: str) -> str:
-        """The user turn of `task`; InputError when this wording has none."""
+        """The user's input of `task`, without instruction; InputError when this wording has none."""
         if task not in self.templates:
             raise InputError(
                 f"this wording has no template for task {task} -> choose another wording or task"
             )
         return self.templates[task].format(**fields)
 
+    def instruction(self, task: str, key: int, **fields: str) -> str:
+        """The instruction of `task` for the example `key`, or nothing."""
+        choices = self.instructions.get(task, ("",))
+        return choices[(key * 2654435761 >> 16) % len(choices)].format(**fields)
+
+    def messages(self, task: str, *, key: int, lead: str = "", **fields: str) -> tuple[dict[str, str], ...]:
+        """The messages of a prompt in this wording's frame; `lead` stands before the user's input."""
+        content = lead + self.user(task, **fields)
+        if task in self.plain:
+            return ({"role": PLAIN, "content": content},)
+        instruction = self.instruction(task, key, **fields)
+        if self.frame == "alpaca":
+            content = ALPACA.format(instruction=instruction or self.system, content=content)
+            return ({"role": FRAMED, "content": content},)
+        content = f"{instruction}\n{content}" if instruction else content
+        if self.frame == "plain":
+            return ({"role": FRAMED, "content": f"{self.system}\n{content}\n".lstrip("\n")},)
+        user = {"role": "user", "content": content}
+        return ({"role": "system", "content": self.system}, user) if self.system else (user,)
+
 
 WORDINGS = {
     # A few tokens: for a base model trained from scratch every word of an instruction is a cost and teaches nothing.
-    "short": Wording(
-        {
-            "history_to_sid": "next:{sids}",
-            "title_to_sid": "sid of: {title}",
-            "sid_to_title": "title of:{sid}",
-        }
-    ),
+    "short": Wording(SHORT),
     # Nothing behind the history: the next item follows the last one, so that one row of a user trains all their items.
-    "bare": Wording(
-        {
-            "history_to_sid": "next:{sids}",
-            "title_to_sid": "sid of: {title}",
-            "sid_to_title": "title of:{sid}",
-        },
-        plain=frozenset({"history_to_sid"}),
-    ),
+    "bare": Wording(BARE, plain=frozenset({"history_to_sid"})),
     # Whole sentences: a pretrained model already knows what they mean.
     "sentence": Wording(
-        {
-            "history_to_sid": "A customer chose these items, oldest first: {sids}. Which item will they choose next?",
-            "title_to_sid": 'Which item is called "{title}"?',
-            "sid_to_title": "What is the title of item {sid}?",
-        },
+        SENTENCE,
         system="Items of a shop are written as semantic IDs. Answer with nothing but what is asked for.",
         separator=", ",
     ),
+    # Instruction and input apart, eleven instructions for titles: the structure of MiniOneRec's prompts, in our words.
+    "minionerec": Wording(STEPS, separator=", ", instructions=STEPS_INSTRUCTIONS),
 }
 
 
 def wording(name: str) -> Wording:
-    """A wording by name; InputError for an unknown one."""
-    if name not in WORDINGS:
-        raise InputError(f"unknown wording {name!r} -> one of {', '.join(WORDINGS)}")
-    return WORDINGS[name]
+    """A wording by name, `sentence` or `alpaca:sentence`; InputError for an unknown one.
+
+    >>> wording("plain:short").messages("title_to_sid", key=0, title="Steel nut")
+    ({'role': 'prompt', 'content': 'sid of: Steel nut\\n'},)
+    """
+    frame, _, base = name.rpartition(":")
+    if base not in WORDINGS:
+        raise InputError(f"unknown wording {base!r} -> one of {', '.join(WORDINGS)}")
+    if not frame:
+        return WORDINGS[base]
+    if frame not in FRAMES:
+        raise InputError(f"unknown frame {frame!r} of wording {name!r} -> one of {', '.join(FRAMES)}")
+    found = WORDINGS[base]
+    if frame != "chat" and found.plain:
+        raise InputError(f"wording {base} has no frame, its histories are bare text -> leave out {frame}:")
+    if frame == "alpaca" and not (found.instructions or found.system):
+        raise InputError(
+            f"wording {base} has no instruction to fill in -> alpaca:sentence or alpaca:minionerec"
+        )
+    return replace(found, frame=frame)
+
+
+def title_lines(titles: list[str]) -> str:
+    """A history as titles, one a line; `data.renderer` cuts it by lines, so a title must have no line break.
+
+    >>> title_lines(["Steel nut", "Wood glue"])
+    '- Steel nut\\n- Wood glue'
+    """
+    return "\n".join(f"- {title}" for title in titles)

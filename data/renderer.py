@@ -9,31 +9,42 @@ Training, rollouts, evaluation and serving call these and nothing else, so all o
 
 Modes: `direct` - the answer starts right after the assistant header; `empty_think` - after an empty think block (a
 reasoning model's own way of not thinking); `think` - after an open think block: the thought comes first, then
-`close_thought` leads from its last token to the first of the semantic ID.
+`close_thought` leads from its last token to the first of the semantic ID. Where a chat template writes these blocks itself
+(`enable_thinking`), its own way of writing them is taken. An example whose answer begins with a thought is always `think`.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from configs.program import InputError
-from data.prompts import PLAIN, Wording
+from configs.program import InputError, warn
+from data.prompts import FRAMED, PLAIN, TITLE_LINE, Wording
 from data.sid import SidTable, SidVocab
+from data.signals import ITEM_TOKEN, Signals
 from data.store.fingerprints import sha256_json
-from data.tasks import SID_TASKS, Answer, Example, TaskContext, history_messages, history_to_sid
+from data.tasks import SID_TASKS, Answer, Example, TaskContext, history_to_sid
 
-THINK_END = "</think>"
+THINK_START, THINK_END = "<think>", "</think>"
+HISTORY_TASKS = frozenset(
+    {
+        "history_to_sid", "history_to_title", "history_to_description", "titles_to_sid", "titles_to_title",
+        "reason_then_sid",
+    }
+)  # fmt: skip
 MODES = {"direct": "", "empty_think": f"<think>\n\n{THINK_END}\n\n", "think": "<think>\n"}
 
 
 class Renderer:
     """Renders for one tokenizer and one SidVocab.
 
-    `max_prompt` tokens bound the prompts of `history_to_sid`: an over-long history loses its oldest items, never the
-    instruction; `context` (of the examples' semantic IDs and wording) writes what is left of it. Prompts of other tasks are
-    not cut. Without a chat template a prompt begins with the BOS token where the tokenizer puts one in front of text.
+    `max_prompt` tokens bound the prompts of HISTORY_TASKS: an over-long history loses its oldest items, never the
+    instruction; `shortened` counts such prompts by task. Prompts of other tasks are not cut. Without a chat template a prompt
+    begins with the BOS token where the tokenizer puts one in front of text; a text without a prompt begins with that token, or
+    with the eos token where there is none, so that its first word is learned too.
     """
 
     def __init__(
@@ -42,17 +53,15 @@ class Renderer:
         vocab: SidVocab,
         *,
         max_prompt: int | None = None,
-        context: TaskContext | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no eos token -> set one before expanding the vocabulary")
-        if max_prompt is not None and context is None:
-            raise InputError(f"max_prompt {max_prompt} without a context -> cut histories are written anew")
         self.tokenizer = tokenizer
         self.vocab = vocab
         self.max_prompt = max_prompt
-        self.context = context
+        self.shortened: Counter[str] = Counter()
         self.bos_ids = _bos_ids(tokenizer)
+        self._sid = re.compile(ITEM_TOKEN + vocab.format.pattern(len(vocab.levels)).pattern)
 
     def prompt_ids(self, example: Example, mode: str = "direct") -> list[int]:
         """Token ids up to where the first answer token goes, a prefix token of the semantic ID included."""
@@ -65,40 +74,68 @@ class Renderer:
         rows = self._uncut(examples, mode)
         if self.max_prompt is None:
             return rows
-        return [
+        before = self.shortened.total()
+        rows = [
             self._cut(example, ids, mode)
-            if len(ids) > self.max_prompt and example.task == "history_to_sid"
+            if len(ids) > self.max_prompt and example.task in HISTORY_TASKS
             else ids
             for example, ids in zip(examples, rows, strict=True)
         ]
+        if not before and self.shortened.total():
+            warn(
+                f"{self.shortened.total()} of {len(rows)} prompts are longer than max_prompt {self.max_prompt} tokens: their "
+                "histories lose the oldest items"
+            )
+        return rows
 
     def _uncut(self, examples: Sequence[Example], mode: str) -> list[list[int]]:
-        encoded = self._encode_all([self._prompt_text(example) + MODES[mode] for example in examples])
-        prefix = self.vocab.prefix_ids if mode != "think" else ()
+        modes = [_mode(example, mode) for example in examples]
+        texts = [self._prompt_text(example, own) for example, own in zip(examples, modes, strict=True)]
+        prefix = self.vocab.prefix_ids
         return [
-            [*self._start_ids(example), *ids, *(prefix if example.task in SID_TASKS else ())]
-            for example, ids in zip(examples, encoded, strict=True)
+            [
+                *self._start_ids(example),
+                *ids,
+                *(prefix if example.task in SID_TASKS and own != "think" else ()),
+            ]
+            for example, own, ids in zip(examples, modes, self._encode_all(texts), strict=True)
         ]
 
     def _cut(self, example: Example, ids: list[int], mode: str) -> list[int]:
-        """The prompt of the longest end of the history that `max_prompt` holds; one item must stay.
-
-        Items cost the same number of tokens each, so two renderings find it.
-        """
-        history = example.history
+        """The prompt of the longest end of the history that `max_prompt` holds; one item must stay."""
+        content = example.messages[-1]["content"]
+        lines = example.task.startswith("titles")
+        starts = [found.start() for found in (TITLE_LINE if lines else self._sid).finditer(content)]
 
         def of_last(kept: int) -> list[int]:
-            messages = history_messages(self.context, history[len(history) - kept :])
-            return self._uncut([replace(example, messages=messages)], mode)[0]
+            left = content[: starts[0]] + content[starts[len(starts) - kept] :]
+            last = example.messages[-1] | {"content": left}
+            return self._uncut([replace(example, messages=(*example.messages[:-1], last))], mode)[0]
 
-        shortest = of_last(1) if history else ids
+        shortest = of_last(1) if starts else ids
         if len(shortest) > self.max_prompt:
             raise InputError(
                 f"example {example.example_id}: a history of one item needs {len(shortest)} tokens, more than max_prompt "
                 f"{self.max_prompt} -> raise max_prompt"
             )
-        item = (len(ids) - len(shortest)) / max(len(history) - 1, 1)
-        return of_last(1 + int((self.max_prompt - len(shortest)) / item))
+        self.shortened[example.task] += 1
+        return self._longest(of_last, shortest, len(starts), len(ids))
+
+    def _longest(self, of_last: Any, shortest: list[int], count: int, length: int) -> list[int]:
+        """Bisection that starts where items of equal length, as semantic IDs are, have their answer at once."""
+        fits, too_many = 1, count
+        guess = 1 + int(
+            (self.max_prompt - len(shortest)) / max((length - len(shortest)) / max(count - 1, 1), 1e-9)
+        )
+        best = shortest
+        while too_many - fits > 1:
+            kept = min(max(guess, fits + 1), too_many - 1)
+            ids = of_last(kept)
+            if len(ids) <= self.max_prompt:
+                fits, best, guess = kept, ids, kept + 1
+            else:
+                too_many, guess = kept, (fits + kept) // 2
+        return best
 
     def answer_ids(self, example: Example) -> list[int]:
         """Token ids of the answer that follow `prompt_ids(example)`: codes and suffix, or text."""
@@ -162,7 +199,7 @@ class Renderer:
         rows = []
         for example, ids in zip(examples, self._answers(examples), strict=True):
             answer = ids if _plain(example) else [*ids, *self.terminator_ids(mode)]
-            if mode == "think":
+            if _mode(example, mode) == "think":
                 if not (example.answer.reasoning or "").strip():
                     raise InputError(
                         f"example {example.example_id} ({example.task}) has no reasoning -> leave it out of mode think"
@@ -202,16 +239,28 @@ class Renderer:
 
     def _start_ids(self, example: Example) -> list[int]:
         """[BOS] in front of plain text where the tokenizer puts one; a chat template writes its own."""
-        return self.bos_ids if self.tokenizer.chat_template is None or _plain(example) else []
+        if not example.messages:
+            return self.bos_ids or self.terminator_ids()
+        return self.bos_ids if self.tokenizer.chat_template is None or not _turns(example) else []
 
-    def _prompt_text(self, example: Example) -> str:
+    def _prompt_text(self, example: Example, mode: str) -> str:
         contents = [message["content"] for message in example.messages]
-        if _plain(example):
-            return "".join(contents)
+        if not _turns(example):
+            return "".join(contents) + MODES[mode]
         if self.tokenizer.chat_template is None:
-            return "\n".join(contents) + "\n"
+            return "\n".join(contents) + "\n" + MODES[mode]
+        messages = list(example.messages)
+        text = self._templated(messages)
+        if not MODES[mode]:
+            return text
+        own = self._templated(messages, enable_thinking=mode == "think")
+        if own != text and mode != "think":
+            return own
+        return own if own.rstrip().endswith(THINK_START) else own + MODES[mode]
+
+    def _templated(self, messages: list[dict[str, str]], **options: Any) -> str:
         return self.tokenizer.apply_chat_template(
-            list(example.messages), tokenize=False, add_generation_prompt=True
+            messages, tokenize=False, add_generation_prompt=True, **options
         )
 
     def _encode(self, text: str) -> list[int]:
@@ -222,8 +271,21 @@ class Renderer:
 
 
 def _plain(example: Example) -> bool:
-    """Whether the prompt is text to go on with: no template around it, nothing behind it."""
+    """Whether the answer goes on with the prompt: nothing behind it, no terminator."""
     return all(message["role"] == PLAIN for message in example.messages)
+
+
+def _turns(example: Example) -> bool:
+    """Whether the messages are turns of a conversation, which a chat template lays out."""
+    return any(message["role"] not in (PLAIN, FRAMED) for message in example.messages)
+
+
+def _mode(example: Example, mode: str) -> str:
+    """The mode of one example: an answer that begins with a thought is behind an open think block."""
+    if not example.messages:
+        return "direct"
+    thought = example.task == "reason_then_sid" or (example.task == "chat" and example.answer.reasoning)
+    return "think" if thought else mode
 
 
 def _bos_ids(tokenizer: Any) -> list[int]:
@@ -236,10 +298,18 @@ def _bos_ids(tokenizer: Any) -> list[int]:
 class HistoryRenderer:
     """Histories of item ids -> prompt ids of `history_to_sid`, equal to those of the example on disk."""
 
-    def __init__(self, renderer: Renderer, sids: SidTable, wording: Wording, *, mode: str = "direct") -> None:
+    def __init__(
+        self,
+        renderer: Renderer,
+        sids: SidTable,
+        wording: Wording,
+        *,
+        mode: str = "direct",
+        signals: Signals | None = None,
+    ) -> None:
         self.renderer = renderer
         self.mode = mode
-        self.context = TaskContext(sids, renderer.vocab.format, wording)
+        self.context = TaskContext(sids, renderer.vocab.format, wording, signals=signals)
 
     def example(self, history: Sequence[int]) -> Example:
         """The example of a history without a known target; InputError for an empty history or unknown items."""

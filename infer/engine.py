@@ -22,8 +22,8 @@ from configs.program import InputError
 from data.prompts import wording as named_wording
 from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, read_sids, read_vocab, sid_format
+from data.signals import Signals, read_signals
 from data.store.checkpoints import require_model
-from data.tasks import TaskContext
 from infer.loading import context_length, examples_facts, load_model
 from infer.search.allowed import Catalogues, exhausted, item_ids, members, read_allowed
 from infer.search.scoring import Parity
@@ -120,6 +120,7 @@ class Engine:
         wording: str = "short",
         mode: str = "direct",
         think: ThinkSettings | None = None,
+        signals: Signals | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r} -> one of {', '.join(MODES)}")
@@ -129,7 +130,7 @@ class Engine:
         self.settings = settings
         self.wording = wording
         self.mode, self.think = mode, think or ThinkSettings()
-        self.histories = HistoryRenderer(renderer, sids, named_wording(wording), mode=mode)
+        self.histories = HistoryRenderer(renderer, sids, named_wording(wording), mode=mode, signals=signals)
 
     @cached_property
     def catalogues(self) -> Catalogues:
@@ -340,6 +341,8 @@ def load_engine(
             "-> build both with the same --format"
         )
     model, tokenizer = load_model(directory, device="cpu" if trainable else device, trainable=trainable)
-    context = TaskContext(sids, vocab.format, named_wording(facts["wording"]))
-    renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt, context=context)
-    return Engine(model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think)
+    renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt)
+    signals = read_signals(examples_dir, tokenizer)
+    return Engine(
+        model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think, signals=signals
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -98,9 +98,11 @@ def item_texts(items: pa.Table, *, batch: int = 10_000) -> Iterator[list[str]]:
                 yield [text if len(text) <= LONGEST_WORD else _LONG.sub(r"\g<0> ", text) for text in texts]
 
 
-def instruction_texts(wording: Wording, *, times: int) -> list[str]:
-    """The fixed words of a wording's templates, `times` over: they stand in every prompt, so they get tokens of their own."""
-    turns = [wording.system, wording.separator, *wording.templates.values()]
+def instruction_texts(wording: Wording, *, tasks: Sequence[str], times: int) -> list[str]:
+    """The fixed words of a wording's prompts of `tasks`, `times` over: they stand in every prompt, so they get tokens of their own."""
+    turns = [wording.system, wording.separator]
+    turns += [text for name, text in wording.templates.items() if name in tasks]
+    turns += [text for name, texts in wording.instructions.items() if name in tasks for text in texts]
     words = [literal for turn in turns for literal, *_ in Formatter().parse(turn) if literal]
     return words * times
 

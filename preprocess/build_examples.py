@@ -6,18 +6,18 @@
 reads   <data>/  items.parquet, sequences.parquet      <sids>/  sids.parquet
 writes  <output_dir>/  train.parquet, valid.parquet, test.parquet
 
-train holds one history_to_sid row per train sequence and one row per item and item task; valid and test hold
-history_to_sid rows only. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
+train holds the tasks that are asked for, one row per train sequence or item and task (train/README.md lists them); valid and
+test hold history_to_sid rows only. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
 that a shop has before the first purchase, not an interaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs import program
@@ -25,21 +25,20 @@ from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
 from data.sid import read_sids, sid_format
+from data.signals import Signals, environment_words, item_words, user_words, write_signals
 from data.store.output import PARQUET, Output, open_output
-from data.tasks import Example, TaskContext
-from preprocess.examples import (
-    SCHEMA,
-    Sequences,
-    check_belong,
-    item_examples,
-    item_rows,
-    plain_titles,
-    sequence_examples,
-    tables,
-)
+from data.tasks import PREFERENCE_TASKS, TaskContext
+from preprocess.corpora import Converted, Corpus, convert, read_registry
+from preprocess.examples import SCHEMA, ItemTexts, check_belong, tables
+from preprocess.mixture import Mixture, Sources, SplitPlan, category_texts, check_shares, plan_split
+from preprocess.preferences import read_preferences
 
 STAGE, VERSION = "build_examples", 1
-Task = Literal["history_to_sid", "sid_to_title", "title_to_sid"]
+Task = Literal[
+    "history_to_sid", "sid_to_title", "title_to_sid", "description_to_sid", "history_to_title", "titles_to_sid",
+    "titles_to_title", "history_to_description", "item_narrative", "sequence_narrative", "reason_then_sid", "chat",
+    "preference_to_sid",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,89 +69,148 @@ class BuildExamplesArgs:
     """semantic IDs of its items (stage 04)"""
     output_dir: str
     """where the examples go"""
-    tasks: list[Task] = field(default_factory=lambda: ["history_to_sid", "sid_to_title", "title_to_sid"])
-    """tasks of the train split"""
+    tasks: list[Task] | dict[Task, float] = field(
+        default_factory=lambda: ["history_to_sid", "sid_to_title", "title_to_sid"]
+    )
+    """tasks of the train split; as a mapping, each with the share of its rows that is kept (1 = all), a seeded sample"""
+    caps: dict[str, int] = field(default_factory=dict)
+    """most rows of a task, by its name; a seeded sample"""
     wording: str = "short"
-    """named set of templates of data/prompts.py: short, bare or sentence"""
+    """named set of templates of data/prompts.py: short, bare, sentence or minionerec"""
+    frame: Literal["chat", "alpaca", "plain"] = "chat"
+    """how a prompt is laid out: the model's chat template, Alpaca's headings, or plain lines"""
+    category: str = "items"
+    """what the shop sells, where a wording says it: office products"""
     format: Literal["letters", "navigen"] = "letters"
     """how semantic IDs are written; must be that of the model's vocabulary (stage 08)"""
     max_history: int | None = None
     """keep only this many newest items of a history; null = all"""
     max_title: int | None = None
     """items with a longer title (characters) get no item task; null = no limit"""
+    max_description: int | None = None
+    """descriptions longer than this (characters) are in no task; null = no limit"""
     max_rows: MaxRows = field(default_factory=MaxRows)
     """at most this many sequences per split, a seeded sample; item tasks are not sampled"""
+    deduplicate: bool = False
+    """leave out train sequences that repeat an earlier one as semantic IDs"""
+    signals: list[Literal["user", "environment", "item_type"]] = field(default_factory=list)
+    """tokens in the prompt besides items (data/signals.py); stage 08 adds them: --add_tokens_list <examples>/signals.json"""
+    environment_column: str | None = None
+    """column of sequences.parquet behind the signal environment"""
+    value_weights: bool = False
+    """weigh sequences by the value of their target (price and train rows), mean 1"""
+    preferences: str | None = None
+    """file with what customers prefer (preprocess/preferences.py), for reason_then_sid and preference_to_sid"""
+    registry: str | None = None
+    """file that names conversations and instructions of others (preprocess/corpora.py), for chat"""
+    corpora: list[str] = field(default_factory=list)
+    """which of them"""
     seed: int = 0
-    """decides the sample of max_rows"""
+    """decides all samples"""
     overwrite: bool = False
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
-        wording(self.wording)
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise InputError(f"tasks {self.tasks} -> name at least one task and each only once")
-        for name in ("max_history", "max_title"):
+        wording(self.wording_name)
+        if isinstance(self.tasks, list) and len(set(self.tasks)) < len(self.tasks):
+            raise InputError(f"tasks {self.tasks} -> name each only once")
+        check_shares(self.shares, self.caps)
+        for name in ("max_history", "max_title", "max_description"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise InputError(f"{name} is {limit} -> at least 1, or null for no limit")
+        if ("environment" in self.signals) != (self.environment_column is not None):
+            raise InputError("signal environment and environment_column belong together -> give both or none")
+        if bool(set(self.shares) & set(PREFERENCE_TASKS)) != (self.preferences is not None):
+            raise InputError(
+                f"preferences and a task of {', '.join(PREFERENCE_TASKS)} belong together -> give both or none"
+            )
+        if len({"chat" in self.shares, self.registry is not None, bool(self.corpora)}) > 1:
+            raise InputError("task chat, registry and corpora belong together -> give all or none")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each task."""
+        return self.tasks if isinstance(self.tasks, dict) else dict.fromkeys(self.tasks, 1.0)
+
+    @property
+    def wording_name(self) -> str:
+        """The wording with its frame, as `data.prompts.wording` takes it."""
+        return self.wording if self.frame == "chat" else f"{self.frame}:{self.wording}"
+
+    @property
+    def mixture(self) -> Mixture:
+        return Mixture(
+            shares=self.shares,
+            caps=self.caps,
+            max_rows=vars(self.max_rows),
+            max_history=self.max_history,
+            deduplicate=self.deduplicate,
+            environment=self.environment_column,
+            values=self.value_weights,
+            seed=self.seed,
+        )
 
 
 def main(args: BuildExamplesArgs) -> None:
-    items, sids = artifacts.read_items(args.data), read_sids(args.sids)
-    check_belong(args.data, args.sids, num_items=len(items), num_sids=sids.num_items)
-    sequences = Sequences.from_table(artifacts.read_sequences(args.data, num_items=sids.num_items))
-    titles = plain_titles(items["title"].to_pylist())
-    context = TaskContext(sids, sid_format(args.format), wording(args.wording), titles)
-    plans = {split: plan_split(split, context, sequences, args) for split in artifacts.SPLITS}
-    with open_output(args, STAGE, version=VERSION, inputs={"data": args.data, "sids": args.sids}) as out:
+    corpora = read_registry(args.registry, args.corpora) if args.registry else []
+    context, sources = read_sources(args, corpora)
+    plans = {split: plan_split(split, context, sources, args.mixture) for split in artifacts.SPLITS}
+    inputs = {
+        "data": args.data,
+        "sids": args.sids,
+        "preferences": args.preferences,
+        "registry": args.registry,
+    }
+    inputs |= {f"corpus {corpus.name}": str(corpus.path) for corpus in corpora}
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         for split, plan in plans.items():
             write_split(out, split, plan)
             out.counts[split] = plan.total
-        out.counts["tasks"] = {split: plan.by_task for split, plan in plans.items()}
+        if context.signals is not None:
+            write_signals(out, context.signals)
+        out.counts["tasks"] = {split: dict(plan.by_task) for split, plan in plans.items()}
         out.counts["skipped"] = {split: plan.skipped for split, plan in plans.items()}
         out.facts |= {
-            "sids_sha256": sids.sha256,
-            "wording": args.wording,
+            "sids_sha256": context.sids.sha256,
+            "wording": args.wording_name,
             "format": args.format,
-            "tasks": args.tasks,
+            "tasks": list(args.shares),
         }
 
 
-@dataclass
-class SplitPlan:
-    """What one split will hold: its examples, made when they are asked for, and their numbers."""
+def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskContext, Sources]:
+    """Everything that examples are made of, read and checked against each other."""
+    items, sids = artifacts.read_items(args.data), read_sids(args.sids)
+    check_belong(args.data, args.sids, num_items=len(items), num_sids=sids.num_items)
+    table = artifacts.read_sequences(args.data, num_items=sids.num_items)
+    titles = ItemTexts.read(items["title"].to_pylist(), "title", longest=args.max_title)
+    descriptions = ItemTexts.read(
+        items["description"].to_pylist(), "description", longest=args.max_description
+    )
+    brands, categories = (
+        ItemTexts.read(column, kind).shown
+        for column, kind in ((items["brand"].to_pylist(), "brand"), (category_texts(items), "category"))
+    )
+    context = TaskContext(
+        sids, sid_format(args.format), wording(args.wording_name), titles.shown, descriptions.shown, brands, categories,
+        args.category, read_signal_words(args, items, table) if args.signals else None,
+    )  # fmt: skip
+    sources = Sources(sids, items, table, titles, descriptions)
+    found = ([], {})
+    if args.preferences:
+        raw_ids = items["raw_id"].to_pylist()
+        found = read_preferences(args.preferences, context, sources.sequences, raw_ids)
+    made = convert(corpora, context) if corpora else Converted()
+    return context, replace(sources, preferences=found, corpora=made)
 
-    parts: list[Iterator[Example]] = field(default_factory=list)
-    by_task: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    @property
-    def total(self) -> int:
-        return sum(self.by_task.values())
-
-    def add(self, task: str, examples: Iterator[Example], count: int, skipped: dict[str, int]) -> None:
-        self.parts.append(examples)
-        self.by_task[task] = count
-        if skipped:
-            self.skipped[task] = skipped
-
-
-def plan_split(split: str, context: TaskContext, sequences: Sequences, args: BuildExamplesArgs) -> SplitPlan:
-    """The examples of one split: sequences, and in train the item tasks. InputError when train would be empty."""
-    plan = SplitPlan()
-    for task in args.tasks if split == "train" else ["history_to_sid"]:
-        if task == "history_to_sid":
-            rows, empty = sequences.rows(split, max_rows=getattr(args.max_rows, split), seed=args.seed)
-            examples = sequence_examples(context, sequences, rows, max_history=args.max_history)
-            plan.add(task, examples, len(rows), {"empty_history": empty} if empty else {})
-        else:
-            chosen, skipped = item_rows(task, context.titles, context.sids, max_title=args.max_title)
-            plan.add(task, item_examples(context, task, chosen), len(chosen), skipped)
-    if split == "train" and not plan.total:
-        raise InputError(
-            f"{args.data} gives no train example of {', '.join(args.tasks)} -> choose other tasks or data"
-        )
-    return plan
+def read_signal_words(args: BuildExamplesArgs, items: pa.Table, table: pa.Table) -> Signals:
+    """The signals that the data set has words for."""
+    users = user_words(artifacts.read(args.data, artifacts.INTERACTIONS)) if "user" in args.signals else {}
+    moments = set(environment_words(table, args.environment_column)) if args.environment_column else set()
+    types = item_words(items) if "item_type" in args.signals else ()
+    return Signals(users, tuple(sorted(moments - {"unknown"})), types)
 
 
 def write_split(out: Output, split: str, plan: SplitPlan) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,18 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from configs.program import InputError
-from data import artifacts, tasks
+from data import artifacts
 from data.rows import sample_rows
 from data.sid import SidTable
 from data.store.lineage import require_same_data
-from data.tasks import Example, TaskContext
+from data.tasks import ITEM_TASKS, TASKS, WINDOW_TASKS, Example, SequenceRow, TaskContext
 
 CHUNK = 20_000  # rows per row group
-MIN_TITLE = 3  # characters; a shorter title tells items apart by chance only
-ITEM_TASKS: dict[str, Callable[..., Example]] = {
-    "sid_to_title": tasks.sid_to_title,
-    "title_to_sid": tasks.title_to_sid,
-}
+MIN_TEXT = 3  # characters; a shorter title tells items apart by chance only
 # What a tokenizer may read as one of its markers, or as a semantic ID, although it is only text of a shop.
 RESERVED = re.compile(r"<\|[^<>]*\|>|<[^<>\s]+>|\[/?(?:INST|SYS|CLS|SEP|MASK|PAD|UNK|BOS|EOS)\]")
 SCHEMA = pa.schema(list((artifacts.EXAMPLES.required | artifacts.EXAMPLES.optional).items()))
@@ -62,58 +58,145 @@ class Sequences:
         kept = sample_rows(len(rows), max_rows, [seed, artifacts.SPLITS.index(split)])
         return rows[kept], int((of_split & empty).sum())
 
+    def starts(self, rows: np.ndarray, max_history: int | None) -> np.ndarray:
+        """Where the newest `max_history` items of each row's history begin in `history_values`."""
+        starts = self.offsets[rows]
+        return starts if max_history is None else np.maximum(starts, self.offsets[rows + 1] - max_history)
 
-def sequence_examples(
-    context: TaskContext, sequences: Sequences, rows: np.ndarray, *, max_history: int | None = None
-) -> Iterator[Example]:
-    """The history_to_sid example of each row, over the newest `max_history` items of its history."""
-    starts, ends = sequences.offsets[rows], sequences.offsets[rows + 1]
-    if max_history is not None:
-        starts = np.maximum(starts, ends - max_history)
-    columns = (sequences.example_id, sequences.user_id, sequences.target)
-    for chunk in range(0, len(rows), CHUNK):
-        part = slice(chunk, chunk + CHUNK)
-        keys, users, targets = (column[rows[part]].tolist() for column in columns)
-        for start, end, key, user, target in zip(
-            starts[part].tolist(), ends[part].tolist(), keys, users, targets, strict=True
-        ):
-            history = sequences.history_values[start:end].tolist()
-            yield tasks.history_to_sid(context, key=key, history=history, target=target, user_id=user)
+    def windows(
+        self,
+        rows: np.ndarray,
+        *,
+        max_history: int | None = None,
+        environments: Sequence[str] | None = None,
+        values_N: np.ndarray | None = None,
+    ) -> Iterator[SequenceRow]:
+        """The rows with the newest `max_history` items of their history; weight: the target's value, else 1."""
+        starts, ends = self.starts(rows, max_history), self.offsets[rows + 1]
+        weights = np.ones(len(rows)) if values_N is None else values_N[self.target[rows]]
+        for chunk in range(0, len(rows), CHUNK):
+            part = slice(chunk, chunk + CHUNK)
+            columns = (self.example_id, self.user_id, self.target)
+            keys, users, targets = (column[rows[part]].tolist() for column in columns)
+            bounds = zip(rows[part].tolist(), starts[part].tolist(), ends[part].tolist(), strict=True)
+            for (row, start, end), key, user, target, weight in zip(
+                bounds, keys, users, targets, weights[part].tolist(), strict=True
+            ):
+                moment = None if environments is None else environments[row]
+                history = self.history_values[start:end].tolist()
+                yield SequenceRow(key, history, target, user, moment, weight)
 
 
-def plain_titles(titles: Sequence[str]) -> list[str]:
-    """Titles with whitespace collapsed, so that what a model writes can be compared with them."""
-    return [" ".join(title.split()) for title in titles]
+@dataclass(frozen=True)
+class ItemTexts:
+    """One column of item texts, whitespace collapsed: `shown` with "" for what no task may show, and why that is so."""
+
+    shown: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    @classmethod
+    def read(cls, texts: Sequence[str], kind: str, *, longest: int | None = None) -> ItemTexts:
+        """Not shown are texts below three or above `longest` characters and those with a marker of a tokenizer or a SID.
+
+        >>> ItemTexts.read(["Steel  nut", "ab", "a <|end|>"], "title").reasons
+        ('', 'short_title', 'reserved_marker')
+        """
+        plain = plain_texts(texts)
+        reasons = tuple(_unusable(text, kind, longest) for text in plain)
+        shown = tuple("" if reason else text for text, reason in zip(plain, reasons, strict=True))
+        return cls(shown, reasons)
+
+    @property
+    def usable_N(self) -> np.ndarray:
+        """bool [N]"""
+        return np.array([not reason for reason in self.reasons], bool)
 
 
-def item_rows(
-    task: str, titles: Sequence[str], sids: SidTable, *, max_title: int | None = None
-) -> tuple[np.ndarray, dict[str, int]]:
+def plain_texts(texts: Sequence[str]) -> list[str]:
+    """Texts with whitespace collapsed, so that what a model writes can be compared with them."""
+    return [" ".join(text.split()) for text in texts]
+
+
+def text_kind(task: str) -> str:
+    """Which text of an item a task shows or asks for: title, description, or nothing."""
+    return next((kind for kind in ("description", "title") if kind in task), "")
+
+
+def item_rows(task: str, texts: ItemTexts, sids: SidTable) -> tuple[np.ndarray, dict[str, int]]:
     """(ids int64 of the items that get an example of `task`, ascending; how many were skipped by reason).
 
-    Skipped are titles below three or above `max_title` characters, titles that hold a marker of a tokenizer or a
-    semantic ID, and contradictions: where one question has several answers (a title that items with different semantic IDs share, a
-    semantic ID that items with different titles share), the item with the lowest id gives the answer.
-    Every other item of the catalogue is in, also one without train rows: a title is no interaction.
+    Skipped are items whose text is not shown, and contradictions: where one question has several answers (a title that
+    items with different semantic IDs share, a semantic ID that items with different titles share), the item with the lowest id
+    gives the answer. Every other item of the catalogue is in, also one without train rows: a title is no interaction.
     """
-    reasons = np.array([_unusable(title, max_title) for title in titles], dtype=object)
-    usable = np.flatnonzero(reasons == "")
-    names, codes = [titles[item] for item in usable], [tuple(row) for row in sids.codes_NL[usable].tolist()]
-    question, answer = (names, codes) if task == "title_to_sid" else (codes, names)
+    usable = np.flatnonzero(texts.usable_N)
+    skipped = Counter(reason for reason in texts.reasons if reason)
+    if task == "item_narrative":
+        return usable, dict(skipped)
+    kind = text_kind(task)
+    names, codes = (
+        [texts.shown[item] for item in usable],
+        [tuple(row) for row in sids.codes_NL[usable].tolist()],
+    )
+    question, answer = (codes, names) if task == "sid_to_title" else (names, codes)
     kept = _consistent(question, answer)
-    skipped = Counter(reasons[reasons != ""].tolist())
     if not kept.all():
-        skipped["ambiguous_title" if task == "title_to_sid" else "ambiguous_sid"] = int((~kept).sum())
+        skipped["ambiguous_sid" if task == "sid_to_title" else f"ambiguous_{kind}"] = int((~kept).sum())
     return usable[kept], dict(skipped)
 
 
-def _unusable(title: str, max_title: int | None) -> str:
-    """Why a title cannot be in a text task, or nothing."""
-    if len(title) < MIN_TITLE:
-        return "short_title"
-    if max_title is not None and len(title) > max_title:
-        return "long_title"
-    return "reserved_marker" if RESERVED.search(title) else ""
+def window_rows(
+    task: str,
+    sequences: Sequences,
+    rows: np.ndarray,
+    *,
+    texts: ItemTexts | None,
+    titles: ItemTexts,
+    max_history: int | None = None,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Those of `rows` that `task` can be made of, and how many cannot be, by reason.
+
+    texts: what the task answers with, for its targets; titles: of the histories of titles_*, which need at least one.
+    """
+    reasons = np.full(len(rows), "", object)
+    if task.startswith("titles"):
+        shown = np.append(0, np.cumsum(titles.usable_N[sequences.history_values]))
+        titled = shown[sequences.offsets[rows + 1]] > shown[sequences.starts(rows, max_history)]
+        reasons[~titled] = "history_without_title"
+    if texts is not None:
+        of_target = np.array(texts.reasons, object)[sequences.target[rows]]
+        reasons = np.where(of_target == "", reasons, of_target)
+    return rows[reasons == ""], dict(Counter(reasons[reasons != ""].tolist()))
+
+
+def distinct_rows(sequences: Sequences, rows: np.ndarray, sids: SidTable) -> np.ndarray:
+    """`rows` without those whose history and target repeat those of an earlier row as semantic IDs."""
+    sid_N, seen, kept = sids.sid_of_item_N.astype(np.int32), set(), []
+    for row in rows.tolist():
+        history = sequences.history_values[sequences.offsets[row] : sequences.offsets[row + 1]]
+        key = (sid_N[history].tobytes(), int(sid_N[sequences.target[row]]))
+        kept.append(key not in seen)
+        seen.add(key)
+    return rows[np.array(kept, bool)]
+
+
+def sampled(task: str, total: int, *, share: float, cap: int | None, seed: int) -> np.ndarray:
+    """Positions (int64, ascending) of the seeded sample of a task: `share` of its rows, at most `cap` of them.
+
+    Each task has a random stream of its own. A share never rounds to nothing.
+    """
+    wanted = total if share >= 1 else max(min(total, 1), round(share * total))
+    most = wanted if cap is None else min(wanted, cap)
+    return sample_rows(total, most, [seed, len(artifacts.SPLITS), TASKS.index(task)])
+
+
+def _unusable(text: str, kind: str, longest: int | None) -> str:
+    """Why a text cannot be in a text task, or nothing."""
+    if len(text) < MIN_TEXT:
+        return f"short_{kind}"
+    if longest is not None and len(text) > longest:
+        return f"long_{kind}"
+    return "reserved_marker" if RESERVED.search(text) else ""
 
 
 def _consistent(questions: Sequence[Hashable], answers: Sequence[Hashable]) -> np.ndarray:
@@ -127,6 +210,12 @@ def item_examples(context: TaskContext, task: str, items: np.ndarray) -> Iterato
     """The example of `task` of each item."""
     for item in items.tolist():
         yield ITEM_TASKS[task](context, item=item)
+
+
+def window_examples(context: TaskContext, task: str, windows: Iterable[SequenceRow]) -> Iterator[Example]:
+    """The example of `task` of each window."""
+    for window in windows:
+        yield WINDOW_TASKS[task](context, window)
 
 
 def tables(examples: Iterable[Example]) -> Iterator[pa.Table]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from configs import program
+from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
 from data.store.output import open_output
@@ -41,6 +42,8 @@ class InitBaseModelArgs:
     """entries of the tokenizer, markers included; semantic IDs are added by preprocess.expand_vocab"""
     wording: str = "short"
     """the examples' wording (stage 07), whose words become tokens"""
+    tasks: list[str] = field(default_factory=lambda: ["history_to_sid", "title_to_sid", "sid_to_title"])
+    """the tasks of the examples whose words those are"""
     shape: ModelShape = field(default_factory=ModelShape)
     """sizes of the model"""
     seed: int = 0
@@ -49,13 +52,14 @@ class InitBaseModelArgs:
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
-        wording(self.wording)
+        if unknown := [task for task in self.tasks if task not in wording(self.wording).templates]:
+            raise InputError(f"tasks {unknown} have no words in wording {self.wording} -> leave them out")
 
 
 def main(args: InitBaseModelArgs) -> None:
     items = artifacts.read_items(args.data)
     with open_output(args, STAGE, version=VERSION, inputs={"data": args.data}) as out:
-        instructions = instruction_texts(wording(args.wording), times=len(items))
+        instructions = instruction_texts(wording(args.wording), tasks=args.tasks, times=len(items))
         tokenizer = train_tokenizer(
             chain(item_texts(items), [instructions]),
             vocab_size=args.vocab_size,

@@ -23,6 +23,8 @@ from preprocess.base_model import (
 )
 from tests.handmade import tokenizer
 
+TASKS = ("history_to_sid", "title_to_sid", "sid_to_title")
+
 
 def test_template_ends_an_assistant_turn_with_eos_and_masks_it() -> None:
     words = tokenizer("ours")
@@ -61,12 +63,15 @@ def test_every_text_is_written_and_read_back(text: str) -> None:
 def test_the_words_of_the_prompts_become_tokens() -> None:
     texts = [
         ["Steel bolt, 10 mm", "Steel nut, brass washer"] * 6,
-        instruction_texts(wording("short"), times=12),
+        instruction_texts(wording("short"), tasks=TASKS, times=12),
     ]
     words = train_tokenizer(iter(texts), vocab_size=400, max_positions=64)
     assert words.tokenize("next:") == ["next", ":"]
-    assert instruction_texts(wording("short"), times=1) == ["next:", "sid of: ", "title of:"]
-    assert instruction_texts(wording("sentence"), times=2).count(". Which item will they choose next?") == 2
+    assert instruction_texts(wording("short"), tasks=TASKS, times=1) == ["next:", "sid of: ", "title of:"]
+    sentence = instruction_texts(wording("sentence"), tasks=TASKS, times=2)
+    assert sentence.count(". Which item will they choose next?") == 2
+    steps = instruction_texts(wording("minionerec"), tasks=["titles_to_title"], times=1)
+    assert "Continue the list of " in steps and not any("semantic ID" in text for text in steps)
 
 
 def test_shapes_that_make_no_model_are_refused() -> None:

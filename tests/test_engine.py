@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import EnvironmentFault, InputError, NumericError
-from data.prompts import wording
 from data.renderer import Renderer
 from data.sid import SidTable, sid_format
-from data.tasks import TaskContext
 from infer.engine import DecodeSettings, Engine
 from infer.loading import context_length, load_model, usable_device
 from infer.search import allowed as restriction
@@ -173,13 +171,12 @@ def test_a_history_beyond_the_context_is_cut_where_asked_and_else_refused(parts)
         InputError, match=rf"the model reads {context} .* decode.max_prompt to at most {context - 2}"
     ):
         engine((short, renderer)).recommend([long], 3)
-    words = TaskContext(TABLE, renderer.vocab.format, wording("short"))
-    cut = Renderer(renderer.tokenizer, renderer.vocab, max_prompt=context - 2, context=words)
+    cut = Renderer(renderer.tokenizer, renderer.vocab, max_prompt=context - 2)
     found = engine((short, cut)).recommend([long], S)[0]
     kept = engine((short, cut))
     assert len(kept.histories.prompt_ids(long)) <= context - 2 and len(found) == S
     with pytest.raises(InputError, match="a history of one item needs"):
-        tight = Renderer(renderer.tokenizer, renderer.vocab, max_prompt=3, context=words)
+        tight = Renderer(renderer.tokenizer, renderer.vocab, max_prompt=3)
         engine((short, tight)).recommend([[0]], 3)
 
 

@@ -15,7 +15,7 @@ from data.sid import SidTable, sid_format
 from data.store.lineage import recorded_data_hash
 from data.store.output import read_manifest
 from data.tasks import ID_STRIDE, Example, TaskContext, from_row, history_to_sid
-from preprocess.examples import Sequences, item_rows, plain_titles, tables, to_table
+from preprocess.examples import ItemTexts, Sequences, item_rows, plain_texts, tables, to_table
 from tests.handmade import CODES, SIZES, TITLES, call, refuse, succeed, write_data, write_sids
 
 PROGRAM = "preprocess.build_examples"
@@ -146,9 +146,22 @@ def test_a_finished_output_is_kept_and_another_is_refused(store: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--wording", "long"], "unknown wording 'long' -> one of short, bare, sentence"),
+        (["--wording", "long"], "unknown wording 'long' -> one of short, bare, sentence, minionerec"),
         (["--tasks", '["history_to_sid", "history_to_sid"]'], "each only once"),
-        (["--tasks", '["chat"]'], "chat"),
+        (["--tasks", '["chat"]'], "task chat, registry and corpora belong together"),
+        (["--tasks", '["gossip"]'], "gossip"),
+        (["--tasks", "{title_to_sid: 0}"], "tasks.title_to_sid is 0.0 -> a share"),
+        (["--tasks", "{title_to_sid: 1.5}"], "tasks.title_to_sid is 1.5"),
+        (["--tasks", "[]"], "name at least one task"),
+        (["--caps", "{titles_to_sid: 3}"], "caps.titles_to_sid is 3"),
+        (["--tasks", '["preference_to_sid"]'], "preferences and a task of"),
+        (["--signals", '["environment"]'], "signal environment and environment_column belong together"),
+        (
+            ["--max_title", 1],
+            "the data gives no train example of sid_to_title (10 long_title, 2 short_title)",
+        ),
+        (["--wording", "bare", "--frame", "alpaca"], "wording bare has no frame"),
+        (["--frame", "alpaca"], "wording short has no instruction to fill in"),
         (["--max_history", 0], "max_history is 0"),
         (["--max_rows.test", 0], "max_rows.test is 0"),
         (["--max_rows.dev", 3], "max_rows.dev"),
@@ -199,7 +212,7 @@ def test_a_history_outside_the_catalogue_is_refused(tmp_path: Path) -> None:
 
 def test_the_target_never_shapes_a_prompt() -> None:
     context = TaskContext(
-        SidTable(CODES, SIZES), sid_format("letters"), wording("sentence"), plain_titles(TITLES)
+        SidTable(CODES, SIZES), sid_format("letters"), wording("sentence"), plain_texts(TITLES)
     )
     prompts = {
         history_to_sid(context, key=1, history=[0, 1], target=target).messages[-1]["content"]
@@ -215,7 +228,7 @@ def test_one_answer_per_question() -> None:
         titles = [f"title {number}" for number in rng.integers(0, 6, 20)]
         sids = SidTable(rng.integers(0, 3, (20, 2)).astype(np.int32), (3, 3))
         for task in ("title_to_sid", "sid_to_title"):
-            kept, skipped = item_rows(task, titles, sids)
+            kept, skipped = item_rows(task, ItemTexts.read(titles, "title"), sids)
             pairs = [(titles[i], tuple(sids.codes_NL[i].tolist())) for i in range(20)]
             pairs = pairs if task == "title_to_sid" else [(codes, title) for title, codes in pairs]
             first = dict(reversed(pairs))
@@ -227,7 +240,7 @@ def test_one_answer_per_question() -> None:
 
 def test_rows_survive_the_table_and_chunks_hold_all(monkeypatch: pytest.MonkeyPatch) -> None:
     context = TaskContext(
-        SidTable(CODES, SIZES), sid_format("letters"), wording("sentence"), plain_titles(TITLES)
+        SidTable(CODES, SIZES), sid_format("letters"), wording("sentence"), plain_texts(TITLES)
     )
     examples = [
         history_to_sid(

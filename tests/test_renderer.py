@@ -43,8 +43,7 @@ class Setting:
     examples: list[Example]
 
     def renderer(self, max_prompt: int | None = None) -> Renderer:
-        context = TaskContext(TABLE, self.vocab.format, wording(self.wording))
-        return Renderer(self.tokenizer, self.vocab, max_prompt=max_prompt, context=context)
+        return Renderer(self.tokenizer, self.vocab, max_prompt=max_prompt)
 
     def histories(self, mode: str = "direct", max_prompt: int | None = None) -> HistoryRenderer:
         return HistoryRenderer(self.renderer(max_prompt), TABLE, wording(self.wording), mode=mode)
@@ -217,7 +216,7 @@ def test_refusals() -> None:
         renderer.answer_ids(histories.example([0]))
     context = TaskContext(TABLE, sid_format("letters"), wording("short"))
     with pytest.raises(InputError, match="no template for task chat"):
-        context.messages("chat")
+        context.wording.messages("chat", key=0)
     assert history_to_sid(context, key=4, history=[0], target=1).answer.item_id == 1
     endless = tokenizer("ours")
     endless.eos_token = None

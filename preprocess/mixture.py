@@ -1,0 +1,180 @@
+"""What each split of the examples holds: which tasks, how many rows of each, and what is left out for which reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from configs.program import InputError
+from data.sid import SidTable
+from data.signals import environment_words, item_values
+from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, WINDOW_TASKS, Example, TaskContext
+from preprocess.corpora import Converted
+from preprocess.examples import (
+    ItemTexts,
+    Sequences,
+    distinct_rows,
+    item_examples,
+    item_rows,
+    sampled,
+    text_kind,
+    window_examples,
+    window_rows,
+)
+from preprocess.preferences import Preference, preference_examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """How the train split is mixed: the share (0..1) of each task's rows, the most rows of some, and the choices of all."""
+
+    shares: dict[str, float]
+    caps: dict[str, int] = field(default_factory=dict)
+    max_rows: dict[str, int | None] = field(default_factory=dict)
+    max_history: int | None = None
+    deduplicate: bool = False
+    environment: str | None = None
+    values: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What examples are made of. items, sequences: the tables; titles, descriptions: what may be shown of each item."""
+
+    sids: SidTable
+    items: pa.Table
+    table: pa.Table
+    titles: ItemTexts
+    descriptions: ItemTexts
+    preferences: tuple[list[Preference], dict[str, int]] = ((), {})
+    corpora: Converted = field(default_factory=Converted)
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        return Sequences.from_table(self.table)
+
+    def texts(self, task: str) -> ItemTexts:
+        return self.descriptions if text_kind(task) == "description" else self.titles
+
+
+@dataclass
+class SplitPlan:
+    """What one split will hold: its examples, made when they are asked for, and their numbers."""
+
+    parts: list[Iterator[Example]] = field(default_factory=list)
+    by_task: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return self.by_task.total()
+
+    def add(self, task: str, examples: Iterator[Example], count: int, skipped: dict[str, int]) -> None:
+        self.parts.append(examples)
+        self.by_task[task] += count
+        if skipped:
+            self.skipped[task] = skipped
+
+
+def plan_split(split: str, context: TaskContext, sources: Sources, mixture: Mixture) -> SplitPlan:
+    """The examples of one split: every task of the mixture in train, histories with the next item in valid and test.
+
+    InputError for a task of train without a row, with the reasons.
+    """
+    plan, sequences = SplitPlan(), sources.sequences
+    rows, empty = sequences.rows(split, max_rows=mixture.max_rows.get(split), seed=mixture.seed)
+    skipped = {"empty_history": empty} if empty else {}
+    if split == "train" and mixture.deduplicate:
+        kept = distinct_rows(sequences, rows, sources.sids)
+        if len(kept) < len(rows):
+            skipped["repeated"] = len(rows) - len(kept)
+        rows = kept
+    for task in mixture.shares if split == "train" else ["history_to_sid"]:
+        if task in WINDOW_TASKS:
+            _add_windows(plan, task, split, rows, skipped, context, sources, mixture)
+        elif task in ITEM_TASKS:
+            chosen, left_out = item_rows(task, sources.texts(task), sources.sids)
+            chosen = chosen[_sample(task, len(chosen), left_out, mixture)]
+            plan.add(task, item_examples(context, task, chosen), len(chosen), left_out)
+        elif task in PREFERENCE_TASKS:
+            known, left_out = sources.preferences[0], dict(sources.preferences[1])
+            chosen = [known[at] for at in _sample(task, len(known), left_out, mixture)]
+            plan.add(task, preference_examples(context, task, chosen), len(chosen), left_out)
+        else:
+            made, left_out = sources.corpora.examples, dict(sources.corpora.skipped)
+            chosen = [made[at] for at in _sample(task, len(made), left_out, mixture)]
+            plan.add(task, iter(chosen), 0, left_out)
+            plan.by_task.update(example.task for example in chosen)
+            plan.by_task[task] += 0
+        if split == "train" and not (plan.by_task[task] or (task == "chat" and plan.total)):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in plan.skipped.get(task, {}).items())
+            raise InputError(
+                f"the data gives no train example of {task} ({reasons or 'no rows'}) -> leave it out of tasks, or choose other "
+                "data"
+            )
+    return plan
+
+
+def _sample(task: str, total: int, skipped: dict[str, int], mixture: Mixture) -> np.ndarray:
+    """Positions of the rows of `task` that its share and cap keep; the others are counted in `skipped`."""
+    share, cap = mixture.shares[task], mixture.caps.get(task)
+    chosen = sampled(task, total, share=share, cap=cap, seed=mixture.seed)
+    if len(chosen) < total:
+        skipped["not_sampled"] = total - len(chosen)
+    return chosen
+
+
+def _add_windows(
+    plan: SplitPlan,
+    task: str,
+    split: str,
+    rows: np.ndarray,
+    skipped: dict[str, int],
+    context: TaskContext,
+    sources: Sources,
+    mixture: Mixture,
+) -> None:
+    sequences = sources.sequences
+    texts = (
+        sources.texts(task)
+        if task in ("history_to_title", "history_to_description", "titles_to_title")
+        else None
+    )
+    chosen, left_out = window_rows(
+        task, sequences, rows, texts=texts, titles=sources.titles, max_history=mixture.max_history
+    )
+    left_out = skipped | left_out
+    values = None
+    if split == "train":
+        chosen = chosen[_sample(task, len(chosen), left_out, mixture)]
+        if mixture.values:
+            train, _ = sequences.rows("train")
+            values = item_values(sources.items, sequences.target[train].astype(np.int64))
+    environments = environment_words(sources.table, mixture.environment) if mixture.environment else None
+    windows = sequences.windows(
+        chosen, max_history=mixture.max_history, environments=environments, values_N=values
+    )
+    plan.add(task, window_examples(context, task, windows), len(chosen), left_out)
+
+
+def category_texts(items: pa.Table) -> list[str]:
+    """The category path of every item as one text, coarse to fine."""
+    return [", ".join(path) for path in items["categories"].to_pylist()]
+
+
+def check_shares(shares: dict[str, float], caps: dict[str, int]) -> None:
+    """InputError for no task, a share outside (0, 1], a cap of a task that is not there or below 1."""
+    if not shares:
+        raise InputError(f"tasks {shares} -> name at least one task")
+    for task, share in shares.items():
+        if not 0 < share <= 1:
+            raise InputError(f"tasks.{task} is {share} -> a share of its rows above 0, at most 1")
+    for task, cap in caps.items():
+        if task not in shares or cap < 1:
+            raise InputError(f"caps.{task} is {cap} -> at least 1, for a task of tasks ({', '.join(shares)})")
