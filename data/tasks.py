@@ -145,7 +145,7 @@ def _of_item(context: TaskContext, task: str, item: int, answer: Answer, **field
 
 
 @dataclass(frozen=True)
-class SequenceRow:
+class TaskWindow:
     """A row of sequences.parquet, its `key` the example_id there; `environment`: its signal of the moment, where known."""
 
     key: int
@@ -160,37 +160,37 @@ def history_to_sid(
     context: TaskContext, *, key: int, history: Sequence[int], target: int, user_id: int | None = None
 ) -> Example:
     """The next item's semantic ID from the semantic IDs of the history, oldest first."""
-    return _next_sid(context, SequenceRow(key, history, target, user_id))
+    return _next_sid(context, TaskWindow(key, history, target, user_id))
 
 
-def _next_sid(context: TaskContext, window: SequenceRow) -> Example:
+def _next_sid(context: TaskContext, window: TaskWindow) -> Example:
     return _of_history(context, "history_to_sid", window, context.sid_answer(window.target))
 
 
-def history_to_title(context: TaskContext, window: SequenceRow) -> Example:
+def history_to_title(context: TaskContext, window: TaskWindow) -> Example:
     """The next item's title from the semantic IDs of the history."""
     answer = Answer(item_id=window.target, text=context.titles[window.target])
     return _of_history(context, "history_to_title", window, answer)
 
 
-def history_to_description(context: TaskContext, window: SequenceRow) -> Example:
+def history_to_description(context: TaskContext, window: TaskWindow) -> Example:
     """The next item's description from the semantic IDs of the history."""
     answer = Answer(item_id=window.target, text=context.descriptions[window.target])
     return _of_history(context, "history_to_description", window, answer)
 
 
-def titles_to_sid(context: TaskContext, window: SequenceRow) -> Example:
+def titles_to_sid(context: TaskContext, window: TaskWindow) -> Example:
     """The next item's semantic ID from the titles of the history; items without a title are left out of it."""
     return _of_titles(context, "titles_to_sid", window, context.sid_answer(window.target))
 
 
-def titles_to_title(context: TaskContext, window: SequenceRow) -> Example:
+def titles_to_title(context: TaskContext, window: TaskWindow) -> Example:
     """The next item's title from the titles of the history."""
     answer = Answer(item_id=window.target, text=context.titles[window.target])
     return _of_titles(context, "titles_to_title", window, answer)
 
 
-def sequence_narrative(context: TaskContext, window: SequenceRow) -> Example:
+def sequence_narrative(context: TaskContext, window: TaskWindow) -> Example:
     """A sentence that recites history and target, semantic IDs with titles where there are some."""
 
     def named(item: int) -> str:
@@ -204,13 +204,13 @@ def sequence_narrative(context: TaskContext, window: SequenceRow) -> Example:
     return _of_window("sequence_narrative", window, (), Answer(item_id=window.target, text=text))
 
 
-def reason_then_sid(context: TaskContext, window: SequenceRow, *, reasoning: str) -> Example:
+def reason_then_sid(context: TaskContext, window: TaskWindow, *, reasoning: str) -> Example:
     """What the customer prefers as a thought, then the next item's semantic ID."""
     answer = context.sid_answer(window.target, reasoning=reasoning)
     return _of_history(context, "reason_then_sid", window, answer)
 
 
-def preference_to_sid(context: TaskContext, window: SequenceRow, *, reasoning: str) -> Example:
+def preference_to_sid(context: TaskContext, window: TaskWindow, *, reasoning: str) -> Example:
     """The next item's semantic ID from a text that says what the customer prefers."""
     key = example_id("preference_to_sid", window.key)
     messages = context.wording.messages("preference_to_sid", key=key, preference=reasoning)
@@ -225,14 +225,14 @@ def history_messages(
     return context.wording.messages(task, key=key, lead=lead, sids=sids)
 
 
-def _of_history(context: TaskContext, task: str, window: SequenceRow, answer: Answer) -> Example:
+def _of_history(context: TaskContext, task: str, window: TaskWindow, answer: Answer) -> Example:
     lead = "" if context.signals is None else context.signals.lead(window.user_id, window.environment)
     key = example_id(task, window.key)
     messages = history_messages(context, task, key=key, history=window.history, lead=lead)
     return _of_window(task, window, messages, answer)
 
 
-def _of_titles(context: TaskContext, task: str, window: SequenceRow, answer: Answer) -> Example:
+def _of_titles(context: TaskContext, task: str, window: TaskWindow, answer: Answer) -> Example:
     titles = title_lines([context.titles[item] for item in window.history if context.titles[item]])
     key = example_id(task, window.key)
     messages = context.wording.messages(task, key=key, titles=titles, category=context.category)
@@ -240,7 +240,7 @@ def _of_titles(context: TaskContext, task: str, window: SequenceRow, answer: Ans
 
 
 def _of_window(
-    task: str, window: SequenceRow, messages: tuple[dict[str, str], ...], answer: Answer
+    task: str, window: TaskWindow, messages: tuple[dict[str, str], ...], answer: Answer
 ) -> Example:
     return Example(
         example_id(task, window.key), task, messages, answer, tuple(window.history), (window.target,), window.user_id,

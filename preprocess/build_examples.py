@@ -30,7 +30,14 @@ from data.store.output import PARQUET, Output, open_output
 from data.tasks import PREFERENCE_TASKS, TaskContext
 from preprocess.corpora import Converted, Corpus, convert, read_registry
 from preprocess.examples import SCHEMA, ItemTexts, check_belong, tables
-from preprocess.mixture import Mixture, Sources, SplitPlan, category_texts, check_shares, plan_split
+from preprocess.mixture import (
+    ExampleSources,
+    SplitPlan,
+    TaskMixture,
+    category_texts,
+    check_shares,
+    plan_split,
+)
 from preprocess.preferences import read_preferences
 
 STAGE, VERSION = "build_examples", 1
@@ -139,8 +146,8 @@ class BuildExamplesArgs:
         return self.wording if self.frame == "chat" else f"{self.frame}:{self.wording}"
 
     @property
-    def mixture(self) -> Mixture:
-        return Mixture(
+    def mixture(self) -> TaskMixture:
+        return TaskMixture(
             shares=self.shares,
             caps=self.caps,
             max_rows=vars(self.max_rows),
@@ -179,7 +186,7 @@ def main(args: BuildExamplesArgs) -> None:
         }
 
 
-def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskContext, Sources]:
+def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskContext, ExampleSources]:
     """Everything that examples are made of, read and checked against each other."""
     items, sids = artifacts.read_items(args.data), read_sids(args.sids)
     check_belong(args.data, args.sids, num_items=len(items), num_sids=sids.num_items)
@@ -196,7 +203,7 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
         sids, sid_format(args.format), wording(args.wording_name), titles.shown, descriptions.shown, brands, categories,
         args.category, read_signal_words(args, items, table) if args.signals else None,
     )  # fmt: skip
-    sources = Sources(sids, items, table, titles, descriptions)
+    sources = ExampleSources(sids, items, table, titles, descriptions)
     found = ([], {})
     if args.preferences:
         raw_ids = items["raw_id"].to_pylist()

@@ -21,7 +21,7 @@ from data import artifacts
 from data.rows import sample_rows
 from data.sid import SidTable
 from data.store.lineage import require_same_data
-from data.tasks import ITEM_TASKS, TASKS, WINDOW_TASKS, Example, SequenceRow, TaskContext
+from data.tasks import ITEM_TASKS, TASKS, WINDOW_TASKS, Example, TaskContext, TaskWindow
 
 CHUNK = 20_000  # rows per row group
 MIN_TEXT = 3  # characters; a shorter title tells items apart by chance only
@@ -70,7 +70,7 @@ class Sequences:
         max_history: int | None = None,
         environments: Sequence[str] | None = None,
         values_N: np.ndarray | None = None,
-    ) -> Iterator[SequenceRow]:
+    ) -> Iterator[TaskWindow]:
         """The rows with the newest `max_history` items of their history; weight: the target's value, else 1."""
         starts, ends = self.starts(rows, max_history), self.offsets[rows + 1]
         weights = np.ones(len(rows)) if values_N is None else values_N[self.target[rows]]
@@ -84,7 +84,7 @@ class Sequences:
             ):
                 moment = None if environments is None else environments[row]
                 history = self.history_values[start:end].tolist()
-                yield SequenceRow(key, history, target, user, moment, weight)
+                yield TaskWindow(key, history, target, user, moment, weight)
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def item_examples(context: TaskContext, task: str, items: np.ndarray) -> Iterato
         yield ITEM_TASKS[task](context, item=item)
 
 
-def window_examples(context: TaskContext, task: str, windows: Iterable[SequenceRow]) -> Iterator[Example]:
+def window_examples(context: TaskContext, task: str, windows: Iterable[TaskWindow]) -> Iterator[Example]:
     """The example of `task` of each window."""
     for window in windows:
         yield WINDOW_TASKS[task](context, window)

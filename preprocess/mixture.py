@@ -30,7 +30,7 @@ from preprocess.preferences import Preference, preference_examples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
+class TaskMixture:
     """How the train split is mixed: the share (0..1) of each task's rows, the most rows of some, and the choices of all."""
 
     shares: dict[str, float]
@@ -44,7 +44,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Sources:
+class ExampleSources:
     """What examples are made of. items, sequences: the tables; titles, descriptions: what may be shown of each item."""
 
     sids: SidTable
@@ -82,7 +82,7 @@ class SplitPlan:
             self.skipped[task] = skipped
 
 
-def plan_split(split: str, context: TaskContext, sources: Sources, mixture: Mixture) -> SplitPlan:
+def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixture: TaskMixture) -> SplitPlan:
     """The examples of one split: every task of the mixture in train, histories with the next item in valid and test.
 
     InputError for a task of train without a row, with the reasons.
@@ -121,7 +121,7 @@ def plan_split(split: str, context: TaskContext, sources: Sources, mixture: Mixt
     return plan
 
 
-def _sample(task: str, total: int, skipped: dict[str, int], mixture: Mixture) -> np.ndarray:
+def _sample(task: str, total: int, skipped: dict[str, int], mixture: TaskMixture) -> np.ndarray:
     """Positions of the rows of `task` that its share and cap keep; the others are counted in `skipped`."""
     share, cap = mixture.shares[task], mixture.caps.get(task)
     chosen = sampled(task, total, share=share, cap=cap, seed=mixture.seed)
@@ -137,8 +137,8 @@ def _add_windows(
     rows: np.ndarray,
     skipped: dict[str, int],
     context: TaskContext,
-    sources: Sources,
-    mixture: Mixture,
+    sources: ExampleSources,
+    mixture: TaskMixture,
 ) -> None:
     sequences = sources.sequences
     texts = (

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
-from data.tasks import PREFERENCE_TASKS, Example, SequenceRow, TaskContext
+from data.tasks import PREFERENCE_TASKS, Example, TaskContext, TaskWindow
 from preprocess.corpora import read_records
 from preprocess.examples import Sequences
 
@@ -26,7 +26,7 @@ from preprocess.examples import Sequences
 class Preference:
     """A window of the train split and what its customer prefers."""
 
-    window: SequenceRow
+    window: TaskWindow
     text: str
 
 

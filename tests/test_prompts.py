@@ -11,7 +11,7 @@ from data.prompts import ALPACA, wording
 from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, sid_format
 from data.signals import Signals
-from data.tasks import WINDOW_TASKS, Example, SequenceRow, TaskContext
+from data.tasks import WINDOW_TASKS, Example, TaskContext, TaskWindow
 from data.wordings import STEPS_INSTRUCTIONS
 from preprocess.vocabulary import add_sid_tokens
 from tests.handmade import CODES, SIZES, tokenizer
@@ -73,7 +73,7 @@ def test_long_histories_lose_their_oldest_items_in_every_task(name: str) -> None
     ):
 
         def of(history: list[int], task: str = task) -> Example:
-            made = WINDOW_TASKS[task](context, SequenceRow(5, history, 11, 1))
+            made = WINDOW_TASKS[task](context, TaskWindow(5, history, 11, 1))
             return replace(made, history=tuple(range(8)))
 
         whole = of(list(range(8)))

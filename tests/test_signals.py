@@ -45,7 +45,7 @@ def test_signals_are_tokens_of_users_moments_and_item_types(tmp_path: Path) -> N
         .startswith("<env_1>next:<item_promoted><a_2><b_2><c_2><item_promoted><a_2>")
     )
     words = tokenizer("ours")
-    with pytest.raises(InputError, match="use the token <item_promoted>, which the model's vocabulary lacks"):
+    with pytest.raises(InputError, match="use the token <env_0>, which the model's vocabulary lacks"):
         read_signals(out, words)
     words.add_tokens(json.loads((out / "signals.json").read_text())["tokens"])
     signals = read_signals(out, words)
