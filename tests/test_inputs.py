@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,16 @@ from configs import integrity
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
 from data.store import inputs
+from data.store.checkpoints import mark_complete
 from data.store.fingerprints import safetensors_header, sha256_bytes, sha256_json
 from data.store.inputs import fingerprint, same_input
 from data.store.manifest import read_manifest, sealed
 from data.store.output import require_manifest
+from tests import handmade
 from tests.test_checkpoints import flip_bit
 from tests.test_output import finish, writing
+
+KINDS = {".parquet", ".npy", ".safetensors", ".json"}
 
 
 def flip(file: Path, byte: int, bit: int = 0) -> None:
@@ -181,3 +186,46 @@ def test_the_raw_files_of_a_list_count_by_name_and_content(tmp_path: Path) -> No
     both = [tmp_path / "a", tmp_path / "b"]
     one, other = inputs.hash_inputs({"raw": both}, None), inputs.hash_inputs({"raw": both[::-1]}, None)
     assert one["raw"]["sha256"] != other["raw"]["sha256"] and len(one["raw"]["files"]) == 2
+
+
+@pytest.mark.long
+def test_two_hundred_flipped_bits_over_the_inputs_of_all_stages(chain, tmp_path: Path) -> None:
+    """Each in another place of another file; a stage opens its inputs by their fingerprints before anything else."""
+    made = tmp_path / "made"
+    shutil.copytree(chain.data, made / "data")
+    for name in ("base", "vocab"):
+        shutil.copytree(chain.model.with_name(name), made / name)
+    final = shutil.copytree(chain.model, made / "sft/final")
+    (final / "manifest.json").unlink()
+    mark_complete(final, step=1, full=True)
+    steps = ('rq.embed_items --data data --parts [{"method":"tfidf_svd","dim":8}] --output_dir e', "rq.train_quantizer "
+             "--embeddings e --rqkmeans.sizes [4,4,4] --output_dir q", "preprocess.complete_tags --data data "
+             "--classes.rare_threshold 1 --output_dir tags", "infer.recommend --model vocab --examples data/examples/x "
+             "--sids data/sids/x --max_rows 5 --output_dir predictions")  # fmt: skip
+    with chdir(made):
+        for step in steps:
+            handmade.call(*step.split())
+    whole = {
+        path: fingerprint(path) for path in sorted({f.parent for f in made.rglob("manifest.json")} | {final})
+    }
+    rng, refused, harmless = np.random.default_rng(0), 0, []
+    files = [
+        (path, file)
+        for path in whole
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.suffix in KINDS
+    ]
+    for number in range(200):
+        path, file = files[number % len(files)]
+        before, size = file.read_bytes(), file.stat().st_size
+        flip(file, int(rng.integers(size)), int(rng.integers(8)))
+        try:
+            same = fingerprint(path) == whole[path]
+            assert same, f"{file} changed unseen"
+            harmless.append(str(file.relative_to(made)))
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        file.write_bytes(before)
+    print(f"{len(files)} files, 200 flipped bits: {refused} refused, {len(harmless)} harmless: {harmless}")
+    assert refused + len(harmless) == 200 and len(harmless) < 20
