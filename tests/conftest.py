@@ -23,8 +23,8 @@ settings.load_profile("any machine")
 
 # Seconds of processor time add up here; with these files first no worker is left with a long one at the end.
 LONGEST_FIRST = (
-    "test_trainers", "test_recommend", "test_layering", "test_encoders", "test_serve", "test_constructors", "test_stages",
-    "test_rq_programs", "test_toy", "test_setup", "test_append", "test_hidvae", "test_configs", "test_evaluate",
+    "test_stages", "test_trainers", "test_recommend", "test_layering", "test_encoders", "test_serve", "test_vocabulary",
+    "test_setup", "test_constructors", "test_crashes", "test_configs", "test_chat_journal", "test_safety", "test_chat_client",
 )  # fmt: skip
 
 
