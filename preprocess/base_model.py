@@ -31,6 +31,7 @@ THINK = ("<think>", "</think>")
 BYTES = 256
 LONGEST_WORD = 1000
 _LONG = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
+_BLANK = re.compile(rf"\s{{{LONGEST_WORD},}}")
 MIN_VOCAB = BYTES + len((PAD, END, *ROLES, *THINK))
 # `generation` marks what an assistant mask covers: the answer and the token that ends it.
 CHAT_TEMPLATE = """\
@@ -88,14 +89,19 @@ class ModelShape:
 def item_texts(items: pa.Table, *, batch: int = 10_000) -> Iterator[list[str]]:
     """Batches of the texts of items.parquet: titles, descriptions, brands, categories; empty ones are left out.
 
-    Longer words than LONGEST_WORD are cut: every merge that the tokenizer learns walks over the whole word.
+    Longer words than LONGEST_WORD are cut, longer blanks are one: every merge that the tokenizer learns walks over the
+    whole of either.
     """
     for name in ("title", "description", "brand", "categories"):
         column = items[name]
         values = column.combine_chunks().flatten() if pa.types.is_list(column.type) else column
         for start in range(0, len(values), batch):
             if texts := [text for text in values.slice(start, batch).to_pylist() if text]:
-                yield [text if len(text) <= LONGEST_WORD else _LONG.sub(r"\g<0> ", text) for text in texts]
+                yield [text if len(text) <= LONGEST_WORD else _cut(text) for text in texts]
+
+
+def _cut(text: str) -> str:
+    return _LONG.sub(r"\g<0> ", _BLANK.sub(" ", text))
 
 
 def instruction_texts(wording: Wording, *, tasks: Sequence[str], times: int) -> list[str]:

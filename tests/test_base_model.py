@@ -86,7 +86,7 @@ def test_shapes_that_make_no_model_are_refused() -> None:
     assert random_model(words, ModelShape(), seed=0).get_input_embeddings().weight.shape == (MIN_VOCAB, 128)
 
 
-def test_a_word_of_a_megabyte_is_learnt_in_pieces() -> None:
+def test_a_word_or_a_blank_of_a_megabyte_is_learnt_in_pieces() -> None:
     word = "abcdefgh" * 131_072
     titles = [word, "short words stay", "x" * LONGEST_WORD]
     items = pa.table({"title": titles, "description": [""] * 3, "brand": [""] * 3, "categories": [[]] * 3})
@@ -94,3 +94,5 @@ def test_a_word_of_a_megabyte_is_learnt_in_pieces() -> None:
     (texts,) = item_texts(items)
     assert max(map(len, texts[0].split())) == LONGEST_WORD and texts[0].replace(" ", "") == word
     assert texts[1:] == titles[1:]
+    blank = items.set_column(0, "title", pa.array(["a" + " \u3000\n" * 333_333 + "b", "a b", "a  b"]))
+    assert next(item_texts(blank)) == ["a b", "a b", "a  b"]
