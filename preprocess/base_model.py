@@ -187,11 +187,13 @@ def settle_generation(model: Any, tokenizer: Any) -> None:
 
 
 def write_model(out: Output, model: Any, tokenizer: Any) -> None:
-    """Write model and tokenizer into an output directory, each file whole or not at all."""
+    """Write model (None: none) and tokenizer into an output directory, each file whole or not at all."""
     quiet_transformers()
     temporary = out.path / ".model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
+    temporary.mkdir(parents=True)
+    if model is not None:
+        model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     for file in sorted(temporary.iterdir()):
         with out.replacing(file.name) as target:

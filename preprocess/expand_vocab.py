@@ -5,25 +5,30 @@
 
 reads   <model>/  any local Hugging Face causal LM with safetensors weights and a tokenizer
         <sids>/   sids.parquet; quantizer.safetensors with --init codebook
-writes  <output_dir>/  the model with the new tokens, in its own dtype, and sid_vocab.json
+writes  <output_dir>/  the model with the new tokens, in its own dtype, sid_vocab.json, and new_tokens.json, which lists them
 
-All codes get a token, also those that no item has yet, so a new item never needs a new token.
+One token per code is atomic granularity. One token per whole semantic ID: give semantic IDs of a single level, which
+`rq.import_sids --whole true` makes. All codes get a token, also those that no item has yet, so a new item never needs a new token.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from configs import program
 from configs.program import InputError
-from data.sid import read_sids, sid_format
+from data import artifacts
+from data.releases.text import read_json
+from data.sid import SidTable, read_sids, sid_format
 from data.store.checkpoints import require_model
 from data.store.models import load_tokenizer, load_weights
 from data.store.output import open_output
 from preprocess.base_model import settle_generation, write_model
-from preprocess.vocabulary import add_sid_tokens, expand_model, read_codebooks
+from preprocess.examples import check_belong, plain_texts
+from preprocess.row_sources import code_keywords, code_titles, from_codebooks, from_words, read_codebooks
+from preprocess.vocabulary import add_sid_tokens, expand_model
 
 STAGE, VERSION = "expand_vocab", 1
 
@@ -40,10 +45,24 @@ class ExpandVocabArgs:
     """where the expanded model goes"""
     format: Literal["letters", "navigen"] = "letters"
     """how semantic IDs are written; must be that of the examples (stage 07)"""
-    init: Literal["mean_noise", "codebook"] = "mean_noise"
-    """new rows: mean_noise = mean of the old rows plus noise; codebook = the codes' own vectors, projected"""
+    init: Literal["mean_noise", "codebook", "titles", "keywords"] = "mean_noise"
+    """new rows, all around the mean of the old ones: noise, the codes' own vectors, the model's rows of the titles that a code
+    has, or of the words that set its titles apart"""
+    data: str | None = None
+    """prepared data set whose titles init titles and keywords read"""
+    keywords: int = 8
+    """words per code"""
+    scale: Literal["auto", "spread", "resize"] = "auto"
+    """how far new rows lie from the mean: as old rows do (spread), or by half the length of the mean, so that they are about as
+    long as rows that the library's own resize makes (resize); auto = resize for a trained table, spread for a random one"""
     noise_std: float | None = None
-    """standard deviation of the noise; null = the spread of the old rows"""
+    """standard deviation of the noise; null = as scale says"""
+    add_tokens: list[str] = field(default_factory=list)
+    """further tokens"""
+    add_tokens_list: str | None = None
+    """JSON file with a list of further tokens, or signals.json of examples; overrides add_tokens"""
+    tokenizer_only: bool = False
+    """write the tokenizer and its lists, no model"""
     pad_to_multiple_of: int = 1
     """where the embedding table has to grow, its rows become a multiple of this"""
     seed: int = 0
@@ -56,44 +75,81 @@ class ExpandVocabArgs:
             raise InputError(
                 f"noise_std is {self.noise_std} -> 0 or more, or null for the spread of the old rows"
             )
-        if self.pad_to_multiple_of < 1:
-            raise InputError(f"pad_to_multiple_of is {self.pad_to_multiple_of} -> 1 or more")
+        for name in ("pad_to_multiple_of", "keywords"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)} -> 1 or more")
+        if (self.init in ("titles", "keywords")) != (self.data is not None):
+            raise InputError("data goes with init titles or keywords -> give both or neither")
 
 
 def main(args: ExpandVocabArgs) -> None:
     directory = require_model(args.model, written_by="preprocess.init_base_model")
     sids = read_sids(args.sids)
+    more = read_tokens(args.add_tokens_list) if args.add_tokens_list else args.add_tokens
+    words = read_words(args, sids)
     codebooks = read_codebooks(args.sids, sids.sizes) if args.init == "codebook" else {}
-    with open_output(args, STAGE, version=VERSION, inputs={"model": args.model, "sids": args.sids}) as out:
-        model, tokenizer = load(directory)
-        addition = add_sid_tokens(tokenizer, sid_format(args.format), sids.sizes, sids_sha256=sids.sha256)
-        rows_before = model.get_input_embeddings().weight.shape[0]
-        expand_model(
-            model,
-            addition,
-            codebooks=codebooks,
-            noise_std=args.noise_std,
-            pad_to_multiple_of=args.pad_to_multiple_of,
-            seed=args.seed,
+    inputs = {"model": args.model, "sids": args.sids, "data": args.data, "tokens": args.add_tokens_list}
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
+        model, tokenizer = load(directory, tokenizer_only=args.tokenizer_only)
+        known = set(tokenizer.get_vocab())
+        addition = add_sid_tokens(
+            tokenizer, sid_format(args.format), sids.sizes, sids_sha256=sids.sha256, more=more
         )
-        settle_generation(model, tokenizer)
+        out.facts |= {"sids_sha256": sids.sha256, "format": args.format}
+        out.counts |= {"new tokens": len(addition.new_ids), "reused tokens": addition.reused}
+        if not args.tokenizer_only:
+            out.facts["rows_before"] = model.get_input_embeddings().weight.shape[0]
+            source = (
+                from_codebooks(codebooks) if codebooks else from_words(tokenizer, words) if words else None
+            )
+            out.facts["scale"] = expand_model(
+                model,
+                addition,
+                source=source,
+                scale=args.scale,
+                noise_std=args.noise_std,
+                pad_to_multiple_of=args.pad_to_multiple_of,
+                seed=args.seed,
+            )
+            settle_generation(model, tokenizer)
+            out.counts["rows"] = model.get_input_embeddings().weight.shape[0]
         write_model(out, model, tokenizer)
         out.write_json("sid_vocab.json", addition.vocab.to_json())
-        rows_after = model.get_input_embeddings().weight.shape[0]
-        out.counts |= {
-            "new tokens": len(addition.new_ids),
-            "reused tokens": addition.reused,
-            "rows": rows_after,
-        }
-        out.facts |= {"sids_sha256": sids.sha256, "format": args.format, "rows_before": rows_before}
+        added = [
+            token
+            for token in tokenizer.convert_ids_to_tokens(addition.new_ids.tolist())
+            if token not in known
+        ]
+        out.write_json("new_tokens.json", added)
 
 
-def load(directory: Path) -> tuple[Any, Any]:
-    """(model in its own dtype on the CPU, tokenizer) of a local directory."""
+def read_tokens(path: str) -> list[str]:
+    """The tokens of a JSON list, or of an object with a list `tokens`."""
+    listed = read_json(path)
+    listed = listed.get("tokens") if isinstance(listed, dict) else listed
+    if not isinstance(listed, list) or not all(isinstance(token, str) and token for token in listed):
+        raise InputError(f"{path} is no JSON list of tokens -> correct it")
+    return listed
+
+
+def read_words(args: ExpandVocabArgs, sids: SidTable) -> dict[int, dict[int, list[str]]]:
+    """level -> code -> texts, where `init` reads titles."""
+    if args.data is None:
+        return {}
+    items = artifacts.read_items(args.data)
+    check_belong(args.data, args.sids, num_items=len(items), num_sids=sids.num_items)
+    titles = code_titles(sids, plain_texts(items["title"].to_pylist()))
+    if not any(titles.values()):
+        raise InputError(f"{args.data} has no titles -> init codebook or mean_noise")
+    return titles if args.init == "titles" else code_keywords(titles, count=args.keywords)
+
+
+def load(directory: Path, *, tokenizer_only: bool = False) -> tuple[Any, Any]:
+    """(model in its own dtype on the CPU, or None; tokenizer) of a local directory."""
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(directory)
-    model = load_weights(AutoModelForCausalLM, directory, dtype="auto")
+    model = None if tokenizer_only else load_weights(AutoModelForCausalLM, directory, dtype="auto")
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"the tokenizer of {directory} has no eos token -> set `eos_token` in tokenizer_config.json"

@@ -3,22 +3,24 @@
 Rows are initialised by token id, not by "what the resize added": a checkpoint may have more rows than its tokenizer has
 entries (Qwen pads its table), and then the first new tokens land on reserved rows that were never trained.
 
-Legend: V rows of a table, D hidden size, T tokenizer entries before the expansion, M new tokens, K codes of a level,
-E width of a codebook.
+Legend: V rows of a table, D hidden size, T tokenizer entries before the expansion, M new tokens, K codes of a level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from configs.program import InputError
 from data.sid import LETTERS, LevelTokens, SidFormat, SidVocab
-from rq.stack import residual
+from preprocess.row_sources import Directions, RowSource
+
+Scale = Literal["auto", "spread", "resize"]
+TRAINED = 10.0  # times the mean of random rows
+RESIZE_SHARE = 0.5  # how far new rows lie from the mean of the old ones, in lengths of that mean
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ class Addition:
     reused: int
 
 
-def add_sid_tokens(tokenizer: Any, fmt: SidFormat, sizes: tuple[int, ...], *, sids_sha256: str) -> Addition:
-    """Add the format's fixed tokens and every code of every level to `tokenizer`, as ordinary tokens.
+def add_sid_tokens(
+    tokenizer: Any, fmt: SidFormat, sizes: tuple[int, ...], *, sids_sha256: str, more: Sequence[str] = ()
+) -> Addition:
+    """Add the format's fixed tokens, every code of every level and the tokens of `more` to `tokenizer`, as ordinary tokens.
 
     New tokens get the ids after the tokenizer's last, each level one block. A token that the tokenizer already has (a
     checkpoint that was expanded elsewhere) keeps its id, and its level is listed id by id where that is no block.
@@ -43,6 +47,7 @@ def add_sid_tokens(tokenizer: Any, fmt: SidFormat, sizes: tuple[int, ...], *, si
     before = tokenizer.get_vocab()
     levels = [tokens for _, tokens in fmt.level_tokens(sizes)]
     wanted = [*fmt.prefix, *fmt.suffix, *(token for tokens in levels for token in tokens)]
+    wanted += [token for token in dict.fromkeys(more) if token not in set(wanted)]
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in wanted])
     after = tokenizer.get_vocab()
     vocab = SidVocab(
@@ -88,15 +93,17 @@ def expand_model(
     model: Any,
     addition: Addition,
     *,
-    codebooks: Mapping[int, np.ndarray] | None = None,
+    source: RowSource | None = None,
+    scale: Scale = "auto",
     noise_std: float | None = None,
     pad_to_multiple_of: int = 1,
     seed: int = 0,
-) -> None:
+) -> str:
     """Give every new token a row in the input table and, where it is another one, in the output table.
 
     The tables grow when the largest new id needs it and never shrink; rows of tokenizer entries stay bitwise as they are.
-    `codebooks` float [K, E] by level: with them codes get their own vectors; without, the mean plus noise.
+    `source` says where the rows of codes point (preprocess/row_sources.py); without it they are mean plus noise. Returns the
+    scale of the input table: `spread` or `resize`.
     """
     import torch
 
@@ -115,20 +122,27 @@ def expand_model(
     if output is not None and output.weight is not tables[0].weight:
         tables.append(output)
     new_ids, old_ids = torch.from_numpy(addition.new_ids), torch.from_numpy(addition.old_ids)
+    scales = []
     for number, table in enumerate(tables):
         mean_D, spread = moments(table.weight.data, old_ids)
+        generator = np.random.default_rng([seed, number])
+        deviation = spread
+        scales.append(chosen_scale(mean_D, spread, rows=len(old_ids), scale=scale))
+        if scales[-1] == "resize":
+            deviation = RESIZE_SHARE * float(np.sqrt(np.mean(mean_D**2)))
         rows_MD = new_rows(
             addition,
             mean_D=mean_D,
-            spread=spread,
-            codebooks=codebooks or {},
+            deviation=deviation,
+            directions=(lambda g, table=table: source(table.weight.data, g)) if source else None,
             noise_std=noise_std,
-            generator=np.random.default_rng([seed, number]),
+            generator=generator,
         )
         table.weight.data[new_ids] = torch.from_numpy(rows_MD).to(table.weight.dtype)
         bias = getattr(table, "bias", None)
         if bias is not None:
             bias.data[new_ids] = bias.data[old_ids].mean()
+    return scales[0]
 
 
 def moments(table_VD: Any, ids_T: Any, *, chunk: int = 8192) -> tuple[np.ndarray, float]:
@@ -142,55 +156,35 @@ def moments(table_VD: Any, ids_T: Any, *, chunk: int = 8192) -> tuple[np.ndarray
     return mean_D.numpy(), float(np.sqrt(squares / (len(ids_T) * len(mean_D))))
 
 
+def chosen_scale(mean_D: np.ndarray, spread: float, *, rows: int, scale: Scale) -> str:
+    """`scale`, or what `auto` means for a table: `spread` where its rows are random, `resize` where they were trained.
+
+    The mean of `rows` random rows has a root mean square of spread / sqrt(rows); training moves all rows to one side, so that
+    it is many times larger (200 times in SmolLM2-135M).
+    """
+    if scale != "auto":
+        return scale
+    return "resize" if np.sqrt(np.mean(mean_D**2)) > TRAINED * spread / np.sqrt(rows) else "spread"
+
+
 def new_rows(
     addition: Addition,
     *,
     mean_D: np.ndarray,
-    spread: float,
-    codebooks: Mapping[int, np.ndarray],
+    deviation: float,
+    directions: Callable[[np.random.Generator], Directions] | None,
     noise_std: float | None,
     generator: np.random.Generator,
 ) -> np.ndarray:
     """Rows float32 [M, D] of the new tokens, in the order of `new_ids`.
 
-    A code of a level in `codebooks` gets the mean of the old rows plus its own vector, projected and scaled to their
-    spread; every other token the mean plus normal noise of `noise_std` (None: that spread).
+    A code with a direction gets the mean of the old rows plus that times `deviation`; every other token the mean plus
+    normal noise of `noise_std` (None: `deviation`).
     """
     noise_MD = generator.normal(size=(len(addition.new_ids), len(mean_D)))
-    rows_MD = mean_D + noise_MD * (spread if noise_std is None else noise_std)
-    for level, codebook_KE in sorted(codebooks.items()):
-        ids_K = addition.vocab.levels[level].token_ids
+    rows_MD = mean_D + noise_MD * (deviation if noise_std is None else noise_std)
+    for level, (codes, rows_KD) in sorted((directions(generator) if directions else {}).items()):
+        ids_K = addition.vocab.levels[level].token_ids[codes]
         fresh_K = np.isin(ids_K, addition.new_ids)
-        projected_KD = project(codebook_KE, len(mean_D), generator)
-        rows_MD[np.searchsorted(addition.new_ids, ids_K[fresh_K])] = mean_D + projected_KD[fresh_K] * spread
+        rows_MD[np.searchsorted(addition.new_ids, ids_K[fresh_K])] = mean_D + rows_KD[fresh_K] * deviation
     return rows_MD.astype(np.float32)
-
-
-def project(codebook_KE: np.ndarray, width: int, generator: np.random.Generator) -> np.ndarray:
-    """A codebook float64 [K, width], centred, of root mean square 1, seen through a random projection.
-
-    Where the width allows it the projection has orthonormal rows, so distances between codes keep their proportions;
-    into fewer dimensions it is Gaussian (Johnson-Lindenstrauss). Every level has a projection of its own: tokens of
-    different levels stand at different places of a semantic ID and must not look alike.
-    """
-    centred_KE = codebook_KE.astype(np.float64) - codebook_KE.mean(0, dtype=np.float64)
-    gaussian_WE = generator.normal(size=(width, codebook_KE.shape[1]))
-    if codebook_KE.shape[1] <= width:
-        gaussian_WE = np.linalg.qr(gaussian_WE)[0]
-    projected_KD = centred_KE @ gaussian_WE.T
-    scale = np.sqrt(np.mean(projected_KD**2))
-    return projected_KD / scale if scale > 0 else projected_KD
-
-
-def read_codebooks(sids: str | Path, sizes: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """Codebook float32 [K, E] of each level, from the quantizer beside the semantic IDs.
-
-    A level that no quantizer made (a collision digit) has none.
-    """
-    quantizer, _ = residual.load(sids)
-    if quantizer.sizes != sizes[: len(quantizer.sizes)]:
-        raise InputError(
-            f"{sids}: the quantizer has {quantizer.sizes} codes per level, the semantic IDs {sizes} "
-            "-> run scripts/04_build_sids.sh again"
-        )
-    return dict(enumerate(quantizer.codebooks))

@@ -15,7 +15,8 @@ from configs.integrity import sha256
 from configs.program import InputError
 from data.sid import FORMATS, SidTable, read_sids, read_vocab
 from data.store.output import open_output, read_manifest
-from preprocess.vocabulary import add_sid_tokens, expand_model, moments, new_rows, project
+from preprocess.row_sources import from_codebooks, project
+from preprocess.vocabulary import add_sid_tokens, expand_model, moments, new_rows
 from rq.stack import residual
 from tests import tiny
 from tests.handmade import CODES, SIZES, Made, call, succeed, tokenizer, write_data, write_sids
@@ -167,12 +168,13 @@ def test_new_rows_by_hand_in_two_dimensions() -> None:
     addition = add_sid_tokens(words, FORMATS["navigen"], (2, 1), sids_sha256="")
 
     def rows(**options: Any) -> np.ndarray:
-        options = {"codebooks": {}, "noise_std": 0.0, "generator": np.random.default_rng(0)} | options
-        return new_rows(addition, mean_D=mean_D, spread=spread, **options)
+        options = {"directions": None, "noise_std": 0.0, "generator": np.random.default_rng(0)} | options
+        return new_rows(addition, mean_D=mean_D, deviation=spread, **options)
 
     assert rows().tolist() == [[2.0, 2.0]] * 5
     # codewords (3, 0) and (-3, 0): opposite, each of mean square 1 per dimension times the spread, around the mean
-    made = rows(codebooks={0: np.array([[3.0, 0.0], [-3.0, 0.0]])})
+    source = from_codebooks({0: np.array([[3.0, 0.0], [-3.0, 0.0]])})
+    made = rows(directions=lambda generator: source(table_VD, generator))
     (first, second) = (made[addition.new_ids == entries + 2 + code][0] - mean_D for code in (0, 1))
     assert np.allclose(first, -second, atol=1e-6) and np.linalg.norm(first) == pytest.approx(
         spread * np.sqrt(2), rel=1e-6
