@@ -63,6 +63,9 @@ class ImportSidsArgs:
     """Import: what the numbers of the file are, where they can be read both ways: the source's (raw_id) or ours."""
     allow_surplus: bool = False
     """Import: the file may hold IDs of items that the data set does not have."""
+    whole: bool = False
+    """Import: every distinct ID becomes one code of a single level, so that stage 08 makes one token per ID. `source` may be the
+    sids.parquet of a sids directory. New items need the import, and the expansion, again."""
     drop_last_zero: bool = False
     """Export: leave out a last code 0, as the published builders that rank colliding items only."""
     overwrite: bool = False
@@ -74,8 +77,13 @@ class ImportSidsArgs:
         if self.source is not None and self.data is None:
             raise InputError("--source needs --data, the prepared data set of these IDs")
         importing = self.source is not None
-        if importing and self.drop_last_zero or not importing and (self.sizes or self.id_offset):
-            raise InputError("drop_last_zero belongs to an export, sizes and id_offset to an import")
+        if (
+            importing
+            and self.drop_last_zero
+            or not importing
+            and (self.sizes or self.id_offset or self.whole)
+        ):
+            raise InputError("drop_last_zero belongs to an export, sizes, id_offset and whole to an import")
         if self.code_offset < 0:
             raise InputError(f"code_offset {self.code_offset} must be >= 0")
 
@@ -171,6 +179,8 @@ def bring_in(args: ImportSidsArgs, out: output.Output) -> None:
     sizes = tuple(args.sizes or (codes_NL.max(0) + 1).tolist())
     require_fitting(codes_NL, sizes, raw_ids, args)
     table = SidTable(codes_NL, sizes)
+    if args.whole:
+        table = SidTable(table.sid_of_item_N[:, None].astype(np.int32), (len(table.sids_SL),))
     sequences = artifacts.read_sequences(args.data, num_items=len(items))
     report = assessment.assess(table, Evidence(items, sequences))
     none_N2 = np.full((len(items), 2), np.nan, np.float32)
@@ -178,7 +188,7 @@ def bring_in(args: ImportSidsArgs, out: output.Output) -> None:
     out.write_table(embedding_map.FILE, embedding_map.map_table(raw_ids, none_N2))
     out.write_json("quality.json", report)
     name = Path(args.output_dir).name
-    quality_page.write_png(out, "quality.png", [quality_page.Shown(name, report, codes_NL)])
+    quality_page.write_png(out, "quality.png", [quality_page.Shown(name, report, table.codes_NL)])
     out.counts |= {"ids_of_no_item": unused, "items_without_last_token": index.padded}
     out.facts |= {"published": Path(args.source).name}
 

@@ -175,3 +175,41 @@ def test_switches_that_do_not_fit_are_refused(store: Path) -> None:
         with pytest.raises(InputError, match=words):
             expand(store, "no", *options)
     assert len(CODES) == 12 and not (store / "no").exists()
+
+
+def test_one_token_per_whole_semantic_id(store: Path) -> None:
+    """Items that share a semantic ID share the token; histories, answers and the trie read the result as any semantic IDs."""
+    from infer.engine import DecodeSettings, load_engine
+
+    data = store / "data"
+    call("rq.import_sids", "--source", store / "sids" / "sids.parquet", "--data", data, "--whole", "true",
+         "--output_dir", store / "whole")  # fmt: skip
+    call(
+        "preprocess.build_examples",
+        "--data",
+        data,
+        "--sids",
+        store / "whole",
+        "--output_dir",
+        store / "examples",
+    )
+    call(
+        "preprocess.expand_vocab",
+        "--model",
+        store / "base",
+        "--sids",
+        store / "whole",
+        "--output_dir",
+        store / "expanded",
+    )
+    assert json.loads((store / "expanded" / "new_tokens.json").read_text()) == [
+        f"<a_{code}>" for code in range(10)
+    ]
+    settings = DecodeSettings(beams=10, batch_size=2)
+    engine = load_engine(store / "expanded", store / "whole", store / "examples", settings, device="cpu")
+    found = engine.recommend([[0, 1], [5]], k=10)
+    assert [sorted(item for one in row for item in one.item_ids) for row in found] == [list(range(12))] * 2
+    assert (
+        engine.sids.codes_NL[5] == engine.sids.codes_NL[6]
+        and engine.sids.codes_NL[10] == engine.sids.codes_NL[11]
+    )
