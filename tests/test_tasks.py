@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.program import ROOT
 from data import artifacts
 from data.prompts import FRAMES, WORDINGS, wording
 from data.renderer import HistoryRenderer, Renderer
@@ -309,3 +310,11 @@ def test_there_is_a_template_of_every_task() -> None:
     asked = (set(ALL) | SID_TASKS) - {"item_narrative", "sequence_narrative", "chat", "tid_to_sid"}
     assert all(set(made.templates) == asked for made in WORDINGS.values())
     assert len(SEQUENCES) == 8
+
+
+def test_the_readme_lists_every_task_with_its_prompt() -> None:
+    lines = (ROOT / "train" / "README.md").read_text().splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `") and line.count("|") == 5}
+    assert set(ALL) <= set(rows)
+    for task, template in WORDINGS["sentence"].templates.items():
+        assert template.replace("\n", "⏎") in rows[task]
