@@ -87,6 +87,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SafeTrainer]:
     return directory, train(directory)
 
 
+@pytest.mark.parametrize(("settings", "complaint"), [
+    ({"adam_beta1": 1.5}, "no optimizer of these values.*beta"),
+    ({"adam_epsilon": -1.0}, "no optimizer of these values.*epsilon"),
+    ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1.0}}, "no learning rate schedule"),
+    ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"lr_edn": 1.0}}, "no learning rate schedule"),
+    ({"eval_steps": 0}, "number of steps above 0"),
+])  # fmt: skip
+def test_values_that_torch_refuses_are_the_users(tmp_path: Path, settings: dict, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        train(tmp_path, **settings)
+
+
 def test_a_resume_from_the_last_checkpoint_takes_no_step(
     whole: tuple[Path, SafeTrainer], tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ RESERVED = {
 
 AT_LEAST = {
     "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1, "learning_rate": 0,
-    "weight_decay": 0, "max_grad_norm": 0, "warmup_steps": 0, "adam_epsilon": 0, "adam_beta1": 0, "adam_beta2": 0,
+    "weight_decay": 0, "max_grad_norm": 0, "warmup_steps": 0,
     "logging_steps": 0, "dataloader_num_workers": 0, "eval_delay": 0,
 }  # fmt: skip
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class StopOnSignal(TrainerCallback):
 class SafeTrainer:
     """Mixin, placed before a Trainer class. `validate()` returns {"ndcg@10": ..} on validation rows.
 
-    Overrides public `training_step` and `evaluate`, and `_save_checkpoint`, `_clip_grad_norm`, `_init_training_state`,
+    Overrides public `training_step`, `evaluate`, `create_optimizer` and `create_scheduler`, and `_save_checkpoint`, `_clip_grad_norm`, `_init_training_state`,
     `_run_epoch`, `_load_best_model` and `_issue_warnings_after_load` of transformers 5.17.
     """
 
@@ -122,6 +123,14 @@ class SafeTrainer:
     evaluates_loss: bool = True
     keep_checkpoints: int = 2
     step_rows: Sequence[int] = ()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        with _values_of_the_user("optimizer"):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        with _values_of_the_user("learning rate schedule"):
+            return super().create_scheduler(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
         """Remembers the rows of the step: a bad gradient is that of all of them."""
@@ -212,11 +221,25 @@ class SafeTrainer:
         self.accelerator.wait_for_everyone()
 
 
+@contextmanager
+def _values_of_the_user(what: str) -> Iterator[None]:
+    """What torch and transformers refuse where they make the `what` comes from `trainer:`."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"trainer: no {what} of these values: {text} -> change them in the config or flags"
+        ) from error
+
+
 def selection(settings: dict[str, Any], by: str = "ndcg@10") -> dict[str, Any]:
     """TrainingArguments that save at every evaluation and reload the best checkpoint at the end."""
     steps = settings.get("eval_steps")
-    if steps is not None and not str(steps).replace(".", "", 1).isdigit():
-        raise InputError(f"trainer.eval_steps: {steps!r} is not a number of steps -> correct the value")
+    if steps is not None and (not str(steps).replace(".", "", 1).isdigit() or not float(steps)):
+        raise InputError(
+            f"trainer.eval_steps: {steps!r} is not a number of steps above 0 -> correct the value"
+        )
     strategy = SaveStrategy.STEPS if steps else SaveStrategy.EPOCH
     fixed = {
         "eval_strategy": strategy.value,
