@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from configs.program import InputError, warn
+from configs.program import InputError
 from data.prompts import FRAMED, PLAIN, TITLE_LINE, Wording
 from data.sid import SidTable, SidVocab
 from data.signals import ITEM_TOKEN, Signals
@@ -71,24 +71,18 @@ class Renderer:
         """`prompt_ids` of many examples, tokenised together."""
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r} -> one of {', '.join(MODES)}")
-        rows = self._uncut(examples, mode)
+        rows = self.uncut(examples, mode)
         if self.max_prompt is None:
             return rows
-        before = self.shortened.total()
-        rows = [
+        return [
             self._cut(example, ids, mode)
             if len(ids) > self.max_prompt and example.task in HISTORY_TASKS
             else ids
             for example, ids in zip(examples, rows, strict=True)
         ]
-        if not before and self.shortened.total():
-            warn(
-                f"{self.shortened.total()} of {len(rows)} prompts are longer than max_prompt {self.max_prompt} tokens: their "
-                "histories lose the oldest items"
-            )
-        return rows
 
-    def _uncut(self, examples: Sequence[Example], mode: str) -> list[list[int]]:
+    def uncut(self, examples: Sequence[Example], mode: str = "direct") -> list[list[int]]:
+        """`prompts` without a bound."""
         modes = [_mode(example, mode) for example in examples]
         texts = [self._prompt_text(example, own) for example, own in zip(examples, modes, strict=True)]
         prefix = self.vocab.prefix_ids
@@ -110,7 +104,7 @@ class Renderer:
         def of_last(kept: int) -> list[int]:
             left = content[: starts[0]] + content[starts[len(starts) - kept] :]
             last = example.messages[-1] | {"content": left}
-            return self._uncut([replace(example, messages=(*example.messages[:-1], last))], mode)[0]
+            return self.uncut([replace(example, messages=(*example.messages[:-1], last))], mode)[0]
 
         shortest = of_last(1) if starts else ids
         if len(shortest) > self.max_prompt:
@@ -325,6 +319,20 @@ class HistoryRenderer:
             answer=Answer(),
             target=(),
         )
+
+    def most_items(self) -> int | None:
+        """How many items of a history the renderer's `max_prompt` holds; None = any number. InputError where not even one fits.
+
+        Every item takes as many tokens as any other, so two prompts tell it of all.
+        """
+        if self.renderer.max_prompt is None:
+            return None
+        one, two = (
+            len(ids)
+            for ids in self.renderer.uncut([self.example([0] * count) for count in (1, 2)], self.mode)
+        )
+        self.prompt_ids([0])
+        return 1 + (self.renderer.max_prompt - one) // (two - one)
 
     def prompt_ids(self, history: Sequence[int]) -> list[int]:
         """Prompt ids of one history, within the renderer's `max_prompt`: its oldest items go first."""

@@ -55,7 +55,7 @@ class DecodeSettings:
     batch_size: int = 64
     """most prompts per forward"""
     max_prompt: int | None = None
-    """longest prompt in tokens; a longer history loses its oldest items"""
+    """longest prompt in tokens; a longer history loses its oldest items; null = what the model's context has room for"""
     batch_tokens: int = 32768
     """most prompt tokens per forward, padding included; bounds the memory where prompts are long"""
     terminator: bool = False
@@ -164,11 +164,23 @@ class Engine:
             start = stop
         return result
 
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an answer that are scored."""
+        end = len(self.renderer.vocab.suffix_ids) + 1 if self.settings.terminator else 0
+        return self.sids.num_levels + end
+
+    def prompt_room(self) -> int | None:
+        """The longest prompt that leaves room for thought and answer; None where positions have no end, or leave no room."""
+        context = context_length(self.model.config)
+        if context is None:
+            return None
+        room = context - (self.thought_room if self.mode == "think" else 0) - self.answer_tokens + 1
+        return room if room >= 1 else None
+
     def check_context(self, longest: int, *, before_answer: int = 0) -> None:
         """InputError where a prompt of `longest` tokens, `before_answer` more and the answer exceed the model's context."""
-        answer = self.sids.num_levels + (
-            len(self.renderer.vocab.suffix_ids) + 1 if self.settings.terminator else 0
-        )
+        answer = self.answer_tokens
         context = context_length(self.model.config)
         if context is not None and longest + before_answer + answer - 1 > context:
             room = context - before_answer - answer + 1
@@ -343,6 +355,9 @@ def load_engine(
     model, tokenizer = load_model(directory, device="cpu" if trainable else device, trainable=trainable)
     renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt)
     signals = read_signals(examples_dir, tokenizer)
-    return Engine(
+    engine = Engine(
         model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think, signals=signals
     )
+    if settings.max_prompt is None:
+        renderer.max_prompt = engine.prompt_room()
+    return engine

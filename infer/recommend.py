@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs import program
-from configs.program import InputError, say
+from configs.program import InputError, say, warn
 from data import artifacts
 from data.sid import read_sids
 from data.store.claim import rank_and_world
@@ -38,7 +38,14 @@ from infer.loading import context_length, examples_facts
 from infer.search.allowed import item_ids
 from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
 from infer.work import shards
-from infer.work.decoding import predict, predict_behind, prediction_table, selected_rows, think
+from infer.work.decoding import (
+    predict,
+    predict_behind,
+    prediction_table,
+    selected_rows,
+    shortened_rows,
+    think,
+)
 
 STAGE, VERSION = "recommend", 2
 MODES = ("direct", "empty_think", "think")
@@ -154,6 +161,12 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
     # vLLM holds a model of its own: ours reaches the GPU when vLLM has left it.
     apart = args.mode == "think" and args.think.writer == "vllm"
     engine = load(args, device="cpu" if apart else args.device)
+    if cut := shortened_rows(engine, examples_file(args), plan.rows_N):
+        warn(
+            f"{cut} of {len(plan.rows_N)} histories are longer than the prompt may be ({engine.renderer.max_prompt} tokens): they "
+            "lose their oldest items"
+        )
+        out.counts["shortened_histories"] = cut
     thought = []
     if args.mode == "think":
         thought = [write_thoughts(args, out, plan, engine)]

@@ -90,3 +90,19 @@ def test_long_histories_lose_their_oldest_items_in_every_task(name: str) -> None
             assert renderer.shortened == ({task: 1} if kept else {})
         with pytest.raises(InputError, match="a history of one item needs"):
             Renderer(words, vocab, max_prompt=lengths[-1] - 1).prompt_ids(whole)
+
+
+@pytest.mark.parametrize("name", ["chat:short", "chat:bare", "alpaca:minionerec"])
+@pytest.mark.parametrize("fmt", ["letters", "navigen"])
+def test_how_many_items_fit_is_known_before_any_prompt_is_cut(name: str, fmt: str) -> None:
+    words = tokenizer("ours")
+    vocab = add_sid_tokens(words, sid_format(fmt), SIZES, sids_sha256="").vocab
+    whole = HistoryRenderer(Renderer(words, vocab), TABLE, wording(name))
+    assert whole.most_items() is None
+    lengths = [len(whole.prompt_ids([0] * count)) for count in range(1, 9)]
+    for limit in range(lengths[0], lengths[-1] + 1):
+        renderer = Renderer(words, vocab, max_prompt=limit)
+        histories = HistoryRenderer(renderer, TABLE, wording(name))
+        assert min(histories.most_items(), 8) == sum(length <= limit for length in lengths)
+    with pytest.raises(InputError, match="a history of one item needs"):
+        HistoryRenderer(Renderer(words, vocab, max_prompt=lengths[0] - 1), TABLE, wording(name)).most_items()

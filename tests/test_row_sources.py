@@ -213,3 +213,24 @@ def test_one_token_per_whole_semantic_id(store: Path) -> None:
         engine.sids.codes_NL[5] == engine.sids.codes_NL[6]
         and engine.sids.codes_NL[10] == engine.sids.codes_NL[11]
     )
+
+
+def test_histories_beyond_the_context_are_shortened_and_counted_at_the_start(store: Path, capsys) -> None:
+    """A model of 24 positions: the answer takes 2 behind the prompt, which has room for four items but not for six."""
+    from transformers import Qwen3Config
+
+    data = store / "data"
+    out = expand(store, "narrow", "--seed", 4)
+    config = Qwen3Config.from_pretrained(out)
+    config.max_position_embeddings = 24
+    config.save_pretrained(out)
+    (out / "manifest.json").unlink()  # a checkpoint from elsewhere
+    call(
+        "preprocess.build_examples", "--data", data, "--sids", store / "sids", "--output_dir", store / "atoms"
+    )
+    arguments = ["--model", out, "--sids", store / "sids", "--examples", store / "atoms", "--split", "valid"]
+    call("infer.recommend", *arguments, "--output_dir", store / "predictions", "--decode.beams", 10)
+    assert (
+        "1 of 2 histories are longer than the prompt may be (22 tokens)" in capsys.readouterr().err
+    )  # 4 items and 6
+    assert read_manifest(store / "predictions")["counts"]["shortened_histories"] == 1

@@ -6,6 +6,7 @@ Legend: N examples, K beams, R returned semantic IDs of all examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,15 @@ def selected_rows(task: pa.ChunkedArray, *, max_rows: int | None, seed: int, whe
 def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int, where: str) -> pa.Table:
     """The history_to_sid rows, or a seeded sample of `max_rows` of them in their own order."""
     return examples.take(selected_rows(examples["task"], max_rows=max_rows, seed=seed, where=where))
+
+
+def shortened_rows(engine: Engine, file: Path, rows_N: np.ndarray) -> int:
+    """How many of the rows at positions `rows_N` have a history that the model cannot read whole: known before any is decoded."""
+    most = engine.histories.most_items()
+    if most is None:
+        return 0
+    lengths = pc.list_value_length(artifacts.read_file(file, columns=["history"])["history"]).to_numpy()
+    return int((lengths[rows_N] > most).sum())
 
 
 def prompts_of(engine: Engine, examples: pa.Table) -> list[list[int]]:

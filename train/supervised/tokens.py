@@ -76,6 +76,11 @@ def render(examples: pa.Table, renderer: Renderer) -> TokenRows:
             tokens.append(np.array(prompt + answer, np.int32))
             lengths.append(len(prompt) + len(answer))
             prompts.append(len(prompt))
+    if renderer.shortened:
+        counts = ", ".join(f"{count} of {task}" for task, count in sorted(renderer.shortened.items()))
+        program.warn(
+            f"prompts longer than {renderer.max_prompt} tokens lost the oldest items of their history: {counts}"
+        )
     sizes = np.array(lengths, np.int32)
     starts = np.cumsum(sizes, dtype=np.int64) - sizes
     return TokenRows(
