@@ -169,13 +169,3 @@ def new_tokens(codes_NL: np.ndarray, *, fmt: SidFormat = FORMATS["letters"]) -> 
 def write_new_tokens(path: str | Path, codes_NL: np.ndarray, *, fmt: SidFormat = FORMATS["letters"]) -> None:
     """new_tokens.json; `path` is written in place."""
     Path(path).write_text(json.dumps(new_tokens(codes_NL, fmt=fmt), indent=2) + "\n", encoding="utf-8")
-
-
-def read_new_tokens(path: str | Path) -> list[str]:
-    """The tokens of a new_tokens.json; InputError when it is no list of texts or names one twice."""
-    tokens = read_json(path)
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise InputError(f"{path} is not a list of tokens -> pass new_tokens.json")
-    if len(set(tokens)) != len(tokens):
-        raise InputError(f"{path} names {len(tokens) - len(set(tokens))} tokens twice -> make it again")
-    return tokens

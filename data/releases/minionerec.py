@@ -65,20 +65,6 @@ def write_inter(path: str | Path, rows: InterRows) -> None:
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def read_info(path: str | Path) -> list[tuple[str, str, int]]:
-    """(semantic ID, title, item) of every line of an info/*.txt; a title may hold tabs, the other two cannot."""
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line:
-            continue
-        first, _, rest = line.rstrip("\r").partition("\t")
-        title, _, item = rest.rpartition("\t")
-        if not first.startswith("<") or not item.isdecimal():
-            raise InputError(f"{path}:{number} is not SID, title, item -> get the file again")
-        rows.append((first, title, int(item)))
-    return rows
-
-
 def write_info(
     path: str | Path, codes_NL: np.ndarray, titles: Sequence[str], *, fmt: SidFormat = FORMATS["letters"]
 ) -> int:

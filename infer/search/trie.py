@@ -182,10 +182,6 @@ class Trie:
             nodes_B = nodes_B.clamp(min=0)
         return legal_B
 
-    def restrict(self, sid_rows: np.ndarray) -> Trie:
-        """A trie of one root over some rows of SidTable.sids_SL."""
-        return Trie(self.sids, self.vocab, catalogues=[np.asarray(sid_rows)], device=self.device)
-
 
 def as_slice(ids: np.ndarray) -> slice | None:
     """The slice that equals `ids` where they ascend by 1, else None."""

@@ -30,7 +30,7 @@ from rq.constructors import capacity
 from rq.ids.collisions import groups
 from rq.stack.options import Source, require_sizes
 from rq.stack.residual import ResidualQuantizer, through
-from rq.stack.vq import BLOCK, SAMPLE_PER_CODE, cheapest_codes, distinct_rows, kmeans, squared_distances
+from rq.stack.vq import BLOCK, SAMPLE_PER_CODE, distinct_rows, kmeans, squared_distances
 
 TRAINED_CODES = "trained_codes.npy"
 LENS_RIDGE = (
@@ -228,8 +228,3 @@ def blocked_distances(x_ND: np.ndarray, codebook_KD: np.ndarray) -> np.ndarray:
 def inertia(x_ND: np.ndarray, codebook_KD: np.ndarray, codes_N: np.ndarray) -> float:
     """Mean squared distance of points to their own centres."""
     return float(((x_ND - codebook_KD[codes_N]).astype(np.float64) ** 2).sum() / len(x_ND))
-
-
-def encodes_as_trained(x_ND: np.ndarray, level: BalancedLevel) -> float:
-    """Share of points whose cheapest priced code is the code that the assignment gave them."""
-    return float((cheapest_codes(x_ND, level.codebook_KD, price_K=level.price_K) == level.codes_N).mean())
