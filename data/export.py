@@ -3,6 +3,8 @@
 reads   a prepared data set (stage 01), a SID directory, for minionerec also embeddings
 writes  --to minionerec   {D}.item.json, {D}.inter.json, {D}.user2id, {D}.item2id, {D}.{train,valid,test}.inter,
                           {D}.index.json, {train,valid,test}/{D}.csv, info/{D}.txt, {D}.emb-<name>-td.npy
+        --to d3           {D}.item.json, {D}.item2id, {train,valid,test}/{D}.csv, info/{D}.txt: titles, ratings and times
+                          instead of semantic IDs, item numbers shuffled by `seed`
         --to mimigenrec   {D}/id2sid.json, new_tokens.json, sft/*.json, rl/*.json, item.json; dataset_info.json
 
 Stage 01 (adapter minionerec or mimigenrec) reads these folders back. What they have no place for is said: times, ratings,
@@ -15,6 +17,7 @@ python -m data.export --to minionerec --data data/industrial --sids data/industr
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +29,7 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.releases import mimigenrec, minionerec, records
+from data.releases import d3, mimigenrec, minionerec, records
 from data.releases.index import write_index, write_new_tokens
 from data.sid import FORMATS, SidTable, read_sids
 from data.store.lineage import require_same_data
@@ -40,7 +43,7 @@ LETTERS = FORMATS["letters"]
 class ExportArgs:
     """Arguments of data.export."""
 
-    to: Literal["minionerec", "mimigenrec"]
+    to: Literal["minionerec", "d3", "mimigenrec"]
     """whose folder"""
     data: str
     """prepared data set"""
@@ -51,7 +54,7 @@ class ExportArgs:
     name: str = "dataset"
     """D, the start of the file names (mimigenrec: the folder, and data_source unless that is given)"""
     csv_name: str = ""
-    """minionerec: name of the csv and info files without ending, e.g. Industrial_5_2016-10-2018-11; empty = `name`"""
+    """minionerec, d3: name of the csv and info files without ending, e.g. Industrial_5_2016-10-2018-11; empty = `name`"""
     embeddings: str | None = None
     """minionerec: embeddings directory to write as {D}.emb-<its name>-td.npy"""
     max_valid_samples: int | None = None
@@ -89,7 +92,7 @@ class Content:
 
     items: pa.Table
     users: list[str]
-    walks: dict[int, list[int]]
+    walks: dict[int, list[d3.Event]]
     rows: dict[str, list[tuple[int, list[int], int]]]
     sids: SidTable
     dropped: dict[str, int]
@@ -111,9 +114,15 @@ def read_content(args: ExportArgs) -> Content:
     table = artifacts.read_sequences(args.data, num_items=len(items))
     users = artifacts.read(args.data, artifacts.USERS)["raw_id"].to_pylist()
     log = artifacts.read(args.data, artifacts.INTERACTIONS)
-    walks: dict[int, list[int]] = {}
-    for user, item in zip(log["user_id"].to_pylist(), log["item_id"].to_pylist(), strict=True):
-        walks.setdefault(user, []).append(item)
+    walks: dict[int, list[d3.Event]] = {}
+    unknown = [None] * log.num_rows
+    rated, timed = (
+        log[name].to_pylist() if name in log.column_names else unknown for name in ("rating", "timestamp")
+    )
+    for user, *event in zip(
+        log["user_id"].to_pylist(), log["item_id"].to_pylist(), rated, timed, strict=True
+    ):
+        walks.setdefault(user, []).append(tuple(event))
     rows, dropped = {}, {}
     for split in artifacts.SPLITS:
         part = table.filter(pc.equal(table["split"], split))
@@ -145,10 +154,10 @@ def kept_rows(
     return rows
 
 
-def item_json(items: pa.Table) -> str:
-    """item.json: descriptions and categories as printed lists, as the original has them."""
+def item_json(items: pa.Table, numbers: Sequence[int]) -> str:
+    """item.json by item number, ascending: descriptions and categories as printed lists, as the original has them."""
     value = {
-        str(item["item_id"]): {
+        numbers[item["item_id"]]: {
             "title": item["title"],
             "description": str([item["description"]]) if item["description"] else "",
             "brand": item["brand"],
@@ -156,16 +165,35 @@ def item_json(items: pa.Table) -> str:
         }
         for item in items.select(["item_id", "title", "description", "brand", "categories"]).to_pylist()
     }
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({str(key): value[key] for key in sorted(value)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_d3(content: Content, args: ExportArgs, out: Output) -> None:
+    """Every file of a D3 folder that a prepared data set has the content for."""
+    name, csv_name = args.name, args.csv_name or args.name
+    raw_ids, numbers = content.items["raw_id"].to_pylist(), d3.shuffled_numbers(len(content.items), args.seed)
+    items = d3.D3Items(raw_ids, numbers, content.texts.titles)
+    out.write_text(f"{name}.item.json", item_json(content.items, numbers))
+    out.write_text(
+        f"{name}.item2id", "".join(f"{key}\t{at}\n" for key, at in zip(raw_ids, numbers, strict=True))
+    )
+    for split, rows in content.rows.items():
+        told = [
+            (content.users[user], d3.events_of(content.walks.get(user, ()), history, target))
+            for user, history, target in rows
+        ]
+        out.write_text(f"{split}/{csv_name}.csv", d3.csv_text(told, items))
+    out.write_text(f"info/{csv_name}.txt", d3.info_text(items))
 
 
 def write_minionerec(content: Content, args: ExportArgs, out: Output) -> None:
     """Every file of a MiniOneRec folder but the review texts, which a prepared data set does not keep."""
     texts, name, csv_name = content.texts, args.name, args.csv_name or args.name
     raw_ids = content.items["raw_id"].to_pylist()
-    out.write_text(f"{name}.item.json", item_json(content.items))
+    out.write_text(f"{name}.item.json", item_json(content.items, range(len(content.items))))
     out.write_text(
-        f"{name}.inter.json", json.dumps({str(u): walk for u, walk in content.walks.items()}) + "\n"
+        f"{name}.inter.json",
+        json.dumps({str(u): [item for item, *_ in walk] for u, walk in content.walks.items()}) + "\n",
     )
     for table, ids in (("user2id", content.users), ("item2id", raw_ids)):
         out.write_text(f"{name}.{table}", "".join(f"{key}\t{number}\n" for number, key in enumerate(ids)))
@@ -196,7 +224,7 @@ def write_mimigenrec(content: Content, args: ExportArgs, out: Output) -> None:
         write_index(temporary, content.sids.codes_NL, layout="mimigenrec")
     with out.replacing(f"{name}/new_tokens.json") as temporary:
         write_new_tokens(temporary, content.sids.codes_NL)
-    out.write_text(f"{name}/item.json", item_json(content.items))
+    out.write_text(f"{name}/item.json", item_json(content.items, range(len(content.items))))
     info: dict[str, Any] = {}
     for split, rows in content.rows.items():
         pairs = [(history, target) for _, history, target in rows]
@@ -219,15 +247,16 @@ def main(args: ExportArgs) -> None:
     inputs = {"data": args.data, "sids": args.sids, "embeddings": args.embeddings}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         content = read_content(args)
-        {"minionerec": write_minionerec, "mimigenrec": write_mimigenrec}[args.to](content, args, out)
+        {"minionerec": write_minionerec, "d3": write_d3, "mimigenrec": write_mimigenrec}[args.to](
+            content, args, out
+        )
         shared = int((content.sids.group_sizes_S > 1).sum()) if args.to == "mimigenrec" else 0
         out.counts |= {split: len(rows) for split, rows in content.rows.items()} | content.dropped
         out.facts |= {"sids_sha256": content.sids.sha256, "sids_of_several_items": shared}
         kept = {"item_id", "raw_id", "title", "description", "categories", "brand"}
+        untold = "review texts" if args.to == "d3" else "times, ratings, review texts"
         lost = [column for column in content.items.column_names if column not in kept]
-        say(
-            f"export: {args.to} has no place for times, ratings, review texts{''.join(f', {name}' for name in lost)}"
-        )
+        say(f"export: {args.to} has no place for {untold}{''.join(f', {name}' for name in lost)}")
         if args.to == "mimigenrec":
             say(f"export: mimigenrec has no users, and {shared} semantic IDs are of several items")
         for split, count in content.dropped.items():

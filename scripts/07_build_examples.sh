@@ -6,6 +6,7 @@
 # Edit the variables, or override:
 #   DATASET=office SIDS=balanced bash scripts/07_build_examples.sh
 #   EXAMPLES=sentence bash scripts/07_build_examples.sh --wording sentence        # for a pretrained base model
+#   EXAMPLES=mixed bash scripts/07_build_examples.sh --tasks '{history_to_sid: 1, title_to_sid: 1, titles_to_sid: 0.25}'   # train/README.md
 #   PAPER=toy DATASET=toystore bash scripts/07_build_examples.sh
 set -euo pipefail
 

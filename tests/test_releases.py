@@ -18,7 +18,7 @@ from configs.program import ROOT, InputError
 from data import artifacts
 from data.adapters import releases
 from data.adapters.options import MiniOneRecOptions
-from data.releases import minionerec, records
+from data.releases import d3, minionerec, records
 from data.sid import read_sids
 from infer.tracing.raw_lines import find_raw_lines
 from tests.handmade import call, write_sids
@@ -97,6 +97,64 @@ def test_a_minionerec_folder_comes_back_equal(made, tmp_path, capsys):
     )
     for user, items in zip(old["user_id"].to_pylist(), old["item_id_list"].to_pylist(), strict=True):
         assert len(items) == 1 or walks[users[user]] == items
+
+
+def test_a_d3_folder_has_titles_ratings_and_times_and_comes_back(made, tmp_path):
+    """Item numbers are shuffled by seed 42; every row of the CSV says what its user's interactions say."""
+    assert doctest.testmod(d3).failed == 0
+    arguments = ["--to", "d3", "--data", made / "data", "--sids", made / "data/sids/x", "--name", "Shop"]
+    call("data.export", *arguments, "--output_dir", tmp_path / "d3")
+    items = artifacts.read_items(made / "data")
+    numbers = np.random.default_rng(42).permutation(len(items)).tolist()
+    raw = dict(zip(numbers, items["raw_id"].to_pylist(), strict=True))
+    titles = dict(zip(numbers, items["title"].to_pylist(), strict=True))
+    info = [line.split("\t") for line in (tmp_path / "d3/info/Shop.txt").read_text().splitlines()]
+    assert info == [[titles[number], str(number)] for number in range(len(items))]
+    log = artifacts.read(made / "data", artifacts.INTERACTIONS).to_pylist()
+    users = artifacts.read(made / "data", artifacts.USERS)["raw_id"].to_pylist()
+    events = {
+        (users[e["user_id"]], items["raw_id"][e["item_id"]].as_py(), e["rating"], e["timestamp"]) for e in log
+    }
+    with open(tmp_path / "d3/train/Shop.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and tuple(rows[0]) == d3.COLUMNS
+    for row in rows:
+        numbered = [*json.loads(row["history_item_id"]), int(row["item_id"])]
+        assert [raw[number] for number in numbered] == [
+            *ast.literal_eval(row["history_item_asin"]),
+            row["item_asin"],
+        ]
+        assert [titles[number] for number in numbered] == [
+            *ast.literal_eval(row["history_item_title"]),
+            row["item_title"],
+        ]
+        told = [*json.loads(row["history_rating"]), float(row["rating"])]
+        times = [*json.loads(row["history_timestamp"]), int(row["timestamp"])]
+        for number, rating, time in zip(numbered, told, times, strict=True):
+            assert (row["user_id"], raw[number], rating, time) in events
+
+    call(
+        "data.prepare",
+        "--adapter",
+        "minionerec",
+        *PUBLISHED,
+        "--raw",
+        tmp_path / "d3",
+        "--output_dir",
+        tmp_path / "back",
+    )
+    named = [
+        artifacts.read_items(path)[name].to_pylist()
+        for path, name in ((made / "data", "raw_id"), (tmp_path / "back", "source_id"))
+    ]
+    before, after = (
+        [
+            ([ids[i] for i in row["history"]], ids[row["target"]], row["split"])
+            for row in artifacts.read_sequences(path).to_pylist()
+        ]
+        for path, ids in zip((made / "data", tmp_path / "back"), named, strict=True)
+    )
+    assert before == after
 
 
 def test_the_csv_columns_stay_aligned(made):
