@@ -104,9 +104,13 @@ def test_a_resume_from_the_last_checkpoint_takes_no_step(
 ) -> None:
     directory, reference = whole
     assert reference.state.best_global_step == 4 and reference.steps_taken == 10
+    steps = {path.name for path in directory.glob("checkpoint-*")}
     moved = tmp_path / "moved"  # the state records the best checkpoint's path before the move
     shutil.copytree(directory, moved)
+    old = moved / "checkpoint-6"  # killed before the rotation
+    shutil.copytree(moved / "checkpoint-8", old)
     again = train(moved)
+    assert {path.name for path in moved.glob("checkpoint-*")} == steps
     assert (again.steps_taken, again.state.global_step) == (0, 10)
     assert again.state.best_model_checkpoint == str(moved / "checkpoint-4")
     assert same(again, reference) and log(moved) == log(directory)

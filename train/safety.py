@@ -26,7 +26,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from configs.program import EnvironmentFault, InputError, NumericError, StopFlag, deferred_signals, say
 from data.sid import SidVocab, write_vocab
-from data.store.checkpoints import discard_after, fault, mark_complete, newest_complete, rotate
+from data.store.checkpoints import best_of, discard_after, fault, mark_complete, newest_complete, rotate
 from data.store.output import Output
 from infer.loading import load_model
 from train.progress import METRICS_FILE, Progress
@@ -258,6 +258,8 @@ def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerC
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before rank 0 removes anything
     if trainer.args.should_save:
         discard_after(directory, checkpoint)
+        if checkpoint:  # the killed run may not have come to it, and after the last checkpoint nobody would
+            rotate(directory, keep=trainer.keep_checkpoints, protect=best_of(checkpoint))
         metrics.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else -1)
     trainer.accelerator.wait_for_everyone()
     trainer.remove_callback(PrinterCallback)
