@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,7 +30,7 @@ from data.signals import Signals, environment_words, item_words, user_words, wri
 from data.store.output import PARQUET, Output, open_output
 from data.tasks import PREFERENCE_TASKS, TaskContext
 from preprocess.corpora import Converted, Corpus, convert, read_registry
-from preprocess.examples import SCHEMA, ItemTexts, check_belong, tables
+from preprocess.examples import SCHEMA, ItemTexts, check_belong, row_keys, tables
 from preprocess.mixture import (
     ExampleSources,
     SplitPlan,
@@ -208,7 +209,10 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
     if args.preferences:
         raw_ids = items["raw_id"].to_pylist()
         found = read_preferences(args.preferences, context, sources.sequences, raw_ids)
-    made = convert(corpora, context) if corpora else Converted()
+    made = Converted()
+    if corpora:
+        held = np.flatnonzero(sources.sequences.split != "train")
+        made = convert(corpora, context, set(row_keys(sources.sequences, held, sids)))
     return context, replace(sources, preferences=found, corpora=made)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ def read_registry(path: str | Path, names: list[str]) -> list[Corpus]:
         default = ALPACA if formatting == "alpaca" else SHAREGPT
         columns, tags = default | entry.get("columns", {}), TAGS | entry.get("tags", {})
         file = Path(path).parent / entry["file_name"]
+        if not file.is_file() and Path(f"{file}.gz").is_file():
+            file = Path(f"{file}.gz")
         if not file.is_file():
             raise InputError(f"missing file: {file} of corpus {name} -> correct file_name in {path}")
         found.append(Corpus(name, file, formatting, columns, tags))
@@ -102,8 +104,11 @@ def read_records(path: str | Path) -> Iterator[Any]:
                 ) from None
 
 
-def convert(corpora: list[Corpus], context: TaskContext) -> Converted:
-    """The examples of every record, in order; InputError naming file and record where one has another structure."""
+def convert(corpora: list[Corpus], context: TaskContext, held_out: Set[tuple[int, ...]]) -> Converted:
+    """The examples of every record, in order; InputError naming file and record where one has another structure.
+
+    held_out: keys (preprocess.examples.row_keys) of valid and test rows: a record that is one of them is left out.
+    """
     made = Converted()
     for corpus in corpora:
         for number, record in enumerate(read_records(corpus.path)):
@@ -116,6 +121,10 @@ def convert(corpora: list[Corpus], context: TaskContext) -> Converted:
                 ) from None
             key = example_id("chat", len(made.examples))
             example = _example(turns, ability, context, key)
+            if not isinstance(example, str) and example.history:
+                items = [*example.history, *example.target]
+                if tuple(context.sids.sid_of_item_N[items].tolist()) in held_out:
+                    example = "held_out_row"
             if isinstance(example, str):
                 made.skipped[example] += 1
             else:

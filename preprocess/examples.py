@@ -169,15 +169,20 @@ def window_rows(
     return rows[reasons == ""], dict(Counter(reasons[reasons != ""].tolist()))
 
 
-def distinct_rows(sequences: Sequences, rows: np.ndarray, sids: SidTable) -> np.ndarray:
-    """`rows` without those whose history and target repeat those of an earlier row as semantic IDs."""
-    sid_N, seen, kept = sids.sid_of_item_N.astype(np.int32), set(), []
+def row_keys(sequences: Sequences, rows: np.ndarray, sids: SidTable) -> Iterator[tuple[int, ...]]:
+    """History and target of each row as numbers of distinct semantic IDs: equal keys read equal to a model."""
+    sid_N = sids.sid_of_item_N
     for row in rows.tolist():
         history = sequences.history_values[sequences.offsets[row] : sequences.offsets[row + 1]]
-        key = (sid_N[history].tobytes(), int(sid_N[sequences.target[row]]))
-        kept.append(key not in seen)
-        seen.add(key)
-    return rows[np.array(kept, bool)]
+        yield (*sid_N[history].tolist(), int(sid_N[sequences.target[row]]))
+
+
+def distinct_rows(sequences: Sequences, rows: np.ndarray, sids: SidTable) -> np.ndarray:
+    """`rows` without those whose history and target repeat those of an earlier row as semantic IDs."""
+    first: dict[tuple[int, ...], int] = {}
+    for row, key in zip(rows.tolist(), row_keys(sequences, rows, sids), strict=True):
+        first.setdefault(key, row)
+    return np.array(sorted(first.values()), rows.dtype)
 
 
 def sampled(task: str, total: int, *, share: float, cap: int | None, seed: int) -> np.ndarray:

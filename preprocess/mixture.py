@@ -77,7 +77,8 @@ class SplitPlan:
 
     def add(self, task: str, examples: Iterator[Example], count: int, skipped: dict[str, int]) -> None:
         self.parts.append(examples)
-        self.by_task[task] += count
+        if count:
+            self.by_task[task] += count
         if skipped:
             self.skipped[task] = skipped
 
@@ -97,7 +98,7 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
         rows = kept
     for task in mixture.shares if split == "train" else ["history_to_sid"]:
         if task in WINDOW_TASKS:
-            _add_windows(plan, task, split, rows, skipped, context, sources, mixture)
+            chosen = _add_windows(plan, task, split, rows, skipped, context, sources, mixture)
         elif task in ITEM_TASKS:
             chosen, left_out = item_rows(task, sources.texts(task), sources.sids)
             chosen = chosen[_sample(task, len(chosen), left_out, mixture)]
@@ -111,8 +112,7 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
             chosen = [made[at] for at in _sample(task, len(made), left_out, mixture)]
             plan.add(task, iter(chosen), 0, left_out)
             plan.by_task.update(example.task for example in chosen)
-            plan.by_task[task] += 0
-        if split == "train" and not (plan.by_task[task] or (task == "chat" and plan.total)):
+        if split == "train" and not len(chosen):
             reasons = ", ".join(f"{count} {reason}" for reason, count in plan.skipped.get(task, {}).items())
             raise InputError(
                 f"the data gives no train example of {task} ({reasons or 'no rows'}) -> leave it out of tasks, or choose other "
@@ -139,7 +139,7 @@ def _add_windows(
     context: TaskContext,
     sources: ExampleSources,
     mixture: TaskMixture,
-) -> None:
+) -> np.ndarray:
     sequences = sources.sequences
     texts = (
         sources.texts(task)
@@ -161,6 +161,7 @@ def _add_windows(
         chosen, max_history=mixture.max_history, environments=environments, values_N=values
     )
     plan.add(task, window_examples(context, task, windows), len(chosen), left_out)
+    return chosen
 
 
 def category_texts(items: pa.Table) -> list[str]:

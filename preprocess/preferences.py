@@ -19,7 +19,7 @@ import numpy as np
 from configs.program import InputError
 from data.tasks import PREFERENCE_TASKS, Example, TaskContext, TaskWindow
 from preprocess.corpora import read_records
-from preprocess.examples import Sequences
+from preprocess.examples import Sequences, row_keys
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def read_preferences(
     """(the preferences of train windows in the file's order, each window once; how many rows were skipped by reason)."""
     number = {raw: item for item, raw in enumerate(raw_ids)}
     train, _ = sequences.rows("train")
-    places = _places(context, sequences, train)
+    places: dict[tuple[int, ...], list[int]] = {}
+    for row, key in zip(train.tolist(), row_keys(sequences, train, context.sids), strict=True):
+        places.setdefault(key, []).append(row)
     found: dict[int, Preference] = {}
     skipped: Counter[str] = Counter()
     for at, record in enumerate(read_records(path)):
@@ -50,7 +52,7 @@ def read_preferences(
             ) from None
         text = " ".join((told if isinstance(told, str) else " ".join(map(str, _values(told)))).split())
         items = [_item(named, number, context) for named in [*given, wanted]]
-        rows = places.get(_key(context, items), []) if None not in items else []
+        rows = [] if None in items else places.get(tuple(context.sids.sid_of_item_N[items].tolist()), [])
         if split != "train" or not rows:
             skipped["not_a_train_window"] += 1
         elif not text:
@@ -73,18 +75,6 @@ def preference_examples(context: TaskContext, task: str, chosen: Iterable[Prefer
     """The example of `task` of each preference."""
     for preference in chosen:
         yield PREFERENCE_TASKS[task](context, preference.window, reasoning=preference.text)
-
-
-def _places(context: TaskContext, sequences: Sequences, rows: np.ndarray) -> dict[tuple[int, ...], list[int]]:
-    places: dict[tuple[int, ...], list[int]] = {}
-    for row in rows.tolist():
-        history = sequences.history_values[sequences.offsets[row] : sequences.offsets[row + 1]].tolist()
-        places.setdefault(_key(context, [*history, int(sequences.target[row])]), []).append(row)
-    return places
-
-
-def _key(context: TaskContext, items: Sequence[int]) -> tuple[int, ...]:
-    return tuple(context.sids.sid_of_item_N[list(items)].tolist())
 
 
 def _item(named: Any, number: dict[str, int], context: TaskContext) -> int | None:

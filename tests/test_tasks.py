@@ -55,6 +55,7 @@ SHOP = [
     {"system": "S", "instruction": "I", "input": f"took {SID[0]}, {SID[1]}", "output": SID[2]},
     {"instruction": "Translate", "input": "", "output": "traduire"},
     {"instruction": "I", "input": f"took {SID[0]}", "output": "<a_3><b_2><c_4>"},
+    {"instruction": "I", "input": "".join(SID[item] for item in (0, 1, 2, 2)), "output": SID[3]},  # the valid row of user 0
     {"data_source": "x", "prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": 'took "Steel nut"'}],
      "ability": "seq_title2sid", "reward_model": {"style": "rule", "ground_truth": SID[5]}},
 ]  # fmt: skip
@@ -207,6 +208,7 @@ def test_conversations_of_others_become_examples(store: Path) -> None:
     )  # item 5 is the first of two with this semantic ID
     assert read_manifest(store / "examples" / "short")["counts"]["skipped"]["train"]["chat"] == {
         "turns_not_alternating": 1, "unclosed_thought": 1, "reserved_marker": 1, "unknown_sid": 1,
+        "held_out_row": 1,
     }  # fmt: skip
     assert len({e.example_id for rows in made.values() for e in rows}) == sum(map(len, made.values()))
 
