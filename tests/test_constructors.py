@@ -139,8 +139,8 @@ def test_the_registry_is_the_one_place():
 
 
 def own_file(folder):
-    """The README's quantizer as a file of the user's."""
-    block = (ROOT / "README.md").read_text().split("## A quantizer of your own\n")[1]
+    """The quantizer of rq/README.md as a file of the user's."""
+    block = (ROOT / "rq/README.md").read_text().split("## A quantizer of your own\n")[1]
     (folder / "mine.py").write_text(block.split("```python\n")[1].split("print(")[0])
     return folder / "mine.py"
 
