@@ -164,8 +164,8 @@ def step_cost(model: Any, tries: dict[str, Trie], batch: int, beams: int, repeat
 
         def steps(trie=trie, scorer=scorer, nodes=nodes) -> None:
             for level in (1, 2):
-                step, _, child = scorer(hidden, level, nodes[level].view(batch, beams))
-                parent, column, _ = Best(beams)(torch.zeros(batch, beams), step, beams)
+                step, codes, child = scorer(hidden, level, nodes[level].view(batch, beams))
+                parent, column, _ = Best(beams)(torch.zeros(batch, beams), step, beams, codes)
                 child.flatten(1).gather(1, parent * step.shape[2] + column)
 
         calls[name] = steps
