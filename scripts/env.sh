@@ -14,8 +14,8 @@ if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/_
 fi
 
 # A variable that is nearly one of ours was meant to be it.
-VARIABLES="ACCELERATE_CONFIG ASSIGN_ARGS IMPORT_ARGS CONFIG DATASET DATA_ROOT EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS MODE MODEL NAME
-NUM_GPUS OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REFERENCE RUN RUNS SIDS SPLIT STAGE STAGES TAGS TRACKER"
+VARIABLES="ACCELERATE_CONFIG ASSIGN_ARGS IMPORT_ARGS CONFIG DATASET DATA_ROOT EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS MAIN_ADDRESS MAIN_PORT MODE MODEL NAME
+NODE_RANK NUM_GPUS NUM_NODES OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REFERENCE RUN RUNS SIDS SPLIT STAGE STAGES TAGS TRACKER"
 
 # differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
 differs_by_a_slip() {
@@ -94,12 +94,26 @@ share_flags() {
     done
 }
 
-# Trainers: one process, or NUM_GPUS of them through accelerate.
+# Trainers: one process, or NUM_GPUS of them on each of NUM_NODES machines through accelerate.
 launch() {
-    if [ "${NUM_GPUS:-1}" -gt 1 ]; then
-        "$PYTHON" -m accelerate.commands.launch --config_file "${ACCELERATE_CONFIG:-configs/accelerate/ddp.yaml}" \
-            --num_processes "$NUM_GPUS" -m "$@"
-    else
+    local gpus=${NUM_GPUS:-1} nodes=${NUM_NODES:-1} config=${ACCELERATE_CONFIG:-configs/accelerate/ddp.yaml} machines=()
+    if [ "$gpus" -le 1 ] && [ "$nodes" -le 1 ]; then
+        if [ -n "${ACCELERATE_CONFIG:-}" ]; then
+            echo "ERROR 2: ACCELERATE_CONFIG=$config, but one process would be started -> set NUM_GPUS, or unset it" >&2
+            exit 2
+        fi
         "$PYTHON" -m "$@"
+        return
     fi
+    if [ "$nodes" -gt 1 ]; then
+        if [ -z "${MAIN_ADDRESS:-}" ] || [ -z "${NODE_RANK:-}" ] || [ "$NODE_RANK" -ge "$nodes" ]; then
+            echo "ERROR 2: NUM_NODES=$nodes needs MAIN_ADDRESS (of machine 0) and NODE_RANK (0 to $((nodes - 1)), this machine's)" >&2
+            exit 2
+        fi
+        machines=(--num_machines "$nodes" --machine_rank "$NODE_RANK" --main_process_ip "$MAIN_ADDRESS"
+            --main_process_port "${MAIN_PORT:-29500}")
+    fi
+    "$PYTHON" -m configs.parallel --config_file "$config"
+    "$PYTHON" -m accelerate.commands.launch --config_file "$config" --num_processes "$((gpus * nodes))" \
+        ${machines[@]+"${machines[@]}"} -m "$@"
 }

@@ -15,7 +15,7 @@ if [ "${1:-}" = --all ]; then
 fi
 bash scripts/setup.sh --dev
 # Tests choose their own data, runs and interpreter, whatever the shell that starts them has exported.
-unset PAPER DATASET CONFIG RAW EMBED EMBEDDINGS QUANTIZER SIDS EXAMPLES RUN STAGE STAGES NAME MODEL NUM_GPUS TRACKER DATA_ROOT OUTPUT_ROOT
+unset PAPER DATASET CONFIG RAW EMBED EMBEDDINGS QUANTIZER SIDS EXAMPLES RUN STAGE STAGES NAME MODEL NUM_GPUS NUM_NODES NODE_RANK ACCELERATE_CONFIG TRACKER DATA_ROOT OUTPUT_ROOT
 export PYTHON="$PWD/.venv/bin/python"
 source scripts/env.sh
 

@@ -161,15 +161,73 @@ def test_reward_names_exist():
         assert build_mixture(read_specs(parse_config(path).rewards), Sources(None)).members
 
 
-def test_accelerate_configs_load():
-    from accelerate.commands.config.config_args import load_config_from_file
+def environment_of(path: Path) -> dict[str, str]:
+    """What `accelerate launch` would tell two processes about a config: its own parser and its own function."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-    paths = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
-    assert paths
-    for path in paths:
+    flags = ["--config_file", str(path), "--num_processes", "2", "-m", "train.sft"]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(flags))
+    if args.use_deepspeed:
+        args.deepspeed_fields_from_accelerate_config = ""  # launch_command sets it, then calls what we call
+        return prepare_deepspeed_cmd_env(args)[1]
+    return prepare_multi_gpu_env(args)
+
+
+def accelerate_faults(path: Path) -> list[str]:
+    """Why a config is not one of ours: keys that accelerate does not know, processes or formats that are others' choice."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    try:
         config = load_config_from_file(str(path))
-        assert config.num_processes == -1, "the script says how many processes"
-        assert config.mixed_precision == "no", "the program chooses the number format"
+    except ValueError as error:
+        return [str(error)]
+    known = {action.dest for action in launch_command_parser()._actions}
+    nested = {**(config.fsdp_config or {}), **(config.deepspeed_config or {})}
+    faults = [f"{key} is no option of accelerate launch" for key in nested if key not in known]
+    if config.num_processes != -1:
+        faults.append("the script says how many processes")
+    if config.mixed_precision != "no":
+        faults.append("the program chooses the number format")
+    return faults
+
+
+ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+
+
+def test_accelerate_configs_load():
+    assert {path.stem for path in ACCELERATE} == {"ddp", "zero2", "zero3", "fsdp2"}
+    assert {name(path): faults for path in ACCELERATE if (faults := accelerate_faults(path))} == {}
+    sharded = [path for path in ACCELERATE if path.stem != "ddp"]
+    assert all(header(path).count("not run") == 2 for path in sharded), "they need GPUs that nobody here has"
+
+
+def test_accelerate_configs_say_what_they_are_named_for(monkeypatch):
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
+
+    told = {path.stem: environment_of(path) for path in ACCELERATE}
+    assert [told[stage]["ACCELERATE_DEEPSPEED_ZERO_STAGE"] for stage in ("zero2", "zero3")] == ["2", "3"]
+    assert told["zero3"]["ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"] == "true"
+    assert "ACCELERATE_USE_FSDP" not in told["ddp"] and told["fsdp2"]["ACCELERATE_USE_FSDP"] == "true"
+    for key, value in told["fsdp2"].items():
+        monkeypatch.setenv(key, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
+    assert plugin.state_dict_type == StateDictType.FULL_STATE_DICT, "final/ is written from whole weights"
+
+
+def test_control_accelerate_configs(tmp_path):
+    text = (ROOT / "configs/accelerate/fsdp2.yaml").read_text()
+    for good, bad in (
+        ("fsdp_version: 2", "fsdp_versoin: 2"),
+        ("use_cpu: false", "use_cqu: false"),
+        ('"no"', '"bf16"'),
+    ):
+        assert good in text
+        (tmp_path / "x.yaml").write_text(text.replace(good, bad))
+        assert accelerate_faults(tmp_path / "x.yaml"), bad
 
 
 # Controls: what these tests must refuse.

@@ -12,6 +12,7 @@ import torch
 
 from configs.program import ROOT
 from tests import handmade
+from tests.ranks import together
 
 COMMON = [
     "--valid_rows",
@@ -26,7 +27,6 @@ COMMON = [
 SFT = [*COMMON, "--trainer.learning_rate", "5e-3", "--trainer.train_sampling_strategy", "random"]
 GRPO = [*COMMON, "--max_rows", "24", "--rollout.num_generations", "4", "--trainer.learning_rate", "1e-3"]
 
-pytestmark = pytest.mark.long
 
 MASKED = """
 def masked(batch):
@@ -57,10 +57,51 @@ def two_processes(module: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def in_a_fresh_state(module: str, *arguments: object) -> None:
+    """A program in a process that was forked: what accelerate remembers of its parent is forgotten."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    handmade.call(module, *arguments)
+
+
 def log(directory: Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_a_step_is_the_same_however_it_is_split(chain, tmp_path):
+    """Batch x accumulation x processes: 16 x 1 x 1, 4 x 4 x 1 and 4 x 2 x 2 windows, by SGD, where nothing hides a factor."""
+    from safetensors.torch import load_file
+
+    flags = ["--valid_rows", 8, "--trainer.max_steps", 2, "--trainer.eval_steps", 2, "--trainer.logging_steps", 1,
+             "--trainer.learning_rate", 0.1, "--trainer.optim", "sgd", "--eval_share", 1]  # fmt: skip
+    size, split = "--trainer.per_device_train_batch_size", "--trainer.gradient_accumulation_steps"
+
+    def arguments(batch: int, parts: int, name: str) -> list[object]:
+        return [*chain.flags(), *flags, size, batch, split, parts, "--output_dir", tmp_path / name]
+
+    handmade.call("train.sft", *arguments(16, 1, "whole"))
+    handmade.call("train.sft", *arguments(4, 4, "parts"))
+    together(in_a_fresh_state, "train.sft", *arguments(4, 2, "two"))
+    manifest = json.loads((tmp_path / "two/manifest.json").read_text())
+    assert manifest["facts"]["num_processes"] == 2, "launched as one process"
+    start = load_file(chain.model / "model.safetensors")
+    whole = load_file(tmp_path / "whole/final/model.safetensors")
+    assert any((whole[name] - start[name]).abs().max() > 1e-4 for name in start), (
+        "the steps moved the weights"
+    )
+    for other in ("parts", "two"):
+        found = load_file(tmp_path / other / "final/model.safetensors")
+        for name, value in whole.items():
+            torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-4, msg=f"{other} {name}")
+        losses = [
+            [line["loss"] for line in log(tmp_path / run) if "loss" in line] for run in ("whole", other)
+        ]
+        assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("module", "flags", "batch"), [("train.sft", SFT, 16), ("train.grpo", GRPO, 8)])
 def test_two_processes_equal_one(module, flags, batch, chain, tmp_path):
     from safetensors.torch import load_file
@@ -78,6 +119,7 @@ def test_two_processes_equal_one(module, flags, batch, chain, tmp_path):
         assert line_one == pytest.approx(line_two, rel=1e-3, abs=2e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("drop", ["false", "true"])
 def test_two_processes_share_a_step_with_masked_groups(drop, chain, tmp_path):
     """Missing rewards and flat groups fall unevenly on ranks and micro-batches; the step is that of one large batch."""

@@ -61,7 +61,13 @@ ROOMS = {
         "page": {"metrics", "tables"},
     },
     "preprocess": {"": set(), "teacher": {""}, "tags": {""}},
-    "train": {"": set(), "supervised": {""}, "rewards": {""}, "policy": {"", "rewards"}},
+    "train": {
+        "": {"scale"},
+        "scale": set(),
+        "supervised": {"", "scale"},
+        "rewards": {""},
+        "policy": {"", "rewards"},
+    },
     "generation": {"": set(), "makers": {""}},
 }
 NAMES_IN_A_ROOM, NAMES_IN_A_FOLDER = 14, 25

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from enum import Enum
@@ -15,6 +16,8 @@ from typing import Any
 
 from configs.overlays import nearest
 from configs.program import InputError, quiet
+from configs.sharded import asked_of
+from configs.sharded import require_possible as require_sharded
 
 Tracker = typing.Literal["none", "tensorboard", "wandb", "swanlab"]  # see train/trackers.py
 
@@ -58,6 +61,7 @@ def trainer_arguments(
             raise InputError(f"trainer.{key} {why} -> {hint}")
         values[key] = coerce(value, hints[key], where=f"trainer.{key}")
     require_possible(values)
+    require_parallel(values, cuda=cuda)
     values |= {
         "output_dir": str(output_dir), "seed": seed, "data_seed": seed, "use_cpu": not cuda, "bf16": cuda,
         "logging_nan_inf_filter": False, "report_to": [], "save_total_limit": None, "disable_tqdm": quiet(),
@@ -92,6 +96,21 @@ def require_possible(values: dict[str, Any]) -> None:
             and values.get("max_steps", -1) <= 0
         ):
             raise InputError(f"trainer.{key} is {value}: nothing would be trained -> more than 0")
+
+
+def require_parallel(values: dict[str, Any], *, cuda: bool) -> None:
+    """InputError or EnvironmentFault where sharding is asked for, by the launcher or in `values`, and would not happen."""
+    own = "FSDP" if values.get("fsdp") else "DEEPSPEED" if values.get("deepspeed") else None
+    if own:
+        raise InputError(
+            f"trainer.{own.lower()} is not how weights are sharded here -> ACCELERATE_CONFIG=configs/accelerate/"
+            f"{'fsdp2' if own == 'FSDP' else 'zero2'}.yaml with NUM_GPUS"
+        )
+    asked = asked_of(os.environ)
+    if asked:
+        require_sharded(
+            asked, cuda=cuda, where="the launcher", version=int(os.environ.get("FSDP_VERSION", "2"))
+        )
 
 
 def coerce(value: Any, hint: Any, *, where: str) -> Any:

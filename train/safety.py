@@ -30,6 +30,7 @@ from data.store.checkpoints import best_of, discard_after, fault, mark_complete,
 from data.store.output import Output
 from infer.loading import load_model
 from train.progress import METRICS_FILE, Progress
+from train.scale.gathering import require_sharding
 
 # not the same after a resume, or on another number of processes
 RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens", "padding")
@@ -121,6 +122,7 @@ class SafeTrainer:
         1 << 62
     )  # the names of rows; their positions until someone says better
     evaluates_loss: bool = True
+    trains_shards: bool = False  # whether loss and validation work where a process holds parts of the weights
     keep_checkpoints: int = 2
     step_rows: Sequence[int] = ()
 
@@ -253,6 +255,7 @@ def selection(settings: dict[str, Any], by: str = "ndcg@10") -> dict[str, Any]:
 
 def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """Train, from the newest trusted checkpoint where there is one; raises Interrupted after a signal's checkpoint."""
+    require_sharding(trainer.accelerator, trainable=trainer.trains_shards)
     checkpoint = newest_complete(directory)
     metrics = MetricsFile(directory)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before rank 0 removes anything

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from trl import SFTTrainer
 
 from infer.search.causal import AttentionMasks
 from train.safety import SafeTrainer
+from train.scale.gathering import WholeCopy, inside_forward, reduce_in_float32, shards_weights
 from train.supervised.batches import IGNORED, Batches, visible
 from train.supervised.head import head_loss
 
@@ -27,30 +30,36 @@ def answer_loss(
 ) -> Tensor:
     """Sum of the label losses of a batch of `Batches` over `divisor` (float32 scalar).
 
-    Goes through the model's own forward, so that wrappers (DDP) see it; its head computes one position, ours M of them.
+    Goes through the model's own forward, so that wrappers (DDP, FSDP2, DeepSpeed) see it; its head computes one position,
+    ours M of them, as a part of that forward (train/scale/gathering.py).
     """
     inner = getattr(model, "module", model)
     masks = AttentionMasks(inner)
     positions_BT, width = batch["position_ids"], batch["input_ids"].shape[1]
-    output = model(
-        input_ids=batch["input_ids"],
-        position_ids=positions_BT,
-        attention_mask=masks(visible(batch["spans"]), positions_BT, positions_BT),
-        use_cache=False,
-        output_hidden_states=True,
-        logits_to_keep=torch.tensor([width - 1], device=positions_BT.device),
-    )
-    hidden_MD = output.hidden_states[-1].flatten(0, 1)[batch["states"]]
     weights_M = batch.get("label_weights")
     if weights_M is None:
-        weights_M = torch.ones(batch["labels"].shape, device=hidden_MD.device)
-    return head_loss(inner, hidden_MD, batch["labels"], weights_M / divisor, smoothing=smoothing)
+        weights_M = torch.ones(batch["labels"].shape, device=positions_BT.device)
+
+    def score(output: Any) -> Tensor:
+        hidden_MD = output.hidden_states[-1].flatten(0, 1)[batch["states"]]
+        return head_loss(inner, hidden_MD, batch["labels"], weights_M / divisor, smoothing=smoothing)
+
+    with inside_forward(inner, score):
+        return model(
+            input_ids=batch["input_ids"],
+            position_ids=positions_BT,
+            attention_mask=masks(visible(batch["spans"]), positions_BT, positions_BT),
+            use_cache=False,
+            output_hidden_states=True,
+            logits_to_keep=torch.tensor([width - 1], device=positions_BT.device),
+        )
 
 
 class AnswerTrainer(SafeTrainer, SFTTrainer):
     """SFTTrainer on `Batches`; `validator` gives {"ndcg@10": ..}, to which the loss on `valid_batches` is added."""
 
     evaluates_loss = False
+    trains_shards = True
 
     def __init__(
         self,
@@ -68,6 +77,8 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         super().__init__(train_dataset=numbers, eval_dataset=numbers, **kwargs)
         self.batches, self.valid_batches = batches, valid_batches
         self.validator, self.smoothing = validator, smoothing
+        reduce_in_float32(self.accelerator)
+        self.whole = WholeCopy(self.model) if shards_weights(self.accelerator) else None
         self.seen: Counter[str] = Counter()
         self.total: Counter[str] = Counter()
         self.since = time.perf_counter()
@@ -114,18 +125,33 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
     def validate(self) -> dict[str, float]:
         """The loss per label token on the validation rows, and what the validator measures."""
         started = time.perf_counter()
-        self.model.eval()
-        total, count = 0.0, 0
-        with torch.no_grad(), self.compute_loss_context_manager():
-            for index in range(len(self.valid_batches)):
-                batch = self._prepare_inputs(self.valid_batches[index])
-                total += float(answer_loss(self.model, batch))
-                count += int((batch["labels"] != IGNORED).sum())
-        found = {"loss": total / max(count, 1)} | self.validator()
+        with self._whole_model() as model:
+            model.eval()
+            total, count = 0.0, 0
+            with torch.no_grad(), self.compute_loss_context_manager():
+                for index in range(len(self.valid_batches)):
+                    batch = self._prepare_inputs(self.valid_batches[index])
+                    total += float(answer_loss(model, batch))
+                    count += int((batch["labels"] != IGNORED).sum())
+            found = {"loss": total / max(count, 1)} | self.validator()
         seconds = time.perf_counter() - started
         self.total["validation_milliseconds"] += round(1e3 * seconds)
         self.since += seconds
         return found
+
+    @contextmanager
+    def _whole_model(self) -> Iterator[Any]:
+        """The model that validation computes with: the one that is trained, or a copy where its weights are split."""
+        if self.whole is None:
+            yield self.model
+            return
+        engine, dtype = self.validator.engine, torch.bfloat16 if self.args.bf16 else torch.float32
+        trained = engine.model
+        with self.whole.of(self.model, device=self.accelerator.device, dtype=dtype) as engine.model:
+            try:
+                yield engine.model
+            finally:
+                engine.model = trained
 
     def throughput(self) -> dict[str, float]:
         """Of this process's part of the run: rates, padding and the share of the time that validation took."""
