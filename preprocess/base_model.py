@@ -10,9 +10,7 @@ never teaches a model to stop. `<think>` and `</think>` are ordinary tokens, as 
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -22,8 +20,6 @@ import pyarrow as pa
 
 from configs.program import InputError, quiet
 from data.prompts import Wording
-from data.store.models import quiet_transformers
-from data.store.output import Output
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
@@ -184,18 +180,3 @@ def settle_generation(model: Any, tokenizer: Any) -> None:
     model.generation_config = GenerationConfig(
         do_sample=False, temperature=None, top_k=None, top_p=None, repetition_penalty=1.0, **ids
     )
-
-
-def write_model(out: Output, model: Any, tokenizer: Any) -> None:
-    """Write model (None: none) and tokenizer into an output directory, each file whole or not at all."""
-    quiet_transformers()
-    temporary = out.path / ".model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if model is not None:
-        model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    for file in sorted(temporary.iterdir()):
-        with out.replacing(file.name) as target:
-            os.replace(file, target)
-    temporary.rmdir()

@@ -21,9 +21,9 @@ from typing import Any
 from configs import program
 from configs.integrity import sha256
 from configs.program import EnvironmentFault, InputError
-from data.store.models import load_gguf
+from data.store.models import load_gguf, quiet_transformers, write_model
 from data.store.output import open_output
-from preprocess.base_model import quiet_transformers, settle_generation, write_model
+from preprocess.base_model import settle_generation
 
 STAGE, VERSION = "convert_gguf", 1
 

@@ -23,9 +23,9 @@ from data import artifacts
 from data.releases.text import read_json
 from data.sid import SidTable, read_sids, sid_format
 from data.store.checkpoints import require_model
-from data.store.models import load_tokenizer, load_weights
+from data.store.models import load_tokenizer, load_weights, write_model
 from data.store.output import open_output
-from preprocess.base_model import settle_generation, write_model
+from preprocess.base_model import settle_generation
 from preprocess.examples import check_belong, plain_texts
 from preprocess.row_sources import code_keywords, code_titles, from_codebooks, from_words, read_codebooks
 from preprocess.vocabulary import add_sid_tokens, expand_model

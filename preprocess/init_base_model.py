@@ -17,6 +17,7 @@ from configs import program
 from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
+from data.store.models import write_model
 from data.store.output import open_output
 from preprocess.base_model import (
     ModelShape,
@@ -24,7 +25,6 @@ from preprocess.base_model import (
     item_texts,
     random_model,
     train_tokenizer,
-    write_model,
 )
 
 STAGE, VERSION = "init_base_model", 1

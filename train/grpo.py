@@ -28,6 +28,7 @@ from infer.engine import DecodeSettings, load_engine
 from train.arguments import Tracker
 from train.policy.settings import GrpoSettings
 from train.rewards.spec import RewardSpec, read_specs
+from train.trainable import LoraSettings, TrainWhat, check_choice
 
 STAGE, VERSION = "grpo", 1
 
@@ -56,6 +57,10 @@ class GrpoArgs:
     """directory of an item model, for rewards that need a teacher"""
     rollout: GrpoSettings = field(default_factory=GrpoSettings)
     """group size, KL weight, temperature, score spaces"""
+    train_what: TrainWhat = "all"
+    """which parameters move (train/trainable.py): all, lora, new_rows, input_rows_and_head or embeddings"""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """of train_what lora"""
     max_rows: int | None = None
     """train on a seeded sample of this many prompts; null = all"""
     max_prompt: int | None = None
@@ -80,11 +85,16 @@ class GrpoArgs:
             raise InputError(
                 f"keep_checkpoints {self.keep_checkpoints} and max_rows {self.max_rows} must be at least 1"
             )
+        check_choice(self.train_what, self.lora)
         wrong = sorted(set(self.tasks) - SID_TASKS)
         if wrong or not self.tasks:
             raise InputError(
                 f"tasks {wrong or 'none given'} have no semantic-ID answer -> any of {', '.join(sorted(SID_TASKS))}"
             )
+
+    def not_chosen(self) -> set[str]:
+        """Options that this choice of parameters does not read."""
+        return set() if self.train_what == "lora" else {"lora"}
 
 
 def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
@@ -110,6 +120,7 @@ def train(args: GrpoArgs, out: Output) -> None:
     from train.rewards.needs import Sources
     from train.safety import finish, selection, train_to_the_end
     from train.trackers import tracker_callbacks
+    from train.trainable import choose
     from train.validation import Validator
 
     callbacks = tracker_callbacks(args, out.path)
@@ -118,6 +129,7 @@ def train(args: GrpoArgs, out: Output) -> None:
     config = trainer_arguments(TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
+    trainable = choose(args, engine)
     sources = Sources(engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher)
     rewards = build_mixture(read_specs(args.rewards), sources)
     reference = None
@@ -137,7 +149,7 @@ def train(args: GrpoArgs, out: Output) -> None:
         args=config,
         processing_class=engine.renderer.tokenizer,
     )
-    trainer.keep_checkpoints = args.keep_checkpoints
+    trainer.equip(args, engine, trainable, example_ids=[row["example_id"] for row in rows])
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
     out.counts["prompts"] = len(rows)

@@ -8,7 +8,8 @@
   not finite is null
 - the best checkpoint is chosen by item-level NDCG@10 on validation rows, never by a test number; where a run measures
   the model as it came in (step 0), that model competes and is handed on if nothing beats it
-- a checkpoint is a model directory like final/: it can be evaluated and trained on
+- a checkpoint is a model directory like final/: it can be evaluated and trained on; where little trains it is an adapter,
+  which counts as one
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from data.store.output import Output
 from infer.loading import load_model
 from train.progress import METRICS_FILE, Progress
 from train.scale.gathering import require_sharding
+from train.trainable import NEW_TOKENS, Trainable, new_tokens_of
 
 # not the same after a resume, or on another number of processes
 RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens", "padding")
@@ -112,19 +114,29 @@ class StopOnSignal(TrainerCallback):
 class SafeTrainer:
     """Mixin, placed before a Trainer class. `validate()` returns {"ndcg@10": ..} on validation rows.
 
-    Overrides public `training_step`, `evaluate`, `create_optimizer` and `create_scheduler`, and `_save_checkpoint`, `_clip_grad_norm`, `_init_training_state`,
-    `_run_epoch`, `_load_best_model` and `_issue_warnings_after_load` of transformers 5.17.
+    Overrides public `training_step`, `evaluate`, `create_optimizer` and `create_scheduler`, and `_save_checkpoint`, `_save`, `_clip_grad_norm`,
+    `_init_training_state`, `_run_epoch`, `_load_from_checkpoint`, `_load_best_model` and `_issue_warnings_after_load` of transformers 5.17.
     """
 
     validate: Callable[[], dict[str, float]]
+    trainable: Trainable | None = None  # what trains where not all does
     vocab: SidVocab | None = None  # what makes a checkpoint a model that speaks semantic IDs
     example_ids: Sequence[int] = range(
         1 << 62
     )  # the names of rows; their positions until someone says better
+    new_tokens: str | None = (
+        None  # the list of them that came with the model, which goes where the model goes
+    )
     evaluates_loss: bool = True
     trains_shards: bool = False  # whether loss and validation work where a process holds parts of the weights
     keep_checkpoints: int = 2
     step_rows: Sequence[int] = ()
+
+    def equip(self, args: Any, engine: Any, trainable: Trainable, *, example_ids: Sequence[int]) -> None:
+        """What checkpoints need to know: the arguments of the program, its model's tokens, what trains, the names of rows."""
+        self.keep_checkpoints, self.trainable = args.keep_checkpoints, trainable
+        self.vocab, self.new_tokens = engine.renderer.vocab, new_tokens_of(args.model)
+        self.example_ids = example_ids
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         with _values_of_the_user("optimizer"):
@@ -207,7 +219,30 @@ class SafeTrainer:
             raise EnvironmentFault(
                 f"the best checkpoint {best} was damaged: {reason} -> run the same command again"
             )
+        if self._adapts:
+            self.trainable.read(best)
+            return
         super()._load_best_model()
+        if self.trainable is not None:
+            self.trainable.read(best)
+
+    @property
+    def _adapts(self) -> bool:
+        return self.trainable is not None and self.trainable.adapts
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._adapts:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.trainable is not None:
+            self.trainable.read(Path(resume_from_checkpoint))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self._adapts:
+            super()._save(output_dir, state_dict)
+            return
+        directory = Path(output_dir or self.args.output_dir)
+        self.trainable.write(directory)
+        self.processing_class.save_pretrained(directory)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -216,11 +251,28 @@ class SafeTrainer:
             directory = Path(self.args.output_dir)
             checkpoint = directory / f"checkpoint-{self.state.global_step}"
             if self.vocab is not None:
-                write_vocab(checkpoint, self.vocab)
+                write_tokens(checkpoint, self.vocab, self.new_tokens)
             mark_complete(checkpoint, step=self.state.global_step)
             best = self.state.best_model_checkpoint
             rotate(directory, keep=self.keep_checkpoints, protect=Path(best) if best else None)
         self.accelerator.wait_for_everyone()
+
+
+class PushRows(TrainerCallback):
+    """Rows that train go back into their tables after every step."""
+
+    def __init__(self, trainable: Trainable) -> None:
+        self.trainable = trainable
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainable.push()
+
+
+def write_tokens(directory: Path, vocab: SidVocab, new_tokens: str | None) -> None:
+    """What says which tokens of a model are those of semantic IDs, and which were added."""
+    write_vocab(directory, vocab)
+    if new_tokens is not None:
+        (directory / NEW_TOKENS).write_text(new_tokens)
 
 
 @contextmanager
@@ -269,6 +321,8 @@ def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerC
     trainer.add_callback(metrics)
     for callback in (Progress(), *callbacks):
         trainer.add_callback(callback)
+    if trainer.trainable is not None:
+        trainer.add_callback(PushRows(trainer.trainable))
     with deferred_signals() as flag:
         trainer.add_callback(StopOnSignal(flag))
         trainer.add_callback(LogBeforeSave())
@@ -282,24 +336,28 @@ def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerC
 def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
     """Write final/ (model, tokenizer, sid_vocab.json, COMPLETE.json last) and the manifest's account of the choice.
 
-    The weights are those of the best checkpoint, or of the model as it came in where none of them beat it.
+    The weights are those of the best checkpoint, or of the model as it came in where none of them beat it. Where an adapter
+    trained, adapter/ holds it and final/ is the model with it.
     """
     final, state = out.path / "final", trainer.state
     unbeaten = state.best_global_step == 0
-    if not unbeaten:
+    adapts = trainer.trainable is not None and trainer.trainable.adapts
+    source = Path(engine.model.name_or_path)
+    if not unbeaten and not adapts:
         trainer.save_model(str(final))
     if trainer.args.should_save:
+        if adapts and not unbeaten:
+            source = out.path / "adapter"
+            trainer.trainable.write(source)
+            _complete(source, trainer, engine)
+        if adapts or unbeaten:
+            load_model(source, device="cpu", trainable=True)[0].save_pretrained(final)
         if unbeaten:
-            load_model(Path(engine.model.name_or_path), device="cpu", trainable=True)[0].save_pretrained(
-                final
-            )
             say(
                 f"no checkpoint beat the model as it came in (NDCG@10 {state.best_metric:.4f}): final/ is that model"
             )
         (final / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
-        engine.renderer.tokenizer.save_pretrained(final)
-        write_vocab(final, engine.renderer.vocab)
-        mark_complete(final, step=state.global_step, full=True)
+        _complete(final, trainer, engine)
     out.counts["steps"] = state.global_step
     out.facts |= validator.facts() | {
         f"best_{trainer.args.metric_for_best_model.removeprefix('eval_')}": state.best_metric,
@@ -307,3 +365,10 @@ def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
         "final_is": "the model as it came in" if unbeaten else f"checkpoint-{state.best_global_step}",
         "num_processes": trainer.accelerator.num_processes,
     }
+
+
+def _complete(directory: Path, trainer: Any, engine: Any) -> None:
+    """Tokenizer, token lists and COMPLETE.json beside the weights in `directory`."""
+    engine.renderer.tokenizer.save_pretrained(directory)
+    write_tokens(directory, engine.renderer.vocab, trainer.new_tokens)
+    mark_complete(directory, step=trainer.state.global_step, full=True)

@@ -34,6 +34,7 @@ from data.store.output import Output, open_output
 from data.tasks import SID_TASKS
 from infer.engine import DecodeSettings, load_engine
 from train.arguments import Tracker
+from train.trainable import LoraSettings, TrainWhat, check_choice
 
 STAGE, VERSION = "sft", 1
 MOST_WINDOWS = 64  # of one user that share a trunk: a longer history's windows are spread over steps
@@ -63,6 +64,10 @@ class SftArgs:
     """where rendered examples are kept; null = tokens/ beside the output directory"""
     supervise_end: bool = True
     """train the token that ends an answer behind semantic IDs too; text answers always have it"""
+    train_what: TrainWhat = "all"
+    """which parameters move (train/trainable.py): all, lora, new_rows, input_rows_and_head or embeddings"""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """of train_what lora"""
     label_smoothing: float = 0.0
     """share of each label's weight that is spread over the vocabulary"""
     dropout: float = 0.0
@@ -102,6 +107,7 @@ class SftArgs:
             raise InputError(f"patience {self.patience} must be at least 1, or null")
         if self.row_tokens < 1:
             raise InputError(f"row_tokens {self.row_tokens} must be at least 1")
+        check_choice(self.train_what, self.lora)
         if self.by_length and self.layout != "padded":
             raise InputError(
                 f"trainer.train_sampling_strategy sorts what is padded, and layout {self.layout} pads nothing "
@@ -109,8 +115,9 @@ class SftArgs:
             )
 
     def not_chosen(self) -> set[str]:
-        """Options that this layout does not read."""
-        return {"row_tokens"} if self.layout == "padded" else set()
+        """Options that this layout and this choice of parameters do not read."""
+        unread = {"row_tokens"} if self.layout == "padded" else set()
+        return unread | (set() if self.train_what == "lora" else {"lora"})
 
     @property
     def by_length(self) -> bool:
@@ -181,11 +188,13 @@ def train(args: SftArgs, out: Output) -> None:
     from train.supervised.tokens import cached_rows, render
     from train.supervised.trainer import AnswerTrainer
     from train.trackers import tracker_callbacks
+    from train.trainable import choose
     from train.validation import Validator
 
     callbacks = tracker_callbacks(args, out.path)
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
+    trainable = choose(args, engine)
     add_dropout(engine.model, args.dropout)
     config = trainer_arguments(
         SFTConfig,
@@ -232,8 +241,7 @@ def train(args: SftArgs, out: Output) -> None:
     )
     if args.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
-    trainer.keep_checkpoints = args.keep_checkpoints
-    trainer.vocab, trainer.example_ids = engine.renderer.vocab, table["example_id"].to_pylist()
+    trainer.equip(args, engine, trainable, example_ids=table["example_id"].to_pylist())
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
     out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}

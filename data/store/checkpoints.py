@@ -11,11 +11,14 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from configs.integrity import file_fault, sha256
 from configs.program import InputError, warn
-from data.store.fingerprints import read_record, refuse_adapter, safetensors_header, sha256_bytes
+from data.store.adapters import is_adapter
+from data.store.fingerprints import read_record, safetensors_header, sha256_bytes
 from data.store.manifest import read_manifest, require_undamaged
 
 MARK = "COMPLETE.json"
@@ -24,20 +27,23 @@ TRAINER_STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def mark_complete(directory: Path, *, step: int, full: bool = False) -> None:
-    """Write COMPLETE.json over all files of `directory`, through a temporary name.
+def mark_complete(
+    directory: Path, *, step: int, full: bool = False, files: Iterable[Path] | None = None
+) -> None:
+    """Write COMPLETE.json over all files of `directory`, or `files` of it, through a temporary name.
 
     Of weights of FULL_HASH_BELOW bytes or more it holds the hash of the header only, unless `full`: a checkpoint is written
     every few minutes, a final/ once.
     """
-    files = {}
-    for file in sorted(p for p in directory.rglob("*") if p.is_file() and MARK not in p.name):
+    listed: dict[str, Any] = {}
+    found = directory.rglob("*") if files is None else files
+    for file in sorted(p for p in found if p.is_file() and MARK not in p.name):
         by_header = not full and _is_large(file)
         digest = {"header_sha256": _header_hash(file)} if by_header else {"sha256": sha256(file)}
-        files[str(file.relative_to(directory))] = {"bytes": file.stat().st_size} | digest
+        listed[str(file.relative_to(directory))] = {"bytes": file.stat().st_size} | digest
     temporary = directory / f".{MARK}.tmp"
     with open(temporary, "w") as handle:
-        json.dump({"step": step, "files": files}, handle, indent=1)
+        json.dump({"step": step, "files": listed}, handle, indent=1)
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(temporary, directory / MARK)
@@ -61,6 +67,11 @@ def fault(directory: Path) -> str | None:
     except (InputError, KeyError, TypeError, AttributeError):
         return f"{MARK} is damaged"
     return None
+
+
+def step_of(directory: Path) -> int:
+    """The optimizer step that a directory's COMPLETE.json names; 0 without one."""
+    return int((read_record(directory / MARK) or {}).get("step", 0))
 
 
 def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
@@ -120,10 +131,9 @@ def rotate(output_dir: Path, *, keep: int, protect: Path | None = None) -> None:
 
 
 def require_model(directory: str | Path, *, written_by: str | None = None) -> Path:
-    """A local model directory with config.json; InputError otherwise. Nothing is ever downloaded."""
+    """A local model directory: config.json, or an adapter; InputError otherwise. Nothing is ever downloaded."""
     path = Path(directory)
-    refuse_adapter(path)
-    if not (path / "config.json").exists():
+    if not is_adapter(path) and not (path / "config.json").exists():
         first = f"run {written_by} or " if written_by else ""
         raise InputError(
             f"{path} is not a model directory (no config.json) -> {first}give a local Hugging Face directory"

@@ -35,14 +35,6 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def refuse_adapter(directory: Path) -> None:
-    """InputError for a folder with the adapter of a model in place of the model."""
-    if (directory / "adapter_config.json").exists():
-        raise InputError(
-            f"{directory} holds a LoRA adapter, not a model -> merge the adapter into its base model first"
-        )
-
-
 def read_record(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`, None where there is no file; InputError for a damaged one."""
     if not path.exists():

@@ -11,8 +11,9 @@ from typing import Any
 
 from configs.integrity import remembered_sha256
 from configs.program import InputError
+from data.store.adapters import is_adapter, recorded_base
 from data.store.checkpoints import require_sound
-from data.store.fingerprints import refuse_adapter, safetensors_header, sha256_bytes, sha256_json
+from data.store.fingerprints import safetensors_header, sha256_bytes, sha256_json
 from data.store.manifest import MANIFEST, read_manifest, require_undamaged
 
 SMALL_FILES = {".json", ".jinja", ".model", ".txt"}
@@ -47,7 +48,7 @@ def fingerprint(path: str | Path, known: dict[str, Any] | None = None) -> str:
     """The content hash of an input; InputError when it is not what was written.
 
     A directory of ours answers with the content hash of its manifest, after a look at every file; a model directory with
-    `model_fingerprint`; a file with its sha256 - taken from `known` ({"size", "mtime_ns", "sha256"}, an earlier manifest's
+    `model_fingerprint`; an adapter with that of its files and of its base; a file with its sha256 - taken from `known` ({"size", "mtime_ns", "sha256"}, an earlier manifest's
     record) where size and modification time still agree, because raw dumps are large.
     """
     path = Path(path)
@@ -62,13 +63,27 @@ def fingerprint(path: str | Path, known: dict[str, Any] | None = None) -> str:
     if manifest is not None:
         require_undamaged(path, manifest)
         return manifest["content_hash"]
-    refuse_adapter(path)
+    if is_adapter(path):
+        base_of(path)
+        require_sound(path)
+        return model_fingerprint(path)  # base.json among it: the hash of the base
     if (path / "config.json").exists():
         require_sound(path)
         return model_fingerprint(path)
     raise InputError(
         f"{path} is neither a finished output (no {MANIFEST}) nor a model directory -> run the stage that writes it"
     )
+
+
+def base_of(adapter: str | Path) -> Path:
+    """The base model of an adapter directory, of which it is known that it is the one; InputError otherwise."""
+    base, recorded = recorded_base(adapter)
+    if fingerprint(base) != recorded:
+        raise InputError(
+            f"{base} is not the model that adapter {adapter} was trained on (its content is another) -> give the right one: "
+            "python -m train.merge --checkpoint ADAPTER --base MODEL --output_dir DIR"
+        )
+    return base
 
 
 def model_fingerprint(directory: Path) -> str:

@@ -1,22 +1,29 @@
 """Model directories in memory: the one place where transformers loads anything.
 
 Local files only, safetensors only, and no code of a checkpoint unless the user asked for it by flag. A model is complete
-or refused: transformers itself fills a missing tensor with random numbers and goes on.
+or refused: transformers itself fills a missing tensor with random numbers and goes on. Of an adapter, the base with the
+adapter merged into it is loaded.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from configs.program import InputError, quiet, raise_environment_fault
+from data.store.adapters import is_adapter, merge_adapter
 from data.store.checkpoints import require_sound
+from data.store.inputs import base_of
 
 
 def load_config(directory: str | Path, *, remote_code: bool = False) -> Any:
     """The AutoConfig of a local directory; InputError when it has none that can be read."""
     from transformers import AutoConfig
 
+    if is_adapter(directory):
+        return load_config(base_of(directory), remote_code=remote_code)
     return _load(AutoConfig, directory, remote_code=remote_code)
 
 
@@ -41,8 +48,22 @@ def load_weights(
     that COMPLETE.json beside them lists. `partial` is for encoders that are taken out of a larger model: what they have no
     use for may be left over, and a pooling head, which is not read, may be missing.
     """
+    import torch
+
     require_sound(Path(directory))
     quiet_transformers()
+    if is_adapter(directory):
+        precise = (
+            dtype if dtype == "auto" else "float32"
+        )  # rounded once, after the merge, like a merged model on disk
+        base = load_weights(kind, base_of(directory), dtype=precise, remote_code=remote_code, partial=partial)
+        merged = merge_adapter(base, directory)
+        merged.name_or_path = str(directory)
+        return (
+            merged
+            if dtype == "auto"
+            else merged.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        )
     options = {
         "dtype": dtype,
         "use_safetensors": True,
@@ -74,6 +95,21 @@ def load_gguf(file: Path) -> tuple[Any, Any]:
     where = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     return AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **where), tokenizer
+
+
+def write_model(out: Any, model: Any, tokenizer: Any) -> None:
+    """Write model (None: none) and tokenizer into an `Output`, each file whole or not at all."""
+    quiet_transformers()
+    temporary = out.path / ".model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    if model is not None:
+        model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    for file in sorted(temporary.iterdir()):
+        with out.replacing(file.name) as target:
+            os.replace(file, target)
+    temporary.rmdir()
 
 
 def quiet_transformers() -> None:

@@ -73,6 +73,8 @@ class LevelScorer:
             raise InputError(f"unknown score space {score_space!r} -> one of {', '.join(SCORE_SPACES)}")
         head = model.get_output_embeddings()
         self.weight_VD, self.bias_V = head.weight, getattr(head, "bias", None)
+        if (trained := getattr(model, "new_rows", None)) is not None:  # train/new_rows.py: their gradient
+            self.weight_VD = trained.in_table(head.weight)
         if getattr(model, "final_logits_bias", None) is not None:  # BART and its kin
             self.bias_V = model.final_logits_bias[0]
         self.transform = logits_transform(model.config, parity.temperature)

@@ -67,7 +67,6 @@ class SidTrainer(SafeTrainer, Trainer):
         )
         self.engine, self.reference, self.rewards = engine, reference, rewards
         self.settings, self.rows, self.prompts, self.validate = settings, rows, prompts, validate
-        self.vocab, self.example_ids = engine.renderer.vocab, [row["example_id"] for row in rows]
         self.branch_logprobs = branch_logprobs
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the step, here
         self.meters: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))

@@ -3,7 +3,7 @@
 Each block's logits are made, scored and turned into their gradient at once, so the peak is one block instead of logits,
 log-probabilities and gradients of every label.
 
-Legend: M labels, D hidden size, V vocabulary, m labels of a block.
+Legend: M labels, D hidden size, V vocabulary, R rows that train where not all do, m labels of a block.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from infer.search.scoring import logits_transform
+from train.new_rows import NAME
 
 BLOCK_BYTES = {
     "cpu": 4 * 2**20,
@@ -34,6 +35,7 @@ def head_loss(
 ) -> Tensor:
     """Sum over labels of weight * ((1 - s) * -log p(label) + s * mean over V of -log p); float32 scalar.
 
+    Where only some rows of the output table train (train/new_rows.py), they get their gradient and it alone is computed.
     Labels IGNORED count nothing. The model's own scale and soft cap of logits are applied (Gemma 2, Granite, Cohere).
     s = 0.1, V = 4, logits 0: log 4 = 1.386 whatever the label is.
     """
@@ -41,8 +43,10 @@ def head_loss(
     bias = getattr(head, "bias", None)
     transform = logits_transform(model.config)
     weights_M = weights_M * (labels_M != IGNORED)
+    rows = getattr(model, NAME, None)
+    rows_RD, ids_R = (None, None) if rows is None else (rows.head, rows.ids_R)
     return _HeadLoss.apply(
-        hidden_MD, head.weight, bias, labels_M.clamp(min=0), weights_M, smoothing, transform
+        hidden_MD, head.weight, bias, rows_RD, ids_R, labels_M.clamp(min=0), weights_M, smoothing, transform
     )
 
 
@@ -55,11 +59,14 @@ class _HeadLoss(torch.autograd.Function):
         hidden_MD: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor | None,
+        rows_RD: Tensor | None,
+        ids_R: Tensor | None,
         labels_M: Tensor,
         weights_M: Tensor,
         smoothing: float,
         transform: Callable[[Tensor], Tensor],
     ) -> Tensor:
+        inputs = (hidden_MD, weight_VD, bias_V, rows_RD)
         wanted = ctx.needs_input_grad
         device = hidden_MD.device.type
         autocast = torch.is_autocast_enabled(device)
@@ -67,7 +74,7 @@ class _HeadLoss(torch.autograd.Function):
         total = hidden_MD.new_zeros((), dtype=torch.float32)
         grads = [
             torch.zeros_like(value, dtype=torch.float32) if value is not None and needed else None
-            for value, needed in zip((hidden_MD, weight_VD, bias_V), wanted, strict=False)
+            for value, needed in zip(inputs, wanted, strict=False)
         ]
         step = max(LEAST_ROWS, BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // (4 * len(weight_VD)))
         with torch.autocast(device, enabled=False):
@@ -88,8 +95,10 @@ class _HeadLoss(torch.autograd.Function):
                     grads[1] += slope_mV.t() @ hidden_mD
                 if grads[2] is not None:
                     grads[2] += slope_mV.float().sum(0)
+                if grads[3] is not None:
+                    grads[3] += (slope_mV[:, ids_R].t() @ hidden_mD).float()
         ctx.save_for_backward(*grads)
-        ctx.dtypes = [None if value is None else value.dtype for value in (hidden_MD, weight_VD, bias_V)]
+        ctx.dtypes = [None if value is None else value.dtype for value in inputs]
         return total
 
     @staticmethod
@@ -100,7 +109,7 @@ class _HeadLoss(torch.autograd.Function):
             None if grad is None else (grad if unit else grad * slope).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 def _block(

@@ -1,0 +1,97 @@
+"""A checkpoint of a training -> one complete Hugging Face model directory.
+
+reads   <checkpoint>  an adapter: checkpoint-* or adapter/ of a run with train_what lora or new_rows, or one that PEFT wrote
+        <base>        the model that it belongs to; an adapter of ours knows its own
+writes  <output_dir>/ weights, tokenizer, sid_vocab.json and new_tokens.json where they are known, COMPLETE.json, manifest.json
+
+The final/ of a run is merged already; this is for the checkpoints beside it, and for adapters whose base has moved.
+
+python -m train.merge --checkpoint outputs/qwen3/sft_lora/checkpoint-40 --output_dir outputs/qwen3/merged
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from configs import program
+from configs.program import InputError
+from data.store.adapters import BASE, CONFIG, WEIGHTS, is_adapter, merge_adapter
+from data.store.checkpoints import MARK, mark_complete, require_model, require_sound, step_of
+from data.store.directory import own_files
+from data.store.fingerprints import read_record
+from data.store.inputs import base_of, fingerprint
+from data.store.models import load_tokenizer, load_weights, write_model
+from data.store.output import open_output
+
+STAGE, VERSION = "merge", 1
+TOKEN_LISTS = ("sid_vocab.json", "new_tokens.json")
+
+
+@dataclass
+class MergeArgs:
+    """One model directory from a checkpoint."""
+
+    checkpoint: str
+    """adapter directory"""
+    output_dir: str
+    """where the model goes"""
+    base: str | None = None
+    """the adapter's base model; null = where its base.json says"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """of the weights written; auto = that of the base"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+
+def adapter_base(args: MergeArgs) -> Path:
+    """The base model; InputError where it is missing or is known to be another."""
+    if args.base is None:
+        return base_of(args.checkpoint)
+    base = require_model(args.base)
+    record = read_record(Path(args.checkpoint) / BASE)
+    if record is not None and fingerprint(base) != record.get("sha256"):
+        raise InputError(
+            f"{base} is not the model that adapter {args.checkpoint} was trained on (its content is another) -> another base"
+        )
+    return base
+
+
+def merged(args: MergeArgs, base: Path) -> Any:
+    """The base model with the adapter in it, on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    require_sound(Path(args.checkpoint))
+    model = load_weights(AutoModelForCausalLM, base, dtype="auto")
+    model = merge_adapter(model.float() if args.dtype == "float32" else model, args.checkpoint)
+    return model.bfloat16() if args.dtype == "bfloat16" else model
+
+
+def tokens_from(checkpoint: Path, base: Path) -> Path:
+    """Which of both directories has the tokenizer: the adapter where it was written with one."""
+    return checkpoint if (checkpoint / "tokenizer_config.json").exists() else base
+
+
+def main(args: MergeArgs) -> None:
+    checkpoint = Path(args.checkpoint)
+    if not is_adapter(checkpoint):
+        state = "is a whole model already" if (checkpoint / "config.json").exists() else "holds no checkpoint"
+        raise InputError(f"{checkpoint} {state} -> an adapter directory ({CONFIG}, {WEIGHTS})")
+    base = adapter_base(args)
+    inputs = {"checkpoint": [checkpoint / CONFIG, checkpoint / WEIGHTS], "base": base}
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
+        source = tokens_from(checkpoint, base)
+        model = merged(args, base)
+        write_model(out, model, load_tokenizer(source))
+        for name in TOKEN_LISTS:
+            if (source / name).is_file():
+                out.write_text(name, (source / name).read_text())
+        (out.path / MARK).unlink(missing_ok=True)
+        mark_complete(out.path, step=step_of(checkpoint), full=True, files=own_files(out.path))
+        out.counts["parameters"] = model.num_parameters()
+        out.facts["step"] = step_of(checkpoint)
+
+
+if __name__ == "__main__":
+    program.run(MergeArgs, main)
