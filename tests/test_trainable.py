@@ -278,11 +278,14 @@ def test_a_checkpoint_is_merged_into_a_model_directory(chain, adapted, tmp_path)
         "train.merge", "--checkpoint", foreign, "--base", moved_base, "--output_dir", tmp_path / "by_hand"
     )
     assert torch.equal(logits(tmp_path / "by_hand"), logits(checkpoint))
+    pickled = shutil.copytree(foreign, tmp_path / "pickled")
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     for flags, words in (
         ([adapted / "final"], "is a whole model already"),
         ([foreign], "does not say of which model"),
         ([checkpoint, "--base", adapted / "final"], "is not the model that adapter"),
         ([foreign, "--base", tmp_path], "is not a model directory"),
+        ([pickled, "--base", moved_base], "has no adapter_model.safetensors"),
     ):
         with pytest.raises(InputError, match=words):
             handmade.call("train.merge", "--checkpoint", *flags, "--output_dir", tmp_path / "bad")

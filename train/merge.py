@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from configs import program
 from configs.program import InputError
-from data.store.adapters import BASE, CONFIG, WEIGHTS, is_adapter, merge_adapter
+from data.store.adapters import BASE, CONFIG, WEIGHTS, is_adapter
 from data.store.checkpoints import MARK, mark_complete, require_model, require_sound, step_of
 from data.store.directory import own_files
 from data.store.fingerprints import read_record
 from data.store.inputs import base_of, fingerprint
-from data.store.models import load_tokenizer, load_weights, write_model
+from data.store.models import load_tokenizer, load_weights, merge_adapter, write_model
 from data.store.output import open_output
 
 STAGE, VERSION = "merge", 1
@@ -79,7 +79,8 @@ def main(args: MergeArgs) -> None:
         state = "is a whole model already" if (checkpoint / "config.json").exists() else "holds no checkpoint"
         raise InputError(f"{checkpoint} {state} -> an adapter directory ({CONFIG}, {WEIGHTS})")
     base = adapter_base(args)
-    inputs = {"checkpoint": [checkpoint / CONFIG, checkpoint / WEIGHTS], "base": base}
+    files = [file for name in (CONFIG, WEIGHTS) if (file := checkpoint / name).is_file()]
+    inputs = {"checkpoint": files, "base": base}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         source = tokens_from(checkpoint, base)
         model = merged(args, base)

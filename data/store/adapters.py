@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from pathlib import Path
-from typing import Any
 
 from configs.program import InputError
 from data.store.fingerprints import read_record
@@ -49,20 +47,3 @@ def recorded_base(directory: str | Path) -> tuple[Path, str]:
         f"the base model of adapter {directory} is gone: {record['path']} -> put it back, or name it: "
         "python -m train.merge --checkpoint ADAPTER --base MODEL --output_dir DIR"
     )
-
-
-def merge_adapter(model: Any, directory: str | Path) -> Any:
-    """`model`, a base model in memory, with the adapter's change added to its weights (in float32, then in its own dtype)."""
-    from peft import PeftModel
-
-    dtype = model.dtype
-    try:
-        with warnings.catch_warnings():  # of tied tables, which share the rows that it sets in one of them
-            warnings.simplefilter("ignore")
-            whole = PeftModel.from_pretrained(model.float(), str(directory), local_files_only=True)
-            merged = whole.merge_and_unload()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"adapter {directory} cannot be merged: {text} -> is it of this model?") from error
-    merged._hf_peft_config_loaded = False  # it is a whole model again, and is saved as one
-    return merged.to(dtype)

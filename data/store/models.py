@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from configs.program import InputError, quiet, raise_environment_fault
-from data.store.adapters import is_adapter, merge_adapter
+from data.store.adapters import WEIGHTS, is_adapter
 from data.store.checkpoints import require_sound
 from data.store.inputs import base_of
 
@@ -85,6 +86,27 @@ def load_weights(
                 f"model {directory} {what} {names[0]}{more} -> its weights do not belong to its config.json; copy it again"
             )
     return model
+
+
+def merge_adapter(model: Any, directory: str | Path) -> Any:
+    """`model`, a base model in memory, with the adapter's change added to its weights (in float32, then in its own dtype)."""
+    from peft import PeftModel
+
+    if not Path(directory, WEIGHTS).is_file():
+        raise InputError(
+            f"adapter {directory} has no {WEIGHTS} -> save it as safetensors; pickles are not read"
+        )
+    dtype = model.dtype
+    try:
+        with warnings.catch_warnings():  # of tied tables, which share the rows that it sets in one of them
+            warnings.simplefilter("ignore")
+            whole = PeftModel.from_pretrained(model.float(), str(directory), local_files_only=True)
+            merged = whole.merge_and_unload()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"adapter {directory} cannot be merged: {text} -> is it of this model?") from error
+    merged._hf_peft_config_loaded = False  # it is a whole model again, and is saved as one
+    return merged.to(dtype)
 
 
 def load_gguf(file: Path) -> tuple[Any, Any]:
