@@ -308,3 +308,10 @@ def test_rollouts_train_the_same_part(what: str, chain, models, tmp_path) -> Non
     assert (output / "adapter").exists() == (facts["best_step"] != 0)
     if facts["best_step"]:
         assert torch.equal(logits(output / "final"), logits(output / "adapter"))
+
+
+def test_parts_of_split_weights_are_refused(chain, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("train.safety.shards_weights", lambda accelerator: True)
+    for what in ("lora", "new_rows", "input_rows_and_head"):
+        with pytest.raises(InputError, match=f"train_what {what} needs whole weights"):
+            run(chain, chain.model, tmp_path / what, "--train_what", what)

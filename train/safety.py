@@ -31,7 +31,7 @@ from data.store.checkpoints import best_of, discard_after, fault, mark_complete,
 from data.store.output import Output
 from infer.loading import load_model
 from train.progress import METRICS_FILE, Progress
-from train.scale.gathering import require_sharding
+from train.scale.gathering import require_sharding, shards_weights
 from train.trainable import NEW_TOKENS, Trainable, new_tokens_of
 
 # not the same after a resume, or on another number of processes
@@ -305,9 +305,20 @@ def selection(settings: dict[str, Any], by: str = "ndcg@10") -> dict[str, Any]:
     return fixed | ({"save_steps": float(steps)} if steps else {})
 
 
+def require_whole_tables(trainer: Any) -> None:
+    """InputError where rows or adapters are to train of weights that are split between processes."""
+    what = "all" if trainer.trainable is None else trainer.trainable.what
+    if what not in ("all", "embeddings") and shards_weights(trainer.accelerator):
+        raise InputError(
+            f"train_what {what} needs whole weights in every process; so little trains that splitting them saves nothing -> "
+            "ACCELERATE_CONFIG=configs/accelerate/ddp.yaml or zero2.yaml"
+        )
+
+
 def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """Train, from the newest trusted checkpoint where there is one; raises Interrupted after a signal's checkpoint."""
     require_sharding(trainer.accelerator, trainable=trainer.trains_shards)
+    require_whole_tables(trainer)
     checkpoint = newest_complete(directory)
     metrics = MetricsFile(directory)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before rank 0 removes anything
