@@ -23,7 +23,7 @@ Tracker = typing.Literal["none", "tensorboard", "wandb", "swanlab"]  # see train
 
 # Set by the framework: checkpoints, logging and devices must work the way resume and the reports expect.
 RESERVED = {
-    "output_dir", "logging_nan_inf_filter", "report_to", "use_cpu", "bf16", "remove_unused_columns", "seed", "data_seed",
+    "output_dir", "logging_nan_inf_filter", "report_to", "use_cpu", "remove_unused_columns", "seed", "data_seed",
     "resume_from_checkpoint", "push_to_hub", "disable_tqdm", "save_total_limit", "load_best_model_at_end",
     "metric_for_best_model", "greater_is_better", "eval_strategy", "save_strategy", "fp16", "save_steps", "max_length",
     "eval_on_start", "label_smoothing_factor", "loss_type", "packing", "padding_free", "use_liger_kernel",
@@ -44,7 +44,8 @@ def trainer_arguments(
 ) -> Any:
     """`cls` (a TrainingArguments) from a config mapping plus what the framework fixes.
 
-    On CUDA training runs in bfloat16, on CPU in float32. Raises InputError naming an unknown, reserved or ill-typed key.
+    `trainer.bf16` computes in bfloat16 on float32 weights: by default on a GPU that has it, and never on a CPU, where only
+    processors with AMX gain by it. Raises InputError naming an unknown, reserved or ill-typed key.
     """
     import torch
 
@@ -63,9 +64,10 @@ def trainer_arguments(
     require_possible(values)
     require_parallel(values, cuda=cuda)
     values |= {
-        "output_dir": str(output_dir), "seed": seed, "data_seed": seed, "use_cpu": not cuda, "bf16": cuda,
+        "output_dir": str(output_dir), "seed": seed, "data_seed": seed, "use_cpu": not cuda,
         "logging_nan_inf_filter": False, "report_to": [], "save_total_limit": None, "disable_tqdm": quiet(),
     }  # fmt: skip
+    values["bf16"] = bfloat16(values.get("bf16"))
     values.setdefault("dataloader_pin_memory", cuda)
     values.setdefault("gradient_checkpointing", False)
     try:
@@ -77,6 +79,27 @@ def trainer_arguments(
             1  # one process drives one GPU; more of them are NUM_GPUS processes, never nn.DataParallel
         )
     return config
+
+
+def bfloat16(wanted: bool | None) -> bool:
+    """Whether training computes in bfloat16; InputError where that was asked of a processor without it."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    has = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bfloat16()
+    if wanted and not has:
+        raise InputError(
+            f"trainer.bf16 is true, and this {'GPU' if cuda else 'CPU'} does not compute in bfloat16 -> leave it out"
+        )
+    return cuda and has if wanted is None else wanted
+
+
+def cpu_has_bfloat16() -> bool:
+    """AMX or AVX-512 BF16: without them bfloat16 is emulated, many times slower than float32."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def require_possible(values: dict[str, Any]) -> None:

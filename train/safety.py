@@ -191,7 +191,9 @@ class SafeTrainer:
         else:  # what the stock method does besides: without it the last step would be evaluated twice
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.model.eval()  # logged as evaluation; the next training step switches back
-        found = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
+        with self.compute_loss_context_manager():  # in the number format of training
+            measured = self.validate()
+        found = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(dict(found))
         if self.state.global_step == 0:
             self._determine_best_metric(found, trial=None)  # the model as it came in competes

@@ -128,7 +128,7 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         with self._whole_model() as model:
             model.eval()
             total, count = 0.0, 0
-            with torch.no_grad(), self.compute_loss_context_manager():
+            with torch.no_grad():
                 for index in range(len(self.valid_batches)):
                     batch = self._prepare_inputs(self.valid_batches[index])
                     total += float(answer_loss(model, batch))
