@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from configs import program
 from configs.program import InputError
+from train import arguments
 from train.arguments import coerce, trainer_arguments
 
 
@@ -68,3 +69,15 @@ def test_a_seed_and_a_number_are_what_they_say(flags):
     required = [part for name in ("model", "examples", "sids", "output_dir") for part in (f"--{name}", "x")]
     with pytest.raises(InputError, match=r"^(seed is|rollout.beta is not a number)"):
         program.parse(GrpoArgs, [*required, *flags])
+
+
+def test_bfloat16_is_a_choice_where_the_processor_has_it(tmp_path, monkeypatch):
+    assert not make(tmp_path).bf16, "float32 on a CPU unless asked"
+    monkeypatch.setattr(arguments, "cpu_has_bfloat16", lambda: True)
+    assert make(tmp_path, bf16="true").bf16
+    monkeypatch.setattr(arguments, "cpu_has_bfloat16", lambda: False)
+    with pytest.raises(
+        InputError, match="trainer.bf16 is true, and this CPU does not compute in bfloat16 -> leave it out"
+    ):
+        make(tmp_path, bf16=True)
+    assert not make(tmp_path, bf16=False).bf16

@@ -140,3 +140,19 @@ def test_validation_is_thinned_to_its_share_and_the_last_one_stays(strategy, pla
         if control.should_evaluate:
             kept.append(step)
     assert kept == [4, 8, 11]
+
+
+def test_rows_of_tokens_learn_at_their_own_rate(tmp_path):
+    trainer = trainer_of(tmp_path, batch=16, accumulation=1)
+    trainer.embedding_rate = 3.0
+    start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    plain = one_step(tmp_path / "plain", batch=16, accumulation=1)
+    rows = {name for name in start if "embed_tokens" in name or "lm_head" in name}
+    assert rows
+    for name, value in trainer.model.named_parameters():
+        factor = 3.0 if name in rows else 1.0
+        torch.testing.assert_close(
+            value - start[name], factor * (plain[name] - start[name]), atol=1e-5, rtol=1e-4
+        )
+    assert len({id(p) for group in trainer.optimizer.param_groups for p in group["params"]}) == len(start)

@@ -70,6 +70,8 @@ class SftArgs:
     """of train_what lora"""
     label_smoothing: float = 0.0
     """share of each label's weight that is spread over the vocabulary"""
+    embedding_rate: float = 1.0
+    """learning rate of the rows of tokens, input and output, as a multiple of trainer.learning_rate: new rows have far to go"""
     dropout: float = 0.0
     """of embeddings and block outputs; for small models trained from scratch (train/supervised/dropout.py)"""
     max_prompt: int | None = None
@@ -101,6 +103,8 @@ class SftArgs:
             raise InputError(f"keep_checkpoints {self.keep_checkpoints} must be at least 1")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing {self.label_smoothing} must lie in [0, 1)")
+        if self.embedding_rate <= 0:
+            raise InputError(f"embedding_rate {self.embedding_rate} must be above 0")
         if not 0 < self.eval_share <= 1:
             raise InputError(f"eval_share {self.eval_share} must lie in (0, 1]")
         if self.patience is not None and self.patience < 1:
@@ -236,6 +240,7 @@ def train(args: SftArgs, out: Output) -> None:
         valid_batches=valid_batches,
         validator=validator,
         smoothing=args.label_smoothing,
+        embedding_rate=args.embedding_rate,
         processing_class=engine.renderer.tokenizer,
         callbacks=[thinned(args, config, engine, batches, valid_batches)],
     )
