@@ -181,6 +181,28 @@ def make_batches(
     )
 
 
+def train_batches(args: SftArgs, out: Output, engine: Any, config: Any) -> tuple[pa.Table, Any]:
+    """(train rows of the chosen tasks, their `Batches`), rendered once and kept on disk."""
+    from train.supervised.tokens import cached_rows
+
+    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    chosen = chosen_rows(table, args)
+    place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
+    rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
+    table = table.take(chosen)
+    parts = config.world_size * config.gradient_accumulation_steps
+    batches = make_batches(
+        args,
+        table,
+        rendered.take(chosen),
+        end_id=engine.renderer.terminator_ids()[-1],
+        step_windows=config.per_device_train_batch_size * parts,
+        seed=args.seed,
+        parts=parts,
+    )
+    return table, batches
+
+
 def train(args: SftArgs, out: Output) -> None:
     """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
     from transformers import EarlyStoppingCallback
@@ -189,7 +211,7 @@ def train(args: SftArgs, out: Output) -> None:
     from train.arguments import trainer_arguments
     from train.safety import finish, selection, train_to_the_end
     from train.supervised.dropout import add_dropout
-    from train.supervised.tokens import cached_rows, render
+    from train.supervised.tokens import render
     from train.supervised.trainer import AnswerTrainer
     from train.trackers import tracker_callbacks
     from train.trainable import choose
@@ -209,21 +231,7 @@ def train(args: SftArgs, out: Output) -> None:
         dataset_kwargs={"skip_prepare_dataset": True},
         **selection(args.trainer, args.select_by),
     )
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
-    chosen = chosen_rows(table, args)
-    place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
-    rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
-    table = table.take(chosen)
-    parts = config.world_size * config.gradient_accumulation_steps
-    batches = make_batches(
-        args,
-        table,
-        rendered.take(chosen),
-        end_id=engine.renderer.terminator_ids()[-1],
-        step_windows=config.per_device_train_batch_size * parts,
-        seed=args.seed,
-        parts=parts,
-    )
+    table, batches = train_batches(args, out, engine, config)
     validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
     valid_batches = make_batches(
         args,
