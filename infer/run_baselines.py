@@ -1,8 +1,10 @@
 """Baselines: popularity, transitions, item-kNN plain and tuned; saved as item models, with predictions like a model's.
 
-reads   the prepared data set (train rows to count, rows of each split to answer)
+reads   the prepared data set (train rows to count, rows of each split to answer); saved item models of any kind where
+        --models names their directories (train.train_sequential writes some)
 writes  <models_root>/{pop,last,recent,itemknn,itemknn_tuned}/: the models (infer/models/contract.py) and their manifests
-        <output_root>/{pop,last,...}.<split>/: predictions and a manifest; score = log-probability
+        <output_root>/{pop,last,...}.<split>/: predictions and a manifest; score = log-probability. Those of a directory have
+        its last name
 
 Fitted on train rows only; nothing is masked, so an item of the history can be recommended again; zero scores
 are ordered by popularity and ties share their mean rank. `last` counts what came next after the last item, `recent` what came
@@ -14,6 +16,7 @@ python -m infer.run_baselines --data data/toystore --output_root outputs/quickst
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +30,7 @@ from configs.program import AlreadyComplete, Clock, InputError
 from data import artifacts
 from data.predictions import ranked_items_table, write_predictions
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
+from data.store.lineage import require_same_data
 from data.store.output import Output, open_output, require_manifest
 from infer.metrics.ranking import ndcg_at_k
 from infer.models import contract
@@ -82,7 +86,8 @@ class RunBaselinesArgs:
     models_root: str | None = None
     """folder of the saved models; null = baselines beside output_root, outputs/<run>/baselines"""
     models: list[str] = field(default_factory=lambda: list(NAMES))
-    """which baselines: pop, last, recent, itemknn, itemknn_tuned, repeat (the user's own history, newest first)"""
+    """which baselines: pop, last, recent, itemknn, itemknn_tuned, repeat (the user's own history, newest first); or
+    directories of saved item models of this data set"""
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
@@ -97,13 +102,29 @@ class RunBaselinesArgs:
     """replace outputs of another configuration"""
 
     def __post_init__(self) -> None:
-        unknown = set(self.models) - {*NAMES, *MORE}
+        unknown = {name for name in self.models if not is_directory(name)} - {*NAMES, *MORE}
         if unknown:
-            raise InputError(f"unknown baseline {sorted(unknown)[0]!r} -> one of {', '.join(NAMES + MORE)}")
+            raise InputError(
+                f"unknown baseline {sorted(unknown)[0]!r} -> one of {', '.join(NAMES + MORE)}, or a directory with a /"
+            )
+        if twice := {name for name, count in Counter(map(name_of, self.models)).items() if count > 1}:
+            raise InputError(
+                f"two models are called {sorted(twice)[0]!r} -> one at a time, or rename a directory"
+            )
         if wrong := set(self.splits) - set(artifacts.SPLITS):
             raise InputError(f"unknown split {sorted(wrong)[0]!r} -> one of {', '.join(artifacts.SPLITS)}")
         if self.depth < 1:
             raise InputError(f"depth {self.depth} must be at least 1")
+
+
+def is_directory(model: str) -> bool:
+    """Whether an entry of `models` is a directory, not the name of a baseline."""
+    return "/" in model
+
+
+def name_of(model: str) -> str:
+    """What the predictions of an entry of `models` are called."""
+    return Path(model).name
 
 
 @dataclass(frozen=True)
@@ -119,7 +140,8 @@ class OneModel:
 
 @dataclass(frozen=True)
 class OneBaseline:
-    """What decides one prediction directory: the configuration of its manifest."""
+    """What decides one prediction directory: the configuration of its manifest. `model` is a name, or a directory that
+    counts by its content."""
 
     data: str
     model: str
@@ -233,16 +255,22 @@ def save_model(source: DataSource, one: OneModel, directory: Path) -> None:
 def write_one(out: Output, source: DataSource, one: OneBaseline, directory: Path) -> None:
     """Predict one split with a saved model."""
     model = contract.load(directory)
-    rows = source.rows(one.split)
+    if model.num_items != source.num_items:
+        raise InputError(
+            f"{directory} scores {model.num_items} items, {one.data} has {source.num_items} -> a model of this data"
+        )
+    name, rows = name_of(one.model), source.rows(one.split)
     rows = rows.take(sample_rows(len(rows), one.max_rows, one.seed))
     clock = Clock()
-    table = predict(rows, model, one.depth, label=f"{one.model}.{one.split}")
+    table = predict(rows, model, one.depth, label=f"{name}.{one.split}")
     seconds = clock.seconds
     write_predictions(out, table)
     out.counts |= {"examples": len(rows), "predictions": table.num_rows}
+    if hasattr(model, "positions"):
+        out.counts["histories_cut"] = int((np.diff(rows.offsets) > model.positions).sum())
     out.facts |= require_manifest(directory, written_by="infer.run_baselines")["facts"] | {
         "split": one.split,
-        "model": one.model,
+        "model": name,
         "item_model": str(directory),
         "scores": "log-probabilities",
         "max_rows": one.max_rows,
@@ -251,26 +279,36 @@ def write_one(out: Output, source: DataSource, one: OneBaseline, directory: Path
     }
 
 
+def answer(args: RunBaselinesArgs, source: DataSource, one: OneBaseline, directory: Path) -> None:
+    """The prediction directory of one model and split, where it is not there yet."""
+    name = name_of(one.model)
+    version = LAST_VERSION if name == "last" else VERSION
+    inputs = {"data": args.data} | ({"model": one.model} if is_directory(one.model) else {})
+    place = Path(args.output_root) / f"{name}.{one.split}"
+    try:
+        with open_output(one, f"baseline {name}", version=version, inputs=inputs, directory=place) as out:
+            write_one(out, source, one, directory)
+    except AlreadyComplete as complete:
+        print(f"run_baselines: {complete}", flush=True)
+
+
 def main(args: RunBaselinesArgs) -> None:
     source = DataSource(args.data)
     root = Path(args.models_root or Path(args.output_root).parent / "baselines")
-    for name in args.models:
-        tune = args.tune if name == "itemknn_tuned" else None
-        saved = OneModel(args.data, name, args.seed if tune else None, tune, args.overwrite)
-        save_model(source, saved, root / name)
+    for model in args.models:
+        tune = args.tune if model == "itemknn_tuned" else None
+        directory = Path(model) if is_directory(model) else root / model
+        if is_directory(model):
+            contract.read_settings(directory)
+            require_same_data(directory, args.data, again="the stage that fits it")
+        else:
+            saved = OneModel(args.data, model, args.seed if tune else None, tune, args.overwrite)
+            save_model(source, saved, directory)
         for split in args.splits:
             one = OneBaseline(
-                args.data, name, split, args.depth, args.max_rows, args.seed, tune, args.overwrite
+                args.data, model, split, args.depth, args.max_rows, args.seed, tune, args.overwrite
             )
-            version = LAST_VERSION if name == "last" else VERSION
-            directory, inputs = Path(args.output_root) / f"{name}.{split}", {"data": args.data}
-            try:
-                with open_output(
-                    one, f"baseline {name}", version=version, inputs=inputs, directory=directory
-                ) as out:
-                    write_one(out, source, one, root / name)
-            except AlreadyComplete as complete:
-                print(f"run_baselines: {complete}", flush=True)
+            answer(args, source, one, directory)
 
 
 if __name__ == "__main__":

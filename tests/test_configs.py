@@ -30,6 +30,7 @@ PROGRAM_OF = {
     "recommend": "infer.recommend",
     "evaluate": "infer.evaluate",
     "baselines": "infer.run_baselines",
+    "sequential_*": "train.train_sequential",
     "report": "infer.report",
 }
 HEADER = {

@@ -67,6 +67,7 @@ ROOMS = {
         "supervised": {"", "scale"},
         "rewards": {""},
         "policy": {"", "rewards"},
+        "scratch": {""},
     },
     "generation": {"": set(), "makers": {""}},
 }

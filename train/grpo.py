@@ -130,7 +130,9 @@ def train(args: GrpoArgs, out: Output) -> None:
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
     trainable = choose(args, engine)
-    sources = Sources(engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher)
+    sources = Sources(
+        engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher, made_from=args.examples
+    )
     rewards = build_mixture(read_specs(args.rewards), sources)
     reference = None
     if args.rollout.beta:

@@ -13,9 +13,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from configs.program import Clock, note, quiet, say, warn
+from train.pace import EVERY_SECONDS, METRICS_FILE, duration
 
-METRICS_FILE = "metrics.jsonl"
-EVERY_SECONDS = 30
 LONG_SECONDS = 3600
 FORECAST_STEPS = 3  # the first one also warms caches up
 SHOWN = "eval_ndcg@10"
@@ -74,16 +73,6 @@ class Progress(TrainerCallback):
     def _left(self, state: Any) -> float:
         done = max(state.global_step - self.first, 1)
         return self.clock.seconds / done * (state.max_steps - state.global_step)
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(42), duration(600), duration(9000)
-    ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def without_signal(directory: Path) -> bool:

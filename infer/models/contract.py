@@ -31,6 +31,7 @@ FILE = "item_model.json"
 KINDS = {
     "counting": "infer.models.counting",
     "cache": "infer.models.cache",
+    "sequential": "infer.models.sequential.scoring",
 }
 BLOCK_VALUES = 1 << 24
 
@@ -108,3 +109,14 @@ def ranked_lists(score_RN: np.ndarray, depth: int) -> RankedLists:
     keep = rank - 1 < depth
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row[keep], minlength=rows))])
     return RankedLists(offsets, item[keep].astype(np.int32), rank[keep], score[keep])
+
+
+def target_ranks(score_RN: np.ndarray, target_R: np.ndarray) -> np.ndarray:
+    """Rank from 1 of one item per row among all items, ties sharing their mean rank: float64 [R], as `ranked_lists` has it.
+
+    >>> target_ranks(np.array([[2, 3, 2, 1]], np.float32), np.array([2]))
+    array([2.5])
+    """
+    target_R1 = np.take_along_axis(score_RN, target_R[:, None].astype(np.int64), axis=1)
+    before_R, same_R = (score_RN > target_R1).sum(1), (score_RN == target_R1).sum(1)
+    return 1 + before_R + (same_R - 1) / 2

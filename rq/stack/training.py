@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from configs.program import NumericError
 from data.store import checkpoints
 from data.store.output import Output
 from rq.stack.options import LoopOptions
+from rq.stack.snapshots import read_snapshot, tensors_of, write_snapshot
 
 BEST = {"collisions": "best_collisions.safetensors", "loss": "best_loss.safetensors"}
 EPOCH_SEED = 1_000_003  # a prime: seeds of (seed, epoch) pairs do not meet for fewer epochs than this
@@ -197,11 +196,6 @@ def measured(
     out.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in state.history))
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """A state dict fit for safetensors: on the CPU, contiguous, no shared storage."""
-    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-
-
 def save_checkpoint(
     problem: Problem,
     optimizer: torch.optim.Optimizer | None,
@@ -209,22 +203,15 @@ def save_checkpoint(
     options: LoopOptions,
     out: Output,
 ) -> None:
-    """checkpoint-<epoch>, complete or not there; older ones beyond `save_limit` go."""
-    directory = out.path / f"checkpoint-{state.epoch}"
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir()
-    save_file(tensors_of(problem.model), directory / "model.safetensors")
-    if optimizer is not None:
-        flat = {
-            f"{number}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
-            for number, values in optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
-        save_file(flat, directory / "optimizer.safetensors")
-    (directory / "state.json").write_text(json.dumps(vars(state)))
-    checkpoints.mark_complete(directory, step=state.epoch)
-    checkpoints.rotate(out.path, keep=options.save_limit)
+    """checkpoint-<epoch>; older ones beyond `save_limit` go."""
+    write_snapshot(
+        out.path,
+        state.epoch,
+        model=problem.model,
+        optimizer=optimizer,
+        state=vars(state),
+        keep=options.save_limit,
+    )
 
 
 def restore(problem: Problem, optimizer: torch.optim.Optimizer | None, out: Output) -> State:
@@ -232,15 +219,4 @@ def restore(problem: Problem, optimizer: torch.optim.Optimizer | None, out: Outp
     found = checkpoints.newest_complete(out.path) if out.resuming else None
     if found is None:
         return State()
-    problem.model.load_state_dict(load_file(found / "model.safetensors"))
-    if optimizer is not None:
-        optimizer.load_state_dict(_optimizer_state(optimizer, found / "optimizer.safetensors"))
-    return State(**json.loads((found / "state.json").read_text()))
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer, path: Path) -> dict[str, Any]:
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_file(path).items():
-        number, key = name.split(".", 1)
-        values.setdefault(int(number), {})[key] = value
-    return optimizer.state_dict() | {"state": values}
+    return State(**read_snapshot(found, model=problem.model, optimizer=optimizer))

@@ -21,7 +21,7 @@ from configs.program import InputError
 from data.store.output import require_manifest
 
 if TYPE_CHECKING:
-    from scipy.sparse import spmatrix
+    from scipy.sparse import csr_matrix, spmatrix
 
 EMPTY_TEXT = "no text available"
 TEXT_FIELDS = ("title", "brand", "categories", "description")
@@ -111,19 +111,28 @@ def _vectorizer(tfidf: Tfidf, *, vocabulary: list[str] | None = None) -> Any:
     )
 
 
+def tfidf_matrix(texts: list[str], tfidf: Tfidf) -> csr_matrix:
+    """Sublinear TF-IDF of 1..n-grams, rows of length 1 (zero without a known term), float32 [N, terms]."""
+    return _fitted_counts(texts, tfidf)[0]
+
+
 def tfidf_svd(texts: list[str], *, dim: int, tfidf: Tfidf, seed: int) -> tuple[np.ndarray, TfidfSpace]:
     """(unit rows float32 [N, dim], the fitted space): sublinear TF-IDF of 1..n-grams, `dim` leading singular directions."""
+    counts, vectorizer = _fitted_counts(texts, tfidf)
+    x_ND, directions_TD = truncated_svd(counts, dim=dim, power=1.0, seed=seed)
+    terms = vectorizer.get_feature_names_out().tolist()
+    return unit_rows(x_ND), TfidfSpace(terms, vectorizer.idf_.astype(np.float32), directions_TD, tfidf)
+
+
+def _fitted_counts(texts: list[str], tfidf: Tfidf) -> tuple[csr_matrix, Any]:
     vectorizer = _vectorizer(tfidf)
     try:
-        counts = vectorizer.fit_transform(texts)
+        return vectorizer.fit_transform(texts), vectorizer
     except ValueError:
         raise InputError(
             f"no term occurs in at least {tfidf.min_df} and at most {tfidf.max_df:.0%} of {len(texts)} item texts "
             "-> lower --tfidf.min_df or raise --tfidf.max_df"
         ) from None
-    x_ND, directions_TD = truncated_svd(counts, dim=dim, power=1.0, seed=seed)
-    terms = vectorizer.get_feature_names_out().tolist()
-    return unit_rows(x_ND), TfidfSpace(terms, vectorizer.idf_.astype(np.float32), directions_TD, tfidf)
 
 
 def truncated_svd(matrix: spmatrix, *, dim: int, power: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,18 +17,21 @@ import numpy as np
 from configs.program import InputError
 from data import artifacts
 from data.sid import SidTable
+from data.store.lineage import require_common_data
 from infer.models.contract import ItemModel, load
 from rq.vectors.embeddings import read_embeddings
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where needs are read from; `sids` is the table of the run."""
+    """Where needs are read from; `sids` is the table of the run, `made_from` its examples or semantic IDs: a teacher must
+    have learned on the data set that they come from."""
 
     sids: SidTable
     data: str | None = None
     embeddings: str | None = None
     teacher: str | None = None
+    made_from: str | None = None
 
     def require(self, flag: str, need: str) -> str:
         """The path given by `--flag`; InputError where it is missing."""
@@ -54,6 +57,8 @@ def _embeddings(sources: Sources) -> np.ndarray:
 
 def _teacher(sources: Sources) -> ItemModel:
     directory = sources.require("teacher", "a teacher")
+    if sources.made_from is not None:
+        require_common_data(sources.made_from, directory, again="the stage that fits the teacher")
     teacher = load(directory)
     _same_items(teacher.num_items, sources, directory)
     return teacher

@@ -1,0 +1,145 @@
+"""Rows of a data set as padded batches of histories, every history with as many targets as it has rows.
+
+A user's rows are mostly prefixes of one another: (a) -> b, (a b) -> c, (a b c) -> d. In a causal model the states of a prefix
+are those of its positions in the whole, so such rows are one window (a b c) with the targets b, c, d: one pass instead of
+three. A row whose history was cut at the front (`positions`, or a published window) starts a window of its own.
+
+Legend: W windows, R rows, I items of all windows, B windows of a batch, T positions of its longest, P targets of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from data.rows import Rows
+
+NONE = -1
+
+
+@dataclass(frozen=True)
+class RowWindows:
+    """Window w has the items `item_I[offsets[w] : offsets[w + 1]]`, oldest first.
+
+    target_I int32: what came after each of them, -1 where that is no row; example_I int64: the row's example.
+    """
+
+    offsets: np.ndarray
+    item_I: np.ndarray
+    target_I: np.ndarray
+    example_I: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def rows_W(self) -> np.ndarray:
+        """Targets of every window, int64."""
+        return (
+            np.add.reduceat(self.target_I != NONE, self.offsets[:-1]).astype(np.int64)
+            if len(self)
+            else self.offsets[:0]
+        )
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """history_BT int64, padded on the right with item 0; at_P int64 (b * T + t), target_P int64, example_P int64."""
+
+    history_BT: np.ndarray
+    at_P: np.ndarray
+    target_P: np.ndarray
+    example_P: np.ndarray
+
+
+def newest(rows: Rows, positions: int) -> tuple[Rows, int]:
+    """(rows with the newest `positions` items of each history, how many rows lost some)."""
+    lengths = np.diff(rows.offsets)
+    longer = lengths > positions
+    if not longer.any():
+        return rows, 0
+    from_end = rows.offsets[1:][rows.history_row_H] - np.arange(len(rows.history_H))
+    kept = from_end <= positions
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, positions))])
+    ages = None if rows.age_H is None else rows.age_H[kept]
+    return replace(rows, offsets=offsets, history_H=rows.history_H[kept], age_H=ages), int(longer.sum())
+
+
+def row_windows(rows: Rows) -> RowWindows:
+    """The rows, those of a user that continue one another (in file order) together. Rows without history are left out."""
+    rows = rows.take(np.flatnonzero(np.diff(rows.offsets) > 0))
+    rows = rows.take(np.argsort(rows.users_R, kind="stable"))
+    lengths, count = np.diff(rows.offsets), len(rows)
+    continues = _continues(rows)
+    last = np.append(~continues[1:], True) if count else continues
+    whole = rows.take(np.flatnonzero(last))
+    window_R = np.cumsum(last) - last
+    target_I = np.full(len(whole.history_H), NONE, np.int32)
+    example_I = np.full(len(whole.history_H), NONE, np.int64)
+    place_R = whole.offsets[window_R] + lengths - 1
+    target_I[place_R], example_I[place_R] = rows.target_R, rows.example_ids_R
+    return RowWindows(whole.offsets, whole.history_H, target_I, example_I)
+
+
+def _continues(rows: Rows) -> np.ndarray:
+    """bool [R]: whether a row's history is that of the row before it, of the same user, and its target."""
+    lengths, count = np.diff(rows.offsets), len(rows)
+    continues = np.zeros(count, bool)
+    if count < 2:
+        return continues
+    candidate = (lengths[1:] == lengths[:-1] + 1) & (rows.users_R[1:] == rows.users_R[:-1])
+    candidate &= rows.history_H[rows.offsets[2:] - 1] == rows.target_R[:-1]
+    row_H = rows.history_row_H
+    within_H = np.arange(len(rows.history_H)) - rows.offsets[row_H]
+    before_H = np.maximum(rows.offsets[np.maximum(row_H - 1, 0)] + within_H, 0)
+    compared_H = within_H < lengths[row_H] - 1  # the last item is compared with the target above
+    differs_H = compared_H & (rows.history_H != rows.history_H[np.minimum(before_H, len(row_H) - 1)])
+    differs_R = np.bincount(row_H[differs_H], minlength=count) > 0
+    continues[1:] = candidate & ~differs_R[1:]
+    return continues
+
+
+def chain_windows(
+    offsets: np.ndarray, items: np.ndarray, positions: int, rng: np.random.Generator
+) -> RowWindows:
+    """Windows of `positions` items over users' train chains, every item but the first of a chain being one target.
+
+    A chain of more than positions + 1 items is cut at a place that is drawn anew each time this is called: 1 to
+    `positions` items, then as many as fit. `example_I` is the chain's number.
+    """
+    sizes = np.diff(offsets) - 1
+    first = np.where(sizes > positions, rng.integers(1, positions + 1, len(sizes)), sizes)
+    chain_I = np.repeat(np.arange(len(sizes)), sizes)
+    within_I = np.arange(len(chain_I)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    after = within_I - first[chain_I]
+    starts = (within_I == 0) | ((after >= 0) & (after % positions == 0))
+    from_I = offsets[chain_I] + within_I
+    window_offsets = np.append(np.flatnonzero(starts), len(chain_I))
+    return RowWindows(window_offsets, items[from_I], items[from_I + 1], chain_I)
+
+
+def batches(windows: RowWindows, *, rows: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Window numbers of each batch: windows of similar lengths together, about `rows` targets a batch, batches in random order.
+
+    A batch ends with the window that reaches the next multiple of `rows`.
+    """
+    order = np.argsort(np.diff(windows.offsets) + rng.random(len(windows)), kind="stable")
+    done = np.cumsum(windows.rows_W[order])
+    ends = np.searchsorted(done, np.arange(rows, done[-1], rows)) + 1
+    parts = [part for part in np.split(order, np.unique(ends)) if len(part)]
+    return [parts[number] for number in rng.permutation(len(parts))]
+
+
+def padded(windows: RowWindows, chosen: np.ndarray) -> PaddedBatch:
+    """The batch of some windows."""
+    lengths = np.diff(windows.offsets)[chosen]
+    longest = int(lengths.max(initial=1))
+    row_I = np.repeat(np.arange(len(chosen)), lengths)
+    within_I = np.arange(len(row_I)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    from_I = windows.offsets[chosen][row_I] + within_I
+    history_BT = np.zeros((len(chosen), longest), np.int64)
+    history_BT[row_I, within_I] = windows.item_I[from_I]
+    asked = windows.target_I[from_I] != NONE
+    at_P, from_P = (row_I * longest + within_I)[asked], from_I[asked]
+    return PaddedBatch(history_BT, at_P, windows.target_I[from_P].astype(np.int64), windows.example_I[from_P])

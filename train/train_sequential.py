@@ -1,0 +1,270 @@
+"""Sequential models without semantic IDs: SASRec, GRU4Rec, Caser, HSTU; with item texts where options ask for them.
+
+reads   a prepared data set: sequences.parquet (train and valid rows), interactions.parquet (train counts), items.parquet (texts);
+        an embeddings directory where --embeddings names one
+writes  <output_dir>/{config.yaml, item_model.json, model.safetensors, metrics.jsonl, manifest.json}, an item model that
+        infer.run_baselines, rewards and caches open; with --item_vectors an embeddings directory of its item vectors
+
+One trainer for all: train rows of a user that continue one another are one pass; the state with the best item-level NDCG@10 of
+the full ranking of valid rows is kept; test rows are never read. A killed run resumes to the same weights.
+Differs from the published code: selection by NDCG@10 unless `loop.select_by` says otherwise, attention scaled by the width
+of a head, positions counted from the oldest item, batches of one row work.
+
+python -m train.train_sequential --config configs/minionerec/sequential_sasrec.yaml --data data/industrial \\
+    --output_dir outputs/minionerec-industrial/baselines/sasrec
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from configs import program
+from configs.program import AlreadyComplete, InputError
+from data import artifacts
+from data.rows import Rows, read_rows, read_train_log, sample_rows
+from data.store.lineage import require_same_data
+from data.store.output import Output, open_output
+from infer.models.sequential.options import (
+    TRUNKS,
+    Caser,
+    Gru4Rec,
+    Hstu,
+    SasRec,
+    ScorerOptions,
+    SequentialShape,
+    TextOptions,
+    Trunk,
+)
+from rq.vectors.embeddings import FILE as VECTORS
+from rq.vectors.embeddings import read_embeddings, require_finite, zero_rows
+from train.scratch.options import EpochOptions, ItemLoss
+
+STAGE, VERSION = "train_sequential", 1
+VECTORS_STAGE = "item_vectors"
+
+
+@dataclass
+class TrainSequentialArgs:
+    """Training of a sequential model."""
+
+    data: str
+    """prepared data set"""
+    output_dir: str
+    """where the model goes, e.g. outputs/<run>/baselines/sasrec"""
+    trunk: Trunk = "sasrec"
+    """what reads the history; its options are the group of its name"""
+    sasrec: SasRec = field(default_factory=SasRec)
+    """causal self-attention"""
+    gru4rec: Gru4Rec = field(default_factory=Gru4Rec)
+    """gated recurrent units"""
+    caser: Caser = field(default_factory=Caser)
+    """convolutions"""
+    hstu: Hstu = field(default_factory=Hstu)
+    """gated attention"""
+    scorer: ScorerOptions = field(default_factory=ScorerOptions)
+    """what all trunks share"""
+    text: TextOptions = field(default_factory=TextOptions)
+    """what the model is told of item texts"""
+    embeddings: str | None = None
+    """embeddings directory whose vectors take the place of the TF-IDF vectors of text.table"""
+    loss: ItemLoss = field(default_factory=ItemLoss)
+    """what it is trained with"""
+    windows: Literal["rows", "chains"] = "rows"
+    """rows: each train row with its own history; chains: users' whole train sequences, cut at a new place in every epoch: for
+    sequences much longer than scorer.positions"""
+    loop: EpochOptions = field(default_factory=EpochOptions)
+    """how it is trained"""
+    item_vectors: str | None = None
+    """also write the item vectors as an embeddings directory, e.g. data/<set>/embeddings/sasrec"""
+    seed: int = 0
+    """of weights, batches, dropout, negatives and the valid sample"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        unused = [name for name in TRUNKS if name != self.trunk and getattr(self, name) != _fresh(name)]
+        if unused:
+            raise InputError(
+                f"options of {unused[0]} are given, but the trunk is {self.trunk} -> {self.trunk}, or --trunk {unused[0]}"
+            )
+        if self.embeddings is not None and self.text.table == "none":
+            raise InputError(
+                "--embeddings is read by text.table alone -> text.table add or init, or leave it out"
+            )
+        beside = {"text.kernel": self.text.kernel, "scorer.copy": self.scorer.copy}
+        if any(beside.values()) and (self.loss.kind != "ce" or self.loss.dro_alpha):
+            names = " and ".join(name for name, given in beside.items() if given)
+            raise InputError(
+                f"{names} are learned by the cross-entropy over all items -> loss.kind ce without dro_alpha"
+            )
+
+    def not_chosen(self) -> set[str]:
+        """Options that decide nothing of the model."""
+        return {*TRUNKS, "item_vectors"} - {self.trunk}
+
+    def text_options(self) -> list[str]:
+        """The options that look into item texts."""
+        asked = {
+            "text.table": self.text.table != "none" and self.embeddings is None,
+            "text.kernel": self.text.kernel,
+            "loss.neighbour_share": self.loss.neighbour_share > 0,
+        }
+        return [name for name, given in asked.items() if given]
+
+
+def _fresh(name: str) -> Any:
+    return TrainSequentialArgs.__dataclass_fields__[name].default_factory()
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """The configuration of the manifest of exported item vectors."""
+
+    data: str
+    model: str
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class ItemKnowledge:
+    """What a model is told of the items: text_NX float32 or None; similar: items and cosines [N, K], or None."""
+
+    popularity_N: np.ndarray
+    text_NX: np.ndarray | None = None
+    similar: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def knowledge(args: TrainSequentialArgs) -> ItemKnowledge:
+    """Counts and texts; InputError where options need texts that the data set does not have."""
+    from infer.models.sequential import text
+
+    items = artifacts.read_items(args.data)
+    popularity_N = read_train_log(args.data, num_items=len(items)).popularity_N
+    needed_by, text_NX, similar = args.text_options(), None, None
+    texts = text.require_texts(items, args.text, needed_by=needed_by, where=args.data) if needed_by else []
+    if args.embeddings is not None:
+        require_same_data(args.embeddings, args.data, again="scripts/02_embed_items.sh")
+        text_NX = text.scaled(np.asarray(read_embeddings(args.embeddings)))
+        if len(text_NX) != len(items):
+            raise InputError(
+                f"{args.embeddings} has {len(text_NX)} items, {args.data} {len(items)} -> embed this data set"
+            )
+    elif args.text.table != "none":
+        text_NX = text.text_vectors(texts, args.text, seed=args.seed)
+    wanted = [args.text.similar] * args.text.kernel + [args.loss.neighbours] * (args.loss.neighbour_share > 0)
+    if wanted:
+        similar = text.similar_items(texts, args.text, most=max(wanted))
+    return ItemKnowledge(popularity_N, text_NX, similar)
+
+
+def shape_of(args: TrainSequentialArgs, known: ItemKnowledge) -> SequentialShape:
+    """The shape that the arguments and the data set give a model."""
+    size = len(known.popularity_N)
+    return SequentialShape(
+        num_items=size,
+        trunk=args.trunk,
+        scorer=args.scorer,
+        trunk_options=getattr(args, args.trunk),
+        text_table=args.text.table,
+        text_dim=known.text_NX.shape[1] if args.text.table == "add" else 0,
+        similar=min(args.text.similar, size - 1) if args.text.kernel else 0,
+    )
+
+
+def read_splits(args: TrainSequentialArgs, num_items: int) -> tuple[Any, Rows, dict[str, int]]:
+    """(TrainRows, the valid rows that choose, counts)."""
+    from infer.models.sequential.windows import newest
+    from rq.vectors.cooccurrence import train_chains
+    from train.scratch.sequential import TrainRows
+
+    train = read_rows(args.data, "train", num_items=num_items)
+    without = int((np.diff(train.offsets) == 0).sum())
+    train, cut = newest(train, args.scorer.positions)
+    valid = read_rows(args.data, "valid", num_items=num_items)
+    valid = valid.take(sample_rows(len(valid), args.loop.valid_rows, args.seed))
+    counts = {
+        "train rows": len(train) - without,
+        "valid rows": len(valid),
+        "rows_without_history": without,
+        "histories_cut": cut,
+    }
+    if cut:
+        program.say(
+            f"{cut} of {len(train)} train histories are longer than scorer.positions {args.scorer.positions}: their newest "
+            "items are read"
+        )
+    learned = TrainRows.of_rows(train)
+    if not len(learned.windows):
+        raise InputError(f"{args.data} has no train row with a history -> a split that leaves some")
+    if args.windows == "chains":
+        chains = train_chains(artifacts.read_sequences(args.data, num_items=num_items))
+        learned = TrainRows(learned.windows, chains)
+    return learned, valid, counts
+
+
+def train(args: TrainSequentialArgs, out: Output) -> None:
+    """Make the model, train it to the end (resuming), save the best state."""
+    import torch
+
+    from infer.loading import default_device, usable_device
+    from infer.models.sequential.model import SequentialModel
+    from infer.models.sequential.scoring import save
+    from train.scratch.loop import Run
+    from train.scratch.sequential import SequentialTask
+
+    known = knowledge(args)
+    shape = shape_of(args, known)
+    rows, valid, counts = read_splits(args, shape.num_items)
+    device = default_device() if args.loop.device == "auto" else usable_device(args.loop.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(args.seed)
+        model = SequentialModel(shape)
+    model.learn_of(popularity_N=known.popularity_N, text_NX=known.text_NX, similar=known.similar)
+    model = model.to(device)
+    task = SequentialTask(model, rows, valid, loss=args.loss, rows=args.loop.rows, similar=known.similar)
+    facts = Run(task, args.loop, out=out, seed=args.seed).to_the_end()
+    save(out, model.cpu())
+    out.counts |= counts | {"items": shape.num_items, "windows": len(rows.windows)}
+    parameters = sum(p.numel() for p in model.parameters())
+    out.facts |= {
+        "fitted_on": "train",
+        "trunk": args.trunk,
+        "parameters": parameters,
+        "threads": torch.get_num_threads(),
+    } | facts
+
+
+def export_vectors(args: TrainSequentialArgs) -> None:
+    """Write the vectors that go into the trained model as an embeddings directory."""
+    one = ItemVectors(args.data, args.output_dir, args.overwrite)
+    inputs = {"data": args.data, "model": args.output_dir}
+    with open_output(one, VECTORS_STAGE, version=VERSION, inputs=inputs, directory=args.item_vectors) as out:
+        from infer.models.contract import load
+
+        vectors_ND = load(args.output_dir).network.item_vectors().detach().cpu().numpy()
+        require_finite(vectors_ND, where=args.output_dir)
+        out.write_array(VECTORS, vectors_ND)
+        out.counts |= {"items": len(vectors_ND), "zero_rows": int(zero_rows(vectors_ND).sum())}
+        out.facts |= {"dim": vectors_ND.shape[1], "method": args.trunk, "fitted_on": "train"}
+
+
+def main(args: TrainSequentialArgs) -> None:
+    """Train, then export where that is asked for."""
+    inputs = {"data": args.data, "embeddings": args.embeddings}
+    try:
+        with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
+            out.write_text("config.yaml", program.as_yaml(args))
+            train(args, out)
+    except AlreadyComplete as complete:
+        if args.item_vectors is None:
+            raise
+        program.say(f"train_sequential: {complete}")
+    if args.item_vectors is not None:
+        export_vectors(args)
+
+
+if __name__ == "__main__":
+    program.run(TrainSequentialArgs, main)
