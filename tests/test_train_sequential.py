@@ -151,7 +151,7 @@ def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     flags = (*FULL, "--loop.epochs", 5, "--scorer.copy", "true", "--text.kernel", "true", "--loop.rows", 48)
     whole = trained(data, tmp_path / "whole", *flags)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    step = loop.Run._step
+    step = loop.Run.step_on
 
     def killed(at, by):
         def stepped(run, batch):
@@ -170,11 +170,11 @@ def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
         (7, lambda: signal.raise_signal(signal.SIGTERM), Interrupted),
         (steps // 5 * 3 + 1, fail, KeyboardInterrupt),
     ):
-        monkeypatch.setattr(loop.Run, "_step", killed(at, by))
+        monkeypatch.setattr(loop.Run, "step_on", killed(at, by))
         with pytest.raises(error):
             trained(data, tmp_path / "parts", *flags)
         assert list((tmp_path / "parts").glob("checkpoint-*")) and read_manifest(tmp_path / "parts") is None
-    monkeypatch.setattr(loop.Run, "_step", step)
+    monkeypatch.setattr(loop.Run, "step_on", step)
     parts = trained(data, tmp_path / "parts", *flags)
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")

@@ -130,7 +130,7 @@ class Run:
         self.task.model.train()
         for batch in batches[state.batch :]:
             clock = Clock()
-            self._step(batch)
+            self.step_on(batch)
             state.batch += 1
             self.seconds += clock.seconds
             if flag.signum is not None:
@@ -144,7 +144,7 @@ class Run:
             self._save()
             flag.raise_if_set()
 
-    def _step(self, batch: Any) -> None:
+    def step_on(self, batch: Any) -> None:
         state, options = self.state, self.options
         rng = np.random.default_rng([self.seed, 1, state.step])
         torch.manual_seed(int(rng.integers(1 << 62)))
