@@ -110,7 +110,7 @@ def test_catalogues_batches_and_sparse_levels_equal_one_search_in_a_filtered_tri
     catalogues = [rng.permutation(everything)[: rng.integers(1, len(everything) + 1)] for _ in range(roots)]
     roots_B = rng.integers(0, roots, len(prompts)).tolist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trie_module, "DENSE_BYTES", int(rng.choice([0, 60, 2**28])))
+        patch.setattr(trie_module, "DENSE_BYTES", int(rng.choice([0, 120, 2**28])))
         stacked = Trie(sids, vocab, catalogues=catalogues)
     together = search(model, prompts, stacked, beams, space, roots_B=roots_B)
     for row, prompt in enumerate(prompts):
@@ -243,7 +243,7 @@ def test_codes_given_are_scored_as_codes_found_on_dense_and_sparse_levels(space,
     hidden = torch.randn(2, 6, 32)
     nodes = torch.randint(dense.num_nodes[2], (2, 6))
     for codes in torch.arange(4)[:, None, None].expand(-1, 2, 6):
-        scores, _, child = LevelScorer(model, dense, space)(hidden, 2, nodes)
+        scores, _ = LevelScorer(model, dense, space)(hidden, 2, nodes)
         expected = scores.gather(-1, codes[..., None]).squeeze(-1)
         for trie in (dense, Trie(sids, vocab)):
             found = LevelScorer(model, trie, space).of_codes(hidden, 2, nodes, codes)

@@ -34,8 +34,10 @@ def walk(trie: Trie, prefix: tuple[int, ...], root: int) -> int:
 
 def children(trie: Trie, level: int, node: int) -> dict[int, int]:
     """{code: child node} of one node."""
-    codes, child = trie.candidates(level, torch.tensor(node))
+    codes, penalty = trie.candidates(level, torch.tensor(node))
     codes = torch.arange(trie.sizes[level]) if codes is None else codes
+    child = trie.child_at(level, torch.tensor(node).expand(len(codes)), torch.arange(len(codes)))
+    assert torch.equal(penalty, torch.where(child < 0, float("-inf"), 0.0))
     return {int(code): int(to) for code, to in zip(codes, child, strict=True) if to >= 0}
 
 
@@ -46,7 +48,7 @@ def test_children_equal_a_dictionary_of_prefixes(seed, sizes, items, roots):
     sids, vocab = tiny.catalogue(rng, items=items, sizes=sizes, distinct=False), tiny.vocabulary(sizes)
     everything = np.arange(len(sids.sids_SL))
     catalogues = [rng.choice(everything, rng.integers(1, len(everything) + 1)) for _ in range(roots)] or None
-    budgets = (0, 4 * sizes[0] * max(roots, 1), 2**20)  # sparse, dense on top, dense
+    budgets = (0, 8 * sizes[0] * max(roots, 1), 2**20)  # sparse, dense on top, dense
     for trie in [built(sids, vocab, dense_bytes=budget, catalogues=catalogues) for budget in budgets]:
         assert trie.num_roots == max(roots, 1)
         for root, rows in enumerate(catalogues or [everything]):
@@ -84,7 +86,7 @@ def test_legal_equals_a_search_through_the_table(seed, sizes, items, queries):
 def test_levels_are_dense_while_they_fit_and_contiguous_blocks_are_slices():
     rng = np.random.default_rng(0)
     sids, vocab = tiny.catalogue(rng, items=50, sizes=(4, 4, 4)), tiny.vocabulary((4, 4, 4))
-    trie = built(sids, vocab, dense_bytes=80)
+    trie = built(sids, vocab, dense_bytes=160)
     assert [type(level).__name__ for level in trie.levels] == ["DenseLevel", "DenseLevel", "SparseLevel"]
     assert trie.columns == [slice(40, 44), slice(44, 48), slice(48, 52)]
     assert not isinstance(Trie(sids, tiny.vocabulary((4, 4, 4), scattered=rng)).columns[0], slice)
@@ -119,8 +121,8 @@ def test_token_sequences_of_any_length_equal_a_dictionary_of_prefixes(sequences)
             end = int(trie.ends[depth][node])
             assert end == (sequences.index(list(prefix)) if list(prefix) in sequences else -1)
             if depth < trie.num_levels:
-                codes, child = trie.candidates(depth, node)
-                found = sorted(trie.tokens[depth][codes[child >= 0]].tolist())
+                codes, penalty = trie.candidates(depth, node)
+                found = sorted(trie.tokens[depth][codes[penalty == 0]].tolist())
                 assert found == sorted(
                     {ids[depth] for ids in sequences if tuple(ids[:depth]) == prefix and len(ids) > depth}
                 )
@@ -128,15 +130,15 @@ def test_token_sequences_of_any_length_equal_a_dictionary_of_prefixes(sequences)
 
 def test_forbidden_children_are_minus_infinity_and_legal_scores_untouched():
     scores = torch.tensor([[-0.5, 3.0, -1e30, 7.0], [float("-inf"), 0.0, 1e-40, -2.0]])
-    child = torch.tensor([[0, -1, 2**31 - 1, -1], [5, 1, 2, -1]], dtype=torch.int32)
+    penalty = torch.tensor([[0, float("-inf"), 0, float("-inf")], [0, 0, 0, float("-inf")]])
     expected = [
         [-0.5, float("-inf"), scores[0, 2], float("-inf")],
         [float("-inf"), 0.0, scores[1, 2], float("-inf")],
     ]
-    assert torch.equal(without_forbidden(scores, child), torch.tensor(expected))
+    assert torch.equal(without_forbidden(scores, penalty), torch.tensor(expected))
     assert scores[0, 1] == 3.0, "the scores that came in stay"
     learned = scores.clone().requires_grad_()
-    without_forbidden(learned, child)[0, [0, 2]].sum().backward()
+    without_forbidden(learned, penalty)[0, [0, 2]].sum().backward()
     assert learned.grad.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
 
 

@@ -88,13 +88,13 @@ class LevelScorer:
         nodes_BK: Tensor,
         path_BKl: Tensor | None = None,
         full_BK: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(log-probabilities float32 [B, K, X], codes [B, K, X] or None for all codes in order, child nodes [B, K, X]).
+    ) -> tuple[Tensor, Tensor | None]:
+        """(log-probabilities float32 [B, K, X], -inf where forbidden; codes [B, K, X] or None for all codes in order).
 
-        -inf where the child is -1. `path_BKl`: tokens of each beam so far, for the repetition penalty. `full_BK`: the
+        `path_BKl`: tokens of each beam so far, for the repetition penalty. `full_BK`: the
         `full_normaliser` where the caller has it already.
         """
-        codes_BKX, child_BKX = self.trie.candidates(level, nodes_BK)
+        codes_BKX, penalty_BKX = self.trie.candidates(level, nodes_BK)
         seen_BKC = self._seen(self.trie.tokens[level], path_BKl)
         logits_BKC = self._penalised(self._logits(hidden_BKD, self.trie.columns[level]), seen_BKC, "logits")
         logits_BKX = logits_BKC if codes_BKX is None else logits_BKC.gather(-1, codes_BKX)
@@ -103,16 +103,16 @@ class LevelScorer:
         elif self.score_space == "level":
             norm_BK = logits_BKC.logsumexp(-1)
         else:
-            norm_BK = without_forbidden(logits_BKX, child_BKX).logsumexp(-1)
+            norm_BK = without_forbidden(logits_BKX, penalty_BKX).logsumexp(-1)
         scores_BKX = logits_BKX - norm_BK[..., None]
         if seen_BKC is not None:
             seen_BKX = seen_BKC if codes_BKX is None else seen_BKC.gather(-1, codes_BKX)
             scores_BKX = self._penalised(scores_BKX, seen_BKX, "logprobs")
-        return without_forbidden(scores_BKX, child_BKX), codes_BKX, child_BKX
+        return without_forbidden(scores_BKX, penalty_BKX), codes_BKX
 
     def of_codes(self, hidden_BKD: Tensor, level: int, nodes_BK: Tensor, codes_BK: Tensor) -> Tensor:
         """Log-probability float32 [B, K] of one code per beam, -inf where it is illegal; differentiable."""
-        scores_BKX, at_BKX, _ = self(hidden_BKD, level, nodes_BK)
+        scores_BKX, at_BKX = self(hidden_BKD, level, nodes_BK)
         if at_BKX is None:
             return scores_BKX.gather(-1, codes_BK[..., None]).squeeze(-1)
         here_BKX = (at_BKX == codes_BK[..., None]) & scores_BKX.isfinite()

@@ -75,15 +75,15 @@ def search_tokens(
             ending_BK = ending_BK + scorer.of_token(hidden_BKD, terminator_id, path_BKl, full_BK)
         ongoing_BF = scores_BK[:, :0]
         if depth < trie.num_levels:
-            step_BKX, codes_BKX, child_BKX = scorer(hidden_BKD, depth, nodes_BK, path_BKl, full_BK)
+            step_BKX, codes_BKX = scorer(hidden_BKD, depth, nodes_BK, path_BKl, full_BK)
             ongoing_BF = (scores_BK[..., None] + step_BKX).flatten(1)
         length = depth + parity.terminator
         pool = _merge(pool, _among_best(ending_BK, ongoing_BF, beams), rows_BK, length, parity)
         if depth < trie.num_levels:
             scores_BK, flat_BK = ongoing_BF.topk(widths[depth + 1], dim=1)
-            parent_BK = flat_BK // step_BKX.shape[2]
+            parent_BK, column_BK = flat_BK // step_BKX.shape[2], flat_BK % step_BKX.shape[2]
             token_BK = trie.tokens[depth][codes_BKX.flatten(1).gather(1, flat_BK)]
-            nodes_BK = child_BKX.flatten(1).gather(1, flat_BK).long().clamp(min=0)
+            nodes_BK = trie.child_at(depth, nodes_BK.gather(1, parent_BK), column_BK).clamp(min=0)
             path_BKl = grow(path_BKl, parent_BK, token_BK)
             if depth + 1 < trie.num_levels or parity.terminator:
                 hidden_BKD = trunk.extend(token_BK, parent_BK)

@@ -75,9 +75,13 @@ class TokenTrie:
         return sum(part.nbytes for part in (*self.levels, *self.ends, *self.tokens))
 
     def candidates(self, depth: int, nodes: Any) -> tuple[Any, Any]:
-        """(codes int64 [..., X]: entries of `tokens[depth]`, child nodes int32 [..., X], -1 = none)."""
+        """(codes int64 [..., X]: entries of `tokens[depth]`, penalties float32 [..., X], -inf = none)."""
         return self.levels[depth].candidates(nodes)
 
     def child(self, depth: int, nodes: Any, codes: Any) -> Any:
         """The node int64 that each code leads to, -1 where none."""
         return self.levels[depth].child(nodes, codes)
+
+    def child_at(self, depth: int, nodes: Any, candidates: Any) -> Any:
+        """The node int64 that a candidate (its place within X) leads to, -1 where none."""
+        return self.levels[depth].child_at(nodes, candidates)

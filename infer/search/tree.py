@@ -222,19 +222,22 @@ def _descend(
     for level, width in enumerate(widths):
         if level:
             hidden_BKD = trunk.extend(state.path_BKl[..., -1], state.parent_BK)
-        step_BKX, at_BKX, child_BKX = scorer(hidden_BKD, level, state.nodes_BK, state.path_BKl)
+        step_BKX, at_BKX = scorer(hidden_BKD, level, state.nodes_BK, state.path_BKl)
+        column_X = torch.arange(step_BKX.shape[2], device=step_BKX.device)
         if level == len(widths) - 1 and excluded_BH is not None:
-            step_BKX = step_BKX.masked_fill(_is_in(trie.sid_rows(child_BKX), excluded_BH), float("-inf"))
-        codes_BKX = torch.arange(step_BKX.shape[2], device=step_BKX.device) if at_BKX is None else at_BKX
+            rows_BKX = trie.sid_rows(trie.child_at(level, state.nodes_BK[..., None], column_X))
+            step_BKX = step_BKX.masked_fill(_is_in(rows_BKX, excluded_BH), float("-inf"))
+        codes_BKX = column_X if at_BKX is None else at_BKX
         parent_BK, column_BK, scores_BK = choice(state.scores_BK, step_BKX, width, codes_BKX)
         flat_BK = parent_BK * step_BKX.shape[2] + column_BK
         code_BK = column_BK if at_BKX is None else at_BKX.flatten(1).gather(1, flat_BK)
+        from_BK = state.nodes_BK.gather(1, parent_BK)
         state = _State(
-            nodes_BK=child_BKX.flatten(1).gather(1, flat_BK).long().clamp(min=0),
+            nodes_BK=trie.child_at(level, from_BK, column_BK).clamp(min=0),
             scores_BK=scores_BK,
             codes_BKl=grow(state.codes_BKl, parent_BK, code_BK),
             path_BKl=grow(state.path_BKl, parent_BK, trie.tokens[level][code_BK]),
-            prefixes_BKl=grow(state.prefixes_BKl, parent_BK, state.nodes_BK.gather(1, parent_BK)),
+            prefixes_BKl=grow(state.prefixes_BKl, parent_BK, from_BK),
             parent_BK=parent_BK,
             hidden_BKD=hidden_BKD,
         )

@@ -9,7 +9,7 @@ per level, 94 of them used first). Checked: scores of every beam of every prompt
 wherever scores differ by more than 1e-4, masks equal entry by entry, level-scored items legal and distinct. The last line is one JSON object:
 
 ratios  full, level    whole search of `generate` / ours with whole-vocabulary scores and with scores over the level's codes
-        mask           the logits processor of all three steps / the child table over the level's columns
+        mask           the logits processor of all three steps / the penalty table over the level's columns
 values  step_cost_1m_over_4k   a step after the trunk (level head, mask, top-k) with 1M items over the same with the catalogue
         trie_1m_seconds        semantic IDs of 1M items in random order to a finished trie, sorting included
         trie_1m_mib            peak memory of that, arrays of the semantic IDs included
@@ -131,7 +131,7 @@ def walked(trie: Trie, rows: int) -> list[torch.Tensor]:
 
 
 def mask_step(trie: Trie, vocab: SidVocab, rows: int, repeats: int) -> tuple[bool, float]:
-    """(same, processor seconds / child table seconds) of the constraint alone, summed over the levels."""
+    """(same, processor seconds / table seconds) of the constraint alone, summed over the levels."""
     answers = vocab.token_ids(trie.sids.sids_SL)
     items = np.random.default_rng(2).integers(0, len(answers), rows)
     scores = torch.randn(rows, TEXT_ROWS + sum(SIZES)).log_softmax(-1)
@@ -143,8 +143,8 @@ def mask_step(trie: Trie, vocab: SidVocab, rows: int, repeats: int) -> tuple[boo
         columns = trie.columns[level]
 
         def table(level=level, nodes=nodes, columns=columns) -> torch.Tensor:
-            _, child = trie.candidates(level, nodes)
-            return without_forbidden(scores[:, columns], child)
+            _, penalty = trie.candidates(level, nodes)
+            return without_forbidden(scores[:, columns], penalty)
 
         best, results = interleaved(
             {"processor": lambda fed=fed: processor(fed, scores), "table": table}, max(repeats, 8)
@@ -164,9 +164,10 @@ def step_cost(model: Any, tries: dict[str, Trie], batch: int, beams: int, repeat
 
         def steps(trie=trie, scorer=scorer, nodes=nodes) -> None:
             for level in (1, 2):
-                step, codes, child = scorer(hidden, level, nodes[level].view(batch, beams))
+                at = nodes[level].view(batch, beams)
+                step, codes = scorer(hidden, level, at)
                 parent, column, _ = Best(beams)(torch.zeros(batch, beams), step, beams, codes)
-                child.flatten(1).gather(1, parent * step.shape[2] + column)
+                trie.child_at(level, at.gather(1, parent), column)
 
         calls[name] = steps
     with torch.no_grad():
