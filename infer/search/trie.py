@@ -55,6 +55,8 @@ class DenseLevel:
 
     def candidates(self, nodes: Any) -> tuple[None, Any]:
         """(None: candidate x is code x, penalties float32 [..., C])."""
+        if len(self.penalty_MC) == 1:  # a single root: the same row for all, a view
+            return None, self.penalty_MC[0].expand(*nodes.shape, -1)
         return None, self.penalty_MC.index_select(0, nodes.flatten()).view(*nodes.shape, -1)
 
     def child(self, nodes: Any, codes: Any) -> Any:
