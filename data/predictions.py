@@ -82,6 +82,20 @@ class Predictions:
             self.offsets[:-1] - (np.cumsum(lengths) - lengths), lengths
         )
 
+    def between(self, first: int, last: int) -> Predictions:
+        """Examples first, first + 1, ... last - 1, without a copy of what their entries hold."""
+        entries = slice(self.offsets[first], self.offsets[last])
+        members = slice(self.item_offsets[entries.start], self.item_offsets[entries.stop])
+        return Predictions(
+            self.example_ids_R[first:last],
+            self.offsets[first : last + 1] - entries.start,
+            self.rank_E[entries],
+            self.score_E[entries],
+            self.item_offsets[entries.start : entries.stop + 1] - members.start,
+            self.items_M[members],
+            None if self.codes_EL is None else self.codes_EL[entries],
+        )
+
     def take(self, rows: np.ndarray) -> Predictions:
         """The examples at positions `rows` (int64), in that order."""
         entries, offsets = _slices(self.offsets, rows)

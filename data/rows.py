@@ -43,6 +43,18 @@ class Rows:
         """The row of every history item, int64 [H]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
+    def between(self, first: int, last: int) -> Rows:
+        """Rows first, first + 1, ... last - 1, as views."""
+        history = slice(self.offsets[first], self.offsets[last])
+        return Rows(
+            self.example_ids_R[first:last],
+            self.users_R[first:last],
+            self.offsets[first : last + 1] - history.start,
+            self.history_H[history],
+            self.target_R[first:last],
+            None if self.age_H is None else self.age_H[history],
+        )
+
     def take(self, rows: np.ndarray) -> Rows:
         """The rows at positions `rows` (int64), in that order."""
         lengths = np.diff(self.offsets)[rows]

@@ -58,9 +58,9 @@ def test_places_survive_their_file():
     table = SidTable(np.array([[0, 0], [0, 0], [1, 0]], np.int32), (2, 2))
     rows = make_rows([[2], [1]], targets=[0, 2])
     predictions = sid_predictions([[0, 1], [0]], table, rows.example_ids_R)
-    made = levels.place_levels(
-        predictions, rows, ks=[1, 2], sids=table, num_items=3, product_N=np.array([0, 0, 1])
-    )
+    product_N = np.array([0, 0, 1])
+    placed = levels.place_rows(predictions, rows, sids=table, num_items=3, product_N=product_N)
+    made = levels.levels_of_blocks([placed], rows, ks=[1, 2], product_N=product_N)
     again = levels.levels_of(levels.level_table(made, rows))
     assert list(again) == list(made)
     for name, level in made.items():

@@ -27,6 +27,7 @@ from infer.metrics import ranking
 from infer.metrics.placement import (
     Placement,
     find_targets,
+    joined,
     place_items,
     place_merged,
     place_prefixes,
@@ -51,6 +52,10 @@ class Level:
         function = {"hr": ranking.hr_at_k, "ndcg": ranking.ndcg_at_k, "mrr": ranking.rr_at_k}[name]
         return function(self.placement.before_R, self.placement.group_R, int(k))
 
+    def values(self) -> list[np.ndarray]:
+        """All its metrics, in order, of every row."""
+        return [self.value_R(metric) for metric in self.metrics]
+
     def take(self, rows: np.ndarray) -> Level:
         """The rows at positions `rows` (int64)."""
         placement = Placement(self.placement.before_R[rows], self.placement.group_R[rows])
@@ -62,40 +67,62 @@ class Level:
         return (*(f"hr@{k}" for k in self.ks), *(f"ndcg@{k}" for k in self.ks), f"mrr@{max(self.ks)}")
 
 
-def place_levels(
+@dataclass(frozen=True)
+class Placed:
+    """Places of a block of rows: placements by level; counts_R bool: rows that count in `unseen`; left: see there."""
+
+    placements: dict[str, Placement]
+    counts_R: np.ndarray
+    left: int
+
+
+def place_rows(
     predictions: Predictions,
     rows: Rows,
     *,
-    ks: Sequence[int],
     sids: SidTable | None,
     num_items: int,
     product_N: np.ndarray | None,
-) -> dict[str, Level]:
-    """Every level that these predictions have; example r of them is row r of `rows`.
+) -> Placed:
+    """The places at every level that these predictions have; example r of them is row r of `rows`.
 
-    ks: list lengths up to the declared one; product_N int64: the product of every item, None: not known.
+    product_N int64: the product of every item, None: not known.
     """
-    target_R, ones_R, ks = rows.target_R, np.ones(len(rows)), tuple(ks)
+    target_R = rows.target_R
     found = find_targets(predictions, target_R)
-    levels = {"item_level": Level(place_items(predictions, found), ones_R, ks)}
+    placements = {"item_level": place_items(predictions, found)}
     if predictions.codes_EL is not None or sids is not None:
-        placed = place_sids(predictions, found, target_R, sids.sid_of_item_N if sids else None)
-        levels["sid_level"] = Level(placed, ones_R, ks)
+        sid_of_item_N = sids.sid_of_item_N if sids else None
+        placements["sid_level"] = place_sids(predictions, found, target_R, sid_of_item_N)
     unseen, counts_R, left = place_unseen(
         predictions, found, target_R, rows.history_row_H, rows.history_H, num_items
     )
-    # A list that lost items is complete only up to what is left of it.
-    complete = tuple(k for k in ks if k <= left)
-    if complete and counts_R.any():
-        levels["item_level_unseen"] = Level(unseen, counts_R.astype(np.float64), complete)
+    placements["item_level_unseen"] = unseen
     if product_N is not None:
-        placed = place_merged(predictions, found, target_R, product_N)
-        levels["item_level_merged"] = Level(placed, ones_R, ks)
-        levels["item_level_dedup"] = Level(placed, once_per_user(rows.users_R, product_N[target_R]), ks)
+        placements["item_level_merged"] = place_merged(predictions, found, target_R, product_N)
     if predictions.codes_EL is not None and sids is not None:
-        codes_RL = sids.codes_NL[target_R]
-        for name, placed in place_prefixes(predictions, codes_RL).items():
+        placements |= place_prefixes(predictions, sids.codes_NL[target_R])
+    return Placed(placements, counts_R, left)
+
+
+def levels_of_blocks(
+    blocks: Sequence[Placed], rows: Rows, *, ks: Sequence[int], product_N: np.ndarray | None
+) -> dict[str, Level]:
+    """The levels of `rows`, whose blocks follow one another; ks: list lengths up to the declared one."""
+    ones_R, ks = np.ones(len(rows)), tuple(ks)
+    counts_R = np.concatenate([block.counts_R for block in blocks])
+    # A list that lost items is complete only up to what is left of it.
+    complete = tuple(k for k in ks if k <= min(block.left for block in blocks))
+    levels = {}
+    for name in blocks[0].placements:
+        placed = joined([block.placements[name] for block in blocks])
+        if name != "item_level_unseen":
             levels[name] = Level(placed, ones_R, ks)
+        elif complete and counts_R.any():
+            levels[name] = Level(placed, counts_R.astype(np.float64), complete)
+        if name == "item_level_merged":
+            once_R = once_per_user(rows.users_R, product_N[rows.target_R])
+            levels["item_level_dedup"] = Level(placed, once_R, ks)
     return levels
 
 

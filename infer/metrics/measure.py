@@ -6,11 +6,12 @@
 Gini, novelty, popularity, diversity, invalid rate; coverage and Gini are no means over users and have no interval
 (low and high are null).
 
-Legend: R rows, E entries, M items of all entries, N items of the catalogue, C columns, L levels.
+Legend: R rows, H rows with a hit, E entries, N items of the catalogue, G groups of rows, V values, C = G * V columns.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,15 +23,18 @@ from configs.program import InputError, NumericError
 from data.predictions import Predictions
 from data.rows import Rows
 from data.sid import SidTable
-from infer.metrics import ranking as metrics
+from infer.metrics import ranking
 from infer.metrics.groups import group_masks
-from infer.metrics.levels import Level, place_levels
+from infer.metrics.legality import invalid_entries
+from infer.metrics.levels import Level, Placed, levels_of_blocks, place_rows
+from infer.metrics.lists import ShownPlaces, joined, show
 from infer.metrics.significance import Clusters, Ratios
 
 KS = (1, 3, 5, 10, 20, 50)
 LIST_K = 10
 GROUPED = ("item_level", "sid_level")
-DIVERSITY_LEVELS = 2
+BLOCK_ROWS = 4096
+MAX_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,25 @@ class Columns:
     def add(
         self,
         names: Sequence[str],
-        numerators_HC: np.ndarray,
+        values_HV: np.ndarray,
         weights_RG: np.ndarray,
         *,
-        group_C: np.ndarray | None = None,
         rows_H: np.ndarray | None = None,
+        weighted: bool = True,
     ) -> None:
-        """Report sum(numerators[:, c]) / sum(weights[:, group[c]]) under every name.
+        """Report the weighted means of V values under every name: all V with the first weights, then with the second, ...
 
-        group_C: None = the first column of the weights for all; rows_H: the rows of the numerators where others have 0.
+        rows_H: the rows of the values where others have 0. weighted False: the values are sums already, one set of
+        weights divides them.
         """
-        group_C = np.zeros(len(names), np.int64) if group_C is None else group_C
+        weights_HG = weights_RG if rows_H is None else weights_RG[rows_H]
+        sums_GV = weights_HG.T @ values_HV if weighted else values_HV.sum(0)[None]
         self._names += names
-        self._values.append(numerators_HC.sum(0) / weights_RG.sum(0)[group_C])
+        self._values.append((sums_GV / weights_RG.sum(0)[:, None]).ravel())
         if self._clusters.resamples:
+            numerators_HGV = weights_HG[:, :, None] * values_HV[:, None, :] if weighted else values_HV
+            group_C = np.repeat(np.arange(weights_RG.shape[1]), values_HV.shape[1])
+            numerators_HC = numerators_HGV.reshape(len(values_HV), len(group_C))
             self._parts.append(self._clusters.collect(numerators_HC, weights_RG, group_C, rows_H=rows_H))
 
     def summary(self) -> dict[str, dict[str, float | None]]:
@@ -122,17 +131,11 @@ def measure(
     masks = group_masks(rows, popularity_N) | {
         name: mask for name, mask in (groups or {}).items() if mask.any()
     }
-    num_items, shown = len(popularity_N), min(LIST_K, depth)
     columns = Columns(Clusters(rows.users_R, resamples=settings.resamples, seed=settings.seed))
-    with ThreadPoolExecutor(1) as pool:  # numpy works without the interpreter's lock: one core each
-        placed = pool.submit(
-            place_levels, predictions, rows, ks=ks, sids=sids, num_items=num_items, product_N=product_N
-        )
-        # Raised before anything that placing made of illegal ids.
-        refuse_invalid(predictions, sids, num_items=num_items, restricted=restricted, where=where)
-        catalogue = add_lists(columns, predictions, rows, popularity_N, shown)
-        add_diversity(columns, predictions, sids, shown)
-        levels = placed.result()
+    against = Against(popularity_N, sids, product_N, restricted, min(LIST_K, depth))
+    seen = see_blocks(predictions, rows, against, where=where)
+    exposure = add_lists(columns, joined([block.shown for block in seen]), against.shown)
+    levels = levels_of_blocks([block.placed for block in seen], rows, ks=ks, product_N=product_N)
     add_levels(columns, {name: level for name, level in levels.items() if name in GROUPED}, masks)
     for name, level in levels.items():
         if name not in GROUPED:
@@ -148,21 +151,63 @@ def measure(
         "list_length": depth,
         "ks": ks,
     }
-    found = columns.summary() | {"all/invalid_rate": entry(0.0, 0.0, 0.0)} | catalogue
+    found = columns.summary() | {"all/invalid_rate": entry(0.0, 0.0, 0.0)} | exposure
     return Measured(dict(sorted(found.items(), key=lambda item: item[0].startswith("all/"))), facts, levels)
 
 
-def refuse_invalid(
-    predictions: Predictions, sids: SidTable | None, *, num_items: int, restricted: bool, where: str
-) -> None:
-    """NumericError when any entry is not in the catalogue."""
-    invalid_E = invalid_entries(predictions, sids, num_items=num_items, restricted=restricted)
-    if invalid_E.any():
-        example = predictions.example_ids_R[predictions.row_E[np.argmax(invalid_E)]]
+@dataclass(frozen=True)
+class Against:
+    """What predictions are measured against (see `measure`); shown: the first places that describe a list."""
+
+    popularity_N: np.ndarray
+    sids: SidTable | None
+    product_N: np.ndarray | None
+    restricted: bool
+    shown: int
+
+    def see(self, predictions: Predictions, rows: Rows) -> BlockSeen:
+        """Places and lists of a block of rows, unless some of its entries are not in the catalogue."""
+        num_items = len(self.popularity_N)
+        invalid_E = invalid_entries(predictions, self.sids, num_items=num_items, restricted=self.restricted)
+        if invalid_E.any():
+            first = predictions.example_ids_R[predictions.row_E[np.argmax(invalid_E)]]
+            return BlockSeen(int(invalid_E.sum()), int(first))
+        placed = place_rows(predictions, rows, sids=self.sids, num_items=num_items, product_N=self.product_N)
+        return BlockSeen(0, None, placed, show(predictions, rows, self.popularity_N, self.sids, self.shown))
+
+
+@dataclass(frozen=True)
+class BlockSeen:
+    """A block of rows: entries that are not in the catalogue and the first example with one, else places and lists."""
+
+    invalid: int
+    first_invalid: int | None
+    placed: Placed | None = None
+    shown: ShownPlaces | None = None
+
+
+def see_blocks(predictions: Predictions, rows: Rows, against: Against, *, where: str) -> list[BlockSeen]:
+    """All rows, a block at a time: its arrays stay in the processor's cache, and every core takes the next one.
+
+    NumericError when any entry is not in the catalogue.
+    """
+    # What a block costs however few rows it has grows with the catalogue.
+    size = max(BLOCK_ROWS, len(against.popularity_N) // 8)
+
+    def see(first: int) -> BlockSeen:
+        last = min(first + size, len(rows))
+        return against.see(predictions.between(first, last), rows.between(first, last))
+
+    # numpy works without the interpreter's lock
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        seen = list(pool.map(see, range(0, len(rows), size)))
+    if invalid := sum(block.invalid for block in seen):
+        example = next(block.first_invalid for block in seen if block.invalid)
         raise NumericError(
-            f"{where}: {int(invalid_E.sum())} of {len(invalid_E)} predictions are not in the catalogue "
+            f"{where}: {invalid} of {len(predictions.rank_E)} predictions are not in the catalogue "
             f"(first: example {example}) -> invalid rate must be 0: decode with the trie of these semantic IDs"
         )
+    return seen
 
 
 def add_levels(columns: Columns, levels: Mapping[str, Level], masks: Mapping[str, np.ndarray]) -> None:
@@ -173,10 +218,9 @@ def add_levels(columns: Columns, levels: Mapping[str, Level], masks: Mapping[str
     hits = np.flatnonzero(
         np.any([np.isfinite(level.placement.before_R) for level in levels.values()], axis=0)
     )
-    values_HC = np.stack(
-        [level.take(hits).value_R(metric) for level in levels.values() for metric in level.metrics], axis=1
+    values_HV = np.stack(
+        [values for level in levels.values() for values in level.take(hits).values()], axis=1
     )
-    numerators_HGC = weights_RG[hits][:, :, None] * values_HC[:, None, :]
     named = [
         (f"prefix_level/{name}" if name.startswith(("prefix=", "position=")) else name, metric)
         for name, level in levels.items()
@@ -188,125 +232,35 @@ def add_levels(columns: Columns, levels: Mapping[str, Level], masks: Mapping[str
             for part in ("", *(f"{mask}/" for mask in masks))
             for name, metric in named
         ],
-        numerators_HGC.reshape(len(hits), numerators_HGC.shape[1] * len(named)),
+        values_HV,
         weights_RG,
-        group_C=np.repeat(np.arange(weights_RG.shape[1]), len(named)),
         rows_H=hits,
     )
 
 
-def add_lists(
-    columns: Columns, predictions: Predictions, rows: Rows, popularity_N: np.ndarray, k: int
-) -> dict[str, dict[str, float | None]]:
-    """Novelty and popularity of the first k places into `columns`; returns coverage and Gini.
+def add_lists(columns: Columns, lists: ShownPlaces, k: int) -> dict[str, dict[str, float | None]]:
+    """Novelty, popularity and diversity of the first k places into `columns`; returns coverage and Gini.
 
     novelty: self-information of what is shown, in bits; popularity: its train rows; popularity_lift: the mean
     popularity of a row's list over that of its history, both averaged over the rows (1 = as popular as what the
-    users chose before).
+    users chose before); diversity_1, diversity_2: distinct first code, or first two, per entry (1: a list never repeats
+    one; 1/k: all its semantic IDs share it).
     """
 
-    def per_row(row: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return np.bincount(row, weights, minlength=len(rows))
+    def add(names: Sequence[str], sums_RV: np.ndarray, weights_R: np.ndarray) -> None:
+        columns.add([f"all/{name}@{k}" for name in names], sums_RV, weights_R[:, None], weighted=False)
 
-    # Ties of a ranking can reach beyond its first k entries, a list of SIDs shows no more than k of them.
-    ranked = predictions.codes_EL is None
-    shown_E = np.flatnonzero(predictions.rank_E - 1 < k) if ranked else predictions.first_entries(k)
-    before_E = predictions.before(shown_E)
-    sizes = predictions.sizes_E[shown_E]
-    first = np.cumsum(sizes) - sizes
-    members = np.arange(int(sizes.sum())) + np.repeat(predictions.item_offsets[shown_E] - first, sizes)
-    row, items = np.repeat(predictions.row_E[shown_E], sizes), predictions.items_M[members]
-    exposure = np.repeat(metrics.exposure_at_k(before_E, sizes, k), sizes)
-    shown_R = per_row(row, exposure)
-    novelty_R = per_row(row, exposure * metrics.self_information(popularity_N)[items])
-    popularity_R = per_row(row, exposure * popularity_N[items])
-    names = [f"all/novelty@{k}", f"all/popularity@{k}"]
-    columns.add(names, np.stack([novelty_R, popularity_R], axis=1), shown_R[:, None])
-    lengths = np.maximum(np.diff(rows.offsets), 1)
-    history_R = per_row(rows.history_row_H, popularity_N[rows.history_H]) / lengths
-    if history_R.any():
-        listed_R1 = (popularity_R / np.maximum(shown_R, 1e-9))[:, None]
-        columns.add([f"all/popularity_lift@{k}"], listed_R1, history_R[:, None])
-    exposure_N = np.bincount(items, exposure, minlength=len(popularity_N))
+    add(["novelty", "popularity"], np.stack([lists.novelty_R, lists.popularity_R], axis=1), lists.shown_R)
+    if lists.history_R.any():
+        listed_R = lists.popularity_R / np.maximum(lists.shown_R, 1e-9)
+        add(["popularity_lift"], listed_R[:, None], lists.history_R)
+    if lists.distinct_RD is not None:
+        names = [f"diversity_{level + 1}" for level in range(lists.distinct_RD.shape[1])]
+        add(names, lists.distinct_RD, lists.places_R)
     return {
-        f"all/coverage@{k}": entry(metrics.coverage(exposure_N)),
-        f"all/gini@{k}": entry(metrics.gini(exposure_N)),
+        f"all/coverage@{k}": entry(ranking.coverage(lists.exposure_N)),
+        f"all/gini@{k}": entry(ranking.gini(lists.exposure_N)),
     }
-
-
-def add_diversity(columns: Columns, predictions: Predictions, sids: SidTable | None, k: int) -> None:
-    """`all/diversity_1@10`, `all/diversity_2@10`: distinct first code, or first two, per entry of the first k.
-
-    1: the list never repeats one; 1/k: all its semantic IDs share it. Needs codes, or items and a SID table.
-    """
-    if predictions.codes_EL is None and sids is None:
-        return
-    lengths = np.minimum(np.diff(predictions.offsets), k)
-    place_K1 = np.arange(k)[:, None]
-    # Places that a shorter list does not have repeat its first entry; every repeat is taken off below.
-    entry_KR = predictions.offsets[:-1] + np.where(place_K1 < lengths, place_K1, 0)
-    codes = (
-        predictions.codes_EL[entry_KR]
-        if predictions.codes_EL is not None
-        else sids.codes_NL[predictions.items_M[predictions.item_offsets[entry_KR]]]
-    )
-    key_KR, names, distinct = np.zeros(entry_KR.shape, np.int64), [], []
-    for level in range(min(DIVERSITY_LEVELS, codes.shape[2])):
-        key_KR = key_KR * (int(codes[:, :, level].max()) + 1) + codes[:, :, level]
-        fresh = [(key_KR[:at] != key_KR[at]).all(axis=0) for at in range(k)]
-        names.append(f"all/diversity_{level + 1}@{k}")
-        distinct.append(np.sum(fresh, axis=0).astype(np.float64))
-    columns.add(names, np.stack(distinct, axis=1), lengths[:, None].astype(np.float64))
-
-
-def invalid_entries(
-    predictions: Predictions, sids: SidTable | None, *, num_items: int, restricted: bool = False
-) -> np.ndarray:
-    """Entries without items, with unknown items, or with codes that are not those of just these items; bool [E].
-
-    restricted: only some of the items that share a semantic ID may be recommended, so an entry may hold a part of them.
-    """
-    sizes_E, items_M = predictions.sizes_E, predictions.items_M
-    bad = sizes_E == 0
-    if items_M.min(initial=0) < 0 or items_M.max(initial=0) >= num_items:
-        unknown = np.flatnonzero((items_M < 0) | (items_M >= num_items))
-        bad[predictions.entry_M[unknown]] = True
-        items_M = items_M.copy()
-        items_M[unknown] = 0
-    if sids is None or predictions.codes_EL is None or not len(items_M):
-        return bad
-    if predictions.codes_EL.shape[1] != sids.num_levels:
-        return np.ones(len(bad), bool)
-    # The items of an entry differ (a double is refused before): all those of one SID, and no other, is its group.
-    first_E = items_M[np.minimum(predictions.item_offsets[:-1], len(items_M) - 1)]
-    bad |= _other_codes(predictions.codes_EL, sids, first_E)
-    sid_N = sids.sid_of_item_N
-    if not restricted:
-        bad |= sizes_E != sids.group_sizes_S[sid_N].take(first_E)
-    several = np.flatnonzero(sizes_E > 1)
-    entry = np.repeat(several, sizes_E[several])
-    first = np.cumsum(sizes_E[several]) - sizes_E[several]
-    members = np.arange(len(entry)) + np.repeat(predictions.item_offsets[several] - first, sizes_E[several])
-    bad[entry[sid_N[items_M[members]] != sid_N[first_E[entry]]]] = True
-    return bad
-
-
-def _other_codes(codes_EL: np.ndarray, sids: SidTable, item_E: np.ndarray) -> np.ndarray:
-    """Entries whose codes are not those of the item, bool [E]."""
-    sizes = np.array(sids.sizes)
-    inside = codes_EL.min(initial=0) >= 0
-    inside &= codes_EL.max(initial=0) < sizes.min() or (codes_EL.max(axis=0, initial=0) < sizes).all()
-    if not inside or sizes.astype(float).prod() >= 2**31:
-        return (sids.codes_NL[item_E] != codes_EL).any(axis=1)
-
-    def key(codes: np.ndarray) -> np.ndarray:  # one number per row: a third of the memory traffic
-        packed = codes[:, 0].astype(np.int32)
-        for level in range(1, len(sizes)):
-            packed *= np.int32(sizes[level])
-            packed += codes[:, level]
-        return packed
-
-    return key(sids.codes_NL).take(item_E) != key(codes_EL)
 
 
 def list_length(predictions: Predictions) -> int:

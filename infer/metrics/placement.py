@@ -13,6 +13,7 @@ beams, S distinct semantic IDs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from data.predictions import Predictions
 from data.sid import SidTable
 
-FILTER_BITS = 22
+FILTER_SHARE = 16  # slots of the filter for every key
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Placement:
 
     before_R: np.ndarray
     group_R: np.ndarray
+
+
+def joined(parts: Sequence[Placement]) -> Placement:
+    """The rows of the parts one after the other."""
+    return Placement(
+        np.concatenate([part.before_R for part in parts]), np.concatenate([part.group_R for part in parts])
+    )
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,7 @@ def _member(
     """
     if not len(sorted_keys):
         return np.zeros(0, np.int64)
-    mask = (1 << FILTER_BITS) - 1
+    mask = (1 << min((FILTER_SHARE * len(sorted_keys)).bit_length(), 24)) - 1
     possible = np.zeros(mask + 1, bool)
     possible[sorted_keys & mask] = True
     low_M = np.repeat((first_R & mask).astype(np.int32), lengths_R)
