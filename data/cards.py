@@ -20,6 +20,11 @@ class ItemCard:
     seen: bool = False
 
 
+def shown_title(title: str, item: int) -> str:
+    """The title, or words that say which item has none."""
+    return title.strip() or f"(no title, item {item})"
+
+
 class Cards:
     """Items as cards; sids and fmt: None where there are no semantic IDs."""
 
@@ -30,7 +35,7 @@ class Cards:
     def __call__(self, item: int, *, seen: bool = False) -> ItemCard:
         return ItemCard(
             int(item),
-            self._titles[item].as_py().strip() or f"(no title, item {item})",
+            shown_title(self._titles[item].as_py(), item),
             " › ".join(self._categories[item].as_py()),
             self._sids.text(item, self._fmt) if self._sids is not None and self._fmt is not None else "",
             seen,

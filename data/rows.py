@@ -73,6 +73,30 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class SequenceRow:
+    """A row of sequences.parquet. position, rows: its row number and their count, over all splits."""
+
+    example_id: int
+    split: str
+    user_id: int
+    history: tuple[int, ...]
+    target: int
+    timestamp: int | None
+    position: int
+    rows: int
+
+
+def sequence_row(sequences: pa.Table, position: int) -> SequenceRow:
+    """The row at a position of sequences.parquet, or of a part of it."""
+    row = sequences.slice(position, 1).to_pylist()[0]
+    named = {name: row[name] for name in ("example_id", "split", "user_id", "target")}
+    history, timestamp = tuple(row["history"]), row.get("timestamp")
+    return SequenceRow(
+        **named, history=history, timestamp=timestamp, position=position, rows=sequences.num_rows
+    )
+
+
+@dataclass(frozen=True)
 class TrainLog:
     """What a recommender may be fitted on, sorted by user and position: users_T, items_T int32."""
 

@@ -27,7 +27,7 @@ from configs import program
 from configs.program import InputError, say
 from data import artifacts
 from data.predictions import Predictions, read_predictions
-from data.rows import read_train_log
+from data.rows import SequenceRow, read_train_log
 from data.store.fingerprints import plain
 from data.store.inputs import fingerprint, same_input
 from data.store.output import require_manifest
@@ -35,7 +35,6 @@ from infer.engine import DecodeSettings, Engine, load_engine
 from infer.search.prefixes import Prefixes
 from infer.tracing.beams import beam_facts, level_beams, list_of
 from infer.tracing.facts import (
-    SequenceRow,
     compare,
     find_row,
     item_facts,

@@ -29,6 +29,7 @@ def small_service(recommend: Any, **options: Any) -> Service:
     sids = SidTable(np.array([[0, 1], [1, 0], [1, 1]], np.int32), (2, 2))
     rows = pa.table(
         {
+            "example_id": [0],
             "split": ["train"],
             "history": pa.array([[1]], pa.list_(pa.int32())),
             "target": [2],

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from configs.program import InputError
 from data import artifacts
 from data.predictions import from_table
+from data.rows import SequenceRow
 from data.sid import SidTable, read_sids
 from data.store.output import open_output
 from infer.engine import DecodeSettings
 from infer.search.prefixes import Prefixes
 from infer.trace import with_flag
 from infer.tracing.facts import (
-    SequenceRow,
     TracedTables,
     compare,
     find_row,
@@ -40,7 +40,7 @@ BEAMS = 12
 
 
 def title(item: int) -> str:
-    return {1: HOSTILE, 2: "(no title)"}.get(item, f"Item {item} of a long series of useful things")
+    return {1: HOSTILE, 2: "(no title, item 2)"}.get(item, f"Item {item} of a long series of useful things")
 
 
 @pytest.fixture(scope="module")

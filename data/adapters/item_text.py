@@ -24,7 +24,6 @@ _SPAN = re.compile(r"<span\b", re.IGNORECASE)
 _PRICE = re.compile(
     r"(?:from )?[$£€]?\s*(\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*-\s*[$£€]?\s*[\d,.]+)?", re.IGNORECASE
 )
-_SUSPECT = re.compile(r"[&<]")
 MAX_TITLE_WORDS = 20
 # C0 without tab, line feed, carriage return; DEL; C1.
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10, 13}, " ")
@@ -53,7 +52,7 @@ def without_controls(text: str) -> str:
 
 def clean_text(text: str) -> str:
     """Entities resolved, tags stripped, whitespace collapsed, control characters and lone surrogates replaced."""
-    if _SUSPECT.search(text):
+    if "&" in text or "<" in text:
         text = unescape_fully(text)
         if "<" in text:
             text = _TAG.sub(" ", _SCRIPT.sub(" ", text))

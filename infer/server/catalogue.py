@@ -18,13 +18,11 @@ import pyarrow.compute as pc
 from configs.program import InputError
 from data import artifacts
 from data.cards import Cards
+from data.rows import sequence_row
 from data.sid import SidFormat, SidTable
 
-SHOWN_SPLITS = (
-    "test",
-    "valid",
-    "train",
-)  # whose histories "a random user" comes from: the first that has rows
+# Whose histories "a random user" comes from: the first that has rows.
+SHOWN_SPLITS = ("test", "valid", "train")
 MAX_CATEGORIES = 500
 
 
@@ -101,12 +99,11 @@ class ServedCatalogue:
         rows = np.flatnonzero(pc.list_value_length(self._rows["history"]).to_numpy() > 0)
         if not len(rows):
             raise InputError("no user of this data set has a history -> type one")
-        row = self._rows.slice(int(rng.choice(rows)), 1).to_pylist()[0]
-        history = [self.card(item) for item in row["history"]]
+        row = sequence_row(self._rows, int(rng.choice(rows)))
         return {
-            "user_id": row["user_id"],
-            "history": history,
-            "next": self.card(row["target"]),
+            "user_id": row.user_id,
+            "history": [self.card(item) for item in row.history],
+            "next": self.card(row.target),
             "split": self.split,
         }
 

@@ -20,7 +20,7 @@ from data import artifacts
 from data.artifacts import SPLITS
 from data.predictions import Predictions
 from data.renderer import Renderer
-from data.rows import Rows
+from data.rows import Rows, SequenceRow, sequence_row
 from data.sid import SidTable
 from data.store.output import require_manifest
 from data.tasks import Example, from_row
@@ -32,36 +32,12 @@ from infer.tracing.raw_lines import find_raw_lines
 SAME_SCORE = 1e-3  # batches of other sizes round differently, by far less than this
 
 
-@dataclass(frozen=True)
-class SequenceRow:
-    """A row of sequences.parquet. position, rows: its row number and their count, over all splits."""
-
-    example_id: int
-    split: str
-    user_id: int
-    history: tuple[int, ...]
-    target: int
-    timestamp: int | None
-    position: int
-    rows: int
-
-
 def find_row(sequences: pa.Table, example_id: int) -> SequenceRow:
     """The row of an example; InputError with the valid range of every split when there is none."""
     position = pc.index(sequences["example_id"], example_id).as_py() if abs(example_id) < 1 << 63 else -1
     if position < 0:
         raise InputError(f"no example {example_id} -> {valid_ids(sequences)}")
-    row = sequences.slice(position, 1).to_pylist()[0]
-    return SequenceRow(
-        example_id,
-        row["split"],
-        row["user_id"],
-        tuple(row["history"]),
-        row["target"],
-        row.get("timestamp"),
-        position,
-        sequences.num_rows,
-    )
+    return sequence_row(sequences, position)
 
 
 def valid_ids(sequences: pa.Table) -> str:

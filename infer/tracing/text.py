@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from data.cards import shown_title
+
 ROLLED = 12  # interactions, raw lines and prompt ids shown before the rest is only counted
 SHOWN_METRICS = ("hr@1", "hr@5", "hr@10", "hr@50", "ndcg@10", "ndcg@50", "mrr@50")
 
@@ -79,7 +81,7 @@ def _items(items: Iterable[dict[str, Any]]) -> Iterator[str]:
     for item in items:
         mark = "-> " if item["part"] == "target" else "   "
         shared = len(item["items_of_sid"]) - 1
-        yield f"{mark}{item['sid']}  item {item['item_id']} ({item['raw_id']})  {_named(item['title'])}"
+        yield f"{mark}{item['sid']}  item {item['item_id']} ({item['raw_id']})  {shown_title(item['title'], item['item_id'])}"
         beside = [
             " › ".join(item["categories"]),
             item["brand"],
@@ -87,10 +89,6 @@ def _items(items: Iterable[dict[str, Any]]) -> Iterator[str]:
         ]
         if any(beside):
             yield f"       {', '.join(part for part in beside if part)}"
-
-
-def _named(title: str) -> str:
-    return title.strip() or "(no title)"
 
 
 def _prompt(prompt: dict[str, Any]) -> Iterator[str]:
@@ -143,7 +141,10 @@ def _standing(target: dict[str, Any], lost: bool) -> str:
 
 
 def _titles(facts: dict[str, Any]) -> list[str]:
-    return [" / ".join(_named(item["title"]) for item in place["items"]) for place in facts["list"]]
+    return [
+        " / ".join(shown_title(item["title"], item["item_id"]) for item in place["items"])
+        for place in facts["list"]
+    ]
 
 
 def _list(facts: dict[str, Any], show: int) -> Iterator[str]:
@@ -161,7 +162,8 @@ def _list(facts: dict[str, Any], show: int) -> Iterator[str]:
         target = place if place["target"] else target
     item = facts["items"][-1]
     if target is None:
-        yield f"  the target, item {item['item_id']} ({_named(item['title'])}), is not among the {len(facts['list'])}"
+        title = shown_title(item["title"], item["item_id"])
+        yield f"  the target, item {item['item_id']} ({title}), is not among the {len(facts['list'])}"
 
 
 def _result(result: dict[str, Any]) -> Iterator[str]:

@@ -258,6 +258,18 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 
 
+_TEXT = pa.schema(
+    [
+        ("title", pa.string()),
+        ("description", pa.string()),
+        ("categories", pa.list_(pa.string())),
+        ("brand", pa.string()),
+        ("price", pa.float32()),
+        ("image", pa.string()),
+    ]
+)
+
+
 def read_items(
     files: Sequence[Path], metadata: Metadata, items: np.ndarray, *, year: Year, title_filter: TitleFilter
 ) -> tuple[pa.Table, int]:
@@ -266,21 +278,17 @@ def read_items(
     Columns: title, description, brand string; categories list<string> coarse to fine; price float32, image string, both
     null where unknown. Without metadata all is empty.
     """
-    rows: list[dict[str, Any] | None] = [None] * len(items)
+    rows: list[tuple] = [("", "", [], "", None, None)] * len(items)
     unparsed = 0
     for number, path in enumerate(files):
         mine = np.flatnonzero(metadata.file[items] == number)
         mine = mine[np.argsort(metadata.offset[items[mine]])]
         for row, line in zip(mine.tolist(), _lines_at(path, metadata.offset[items[mine]]), strict=True):
-            rows[row], raw_price = _item_fields(line, FIELDS[year], title_filter)
-            unparsed += rows[row]["price"] is None and raw_price not in (None, "")
-    empty = {"title": "", "description": "", "categories": [], "brand": "", "price": None, "image": None}
-    filled = [empty if row is None else row for row in rows]
-    kinds = [pa.string(), pa.string(), pa.list_(pa.string()), pa.string(), pa.float32(), pa.string()]
-    columns = {
-        name: pa.array([row[name] for row in filled], kind) for name, kind in zip(empty, kinds, strict=True)
-    }
-    return pa.table(columns), unparsed
+            rows[row], wrong = _item_fields(line, FIELDS[year], title_filter)
+            unparsed += wrong
+    columns = zip(*rows, strict=True) if rows else [()] * len(_TEXT)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, _TEXT.types, strict=True)]
+    return pa.table(arrays, schema=_TEXT), unparsed
 
 
 def _lines_at(path: Path, offsets: np.ndarray) -> Iterator[bytes]:
@@ -298,21 +306,22 @@ def _lines_at(path: Path, offsets: np.ndarray) -> Iterator[bytes]:
             return
 
 
-def _item_fields(line: bytes, names: Fields, title_filter: TitleFilter) -> tuple[dict[str, Any], Any]:
-    """(the item's columns, its price as it stands there)."""
+def _item_fields(line: bytes, names: Fields, title_filter: TitleFilter) -> tuple[tuple, bool]:
+    """(the item's columns as in `_TEXT`, whether its price is there and no number)."""
     item = parse_object(line, literals=names.literals)
     assert isinstance(item, dict), "the first pass read this line"
     parts = clean_parts(item.get("description")) + clean_parts(item.get("features"))
-    brand = item.get(names.brand)
-    fields = {
-        "title": kept_title(item.get("title"), title_filter),
-        "description": " ".join(parts),
-        "categories": category_path(item.get(names.categories)),
-        "brand": clean_label(brand) if isinstance(brand, str) else "",
-        "price": parse_price(item.get("price")),
-        "image": _first_image([item[key] for key in names.images if item.get(key)]),
-    }
-    return fields, item.get("price")
+    brand, raw_price = item.get(names.brand), item.get("price")
+    price = parse_price(raw_price)
+    fields = (
+        kept_title(item.get("title"), title_filter),
+        " ".join(parts),
+        category_path(item.get(names.categories)),
+        clean_label(brand) if isinstance(brand, str) else "",
+        price,
+        _first_image([item[key] for key in names.images if item.get(key)]),
+    )
+    return fields, price is None and raw_price not in (None, "")
 
 
 def _first_image(values: list[Any]) -> str | None:
