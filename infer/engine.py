@@ -24,7 +24,7 @@ from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, read_sids, read_vocab, sid_format
 from data.signals import Signals, read_signals
 from data.store.checkpoints import require_model
-from infer.loading import context_length, examples_facts, load_model
+from infer.loading import USUAL, LoadSettings, context_length, examples_facts, load_model
 from infer.search.allowed import Catalogues, exhausted, item_ids, members, read_allowed
 from infer.search.scoring import Parity
 from infer.search.trie import SCORE_SPACES, Trie
@@ -336,12 +336,13 @@ def load_engine(
     *,
     device: str | None = None,
     trainable: bool = False,
+    loading: LoadSettings = USUAL,
     mode: str = "direct",
     think: ThinkSettings | None = None,
 ) -> Engine:
     """An Engine from a model, the SIDs it was expanded with and examples of the same SIDs; InputError for a mixture.
 
-    `trainable` loads float32 on the CPU: device and mixed precision are then the trainer's business.
+    `trainable` loads float32 on the CPU: device and mixed precision are then the trainer's business, `loading` changes it.
     """
     directory = require_model(model_dir, written_by="scripts/08_expand_vocab.sh or sft.sh")
     vocab, sids = read_vocab(directory), read_sids(sids_dir)
@@ -352,7 +353,9 @@ def load_engine(
             f"examples {examples_dir} write semantic IDs as {facts['format']}, model {directory} as {vocab.format.token} "
             "-> build both with the same --format"
         )
-    model, tokenizer = load_model(directory, device="cpu" if trainable else device, trainable=trainable)
+    model, tokenizer = load_model(
+        directory, device="cpu" if trainable else device, trainable=trainable, loading=loading
+    )
     renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt)
     signals = read_signals(examples_dir, tokenizer)
     engine = Engine(

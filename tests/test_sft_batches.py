@@ -158,11 +158,12 @@ def test_every_epoch_has_every_window_once(seed: int, layout: str, processes: in
     assert torch.cat([batches[index]["labels"] for index in range(len(batches))]).tolist() == firsts[0]
 
 
-def test_weights_multiply_and_smoothing_spreads() -> None:
+@pytest.mark.parametrize("layout", ["user_tree", "packed", "padded"])
+def test_weights_multiply_and_smoothing_spreads(layout: str) -> None:
     sequences, groups, tasks = windows(np.random.default_rng(1), users=3, suffix=0)
     weights = np.random.default_rng(2).random(len(sequences)).astype(np.float32)
     model = tiny.model(vocab_size=VOCAB)
-    batches = packed("user_tree", sequences, groups, tasks, step_windows=99, weights_N=weights)
+    batches = packed(layout, sequences, groups, tasks, step_windows=99, weights_N=weights)
     found = sum(answer_loss(model, batches[index]) for index in range(len(batches)))
     assert_equal(model, found, reference(model, sequences, weights))
     head = torch.nn.Linear(8, VOCAB)

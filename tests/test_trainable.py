@@ -32,15 +32,18 @@ SHORT = [
 
 @pytest.fixture(scope="session")
 def models(chain, tmp_path_factory) -> dict[bool, Path]:
-    """{tied: the expanded model}; the untied one has another output table."""
-    made = {True: chain.model, False: tmp_path_factory.mktemp("untied") / "vocab"}
-    shutil.copytree(chain.model, made[False])
-    (made[False] / "manifest.json").unlink()
-    model, _ = load_model(chain.model, device="cpu", trainable=True)
+    """{tied: the expanded model}; the untied one has another output table, and reserved rows that new tokens landed on."""
+    base = tmp_path_factory.mktemp("untied") / "base"
+    shutil.copytree(chain.model.with_name("base"), base)
+    (base / "manifest.json").unlink()
+    model, _ = load_model(base, device="cpu", trainable=True)
+    model.resize_token_embeddings(448)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 0.9)
     model.config.tie_word_embeddings, model.all_tied_weights_keys = False, {}
-    model.save_pretrained(made[False])
-    return made
+    model.save_pretrained(base)
+    expanded = base.with_name("vocab")
+    handmade.call("preprocess.expand_vocab", "--model", base, "--sids", chain.sids, "--output_dir", expanded)
+    return {True: chain.model, False: expanded}
 
 
 def tables(directory: Path) -> dict[str, torch.Tensor]:
@@ -87,7 +90,9 @@ def test_what_trains_moves_and_nothing_else_does(what: str, tied: bool, chain, m
     assert changed[HEAD] == (everything if what in ("embeddings", "input_rows_and_head") else ids)
     same = torch.equal(after[EMBED], after[HEAD])
     assert same == (tied and what != "input_rows_and_head")
-    assert len(ids) < len(everything) / 2 and len(ids) >= 20
+    assert len(ids) == 20 and (tied or max(ids) < len(everything) - 1), (
+        "reserved rows that stay reserved stay as they are"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -159,6 +164,40 @@ def test_an_adapter_is_evaluated_and_trained_on_like_a_model(chain, adapted, tmp
     output = run(chain, adapted / "checkpoint-3", tmp_path / "next", "--train_what", "lora", "--lora.rank", 2)
     assert json.loads((output / "adapter/base.json").read_text())["path"] == str(adapted / "checkpoint-3")
     assert torch.equal(logits(output / "final"), logits(output / "adapter"))
+
+
+@pytest.mark.parametrize("what", ["all", "lora", "new_rows", "input_rows_and_head", "embeddings"])
+def test_gradient_checkpointing_gives_the_same_gradients(what: str) -> None:
+    """Also where what comes in is frozen, which re-entrant checkpointing would cut off."""
+    sequences, groups, tasks = windows(np.random.default_rng(1), users=4, suffix=1)
+    batches = packed("user_tree", sequences, groups, tasks, step_windows=50)
+    found = []
+    for checkpointing in (False, True):
+        model = tiny.model(vocab_size=50, tied=False)
+        lora = LoraSettings(dropout=0.0, new_rows=False) if what == "lora" else LoraSettings()
+        made = make_trainable(model, what, lora, new_ids=[11, 12, 20], base="b", seed=3)
+        for name, parameter in model.named_parameters():
+            if ".lora_B" in name:
+                torch.nn.init.ones_(parameter)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        answer_loss(model.train(), batches[0]).backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+        assert made.what == what and all(grad is not None for grad in found[-1].values())
+    assert found[0].keys() == found[1].keys()
+    for name, grad in found[0].items():
+        assert torch.allclose(grad, found[1][name], atol=1e-5 * float(grad.abs().max()) + 1e-7), name
+
+
+def test_reentrant_checkpointing_is_refused(chain, tmp_path) -> None:
+    with pytest.raises(InputError, match="use_reentrant cuts the gradients"):
+        run(
+            chain,
+            chain.model,
+            tmp_path / "out",
+            "--trainer.gradient_checkpointing_kwargs",
+            '{"use_reentrant": true}',
+        )
 
 
 class Kill(Exception):

@@ -110,6 +110,10 @@ def require_possible(values: dict[str, Any]) -> None:
         least = AT_LEAST.get(key)
         if least is not None and isinstance(value, (int, float)) and value < least:
             raise InputError(f"trainer.{key} is {value} -> {least} or more")
+    if (values.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
+        raise InputError(
+            "trainer.gradient_checkpointing_kwargs: use_reentrant cuts the gradients behind frozen inputs -> remove it"
+        )
     for key, unset in (("max_steps", -1), ("num_train_epochs", None)):
         value = values.get(key)
         if (

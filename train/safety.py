@@ -188,8 +188,6 @@ class SafeTrainer:
         metrics: dict[str, float] = {}
         if self.evaluates_loss:
             metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        else:  # what the stock method does besides: without it the last step would be evaluated twice
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.model.eval()  # logged as evaluation; the next training step switches back
         with self.compute_loss_context_manager():  # in the number format of training
             measured = self.validate()
@@ -197,6 +195,10 @@ class SafeTrainer:
         self.log(dict(found))
         if self.state.global_step == 0:
             self._determine_best_metric(found, trial=None)  # the model as it came in competes
+        if (
+            not self.evaluates_loss
+        ):  # what the stock method does besides: else the last step would be evaluated twice
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return metrics | found
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
@@ -208,8 +210,8 @@ class SafeTrainer:
         return trained
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """The stock loop looks at max_steps after a step: resumed from the last checkpoint it would train one more."""
-        if self.state.global_step >= self.state.max_steps:
+        """The stock loop looks whether to stop after a step: resumed from the last checkpoint it would train one more."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)

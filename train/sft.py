@@ -33,6 +33,7 @@ from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS
 from infer.engine import DecodeSettings, load_engine
+from infer.loading import LoadSettings
 from train.arguments import Tracker
 from train.trainable import LoraSettings, TrainWhat, check_choice
 
@@ -68,6 +69,8 @@ class SftArgs:
     """which parameters move (train/trainable.py): all, lora, new_rows, input_rows_and_head or embeddings"""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """of train_what lora"""
+    loading: LoadSettings = field(default_factory=LoadSettings)
+    """attention, 4-bit weights (QLoRA), Unsloth, Liger"""
     label_smoothing: float = 0.0
     """share of each label's weight that is spread over the vocabulary"""
     embedding_rate: float = 1.0
@@ -111,7 +114,7 @@ class SftArgs:
             raise InputError(f"patience {self.patience} must be at least 1, or null")
         if self.row_tokens < 1:
             raise InputError(f"row_tokens {self.row_tokens} must be at least 1")
-        check_choice(self.train_what, self.lora)
+        check_choice(self.train_what, self.lora, quantized=self.loading.quantize != "none")
         if self.by_length and self.layout != "padded":
             raise InputError(
                 f"trainer.train_sampling_strategy sorts what is padded, and layout {self.layout} pads nothing "
@@ -205,12 +208,12 @@ def train_batches(args: SftArgs, out: Output, engine: Any, config: Any) -> tuple
 
 def train(args: SftArgs, out: Output) -> None:
     """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
-    from transformers import EarlyStoppingCallback
     from trl import SFTConfig
 
     from train.arguments import trainer_arguments
     from train.safety import finish, selection, train_to_the_end
     from train.supervised.dropout import add_dropout
+    from train.supervised.schedule import Patience
     from train.supervised.tokens import render
     from train.supervised.trainer import AnswerTrainer
     from train.trackers import tracker_callbacks
@@ -219,7 +222,7 @@ def train(args: SftArgs, out: Output) -> None:
 
     callbacks = tracker_callbacks(args, out.path)
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
-    engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
+    engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True, loading=args.loading)
     trainable = choose(args, engine)
     add_dropout(engine.model, args.dropout)
     config = trainer_arguments(
@@ -253,7 +256,7 @@ def train(args: SftArgs, out: Output) -> None:
         callbacks=[thinned(args, config, engine, batches, valid_batches)],
     )
     if args.patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(args.patience))
+        trainer.add_callback(Patience(args.patience))
     trainer.equip(args, engine, trainable, example_ids=table["example_id"].to_pylist())
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)

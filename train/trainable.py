@@ -58,8 +58,10 @@ class LoraSettings:
             )
 
 
-def check_choice(what: TrainWhat, lora: LoraSettings) -> None:
-    """InputError for LoRA options without LoRA."""
+def check_choice(what: TrainWhat, lora: LoraSettings, *, quantized: bool = False) -> None:
+    """InputError for LoRA options without LoRA, and for quantized weights that are to move."""
+    if quantized and what not in ("lora", "new_rows"):
+        raise InputError(f"train_what {what} moves weights, and 4-bit weights cannot move -> train_what lora")
     if what != "lora" and lora != LoraSettings():
         raise InputError(
             f"lora options are given, but train_what is {what} -> train_what lora, or remove them"
@@ -77,7 +79,7 @@ class Trainable:
     ) -> None:
         self.model, self.what, self.base, self.rows, self.config = model, what, base, rows, config
         self.adapts = config is not None
-        self.base_sha256 = fingerprint(base) if self.adapts else ""
+        self.base_sha256 = ""  # of the base's content, before anything is written
 
     def tensors(self) -> dict[str, Any]:
         """What trains, by PEFT's names."""
@@ -158,6 +160,8 @@ def make_trainable(
             config.trainable_token_indices = dict.fromkeys(_leaf_names(model, rows), rows.ids_R.tolist())
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"train_what {what} leaves nothing of this model to train -> another value")
+    if getattr(model, "is_quantized", False):
+        model._hf_peft_config_loaded = True  # the trainer of transformers asks this of quantized weights
     return Trainable(model, what, base=base, rows=rows, config=config)
 
 
@@ -165,9 +169,12 @@ def choose(args: Any, engine: Any) -> Trainable:
     """`make_trainable` on the model of an engine, as the arguments of a trainer say (train_what, lora, model, seed)."""
     renderer = engine.renderer
     ids = new_token_ids(renderer.vocab, renderer.tokenizer, new_tokens_of(args.model))
-    return make_trainable(
+    made = make_trainable(
         engine.model, args.train_what, args.lora, new_ids=ids, base=args.model, seed=args.seed
     )
+    if made.adapts:
+        made.base_sha256 = fingerprint(args.model)
+    return made
 
 
 def new_tokens_of(directory: str | Path) -> str | None:
@@ -239,6 +246,9 @@ def _inject(model: Any, lora: LoraSettings, *, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()  # whatever the frozen weights are kept in
     return config
 
 

@@ -41,31 +41,36 @@ def load_processor(kind: Any, directory: str | Path) -> Any:
 
 
 def load_weights(
-    kind: Any, directory: str | Path, *, dtype: Any, remote_code: bool = False, partial: bool = False
+    kind: Any,
+    directory: str | Path,
+    *,
+    dtype: Any,
+    remote_code: bool = False,
+    partial: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> Any:
     """The model of class `kind` in a local directory, with exactly the tensors of its safetensors files.
 
     InputError naming the first tensor that is missing, left over or of another shape, and for files that are not those
     that COMPLETE.json beside them lists. `partial` is for encoders that are taken out of a larger model: what they have no
-    use for may be left over, and a pooling head, which is not read, may be missing.
+    use for may be left over, and a pooling head, which is not read, may be missing. `options`: further ones of transformers.
     """
     import torch
 
     require_sound(Path(directory))
     quiet_transformers()
     if is_adapter(directory):
-        precise = (
-            dtype if dtype == "auto" else "float32"
-        )  # rounded once, after the merge, like a merged model on disk
-        base = load_weights(kind, base_of(directory), dtype=precise, remote_code=remote_code, partial=partial)
+        exact = dtype if dtype == "auto" else "float32"  # rounded once, after the merge, like a model on disk
+        base = base_of(directory)
+        base = load_weights(
+            kind, base, dtype=exact, remote_code=remote_code, partial=partial, options=options
+        )
         merged = merge_adapter(base, directory)
         merged.name_or_path = str(directory)
-        return (
-            merged
-            if dtype == "auto"
-            else merged.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-        )
-    options = {
+        if dtype == "auto":
+            return merged
+        return merged.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    options = (options or {}) | {
         "dtype": dtype,
         "use_safetensors": True,
         "output_loading_info": True,
@@ -107,6 +112,22 @@ def merge_adapter(model: Any, directory: str | Path) -> Any:
         raise InputError(f"adapter {directory} cannot be merged: {text} -> is it of this model?") from error
     merged._hf_peft_config_loaded = False  # it is a whole model again, and is saved as one
     return merged.to(dtype)
+
+
+def load_with_unsloth(directory: str | Path, *, dtype: Any, quantize: bool) -> Any:
+    """The causal LM of a local directory as Unsloth loads it: its kernels, all parameters or a quantized base. Not run."""
+    import unsloth
+
+    require_sound(Path(directory))
+    model, _ = _load(
+        unsloth.FastLanguageModel,
+        str(directory),
+        remote_code=False,
+        dtype=dtype,
+        load_in_4bit=quantize,
+        full_finetuning=not quantize,
+    )
+    return model
 
 
 def load_gguf(file: Path) -> tuple[Any, Any]:

@@ -62,6 +62,29 @@ class AttentionMasks:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
+def require_masks(model: Any) -> None:
+    """InputError for a model whose attention leaves out the masks that it is given: its losses and beams would be wrong."""
+    device = next(model.parameters()).device
+    allowed_BTT = torch.ones((1, 3, 3), dtype=torch.bool, device=device).tril()
+    allowed_BTT[0, 2, 1] = False
+    positions_BT = torch.arange(3, device=device)[None]
+    masks = AttentionMasks(model)(allowed_BTT, positions_BT, positions_BT)
+    with torch.no_grad():
+        seen = [
+            model(
+                input_ids=torch.tensor([[2, token, 3]], device=device),
+                position_ids=positions_BT,
+                attention_mask=masks,
+                use_cache=False,
+            ).logits[0, 2]
+            for token in (4, 5)
+        ]
+    if not torch.equal(*seen):
+        raise InputError(
+            f"{type(model).__name__} as it was loaded sees tokens that its mask hides -> another loading.loader or attention"
+        )
+
+
 class CausalTrunk:
     """One search's forwards over a decoder-only model. `slots`: tokens per row that will follow the prompt."""
 

@@ -58,3 +58,18 @@ class EveryNth(TrainerCallback):
         last = state.global_step >= state.max_steps
         due = round(state.global_step / self.interval) % self.stride == 0
         control.should_evaluate = due or last
+
+
+class Patience(TrainerCallback):
+    """Stops training after `validations` in a row without a better one; what it knows it reads from the log, as a resumed run does."""
+
+    def __init__(self, validations: int) -> None:
+        self.validations = validations
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        name, better = args.metric_for_best_model, max if args.greater_is_better else min
+        values = [line[name] for line in state.log_history if name in line]
+        if values and len(values) - 1 - values.index(better(values)) >= self.validations:
+            control.should_training_stop = True
+
+    on_train_begin = on_evaluate  # the run may have been cut off between that and its end

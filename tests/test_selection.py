@@ -1,0 +1,157 @@
+"""Which checkpoint is handed on, when training stops early, and what an example's weight does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data import artifacts
+from infer.engine import DecodeSettings, load_engine
+from tests import handmade
+from train.sft import SftArgs, make_batches
+from train.supervised.batches import IGNORED
+from train.supervised.tokens import render
+from train.validation import Validator
+
+MEASURES = [("ndcg@10", [0.1, 0.3, 0.2, 0.2, 0.5, 0.6]), ("hr@10", [0.4, 0.1, 0.1, 0.5, 0.2, 0.2])]
+
+
+def run(chain, output: Path, *flags: object) -> Path:
+    short = ["--trainer.max_steps", 6, "--trainer.eval_steps", 1, "--trainer.per_device_train_batch_size", 16]
+    short += [
+        "--trainer.learning_rate",
+        5e-3,
+        "--eval_share",
+        1,
+        "--keep_checkpoints",
+        9,
+        "--tasks",
+        "[history_to_sid]",
+    ]
+    handmade.call("train.sft", *chain.flags(), *short, *flags, "--valid_rows", 20, "--output_dir", output)
+    return output
+
+
+def facts(output: Path) -> dict:
+    return json.loads((output / "manifest.json").read_text())["facts"]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_file(path / "model.safetensors") for path in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations that find what MEASURES says."""
+    taken = iter(range(99))
+
+    def measure(self) -> dict[str, float]:
+        number = next(taken)
+        return {name: values[number] for name, values in MEASURES}
+
+    monkeypatch.setattr(Validator, "__call__", measure)
+
+
+@pytest.mark.parametrize(("by", "patience", "steps", "best"), [
+    ("ndcg@10", None, 6, 6), ("ndcg@10", 2, 4, 2), ("ndcg@10", 3, 6, 6), ("hr@10", None, 6, 4), ("hr@10", 2, 3, 1),
+])  # fmt: skip
+def test_the_best_is_handed_on_and_training_stops_without_a_better_one(
+    by: str, patience: int | None, steps: int, best: int, chain, scripted, tmp_path
+) -> None:
+    flags = ["--select_by", by, *(["--patience", patience] if patience else [])]
+    output = run(chain, tmp_path / "run", *flags)
+    assert {path.name for path in output.glob("checkpoint-*")} == {
+        f"checkpoint-{n + 1}" for n in range(steps)
+    }
+    assert facts(output)["best_step"] == best and facts(output)["final_is"] == f"checkpoint-{best}"
+    assert facts(output)[f"best_{by}"] == max(dict(MEASURES)[by][:steps])
+    assert same_weights(output / "final", output / f"checkpoint-{best}")
+    assert steps == best or not same_weights(output / "final", output / f"checkpoint-{steps}")
+
+
+def test_a_run_that_was_cut_off_is_as_patient_as_one_that_was_not(
+    chain, scripted, tmp_path, monkeypatch
+) -> None:
+    from train.supervised.schedule import Patience
+
+    class Kill(Exception):
+        """Stands for a kill after a checkpoint."""
+
+    flags = ["--patience", 2]
+    for cut, step in (("on_step_begin", 3), ("on_save", 4)):  # while the last step is to come, and after it
+
+        def dies(self, args, state, control, step=step, **kwargs) -> None:
+            if state.global_step == step:
+                raise Kill
+
+        monkeypatch.setattr(Patience, cut, dies)
+        with pytest.raises(Kill):
+            run(chain, tmp_path / cut, *flags)
+        monkeypatch.delattr(Patience, cut)
+        measured = iter([{"ndcg@10": 0.2, "hr@10": 0.0}] * 9)
+        monkeypatch.setattr(Validator, "__call__", lambda self, measured=measured: next(measured))
+        run(chain, tmp_path / cut, *flags)
+        assert facts(tmp_path / cut)["best_step"] == 2 and (tmp_path / cut / "checkpoint-4").is_dir()
+        assert not (tmp_path / cut / "checkpoint-5").exists()
+        script = iter(range(99))
+        monkeypatch.setattr(
+            Validator,
+            "__call__",
+            lambda self, script=script: {k: v[i] for i in [next(script)] for k, v in MEASURES},
+        )
+
+
+def test_the_lowest_loss_is_handed_on_where_loss_chooses(chain, tmp_path) -> None:
+    output = run(
+        chain,
+        tmp_path / "run",
+        "--select_by",
+        "loss",
+        "--trainer.learning_rate",
+        0.3,
+        "--trainer.lr_scheduler_type",
+        "constant",
+    )
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    best = min(losses, key=losses.get)
+    assert best != 6, "a rate at which the last step is not the best one"
+    assert facts(output)["best_step"] == best and facts(output)["best_loss"] == losses[best]
+    assert same_weights(output / "final", output / f"checkpoint-{best}")
+
+
+@pytest.mark.parametrize("layout", ["user_tree", "packed", "padded"])
+def test_weights_of_examples_reach_their_labels(layout: str, chain) -> None:
+    """The column `weight` (value-weighted fine-tuning): every label of an example counts that many times."""
+    renderer = load_engine(chain.model, chain.sids, chain.examples, DecodeSettings()).renderer
+    table = artifacts.read(chain.examples, artifacts.EXAMPLES, file="train.parquet")
+    weights = np.random.default_rng(0).random(table.num_rows).astype(np.float32)
+    weighted = table.set_column(table.column_names.index("weight"), "weight", pa.array(weights))
+    args = SftArgs("m", "e", "s", "o", layout=layout)
+    rows = render(table, renderer)
+    options = {"end_id": renderer.terminator_ids()[-1], "step_windows": 64, "seed": 0}
+    assert "label_weights" not in make_batches(args, table, rows, **options)[0], "all of weight 1"
+    batches = make_batches(args, weighted, rows, **options)
+    found: dict[int, list[float]] = {}
+    for batch in (batches[index] for index in range(len(batches))):
+        kept = batch["labels"] != IGNORED
+        for label, weight in zip(
+            batch["labels"][kept].tolist(), batch["label_weights"][kept].tolist(), strict=True
+        ):
+            found.setdefault(label, []).append(weight)
+    expected: dict[int, list[float]] = {}
+    for start, length, prompt, weight in zip(
+        rows.starts_N, rows.lengths_N, rows.prompts_N, weights, strict=True
+    ):
+        for label in rows.tokens_S[start + prompt : start + length].tolist():
+            expected.setdefault(label, []).append(float(weight))
+    assert {label: sorted(values) for label, values in found.items()} == {
+        label: sorted(values) for label, values in expected.items()
+    }
