@@ -339,7 +339,7 @@ def test_rollouts_train_the_same_part(what: str, chain, models, tmp_path) -> Non
     handmade.call(
         "train.grpo", *chain.flags(model=models[False]), *flags, "--valid_rows", 20, "--output_dir", output
     )
-    changed = moved(tables(models[False]), tables(output / "checkpoint-1"))
+    changed = moved(tables(models[False]), tables(output / "checkpoint-2"))
     linear = {name for name in tables(models[False]) if name.endswith("_proj.weight")}
     assert changed.keys() - linear == {EMBED, HEAD} and bool(changed.keys() & linear) == (what == "lora")
     assert changed[EMBED] == changed[HEAD] == new_ids(models[False])
@@ -354,3 +354,23 @@ def test_parts_of_split_weights_are_refused(chain, tmp_path, monkeypatch) -> Non
     for what in ("lora", "new_rows", "input_rows_and_head"):
         with pytest.raises(InputError, match=f"train_what {what} needs whole weights"):
             run(chain, chain.model, tmp_path / what, "--train_what", what)
+
+
+def test_rows_of_their_own_learn_at_the_rate_of_rows(chain, tmp_path) -> None:
+    """`embedding_rate` reaches them: at a vanishing one they stay, and the layers move."""
+    flags = [
+        "--train_what",
+        "lora",
+        "--embedding_rate",
+        1e-12,
+        "--trainer.optim",
+        "sgd",
+        "--trainer.weight_decay",
+        0,
+    ]
+    output = run(chain, chain.model, tmp_path / "run", *flags, "--trainer.learning_rate", 1.0)
+    before, after = tables(chain.model), tables(output / "final")
+    assert torch.allclose(before[EMBED], after[EMBED], atol=1e-6)
+    assert not torch.allclose(
+        before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
+    )

@@ -19,6 +19,7 @@ from torch import Tensor
 from trl import SFTTrainer
 
 from infer.search.causal import AttentionMasks
+from train.new_rows import NAME
 from train.safety import SafeTrainer
 from train.scale.gathering import WholeCopy, inside_forward, reduce_in_float32, shards_weights
 from train.supervised.batches import IGNORED, Batches, visible
@@ -101,6 +102,7 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         if self.embedding_rate != 1 and all("initial_lr" not in group for group in optimizer.param_groups):
             modules = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
             rows = {id(parameter) for module in modules for parameter in module.parameters()}
+            rows |= {id(parameter) for parameter in getattr(self.model, NAME, torch.nn.Module()).parameters()}
             for group in list(optimizer.param_groups):
                 mine = [parameter for parameter in group["params"] if id(parameter) in rows]
                 if mine:
