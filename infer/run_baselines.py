@@ -11,6 +11,8 @@ are ordered by popularity and ties share their mean rank. `last` counts what cam
 within three places after it (1, 1/2, 1/3). `itemknn` is the plain cosine (last ten items, no decay, no shrinkage);
 `itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times exist) with the best NDCG@10 on valid.
 
+`itemknn_text` adds similar texts and a bonus for the history itself, both chosen so; `mixture` is infer/models/mixture.py.
+
 python -m infer.run_baselines --data data/toystore --output_root outputs/quickstart/eval --splits [valid,test]
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST_VERSION = 2  # what `last` was before is called `recent` now: infer/tables/results.py reads it so
 NAMES = ("pop", "last", "recent", "itemknn", "itemknn_tuned")
-MORE = ("repeat",)
+MORE = ("repeat", "itemknn_text", "mixture")
+TUNED = ("itemknn_tuned", "itemknn_text")
 TUNE_K = 10
 
 
@@ -57,6 +60,10 @@ class TuneArgs:
     half_lives: list[float] = field(default_factory=lambda: [30.0, 90.0, 365.0])
     """days in which a history item loses half its weight, tried with the best shrinkage where the data has times; items
     without a time keep the decay by position; [] = by position only"""
+    text_weights: list[float] = field(default_factory=lambda: [0.0, 0.3, 1.0, 3.0])
+    """weight of a squared text cosine beside the cosine of users; of itemknn_text"""
+    repeats: list[float] = field(default_factory=lambda: [0.0, 0.03, 0.1, 0.3])
+    """what an item of the history has in common with itself; of itemknn_text"""
     max_rows: int = 5000
     """valid rows that are scored, a seeded sample"""
 
@@ -67,11 +74,13 @@ class TuneArgs:
             or min(self.decays) <= 0
             or min(self.shrinks) < 0
             or min(self.half_lives, default=1.0) <= 0
+            or min(self.text_weights, default=-1.0) < 0
+            or min(self.repeats, default=-1.0) < 0
             or self.max_rows < 1
         ):
             raise InputError(
-                f"tune {self}: decays, half_lives and max_rows must be positive, shrinks not negative, decays and shrinks "
-                "not empty"
+                f"tune {self}: decays, half_lives and max_rows must be positive, shrinks, text_weights and repeats not negative, "
+                "all but half_lives not empty"
             )
 
 
@@ -86,8 +95,9 @@ class RunBaselinesArgs:
     models_root: str | None = None
     """folder of the saved models; null = baselines beside output_root, outputs/<run>/baselines"""
     models: list[str] = field(default_factory=lambda: list(NAMES))
-    """which baselines: pop, last, recent, itemknn, itemknn_tuned, repeat (the user's own history, newest first); or
-    directories of saved item models of this data set"""
+    """which baselines: pop, last, recent, itemknn, itemknn_tuned, repeat (the user's own history, newest first), itemknn_text
+    (with similar texts and a repeat bonus, tuned on valid), mixture (counts and texts, weights by EM on valid); or directories
+    of saved item models of this data set"""
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
@@ -167,13 +177,47 @@ class DataSource:
     def train(self) -> TrainLog:
         return read_train_log(self.data, num_items=self.num_items)
 
+    @cached_property
+    def similar(self) -> Any:
+        """Text cosines of the most similar items, sparse [N, N]; None where no item has text."""
+        from infer.models.mixture import similarity_matrix
+        from infer.models.sequential.options import TextOptions
+        from infer.models.sequential.text import similar_items
+        from rq.vectors.embeddings import EMPTY_TEXT, item_texts
+
+        options = TextOptions()
+        texts = item_texts(artifacts.read_items(self.data), options.fields)
+        if all(text == EMPTY_TEXT for text in texts):
+            return None
+        return similarity_matrix(*similar_items(texts, options, most=options.similar))
+
     def rows(self, split: str) -> Rows:
         rows = read_rows(self.data, split, num_items=self.num_items)
         return with_ages(rows, self.data, num_items=self.num_items)
 
 
-def fit(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:
+def fit(source: DataSource, one: OneModel) -> tuple[Any, dict[str, Any]]:
     """(the model, the settings it was given or found)."""
+    if one.model == "mixture":
+        return fit_mixture(source)
+    return fit_counts(source, one)
+
+
+def fit_mixture(source: DataSource) -> tuple[Any, dict[str, Any]]:
+    """The mixture of counts and texts, and its weights."""
+    from infer.models import mixture
+    from infer.models.recency import recent_popularity
+
+    recent = recent_popularity(source.data, mixture.RECENT, num_items=source.num_items)
+    found = mixture.components(source.train, source.similar, recent)
+    valid = source.rows("valid")
+    weight_C = mixture.em_weights(mixture.target_probabilities(found, valid, source.num_items))
+    named = {part.name: round(float(weight), 4) for part, weight in zip(found, weight_C, strict=True)}
+    return mixture.MixtureModel.of(found, weight_C), {"weights": named, "tuned_on": "valid"}
+
+
+def fit_counts(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:
+    """The model of one matrix between items, and its settings."""
     from scipy import sparse
 
     from infer.models.counting import CountingModel, item_similarity, transition_matrix
@@ -190,11 +234,49 @@ def fit(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[str, Any
     if one.model == "itemknn":
         return CountingModel(popularity_N, item_similarity(train)), {"decay": 1.0, "shrink": 0.0}
     rows = source.rows("valid")
-    shrink, weights, ndcg = tune_itemknn(
-        rows.take(sample_rows(len(rows), one.tune.max_rows, one.seed)), train, one.tune
+    rows = rows.take(sample_rows(len(rows), one.tune.max_rows, one.seed))
+    shrink, weights, ndcg = tune_itemknn(rows, train, one.tune)
+    chosen, matrix = {"shrink": shrink, **weights}, item_similarity(train, shrink=shrink)
+    if one.model == "itemknn_text":
+        text_weight, repeat, ndcg = tune_text(rows, matrix, source, one.tune, weights)
+        chosen |= {"text_weight": text_weight, "repeat": repeat}
+        matrix = with_text(matrix, source.similar, text_weight, repeat)
+    chosen |= {f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
+    return CountingModel(popularity_N, matrix, **weights), chosen
+
+
+def with_text(cosine: Any, similar: Any, text_weight: float, repeat: float) -> Any:
+    """cosine of users + text_weight * squared cosine of texts + repeat for the item itself, sparse [N, N]."""
+    from scipy import sparse
+
+    return sparse.csr_matrix(
+        cosine + text_weight * similar.power(2) + repeat * sparse.identity(cosine.shape[0], format="csr")
     )
-    chosen = {"shrink": shrink, **weights, f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
-    return CountingModel(popularity_N, item_similarity(train, shrink=shrink), **weights), chosen
+
+
+def tune_text(
+    rows: Rows, cosine: Any, source: DataSource, grid: TuneArgs, weights: dict[str, Any]
+) -> tuple[float, float, float]:
+    """(text weight, repeat bonus, NDCG@10 on `rows`) of the best point; the first of equal ones."""
+    if source.similar is None:
+        raise InputError(
+            f"{source.data}: no item has text, which itemknn_text needs -> leave it out of --models"
+        )
+    points = []
+    for text_weight in program.progress(grid.text_weights, label="tune item-kNN with text", unit="weight"):
+        for repeat in grid.repeats:
+            matrix = with_text(cosine, source.similar, text_weight, repeat)
+            points.append((text_weight, repeat, ndcg_of(rows, source.train.popularity_N, matrix, **weights)))
+    return max(points, key=lambda point: point[2])
+
+
+def ndcg_of(rows: Rows, popularity_N: np.ndarray, matrix: Any, **weights: float | None) -> float:
+    """NDCG@10 of the model of a matrix."""
+    from infer.models.counting import CountingModel, target_ranks
+
+    scores = CountingModel(popularity_N, matrix, **weights).counts(rows)
+    rank = target_ranks(scores, rows.target_R, popularity_N)
+    return float(ndcg_at_k(rank - 1, np.ones(len(rows), np.int64), TUNE_K).mean())
 
 
 def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, dict[str, float | None], float]:
@@ -202,15 +284,9 @@ def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, di
 
     Shrinkage and decay by position first, then half-lives at the best of them, where any age is known.
     """
-    from infer.models.counting import CountingModel, item_similarity, target_ranks
+    from infer.models.counting import item_similarity
 
-    alone, popularity_N = np.ones(len(rows), np.int64), train.popularity_N
-
-    def ndcg(similarity: Any, **weights: float | None) -> float:
-        scores = CountingModel(popularity_N, similarity, **weights).counts(rows)
-        rank = target_ranks(scores, rows.target_R, popularity_N)
-        return float(ndcg_at_k(rank - 1, alone, TUNE_K).mean())
-
+    ndcg = partial(ndcg_of, rows, train.popularity_N)
     points = []
     for shrink in program.progress(grid.shrinks, label="tune item-kNN", unit="shrink"):
         similarity = item_similarity(train, shrink=shrink)
@@ -246,7 +322,7 @@ def save_model(source: DataSource, one: OneModel, directory: Path) -> None:
         with open_output(one, stage, version=VERSION, inputs=inputs, directory=directory) as out:
             model, chosen = fit(source, one)
             model.save(out)
-            out.counts |= {"items": model.num_items, "entries": model.matrix_NN.nnz}
+            out.counts |= {"items": model.num_items, "entries": model.entries}
             out.facts |= {"fitted_on": "train", **chosen}
     except AlreadyComplete:
         pass
@@ -296,7 +372,7 @@ def main(args: RunBaselinesArgs) -> None:
     source = DataSource(args.data)
     root = Path(args.models_root or Path(args.output_root).parent / "baselines")
     for model in args.models:
-        tune = args.tune if model == "itemknn_tuned" else None
+        tune = args.tune if model in TUNED else None
         directory = Path(model) if is_directory(model) else root / model
         if is_directory(model):
             contract.read_settings(directory)

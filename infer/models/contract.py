@@ -31,6 +31,7 @@ FILE = "item_model.json"
 KINDS = {
     "counting": "infer.models.counting",
     "cache": "infer.models.cache",
+    "mixture": "infer.models.mixture",
     "sequential": "infer.models.sequential.scoring",
 }
 BLOCK_VALUES = 1 << 24

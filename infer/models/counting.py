@@ -29,10 +29,10 @@ DIGITS = 9
 FILE = "counts.safetensors"
 
 
-def transition_matrix(train: TrainLog, *, reach: int = 1) -> sparse.csr_matrix:
+def transition_matrix(train: TrainLog, *, reach: int = 1, decay: float | None = None) -> sparse.csr_matrix:
     """How often one item came soon after another in a train sequence, float64 [N, N] (from, to).
 
-    Distances 1, 2, ... up to `reach` count 1, 1/2, ...; an item can follow itself.
+    Distances 1, 2, ... up to `reach` count 1, 1/2, ..., or with `decay` 1, decay, decay^2, ...; an item can follow itself.
     """
     users, items = train.users_T, train.items_T
     sources, targets, weights = [], [], []
@@ -40,7 +40,8 @@ def transition_matrix(train: TrainLog, *, reach: int = 1) -> sparse.csr_matrix:
         same = users[distance:] == users[:-distance]
         sources.append(items[:-distance][same])
         targets.append(items[distance:][same])
-        weights.append(np.full(int(same.sum()), 1 / distance))
+        weight = 1 / distance if decay is None else decay ** (distance - 1)
+        weights.append(np.full(int(same.sum()), weight))
     positions = (np.concatenate(sources), np.concatenate(targets))
     return sparse.csr_matrix((np.concatenate(weights), positions), shape=(train.num_items, train.num_items))
 
@@ -102,6 +103,11 @@ class CountingModel:
     @property
     def num_items(self) -> int:
         return len(self.popularity_N)
+
+    @property
+    def entries(self) -> int:
+        """Pairs of items that it counted."""
+        return self.matrix_NN.nnz
 
     def counts(self, rows: Rows) -> sparse.csr_matrix:
         """The scores before they are probabilities, float64 [R, N]; 0: no score. Those that differ by rounding are equal.

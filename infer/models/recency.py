@@ -1,4 +1,4 @@
-"""When the items of a history were bought: ages in days, where the data set has times.
+"""When items were bought, where the data set has times: ages of history items in days, what was popular lately.
 
 Legend: R rows, H history items of all rows.
 """
@@ -37,6 +37,18 @@ def with_ages(rows: Rows, data: str | Path, *, num_items: int) -> Rows:
     filled = np.flatnonzero(np.diff(rows.offsets) > 0)
     newest_R[filled] = bought_H[rows.offsets[1:][filled] - 1]
     return replace(rows, age_H=(newest_R[rows.history_row_H] - bought_H) / DAY)
+
+
+def recent_popularity(data: str | Path, counts: list[int], *, num_items: int) -> dict[int, np.ndarray]:
+    """{k: how often each item is among the k latest train interactions with a time, int64 [N]}; {} without times."""
+    log = artifacts.read(data, artifacts.INTERACTIONS)
+    if "timestamp" not in log.column_names:
+        return {}
+    log = log.filter(pc.and_(pc.equal(log["split"], "train"), pc.is_valid(log["timestamp"])))
+    if not log.num_rows:
+        return {}
+    by_time = log["item_id"].to_numpy()[np.argsort(log["timestamp"].to_numpy(), kind="stable")]
+    return {k: np.bincount(by_time[-k:], minlength=num_items) for k in counts}
 
 
 def _times_of_rows(rows: Rows, sequences: pa.Table) -> np.ndarray:

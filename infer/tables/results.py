@@ -18,7 +18,16 @@ from infer.metrics.levels import FILE
 from infer.tables.markdown import markdown_table
 
 Metric = dict[str, float | None]
-BASELINES = ("pop", "repeat", "last", "recent", "itemknn", "itemknn_tuned")  # in the order of a table
+BASELINES = (
+    "pop",
+    "repeat",
+    "last",
+    "recent",
+    "itemknn",
+    "itemknn_tuned",
+    "itemknn_text",
+    "mixture",
+)  # in the order of a table
 
 
 @dataclass(frozen=True)

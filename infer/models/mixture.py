@@ -1,0 +1,246 @@
+"""A mixture of what counts and texts say of the next item, its weights fitted to the likelihood of valid rows by EM.
+
+Every component is a distribution over items given a history: the weights of the history's items (`history_weights`, divided by
+their sum) times a matrix [N, N] between items whose rows sum to at most 1, or one distribution for all rows. Counts come from
+train rows only; texts and repeats are no counts. The weights are never searched on a ranking metric: with so many of them
+that overfits valid.
+
+  follows_1 follows_3      what came next, or within three places, after the last item
+  follows_10 beside_5      what came within ten places after, within five before or after, any history item
+  users users_shrunk       cosine of the users of two items
+  text text_popular ...    similar texts, also weighed by popularity and by what was popular lately
+  text_follows follows_text  what followed items of similar text; texts similar to what followed
+  again again_last again_item   the history itself, and how often an item is chosen twice in a row
+  popular, popular_<k>, any     train counts, those of the k latest interactions, all items alike
+
+Legend: R rows, N items, C components.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from data.rows import Rows, TrainLog
+from data.store.output import Output
+from infer.models.contract import block_rows, read_settings, save_settings
+from infer.models.counting import HISTORY, history_weights, item_similarity, transition_matrix
+
+FILE = "mixture.safetensors"
+RECENT = [1000, 3000, 9000]
+DECAY = 0.7
+FLOOR = 1e-9  # probability that all items share whatever the weights
+ITERATIONS = 300
+
+
+class Component(NamedTuple):
+    """A matrix [N, N] behind a weighing of the history, or (matrix None) a distribution base_N of its own."""
+
+    name: str
+    matrix: sparse.csr_matrix | None = None
+    last: int = HISTORY
+    decay: float = DECAY
+    base_N: np.ndarray | None = None
+
+
+def shares(matrix: sparse.spmatrix, *, add: float = 0.0) -> sparse.csr_matrix:
+    """Rows divided by their sum plus `add`: with it, rows of little support keep mass for the other components."""
+    total = np.asarray(matrix.sum(1)).ravel() + add
+    return sparse.csr_matrix(
+        sparse.diags(np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)) @ matrix
+    )
+
+
+def without_self(matrix: sparse.spmatrix) -> sparse.csr_matrix:
+    """The matrix with a zero diagonal."""
+    entries = matrix.tocoo()
+    off = entries.row != entries.col
+    return sparse.csr_matrix((entries.data[off], (entries.row[off], entries.col[off])), shape=matrix.shape)
+
+
+def similarity_matrix(items_NK: np.ndarray, cosine_NK: np.ndarray) -> sparse.csr_matrix:
+    """`similar_items` (infer/models/sequential/text.py) as a sparse [N, N]."""
+    size, width = items_NK.shape
+    rows = np.repeat(np.arange(size), width)
+    known = cosine_NK.ravel() > 0
+    return sparse.csr_matrix(
+        (cosine_NK.ravel()[known].astype(np.float64), (rows[known], items_NK.ravel()[known])),
+        shape=(size, size),
+    )
+
+
+def counted(train: TrainLog) -> list[Component]:
+    """Components of train sequences alone."""
+    size, popularity_N = train.num_items, train.popularity_N
+    follows = {reach: without_self(transition_matrix(train, reach=reach)) for reach in (1, 3, 5)}
+    ten = without_self(transition_matrix(train, reach=10, decay=0.8))
+    kept = sparse.identity(size, format="csr")
+    again_N, total_N = (
+        transition_matrix(train).diagonal(),
+        np.asarray(transition_matrix(train).sum(1)).ravel(),
+    )
+    usual = again_N.sum() / max(total_N.sum(), 1)
+    return [
+        Component("follows_1", shares(follows[1], add=2), last=1),
+        Component("follows_3", shares(follows[3], add=2), last=1),
+        Component("follows_10", shares(ten, add=4)),
+        Component("beside_5", shares(follows[5] + follows[5].T)),
+        Component("users", shares(item_similarity(train)), decay=1.0),
+        Component("users_shrunk", shares(item_similarity(train, shrink=5.0))),
+        Component("again_last", kept, last=1),
+        Component("again", kept),
+        Component(
+            "again_item", sparse.csr_matrix(sparse.diags((again_N + 5 * usual) / (total_N + 5))), last=1
+        ),
+        Component("popular", base_N=(popularity_N + 0.1) / (popularity_N + 0.1).sum()),
+        Component("any", base_N=np.full(size, 1 / size)),
+    ]
+
+
+def told_by_text(
+    train: TrainLog, similar: sparse.csr_matrix, recent: dict[int, np.ndarray]
+) -> list[Component]:
+    """Components of similar texts; high powers of the cosine leave the near ones."""
+    square, fourth = similar.power(2), similar.power(4)
+    popular = sparse.diags((train.popularity_N + 1.0) ** 0.5)
+    follows = shares(without_self(transition_matrix(train, reach=3)))
+    found = [
+        Component("text", shares(fourth), last=1),
+        Component("text_popular", shares(fourth @ popular)),
+        Component("text_wide_popular", shares(square @ popular)),
+        Component("text_follows", shares(shares(fourth) @ follows)),
+        Component("follows_text", shares(follows @ shares(fourth))),
+    ]
+    if recent:
+        lately = sparse.diags((recent[RECENT[1]] + 0.5) ** 0.7)
+        found.append(Component("text_wide_lately", shares(square @ lately)))
+        found.append(Component("text_lately", shares(fourth @ lately), last=1))
+    return found
+
+
+def components(
+    train: TrainLog, similar: sparse.csr_matrix | None, recent: dict[int, np.ndarray]
+) -> list[Component]:
+    """All of them; without texts (similar None) or times (recent {}) those that need none."""
+    found = counted(train)
+    if similar is not None:
+        found += told_by_text(train, similar, recent)
+    return found + [
+        Component(f"popular_{k}", base_N=count_N / count_N.sum()) for k, count_N in recent.items()
+    ]
+
+
+def weighed(rows: Rows, component: Component, num_items: int) -> sparse.csr_matrix:
+    """Weights of a history's items, rows of sum 1 (0 without history), float64 [R, N]."""
+    return shares(history_weights(rows, num_items, last=component.last, decay=component.decay))
+
+
+def target_probabilities(found: list[Component], rows: Rows, num_items: int) -> np.ndarray:
+    """Probability of each row's target under each component, float64 [R, C]."""
+    columns = []
+    for component in found:
+        if component.matrix is None:
+            columns.append(component.base_N[rows.target_R])
+            continue
+        to_target = component.matrix.T.tocsr()[rows.target_R]
+        columns.append(np.asarray(weighed(rows, component, num_items).multiply(to_target).sum(1)).ravel())
+    return np.stack(columns, axis=1)
+
+
+def em_weights(probability_RC: np.ndarray, iterations: int = ITERATIONS) -> np.ndarray:
+    """Weights float64 [C], sum 1, that raise the likelihood sum_r log sum_c w_c p_rc step by step (Dempster et al. 1977).
+
+    Rows that no component explains do not count. Two components that explain two of three and one of three rows:
+
+    >>> em_weights(np.array([[1.0, 0], [1, 0], [0, 1]])).round(3)
+    array([0.667, 0.333])
+    """
+    explained = probability_RC[probability_RC.sum(1) > 0]
+    weight_C = np.full(probability_RC.shape[1], 1 / probability_RC.shape[1])
+    for _ in range(iterations if len(explained) else 0):
+        part_RC = explained * weight_C
+        weight_C = (part_RC / part_RC.sum(1, keepdims=True)).mean(0)
+    return weight_C
+
+
+class MixturePart(NamedTuple):
+    """The weighted sum of all matrices behind one weighing of the history."""
+
+    last: int
+    decay: float
+    matrix: sparse.csr_matrix
+
+
+@dataclass(frozen=True)
+class MixtureModel:
+    """An item model (infer/models/contract.py): base_N float64 plus, for each part, history weights times its matrix."""
+
+    base_N: np.ndarray
+    parts: list[MixturePart]
+
+    @property
+    def num_items(self) -> int:
+        return len(self.base_N)
+
+    @property
+    def entries(self) -> int:
+        """Pairs of items that it knows something of."""
+        return sum(part.matrix.nnz for part in self.parts)
+
+    @classmethod
+    def of(cls, found: list[Component], weight_C: np.ndarray) -> MixtureModel:
+        size = next(len(c.base_N) for c in found if c.base_N is not None)
+        base_N, sums = np.full(size, FLOOR / size), {}
+        for component, weight in zip(found, weight_C, strict=True):
+            if component.matrix is None:
+                base_N = base_N + weight * component.base_N
+            elif weight > 0:
+                key = component.last, component.decay if component.last > 1 else 1.0
+                sums[key] = sums.get(key, 0) + weight * component.matrix
+        return cls(base_N, [MixturePart(*key, sparse.csr_matrix(matrix)) for key, matrix in sums.items()])
+
+    def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
+        """Log-probabilities float32 [R, N] or [R, C]; mass that a history leaves over goes to all items in proportion."""
+        width = self.num_items if items_RC is None else items_RC.shape[1]
+        result, step = np.empty((len(rows), width), np.float32), block_rows(self.num_items)
+        for start in range(0, len(rows), step):
+            block = np.arange(start, min(start + step, len(rows)))
+            chosen = rows.take(block)
+            share_RN = np.repeat(self.base_N[None], len(block), axis=0)
+            for last, decay, matrix in self.parts:
+                weights = shares(history_weights(chosen, self.num_items, last=last, decay=decay))
+                share_RN += (weights @ matrix).toarray()
+            share_RN = np.log(share_RN / share_RN.sum(1, keepdims=True)).astype(np.float32)
+            result[block] = (
+                share_RN if items_RC is None else np.take_along_axis(share_RN, items_RC[block], axis=1)
+            )
+        return result
+
+    def save(self, out: Output) -> None:
+        """Into an output directory, for `load`."""
+        from safetensors.numpy import save_file
+
+        arrays = {"base": self.base_N}
+        for number, part in enumerate(self.parts):
+            arrays[f"{number}.values"] = part.matrix.data
+            arrays[f"{number}.columns"] = part.matrix.indices.astype(np.int64)
+            arrays[f"{number}.offsets"] = part.matrix.indptr.astype(np.int64)
+        with out.replacing(FILE) as temporary:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+        save_settings(out, "mixture", parts=[{"last": part.last, "decay": part.decay} for part in self.parts])
+
+
+def load(directory: Path) -> MixtureModel:
+    """The model that `MixtureModel.save` wrote."""
+    from safetensors.numpy import load_file
+
+    arrays, parts = load_file(directory / FILE), []
+    size = len(arrays["base"])
+    for number, one in enumerate(read_settings(directory)["parts"]):
+        stored = tuple(arrays[f"{number}.{name}"] for name in ("values", "columns", "offsets"))
+        parts.append(MixturePart(one["last"], one["decay"], sparse.csr_matrix(stored, shape=(size, size))))
+    return MixtureModel(arrays["base"], parts)

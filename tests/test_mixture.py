@@ -1,0 +1,173 @@
+"""The mixture of counts and texts: components and EM by hand, the model against its formula, and the programs around it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from data.rows import TrainLog, read_rows, read_train_log
+from data.store.output import read_manifest
+from infer.models import contract, mixture
+from infer.models.counting import transition_matrix
+from infer.models.recency import recent_popularity
+from tests.handmade import call, refuse
+from tests.store import ITEMS, sequences, write_store
+from tests.test_baselines import history
+
+
+def log(walks: list[list[int]], num_items: int) -> TrainLog:
+    users = np.repeat(np.arange(len(walks)), [len(walk) for walk in walks]).astype(np.int32)
+    return TrainLog(users, np.array([item for walk in walks for item in walk], np.int32), num_items)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mixture")
+    data = write_store(root / "store")
+    call(
+        "infer.run_baselines",
+        "--data",
+        data,
+        "--output_root",
+        root / "eval",
+        "--models",
+        "[mixture,itemknn_tuned,itemknn_text]",
+    )
+    return root, data
+
+
+def test_components_by_hand():
+    train = log([[0, 1, 1, 2], [0, 1]], 4)
+    named = {part.name: part for part in mixture.counted(train)}
+    # 0 -> 1 twice, 1 -> 2 once (1 -> 1 is a repeat): with two more in the denominator 2/4 and 1/3.
+    assert np.allclose(
+        named["follows_1"].matrix.toarray(), [[0, 0.5, 0, 0], [0, 0, 1 / 3, 0], [0] * 4, [0] * 4]
+    )
+    # Repeats in a row: one of four steps; from item 1 one of two, from item 0 none of two.
+    usual = 0.25
+    assert np.allclose(
+        named["again_item"].matrix.diagonal(), [5 * usual / 7, (1 + 5 * usual) / 7, usual, usual]
+    )
+    assert named["popular"].base_N == pytest.approx(np.array([2.1, 3.1, 1.1, 0.1]) / 6.4)
+    assert np.allclose(transition_matrix(train, reach=3, decay=0.5).toarray()[0], [0, 1 + 0.5 + 1, 0.25, 0])
+    similar = mixture.similarity_matrix(
+        np.array([[1, 2], [0, 3], [0, 1], [1, 0]]), np.array([[0.5, 0.1], [0.5, 0], [0.1, 0], [0, 0]])
+    )
+    told = {part.name: part.matrix.toarray() for part in mixture.told_by_text(train, similar, {})}
+    assert told["text"][0] == pytest.approx([0, 0.5**4 / (0.5**4 + 0.1**4), 0.1**4 / (0.5**4 + 0.1**4), 0])
+    by_count = np.array([0.25 * 4**0.5, 0.01 * 2**0.5])
+    assert told["text_wide_popular"][0] == pytest.approx([0, *(by_count / by_count.sum()), 0])
+    assert "text_lately" not in told
+
+
+def test_em_climbs_the_likelihood():
+    probability_RC = np.random.default_rng(0).random((60, 4)) ** 3
+    weights = [mixture.em_weights(probability_RC, steps) for steps in (0, 1, 5, 500)]
+    likelihood = [np.log(probability_RC @ weight).sum() for weight in weights]
+    assert likelihood == sorted(likelihood) and likelihood[-1] > likelihood[0]
+    # At the optimum every used component explains as much as the whole.
+    ratio_C = (probability_RC / (probability_RC @ weights[-1])[:, None]).mean(0)
+    assert ratio_C[weights[-1] > 1e-3] == pytest.approx(1, abs=1e-2) and (ratio_C < 1.01).all()
+
+
+def test_the_model_is_the_sum_of_its_components():
+    rng = np.random.default_rng(1)
+
+    def random_matrix() -> sparse.csr_matrix:
+        return mixture.shares(sparse.csr_matrix(rng.random((5, 5)) * (rng.random((5, 5)) < 0.5)))
+
+    found = [
+        mixture.Component("a", random_matrix()),
+        mixture.Component("b", random_matrix(), decay=1.0),
+        mixture.Component("c", random_matrix(), last=1),
+        mixture.Component("d", random_matrix()),
+        mixture.Component("e", base_N=np.full(5, 0.2)),
+    ]
+    weight_C = np.array([0.3, 0.2, 0.1, 0.15, 0.25])
+    model, rows = mixture.MixtureModel.of(found, weight_C), history(2, 4, 1)
+    seven = np.array([0, 1, 0.49, 0, 0.7]) / 2.19
+    weighed = [seven, np.array([0, 1, 1, 0, 1]) / 3, np.eye(5)[1], seven]
+    parts = [one @ part.matrix.toarray() for one, part in zip(weighed, found, strict=False)] + [
+        np.full(5, 0.2)
+    ]
+    expected = weight_C @ np.array(parts)
+    assert len(model.parts) == 3, "components of one weighing are one matrix"
+    assert np.allclose(np.exp(model.score(rows))[0], expected / expected.sum(), atol=1e-6)
+    target = history(2, 4, 1)
+    target.target_R[:] = 3
+    assert mixture.target_probabilities(found, target, 5)[0] == pytest.approx([part[3] for part in parts])
+    assert np.allclose(np.exp(model.score(history()))[0], 0.2), "no history: what holds for everybody"
+
+
+def test_recent_popularity_counts_the_latest(fitted):
+    _, data = fitted
+    found = recent_popularity(data, [50, 10_000], num_items=ITEMS)
+    train = read_train_log(data, num_items=ITEMS)
+    assert found[50].sum() == 50 and 50 < found[10_000].sum() < len(train.items_T), (
+        "rows without a time do not count"
+    )
+
+
+def test_the_saved_mixture(fitted):
+    root, data = fitted
+    rows, model = read_rows(data, "test", num_items=ITEMS), contract.load(root / "baselines/mixture")
+    score_RN = model.score(rows)
+    assert score_RN.dtype == np.float32 and np.allclose(np.exp(score_RN.astype(float)).sum(1), 1, atol=1e-5)
+    few, items_RC = np.array([5, 2]), np.array([[1, 3], [0, 2]])
+    assert np.allclose(
+        model.score(rows.take(few), items_RC), np.take_along_axis(score_RN[few], items_RC, axis=1)
+    )
+    facts = read_manifest(root / "eval/mixture.test")["facts"]
+    assert facts["fitted_on"] == "train" and facts["tuned_on"] == "valid"
+    assert sum(facts["weights"].values()) == pytest.approx(1, abs=0.01) and {
+        "text_lately",
+        "popular_1000",
+    } <= set(facts["weights"])
+    valid = read_rows(data, "valid", num_items=ITEMS)
+    likelihood = {
+        name: contract.load(root / "baselines" / name).score(valid, valid.target_R[:, None]).mean()
+        for name in ("mixture", "itemknn_tuned")
+    }
+    assert likelihood["mixture"] > likelihood["itemknn_tuned"]
+
+
+def test_item_knn_with_texts_and_a_repeat_bonus(fitted, tmp_path):
+    """Users who choose everything twice: an item is not its own neighbour, so only the bonus can say it again."""
+    twice = write_store(
+        tmp_path / "twice", [[item for item in walk for _ in (0, 1)][:-1] for walk in sequences(users=40)]
+    )
+    common = ("infer.run_baselines", "--data", twice, "--output_root", tmp_path / "eval")
+    grid = ("--tune.repeats", "[0.0,2.0]", "--tune.text_weights", "[0.0,0.5]")
+    call(*common, "--models", "[itemknn_tuned,itemknn_text]", *grid)
+    facts = {
+        name: read_manifest(tmp_path / f"eval/{name}.test")["facts"]
+        for name in ("itemknn_tuned", "itemknn_text")
+    }
+    assert facts["itemknn_text"]["repeat"] == 2.0
+    assert facts["itemknn_text"]["valid_ndcg@10"] > facts["itemknn_tuned"]["valid_ndcg@10"] + 0.1
+    call(
+        "infer.evaluate",
+        "--predictions",
+        tmp_path / "eval/itemknn_text.valid",
+        "--data",
+        twice,
+        "--resamples",
+        20,
+    )
+    metrics = json.loads((tmp_path / "eval/itemknn_text.valid/metrics/metrics.json").read_text())
+    assert metrics["item_level/ndcg@10"]["value"] == pytest.approx(
+        facts["itemknn_text"]["valid_ndcg@10"], abs=1e-6
+    )
+    root, data = fitted
+    call("infer.run_baselines", "--data", data, "--output_root", tmp_path / "text/eval", "--models", "[itemknn_text]",
+         "--tune.repeats", "[0.3]", "--tune.text_weights", "[0.7]")  # fmt: skip
+    told, plain = (contract.load(place / "baselines" / name).matrix_NN.toarray()
+                   for place, name in ((tmp_path / "text", "itemknn_text"), (root, "itemknn_tuned")))  # fmt: skip
+    assert np.allclose(np.diag(told - plain), 0.3) and (told >= plain).all()
+    assert ((told - plain) > 0).sum() > ITEMS, "similar texts"
+    assert "text_weights and repeats not negative" in refuse(
+        *common, "--models", "[pop]", "--tune.text_weights", "[-1]"
+    )
