@@ -21,6 +21,7 @@ from train.arguments import trainer_arguments
 from train.supervised import tokens
 from train.supervised.schedule import EveryNth, validation_stride
 from train.supervised.trainer import AnswerTrainer
+from train.trainable import LoraSettings, make_trainable
 
 
 def trainer_of(directory: Path, *, batch: int, accumulation: int) -> AnswerTrainer:
@@ -156,3 +157,18 @@ def test_rows_of_tokens_learn_at_their_own_rate(tmp_path):
             value - start[name], factor * (plain[name] - start[name]), atol=1e-5, rtol=1e-4
         )
     assert len({id(p) for group in trainer.optimizer.param_groups for p in group["params"]}) == len(start)
+
+
+def test_new_rows_of_an_adapter_learn_at_their_own_rate_too(chain, tmp_path):
+    moved = {}
+    for rate in (1.0, 3.0):
+        trainer = trainer_of(tmp_path / str(rate), batch=16, accumulation=1)
+        trainer.embedding_rate = rate
+        choice = make_trainable(
+            trainer.model, "lora", LoraSettings(rank=2), new_ids=[30, 31, 40], base=str(chain.model), seed=0
+        )
+        start = choice.rows.input.detach().clone()
+        trainer.train()
+        moved[rate] = choice.rows.input.detach() - start
+    assert moved[1.0].abs().max() > 1e-6
+    torch.testing.assert_close(moved[3.0], 3 * moved[1.0], atol=1e-6, rtol=1e-4)
