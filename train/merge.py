@@ -1,10 +1,12 @@
 """A checkpoint of a training -> one complete Hugging Face model directory.
 
-reads   <checkpoint>  an adapter: checkpoint-* or adapter/ of a run with train_what lora or new_rows, or one that PEFT wrote
-        <base>        the model that it belongs to; an adapter of ours knows its own
+reads   <checkpoint>  an adapter: checkpoint-* or adapter/ of a run with train_what lora or new_rows, or one that PEFT wrote;
+                      or weights that several processes wrote in parts: FSDP (torch.distributed.checkpoint) or DeepSpeed ZeRO
+        <base>        the model that it belongs to; an adapter of ours knows its own; of parts: the model that was trained
 writes  <output_dir>/ weights, tokenizer, sid_vocab.json and new_tokens.json where they are known, COMPLETE.json, manifest.json
 
 The final/ of a run is merged already; this is for the checkpoints beside it, and for adapters whose base has moved.
+Parts need neither the machines nor the packages that wrote them (train/scale/shards.py).
 
 python -m train.merge --checkpoint outputs/qwen3/sft_lora/checkpoint-40 --output_dir outputs/qwen3/merged
 """
@@ -22,7 +24,7 @@ from data.store.checkpoints import MARK, mark_complete, require_model, require_s
 from data.store.directory import own_files
 from data.store.fingerprints import read_record
 from data.store.inputs import base_of, fingerprint
-from data.store.models import load_tokenizer, load_weights, merge_adapter, write_model
+from data.store.models import load_config, load_tokenizer, load_weights, merge_adapter, write_model
 from data.store.output import open_output
 
 STAGE, VERSION = "merge", 1
@@ -34,11 +36,11 @@ class MergeArgs:
     """One model directory from a checkpoint."""
 
     checkpoint: str
-    """adapter directory"""
+    """directory of an adapter, or of weights in parts"""
     output_dir: str
     """where the model goes"""
     base: str | None = None
-    """the adapter's base model; null = where its base.json says"""
+    """the model that was trained; null = where an adapter's base.json says, or the checkpoint's own config.json"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """of the weights written; auto = that of the base"""
     overwrite: bool = False
@@ -68,22 +70,63 @@ def merged(args: MergeArgs, base: Path) -> Any:
     return model.bfloat16() if args.dtype == "bfloat16" else model
 
 
+def joined(args: MergeArgs, base: Path) -> Any:
+    """A model of the base's shape with the weights that lie in parts, on the CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from train.scale.shards import fitting, whole_weights
+
+    config = load_config(base)
+    dtype = (config.dtype or torch.float32) if args.dtype == "auto" else getattr(torch, args.dtype)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.load_state_dict(
+        fitting(whole_weights(Path(args.checkpoint)), model, Path(args.checkpoint)), strict=False
+    )
+    model.tie_weights()
+    return model
+
+
 def tokens_from(checkpoint: Path, base: Path) -> Path:
-    """Which of both directories has the tokenizer: the adapter where it was written with one."""
+    """Which of both directories has the tokenizer: the checkpoint where it was written with one."""
     return checkpoint if (checkpoint / "tokenizer_config.json").exists() else base
+
+
+def parts_of(checkpoint: Path) -> list[Path]:
+    """The files of a checkpoint in parts; empty for anything else."""
+    from train.scale.shards import fsdp_folder, zero_folder
+
+    folder = fsdp_folder(checkpoint) or zero_folder(checkpoint)
+    return [] if folder is None else sorted(file for file in folder.iterdir() if file.is_file())
+
+
+def source_of(args: MergeArgs, checkpoint: Path, parts: list[Path]) -> tuple[list[Path], Path]:
+    """(files that are read, the base model); InputError for what is no checkpoint of either kind."""
+    if is_adapter(checkpoint):
+        return [file for name in (CONFIG, WEIGHTS) if (file := checkpoint / name).is_file()], adapter_base(
+            args
+        )
+    if not parts:
+        state = "is a whole model already" if (checkpoint / "config.json").exists() else "holds no checkpoint"
+        raise InputError(
+            f"{checkpoint} {state} -> an adapter directory ({CONFIG}, {WEIGHTS}) or weights in parts (pytorch_model_fsdp_0/, "
+            "or DeepSpeed's *_optim_states.pt)"
+        )
+    if args.base is None and not (checkpoint / "config.json").exists():
+        raise InputError(
+            f"{checkpoint} holds weights without a config.json -> --base, the model that was trained"
+        )
+    return parts, require_model(args.base or checkpoint)
 
 
 def main(args: MergeArgs) -> None:
     checkpoint = Path(args.checkpoint)
-    if not is_adapter(checkpoint):
-        state = "is a whole model already" if (checkpoint / "config.json").exists() else "holds no checkpoint"
-        raise InputError(f"{checkpoint} {state} -> an adapter directory ({CONFIG}, {WEIGHTS})")
-    base = adapter_base(args)
-    files = [file for name in (CONFIG, WEIGHTS) if (file := checkpoint / name).is_file()]
-    inputs = {"checkpoint": files, "base": base}
+    parts = [] if is_adapter(checkpoint) else parts_of(checkpoint)
+    files, base = source_of(args, checkpoint, parts)
+    inputs = {"checkpoint": files, "base": None if base == checkpoint else base}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         source = tokens_from(checkpoint, base)
-        model = merged(args, base)
+        model = joined(args, base) if parts else merged(args, base)
         write_model(out, model, load_tokenizer(source))
         for name in TOKEN_LISTS:
             if (source / name).is_file():
