@@ -31,11 +31,12 @@ from data.store.checkpoints import best_of, discard_after, fault, mark_complete,
 from data.store.output import Output
 from infer.loading import load_model
 from train.progress import METRICS_FILE, Progress
+from train.samples import FILE as SAMPLES
 from train.scale.gathering import require_sharding, shards_weights
 from train.trainable import NEW_TOKENS, Trainable, new_tokens_of
 
 # not the same after a resume, or on another number of processes
-RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens", "padding")
+RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens", "padding", "mfu")
 
 
 class MetricsFile(TrainerCallback):
@@ -45,13 +46,13 @@ class MetricsFile(TrainerCallback):
         self.path = directory / METRICS_FILE
 
     def rewind(self, step: int) -> None:
-        """Drop lines after `step`: the resumed run writes them again."""
-        if not self.path.exists():
-            return
-        lines = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in lines))
-        os.replace(temporary, self.path)
+        """Drop lines after `step` here and of the samples: the resumed run writes them again."""
+        for path in (self.path, self.path.with_name(SAMPLES)):
+            if path.exists():
+                lines = [line for line in path.read_text().splitlines() if _step(line) <= step]
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text("".join(f"{line}\n" for line in lines))
+                os.replace(temporary, path)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any

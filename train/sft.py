@@ -1,7 +1,7 @@
 """Stage 09: supervised fine-tuning on the examples, loss and output head on the answer tokens only, no token twice.
 
 reads   a model directory with SID tokens (08, or an earlier SFT stage), data/<D>/examples/<name>, data/<D>/sids/<name>
-writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, checkpoint-*, final/}
+writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, samples.jsonl, checkpoint-*, final/}
 
 Windows of one user share their prefix (train/supervised/units.py); losses and gradients are those of separate rows. A batch
 counts windows: trainer.per_device_train_batch_size is how many of them it has on average.
@@ -85,11 +85,13 @@ class SftArgs:
     """beams of that validation"""
     eval_share: float = added(0.15, before=1.0)
     """most of the run's work that validation may take (counted in multiplications): planned ones are left out until it holds;
-    1 = none is left out"""
+    checkpoints between validations are left out while both take more of the time than that; 1 = none is left out"""
     select_by: Literal["ndcg@10", "hr@10", "loss"] = "ndcg@10"
     """what chooses the checkpoint, on the validation rows"""
     patience: int | None = None
     """stop after this many validations without a better one; null = train to the end"""
+    samples: int = 2
+    """validation rows, and rows of each text task, whose answers samples.jsonl shows at every validation; 0 = none"""
     keep_checkpoints: int = 2
     """newest checkpoints kept; the best one always stays"""
     seed: int = 0
@@ -112,6 +114,8 @@ class SftArgs:
             raise InputError(f"eval_share {self.eval_share} must lie in (0, 1]")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience {self.patience} must be at least 1, or null")
+        if self.samples < 0:
+            raise InputError(f"samples {self.samples} must be at least 0")
         if self.row_tokens < 1:
             raise InputError(f"row_tokens {self.row_tokens} must be at least 1")
         check_choice(self.train_what, self.lora, quantized=self.loading.quantize != "none")
@@ -206,6 +210,17 @@ def train_batches(args: SftArgs, out: Output, engine: Any, config: Any) -> tuple
     return table, batches
 
 
+def validation_batches(args: SftArgs, validator: Any, engine: Any, config: Any) -> Any:
+    """The `Batches` of the validation rows, in their order."""
+    from train.supervised.tokens import render
+
+    rows = render(validator.examples, engine.renderer)
+    return make_batches(
+        args, validator.examples, rows, end_id=engine.renderer.terminator_ids()[-1],
+        step_windows=config.per_device_eval_batch_size, seed=None,
+    )  # fmt: skip
+
+
 def train(args: SftArgs, out: Output) -> None:
     """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
     from trl import SFTConfig
@@ -214,7 +229,6 @@ def train(args: SftArgs, out: Output) -> None:
     from train.safety import finish, selection, train_to_the_end
     from train.supervised.dropout import add_dropout
     from train.supervised.schedule import Patience
-    from train.supervised.tokens import render
     from train.supervised.trainer import AnswerTrainer
     from train.trackers import tracker_callbacks
     from train.trainable import choose
@@ -235,15 +249,9 @@ def train(args: SftArgs, out: Output) -> None:
         **selection(args.trainer, args.select_by),
     )
     table, batches = train_batches(args, out, engine, config)
+    foretell(args, config, engine, batches)
     validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
-    valid_batches = make_batches(
-        args,
-        validator.examples,
-        render(validator.examples, engine.renderer),
-        end_id=engine.renderer.terminator_ids()[-1],
-        step_windows=config.per_device_eval_batch_size,
-        seed=None,
-    )
+    valid_batches = validation_batches(args, validator, engine, config)
     trainer = AnswerTrainer(
         model=engine.model,
         args=config,
@@ -252,6 +260,8 @@ def train(args: SftArgs, out: Output) -> None:
         validator=validator,
         smoothing=args.label_smoothing,
         embedding_rate=args.embedding_rate,
+        spare_share=args.eval_share,
+        samples=sampled(args, out, engine, validator, table),
         processing_class=engine.renderer.tokenizer,
         callbacks=[thinned(args, config, engine, batches, valid_batches)],
     )
@@ -263,6 +273,33 @@ def train(args: SftArgs, out: Output) -> None:
     out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}
     out.counts["label_tokens"] = batches.units.rows.label_tokens
     out.facts |= {"layout": args.layout, "throughput": trainer.throughput()}
+
+
+def foretell(args: SftArgs, config: Any, engine: Any, batches: Any) -> None:
+    """On CUDA, say how much memory this training will need."""
+    import torch
+
+    from train.scale.forecast import foretold
+
+    if not torch.cuda.is_available() or not config.should_log:
+        return
+    tokens = batches.units.tokens_U.sum() / batches.steps / batches.parts
+    memory = torch.cuda.get_device_properties(config.device).total_memory
+    text, enough = foretold(
+        engine.model.config, config, train_what=args.train_what, tokens=int(tokens), memory=memory
+    )
+    (program.say if enough else program.warn)(text)
+
+
+def sampled(args: SftArgs, out: Output, engine: Any, validator: Any, table: pa.Table) -> Any:
+    """What writes samples.jsonl; None without samples."""
+    from train.samples import Samples
+
+    if not args.samples:
+        return None
+    return Samples(
+        out.path, engine, valid=validator.examples, train=table, examples_dir=args.examples, rows=args.samples
+    )
 
 
 def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, valid_batches: Any) -> Any:

@@ -23,8 +23,10 @@ KS = (1, 5, 10)
 class Validator:
     """Called by a trainer: {"hr@10": .., "ndcg@10": .., ...} at item level on `rows` seeded validation rows.
 
-    Reads valid.parquet only; nothing of it reaches a loss or a reward.
+    Reads valid.parquet only; nothing of it reaches a loss or a reward. `best` are the (nodes, scores) [R, K] of the last call.
     """
+
+    best: tuple[np.ndarray, np.ndarray]
 
     def __init__(self, engine: Engine, examples_dir: str, *, rows: int | None, seed: int) -> None:
         if rows is not None and rows < 1:
@@ -43,7 +45,8 @@ class Validator:
 
     def __call__(self) -> dict[str, float]:
         self.engine.model.eval()
-        nodes_RK, _ = self.engine.rank(self.prompts, keys=self.examples["example_id"].to_pylist())
+        nodes_RK, scores_RK = self.engine.rank(self.prompts, keys=self.examples["example_id"].to_pylist())
+        self.best = (nodes_RK, scores_RK)
         placed = place_nodes(nodes_RK, self.targets_R, self.engine.sids)
         measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
         return {

@@ -27,6 +27,14 @@ def recorded_data_hash(directory: str | Path) -> str | None:
     return None
 
 
+def data_directory(directory: str | Path) -> Path | None:
+    """The data set that an output was made from, where it lies unchanged at the place its manifest names; else None."""
+    record = (read_manifest(directory) or {}).get("inputs", {}).get("data", {})
+    path = Path(record.get("path", ""))
+    manifest = read_manifest(path) if record and path.is_dir() else None
+    return path if manifest is not None and manifest["content_hash"] == record["sha256"] else None
+
+
 def require_same_data(directory: str | Path, data: str | Path, *, again: str) -> None:
     """InputError when `directory` was made from another state of the data than `data`; `again` makes it anew."""
     recorded, current = recorded_data_hash(directory), (read_manifest(data) or {}).get("content_hash")

@@ -83,7 +83,7 @@ class Batches(torch.utils.data.Dataset):
     def collate(self, chosen_U: np.ndarray) -> dict[str, Any]:
         """The batch of some units: input_ids and position_ids int64 [B, T], spans int32 [B, T, 5], states, labels int64 [M].
 
-        `states` are flat slots (row * T + slot); padded labels are IGNORED. real_tokens and windows are counts, `row` the
+        `states` are flat slots (row * T + slot); padded labels are IGNORED. real_tokens, real_labels and windows are counts, `row` the
         examples. With weights: label_weights float32 [M].
         """
         units, rows = self.units, self.units.rows
@@ -198,6 +198,7 @@ class Batches(torch.utils.data.Dataset):
         made = torch.from_numpy(labels)
         # `shift_labels`: the trainer counts these as they are
         batch = {"states": torch.from_numpy(states), "labels": made, "shift_labels": made}
+        batch["real_labels"] = 0 if empty else len(slot_M)
         if self.weights_N is not None:
             weights = np.ones(room, np.float32)
             weights[: len(slot_M)] = np.repeat(self.weights_N[member_W], count_W)

@@ -21,7 +21,10 @@ from trl import SFTTrainer
 from infer.search.causal import AttentionMasks
 from train.new_rows import NAME
 from train.safety import SafeTrainer
+from train.samples import Samples
 from train.scale.gathering import WholeCopy, inside_forward, reduce_in_float32, shards_weights
+from train.scale.sparing import SpareCheckpoints
+from train.scale.work import peak_here, work_of
 from train.supervised.batches import IGNORED, Batches, visible
 from train.supervised.head import head_loss
 
@@ -57,7 +60,10 @@ def answer_loss(
 
 
 class AnswerTrainer(SafeTrainer, SFTTrainer):
-    """SFTTrainer on `Batches`; `validator` gives {"ndcg@10": ..}, to which the loss on `valid_batches` is added."""
+    """SFTTrainer on `Batches`; `validator` gives {"ndcg@10": ..}, to which the loss on `valid_batches` is added.
+
+    spare_share: what validations and checkpoints may take together (train/scale/sparing.py).
+    """
 
     evaluates_loss = False
     trains_shards = True
@@ -70,6 +76,8 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         validator: Any,
         smoothing: float = 0.0,
         embedding_rate: float = 1.0,
+        spare_share: float = 1.0,
+        samples: Samples | None = None,
         **kwargs: Any,
     ) -> None:
         from datasets import Dataset
@@ -79,6 +87,9 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         super().__init__(train_dataset=numbers, eval_dataset=numbers, **kwargs)
         self.batches, self.valid_batches = batches, valid_batches
         self.validator, self.smoothing, self.embedding_rate = validator, smoothing, embedding_rate
+        self.work, self.peak = work_of(self.model), peak_here(bf16=self.args.bf16)
+        self.spare, self.samples = SpareCheckpoints(spare_share), samples
+        self.add_callback(self.spare)
         reduce_in_float32(self.accelerator)
         self.whole = WholeCopy(self.model) if shards_weights(self.accelerator) else None
         self.seen: Counter[str] = Counter()
@@ -127,6 +138,7 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         self.seen["tokens"] += inputs["real_tokens"]
         self.seen["slots"] += inputs["input_ids"].numel()
         self.seen["windows"] += inputs["windows"]
+        self.seen["labels"] += inputs["real_labels"]
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -136,11 +148,18 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
             logs["padding"] = round(1 - self.seen["tokens"] / self.seen["slots"], 4)
             logs["tokens_per_second"] = round(self.seen["tokens"] / seconds, 1)
             logs["windows_per_second"] = round(self.seen["windows"] / seconds, 1)
+            if self.peak is not None:
+                logs["mfu"] = self._mfu(self.seen, seconds)
             self.total += self.seen
-            self.total["milliseconds"] += round(1e3 * seconds)
+            self.total["microseconds"] += round(1e6 * seconds)
             self.seen.clear()
             self.since = time.perf_counter()
         super().log(logs, start_time)
+
+    def _mfu(self, seen: Counter[str], seconds: float) -> float | None:
+        if self.peak is None:
+            return None
+        return round(self.work(tokens=seen["tokens"], labels=seen["labels"]) / seconds / self.peak, 4)
 
     def validate(self) -> dict[str, float]:
         """The loss per label token on the validation rows, and what the validator measures."""
@@ -154,10 +173,23 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
                     total += float(answer_loss(model, batch))
                     count += int((batch["labels"] != IGNORED).sum())
             found = {"loss": total / max(count, 1)} | self.validator()
-        seconds = time.perf_counter() - started
-        self.total["validation_milliseconds"] += round(1e3 * seconds)
-        self.since += seconds
+            if self.samples is not None and self.is_world_process_zero():
+                self.samples.write(self.state.global_step, *self.validator.best)
+        self._set_aside(time.perf_counter() - started, "validation")
         return found
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        started = time.perf_counter()
+        super()._save_checkpoint(model, trial)
+        seconds = time.perf_counter() - started
+        self.spare.saving += seconds
+        self._set_aside(seconds, "checkpoint")
+
+    def _set_aside(self, seconds: float, what: str) -> None:
+        """Time that is none of training's."""
+        self.spare.spent += seconds
+        self.total[f"{what}_microseconds"] += round(1e6 * seconds)
+        self.since += seconds
 
     @contextmanager
     def _whole_model(self) -> Iterator[Any]:
@@ -173,15 +205,23 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
             finally:
                 engine.model = trained
 
-    def throughput(self) -> dict[str, float]:
-        """Of this process's part of the run: rates, padding and the share of the time that validation took."""
-        total, spent = self.total, max(self.total["milliseconds"], 1)
-        validation = total["validation_milliseconds"]
+    def throughput(self) -> dict[str, float | None]:
+        """Of this process's part of the run: rates, padding, MFU, and the shares of the time that were no training."""
+        total = self.total
+        spent = {what: total[f"{what}microseconds"] / 1e6 for what in ("", "validation_", "checkpoint_")}
+        seconds = max(spent[""], 1e-6)
+        whole = seconds + spent["validation_"] + spent["checkpoint_"]
         return {
-            "tokens_per_second": round(1e3 * total["tokens"] / spent, 1),
-            "windows_per_second": round(1e3 * total["windows"] / spent, 1),
+            "tokens_per_second": round(total["tokens"] / seconds, 1),
+            "windows_per_second": round(total["windows"] / seconds, 1),
             "padding_share": round(1 - total["tokens"] / max(total["slots"], 1), 4),
-            "validation_share": round(validation / (validation + spent), 4),
+            "gflops_per_second": round(
+                self.work(tokens=total["tokens"], labels=total["labels"]) / seconds / 1e9, 3
+            ),
+            "mfu": self._mfu(total, seconds),
+            "validation_share": round(spent["validation_"] / whole, 4),
+            "checkpoint_share": round(spent["checkpoint_"] / whole, 4),
+            "checkpoints_left_out": self.spare.left_out,
         }
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
