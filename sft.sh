@@ -7,6 +7,7 @@
 #   DATASET=office bash sft.sh --trainer.learning_rate 1e-3
 #   NAME=sft_wide MODEL=outputs/wide/vocab bash sft.sh                            # another model, another output
 #   RUN=qwen3 STAGE=pretrained EXAMPLES=sentence NUM_GPUS=8 bash sft.sh           # sft_pretrained.yaml
+#   RUN=qwen3 STAGE=pretrained EXAMPLES=sentence SIZE=1.7B CARD=24 bash sft.sh    # batch, mode and sharding for the card, by estimate
 #   PAPER=toy DATASET=toystore RUN=quickstart bash sft.sh
 set -euo pipefail
 
@@ -19,10 +20,13 @@ STAGE=${STAGE:-recommend}           # names the config sft_$STAGE.yaml
 NAME=${NAME:-sft_$STAGE}            # names the output
 NUM_GPUS=${NUM_GPUS:-1}
 TRACKER=${TRACKER:-none}            # none | tensorboard | wandb | swanlab: curves besides metrics.jsonl
+SIZE=${SIZE:-}                      # 0.5B | 0.6B | 1.5B | 1.7B | 3B | 4B with CARD=GB of a GPU: see python -m configs.sizes
+CARD=${CARD:-}
 source "$(dirname "$0")/scripts/env.sh"
 MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/vocab}
 
 config_flags "sft_$STAGE"
-launch train.sft "${CONFIGS[@]}" --model "$MODEL" \
+recipe_flags
+launch train.sft "${CONFIGS[@]}" ${RECIPE[@]+"${RECIPE[@]}"} --model "$MODEL" \
     --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
     --output_dir "$OUTPUT_ROOT/$RUN/$NAME" --tracker "$TRACKER" "$@"

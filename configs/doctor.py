@@ -27,6 +27,7 @@ from typing import NoReturn
 
 from configs.integrity import Check, verify_outputs
 from configs.program import ROOT
+from configs.recipes import SIZES, recipe
 
 GIB = 2**30
 MEMORY_GIB = 4.0  # what the quickstart may take at its peak
@@ -130,6 +131,7 @@ def check_gpus(gpus: list[Gpu], torch: str | None, index_url: str | None) -> Ite
     for position, gpu in enumerate(gpus):
         memory = f"{gpu.free_gib:.0f} of {gpu.total_gib:.0f} GiB free"
         yield Diagnosis("ok", "gpu", f"{position}: {gpu.name}, {memory}")
+        yield from check_sizes(gpu)
     cpu_build = torch is not None and torch.endswith("+cpu")
     if gpus and cpu_build:
         text = f"torch {torch} has no CUDA -> without TORCH_INDEX_URL: delete .venv, bash scripts/setup.sh"
@@ -139,6 +141,16 @@ def check_gpus(gpus: list[Gpu], torch: str | None, index_url: str | None) -> Ite
         if torch is None and not index_url and platform.system() == "Linux":
             text = "set-up would download CUDA wheels -> set TORCH_INDEX_URL to PyTorch's index of CPU wheels"
             yield Diagnosis("warn", "torch", text)
+
+
+def check_sizes(gpu: Gpu) -> Iterator[Diagnosis]:
+    """Which sizes of model can be trained on a GPU alone, by estimate."""
+    found = {size: recipe(size, round(gpu.total_gib)) for size in SIZES}
+    fits = [
+        f"{size} ({'all' if one.plan.train_what == 'all' else 'LoRA'})" for size, one in found.items() if one
+    ]
+    if fits:
+        yield Diagnosis("ok", "gpu", f"trains {', '.join(fits)}: estimates, see python -m configs.sizes")
 
 
 def available_memory() -> int | None:

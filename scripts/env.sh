@@ -15,7 +15,7 @@ fi
 
 # A variable that is nearly one of ours was meant to be it.
 VARIABLES="ACCELERATE_CONFIG ASSIGN_ARGS CHECKPOINT IMPORT_ARGS CONFIG DATASET DATA_ROOT EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS MAIN_ADDRESS MAIN_PORT MODE MODEL NAME
-NODE_RANK NUM_GPUS NUM_NODES OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REFERENCE RUN RUNS SIDS SPLIT STAGE STAGES TAGS TRACKER"
+NODE_RANK NUM_GPUS NUM_NODES OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REFERENCE RUN RUNS SIDS SIZE SPLIT STAGE STAGES TAGS TRACKER"
 
 # differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
 differs_by_a_slip() {
@@ -92,6 +92,22 @@ share_flags() {
         esac
         shift
     done
+}
+
+# recipe_flags: RECIPE becomes what a model of SIZE needs on a GPU of CARD GB; its accelerate config too, where none is chosen.
+recipe_flags() {
+    RECIPE=()
+    if [ -z "${SIZE:-}" ] && [ -z "${CARD:-}" ]; then return; fi
+    if [ -z "${SIZE:-}" ] || [ -z "${CARD:-}" ]; then
+        echo "ERROR 2: SIZE=${SIZE:-} CARD=${CARD:-} -> both, as in SIZE=1.7B CARD=24 (bash scripts/doctor.sh names the GPU)" >&2
+        exit 2
+    fi
+    local processes=$((${NUM_GPUS:-1} * ${NUM_NODES:-1})) told
+    told=$("$PYTHON" -m configs.sizes --size "$SIZE" --card "$CARD" --processes "$processes" --flags true)
+    read -r -a RECIPE <<<"$told"
+    if [ "$processes" -gt 1 ]; then ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-${RECIPE[0]}}; fi
+    RECIPE=("${RECIPE[@]:1}")
+    echo "SIZE=$SIZE CARD=$CARD: ${RECIPE[*]}"
 }
 
 # Trainers: one process, or NUM_GPUS of them on each of NUM_NODES machines through accelerate.

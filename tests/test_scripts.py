@@ -118,6 +118,23 @@ def test_processes_of_one_or_several_machines(echo):
     assert "one process would be started" in alone[-1], "a config that nothing would read"
 
 
+def test_a_size_and_a_card_become_flags(echo, tmp_path):
+    """The program that knows them is asked; its first word is the accelerate config of several processes."""
+    teller = tmp_path / "python"
+    teller.write_text(
+        '#!/usr/bin/env bash\nif [ "$2" = configs.sizes ]; then echo "configs/accelerate/zero2.yaml --lr 1"; '
+        'echo "$*" >&2; else echo "$*"; fi\n'
+    )
+    teller.chmod(0o755)
+    said, call = script(teller, "sft.sh", SIZE="1.7B", CARD="24")[1:]
+    assert said == "SIZE=1.7B CARD=24: --lr 1" and "sft_recommend.yaml --lr 1 --model" in call
+    calls = script(teller, "sft.sh", SIZE="1.7B", CARD="24", NUM_GPUS="8")[2:]
+    assert calls[0].endswith("configs/accelerate/zero2.yaml") and "--num_processes 8" in calls[1]
+    mine = script(teller, "sft.sh", SIZE="1.7B", CARD="24", NUM_GPUS="8", ACCELERATE_CONFIG="mine.yaml")[2]
+    assert mine.endswith("mine.yaml")
+    assert "both" in script(echo, "sft.sh", code=2, SIZE="1.7B")[-1]
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them(echo, name):
     assert script(echo, name, "--seed", "1", "--help")[1:] == [
