@@ -131,7 +131,6 @@ def check_gpus(gpus: list[Gpu], torch: str | None, index_url: str | None) -> Ite
     for position, gpu in enumerate(gpus):
         memory = f"{gpu.free_gib:.0f} of {gpu.total_gib:.0f} GiB free"
         yield Diagnosis("ok", "gpu", f"{position}: {gpu.name}, {memory}")
-        yield from check_sizes(gpu)
     cpu_build = torch is not None and torch.endswith("+cpu")
     if gpus and cpu_build:
         text = f"torch {torch} has no CUDA -> without TORCH_INDEX_URL: delete .venv, bash scripts/setup.sh"
@@ -269,6 +268,7 @@ def diagnose(args: argparse.Namespace, environment: Mapping[str, str]) -> Iterat
     yield check_python(sys.version_info[:2], sys.executable)
     yield from check_packages(pins, installed)
     yield from check_gpus(gpus, installed.get("torch"), index_url)
+    yield from (finding for gpu in gpus for finding in check_sizes(gpu))
     yield check_cores(usable_cores())
     yield check_memory(available_memory(), args.memory_gib)
     if "torch" not in installed:
