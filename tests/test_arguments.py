@@ -28,6 +28,43 @@ def test_strings_of_flags_become_the_fields_types(tmp_path):
     assert args.logging_nan_inf_filter is False
 
 
+def test_published_schedules_come_through_files_and_flags(tmp_path):
+    """Cosine with a floor, and a validation every 5 % of the run, as MiniOneRec's scripts have them."""
+    import torch
+    from transformers import get_scheduler
+    from trl import SFTConfig
+
+    from train.safety import selection
+    from train.sft import SftArgs
+
+    required = [part for name in ("model", "examples", "sids", "output_dir") for part in (f"--{name}", "x")]
+    (tmp_path / "recipe.yaml").write_text(
+        "trainer: {lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: {min_lr: 1e-1}, eval_steps: 0.05}\n"
+    )
+    dotted = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs.min_lr_rate": "0.1", "eval_steps": ".05"}  # fmt: skip
+    for flags in (
+        ["--config", str(tmp_path / "recipe.yaml")],
+        [part for name, value in dotted.items() for part in (f"--trainer.{name}", value)],
+    ):
+        args, _ = program.parse(SftArgs, [*required, *flags])
+        config = trainer_arguments(
+            SFTConfig, args.trainer, output_dir=tmp_path, seed=0, max_length=9, **selection(args.trainer)
+        )
+        assert config.eval_steps == config.save_steps == 0.05
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        kwargs = {"num_warmup_steps": 0, "num_training_steps": 4, "scheduler_specific_kwargs": config.lr_scheduler_kwargs}  # fmt: skip
+        schedule, rates = get_scheduler(config.lr_scheduler_type, optimizer, **kwargs), []
+        for _ in range(4):
+            optimizer.step()
+            schedule.step()
+            rates.append(schedule.get_last_lr()[0])
+        # floor + (1 - floor) * (1 + cos(pi * step / 4)) / 2
+        assert rates == pytest.approx([0.8682, 0.55, 0.2318, 0.1], abs=1e-4)
+    assert coerce({"a": ["1e-5", "true", "x", "null"], "b": "3"}, dict, where="") == {
+        "a": [1e-5, True, "x", None], "b": 3,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "mapping",
     [{"learning_rat": 1}, {"output_dir": "x"}, {"label_smoothing_factor": 0.3}, {"max_length": 3}, {"max_steps": "seven"}, {"learning_rate": None}, {"gradient_checkpointing": "perhaps"}],

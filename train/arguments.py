@@ -174,8 +174,22 @@ def _as(value: Any, kind: Any) -> Any:
         return kind(value)
     container = typing.get_origin(kind) or kind
     if container in (dict, list) and isinstance(value, container):
-        return value
+        return _typed(value)
     return _fail()
+
+
+def _typed(value: Any) -> Any:
+    """A mapping or list whose numbers and truth values are no strings: a dotted flag, and `1e-5` in YAML, are."""
+    if isinstance(value, dict):
+        return {key: _typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_typed(inner) for inner in value]
+    for kind in (int, float, bool) if isinstance(value, str) else ():
+        try:
+            return _as(value, kind)
+        except (TypeError, ValueError):
+            continue
+    return None if value in ("null", "None") else value
 
 
 def _fail() -> Any:
