@@ -171,11 +171,15 @@ class Engine:
         return self.sids.num_levels + end
 
     def prompt_room(self) -> int | None:
-        """The longest prompt that leaves room for thought and answer; None where positions have no end, or leave no room."""
+        """The longest prompt that leaves room for thought and answer; None where positions have no end, or leave no room.
+
+        The tokens that end an answer count whether they are scored or not: training computes them, and its prompts are these.
+        """
         context = context_length(self.model.config)
         if context is None:
             return None
-        room = context - (self.thought_room if self.mode == "think" else 0) - self.answer_tokens + 1
+        thought = self.thought_room if self.mode == "think" else 0
+        room = context - thought - self.sids.num_levels - len(self.renderer.vocab.suffix_ids)
         return room if room >= 1 else None
 
     def check_context(self, longest: int, *, before_answer: int = 0) -> None:

@@ -231,6 +231,6 @@ def test_histories_beyond_the_context_are_shortened_and_counted_at_the_start(sto
     arguments = ["--model", out, "--sids", store / "sids", "--examples", store / "atoms", "--split", "valid"]
     call("infer.recommend", *arguments, "--output_dir", store / "predictions", "--decode.beams", 10)
     assert (
-        "1 of 2 histories are longer than the prompt may be (22 tokens)" in capsys.readouterr().err
+        "1 of 2 histories are longer than the prompt may be (21 tokens)" in capsys.readouterr().err
     )  # 4 items and 6
     assert read_manifest(store / "predictions")["counts"]["shortened_histories"] == 1

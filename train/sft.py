@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS
 from infer.engine import DecodeSettings, load_engine
-from infer.loading import LoadSettings
+from infer.loading import LoadSettings, context_length
 from train.arguments import Tracker
 from train.trainable import LoraSettings, TrainWhat, check_choice
 
@@ -56,7 +56,7 @@ class SftArgs:
     tasks: list[str] = field(default_factory=list)
     """train on these tasks of the examples only; empty = all of them"""
     max_length: int = 512
-    """longest prompt + answer in tokens; a longer example is an error"""
+    """longest prompt + answer in tokens, at most what the model reads; a longer example is an error"""
     layout: Literal["user_tree", "packed", "padded"] = added("user_tree", before="padded")
     """user_tree: a user's windows share their prefix; packed: rows of whole examples; padded: one example a row"""
     row_tokens: int = 512
@@ -190,13 +190,18 @@ def make_batches(
 
 def train_batches(args: SftArgs, out: Output, engine: Any, config: Any) -> tuple[pa.Table, Any]:
     """(train rows of the chosen tasks, their `Batches`), rendered once and kept on disk."""
-    from train.supervised.tokens import cached_rows
+    from train.supervised.tokens import cached_rows, say_shortened
 
     table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
     chosen = chosen_rows(table, args)
     place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
     rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
     table = table.take(chosen)
+    tasks = set(table["task"].unique().to_pylist())
+    shortened = {task: count for task, count in rendered.shortened.items() if task in tasks}
+    say_shortened(shortened, engine.renderer.max_prompt)
+    if shortened:
+        out.counts["shortened_prompts"] = shortened
     parts = config.world_size * config.gradient_accumulation_steps
     batches = make_batches(
         args,
@@ -237,6 +242,8 @@ def train(args: SftArgs, out: Output) -> None:
     callbacks = tracker_callbacks(args, out.path)
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True, loading=args.loading)
+    context = context_length(engine.model.config)  # of inputs: an example's last token is none
+    args = args if context is None else replace(args, max_length=min(args.max_length, context + 1))
     trainable = choose(args, engine)
     add_dropout(engine.model, args.dropout)
     config = trainer_arguments(

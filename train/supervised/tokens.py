@@ -1,14 +1,16 @@
 """Examples -> token ids, rendered once, kept on disk by content and mapped into memory by every process.
 
-    <directory>/<key>/{tokens,offsets,prompts}.npy      key: examples, file, tokenizer, vocabulary and prompt bound
+    <directory>/<key>/{tokens,offsets,prompts}.npy, shortened.json      key: examples, tokenizer, vocabulary and prompt bound
 
 Legend: N examples, S tokens of all of them.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from data.renderer import Renderer
 from data.store.fingerprints import sha256_json
 from data.tasks import from_row
 
-FORMAT = 1  # of the files; part of the key
+FORMAT = 2  # of the files; part of the key
 ROWS = 4096  # examples rendered at once
 
 
@@ -28,13 +30,14 @@ ROWS = 4096  # examples rendered at once
 class TokenRows:
     """Rendered examples: row n is `tokens_S[starts_N[n] : starts_N[n] + lengths_N[n]]`, its answer from `prompts_N[n]` on.
 
-    tokens_S int32, starts_N int64, lengths_N and prompts_N int32.
+    tokens_S int32, starts_N int64, lengths_N and prompts_N int32; shortened: by task, prompts that lost their oldest items.
     """
 
     tokens_S: np.ndarray
     starts_N: np.ndarray
     lengths_N: np.ndarray
     prompts_N: np.ndarray
+    shortened: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.starts_N)
@@ -61,14 +64,14 @@ class TokenRows:
             row = int(too_long[0])
             raise InputError(
                 f"example {examples['example_id'][row]} ({examples['task'][row]}) has {self.lengths_N[row]} tokens, more "
-                f"than max_length {max_length} ({len(too_long)} such examples) -> raise max_length, set max_prompt, or "
-                "build examples with a smaller max_history or max_title"
+                f"than max_length {max_length} ({len(too_long)} such examples) -> set max_prompt, build examples with a smaller "
+                "max_history, max_title or max_description, or raise max_length as far as the model reads"
             )
 
 
 def render(examples: pa.Table, renderer: Renderer) -> TokenRows:
     """Every example as rollouts and evaluation render it."""
-    tokens, lengths, prompts = [], [], []
+    tokens, lengths, prompts, before = [], [], [], Counter(renderer.shortened)
     batches = examples.to_batches(max_chunksize=ROWS)
     for batch in program.progress(batches, label="render examples", unit="batch"):
         rows = [from_row(row) for row in batch.to_pylist()]
@@ -76,11 +79,6 @@ def render(examples: pa.Table, renderer: Renderer) -> TokenRows:
             tokens.append(np.array(prompt + answer, np.int32))
             lengths.append(len(prompt) + len(answer))
             prompts.append(len(prompt))
-    if renderer.shortened:
-        counts = ", ".join(f"{count} of {task}" for task, count in sorted(renderer.shortened.items()))
-        program.warn(
-            f"prompts longer than {renderer.max_prompt} tokens lost the oldest items of their history: {counts}"
-        )
     sizes = np.array(lengths, np.int32)
     starts = np.cumsum(sizes, dtype=np.int64) - sizes
     return TokenRows(
@@ -88,7 +86,15 @@ def render(examples: pa.Table, renderer: Renderer) -> TokenRows:
         starts,
         sizes,
         np.array(prompts, np.int32),
+        dict(renderer.shortened - before),
     )
+
+
+def say_shortened(shortened: dict[str, int], bound: int | None) -> None:
+    """A warning where prompts were longer than `bound` tokens."""
+    if shortened:
+        counts = ", ".join(f"{count} of {task}" for task, count in sorted(shortened.items()))
+        program.warn(f"prompts longer than {bound} tokens lost the oldest items of their history: {counts}")
 
 
 def cached_rows(examples: pa.Table, renderer: Renderer, directory: Path, *, content: str) -> TokenRows:
@@ -111,7 +117,11 @@ def cached_rows(examples: pa.Table, renderer: Renderer, directory: Path, *, cont
     }
     offsets = np.asarray(arrays["offsets"])
     return TokenRows(
-        arrays["tokens"], offsets[:-1], np.diff(offsets).astype(np.int32), np.asarray(arrays["prompts"])
+        arrays["tokens"],
+        offsets[:-1],
+        np.diff(offsets).astype(np.int32),
+        np.asarray(arrays["prompts"]),
+        json.loads((place / "shortened.json").read_text()),
     )
 
 
@@ -121,4 +131,5 @@ def _write(rows: TokenRows, place: Path) -> None:
     np.save(temporary / "tokens.npy", rows.tokens_S)
     np.save(temporary / "offsets.npy", np.append(rows.starts_N, len(rows.tokens_S)))
     np.save(temporary / "prompts.npy", rows.prompts_N)
+    (temporary / "shortened.json").write_text(json.dumps(rows.shortened))
     os.replace(temporary, place)
