@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from configs.program import InputError, quiet
 from data.prompts import Wording
+from data.store.models import load_config, load_tokenizer
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
@@ -165,6 +167,23 @@ def random_model(tokenizer: Any, shape: ModelShape, *, seed: int) -> Any:
     model = Qwen3ForCausalLM(config)
     settle_generation(model, tokenizer)
     return model
+
+
+def redrawn_model(directory: Path, *, seed: int) -> tuple[Any, Any]:
+    """(causal LM of the architecture in `directory` with float32 weights drawn as its class does, its tokenizer)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config, tokenizer = load_config(directory), load_tokenizer(directory)
+    torch.manual_seed(seed)
+    try:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise InputError(
+            f"{directory} is no causal LM ({' '.join(str(error).split())[:100]}) -> another model"
+        ) from None
+    settle_generation(model, tokenizer)
+    return model, tokenizer
 
 
 def settle_generation(model: Any, tokenizer: Any) -> None:

@@ -3,20 +3,25 @@
     python -m preprocess.init_base_model --config configs/toy/base_model.yaml \\
         --data data/toystore --output_dir outputs/quickstart/base
 
-reads   <data>/items.parquet
+reads   <data>/items.parquet; with --like a local Hugging Face model
 writes  <output_dir>/  a Hugging Face directory: Qwen3 with random float32 weights, a byte-level BPE tokenizer trained
-        on the items' titles, descriptions, brands and categories and on the words of the prompts, and a chat template
+        on the items' titles, descriptions, brands and categories and on the words of the prompts, and a chat template;
+        with --like that model's architecture and tokenizer, its weights drawn anew (the ablation "from scratch" of papers)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
+
+import pyarrow as pa
 
 from configs import program
 from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
+from data.store.checkpoints import require_model
 from data.store.models import write_model
 from data.store.output import open_output
 from preprocess.base_model import (
@@ -24,6 +29,7 @@ from preprocess.base_model import (
     instruction_texts,
     item_texts,
     random_model,
+    redrawn_model,
     train_tokenizer,
 )
 
@@ -46,10 +52,16 @@ class InitBaseModelArgs:
     """the tasks of the examples whose words those are"""
     shape: ModelShape = field(default_factory=ModelShape)
     """sizes of the model"""
+    like: str | None = None
+    """local model whose architecture and tokenizer are taken, without its weights; shape and vocab_size are not read then"""
     seed: int = 0
     """decides the random weights"""
     overwrite: bool = False
     """replace an output of another configuration"""
+
+    def not_chosen(self) -> set[str]:
+        """Options that are not read."""
+        return set() if self.like is None else {"shape", "vocab_size", "wording", "tasks"}
 
     def __post_init__(self) -> None:
         if unknown := [task for task in self.tasks if task not in wording(self.wording).templates]:
@@ -58,16 +70,25 @@ class InitBaseModelArgs:
 
 def main(args: InitBaseModelArgs) -> None:
     items = artifacts.read_items(args.data)
-    with open_output(args, STAGE, version=VERSION, inputs={"data": args.data}) as out:
-        instructions = instruction_texts(wording(args.wording), tasks=args.tasks, times=len(items))
-        tokenizer = train_tokenizer(
-            chain(item_texts(items), [instructions]),
-            vocab_size=args.vocab_size,
-            max_positions=args.shape.max_positions,
-        )
-        model = random_model(tokenizer, args.shape, seed=args.seed)
+    like = args.like and require_model(args.like, written_by="its authors")
+    with open_output(args, STAGE, version=VERSION, inputs={"data": args.data, "like": args.like}) as out:
+        if like:
+            model, tokenizer = redrawn_model(like, seed=args.seed)
+        else:
+            model, tokenizer = made_model(args, items)
         write_model(out, model, tokenizer)
         out.counts |= {"tokens": len(tokenizer), "parameters": model.num_parameters()}
+
+
+def made_model(args: InitBaseModelArgs, items: pa.Table) -> tuple[Any, Any]:
+    """(small Qwen3, tokenizer of the data's own words)."""
+    instructions = instruction_texts(wording(args.wording), tasks=args.tasks, times=len(items))
+    tokenizer = train_tokenizer(
+        chain(item_texts(items), [instructions]),
+        vocab_size=args.vocab_size,
+        max_positions=args.shape.max_positions,
+    )
+    return random_model(tokenizer, args.shape, seed=args.seed), tokenizer
 
 
 if __name__ == "__main__":

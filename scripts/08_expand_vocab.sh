@@ -6,6 +6,7 @@
 # Edit the variables, or override:
 #   DATASET=office SIDS=balanced bash scripts/08_expand_vocab.sh --shape.hidden_size 256
 #   RUN=qwen3 MODEL=/path/to/Qwen3-1.7B bash scripts/08_expand_vocab.sh
+#   RUN=scratch bash scripts/08_expand_vocab.sh --like /path/to/Qwen3-1.7B                # its architecture, random weights
 #   EXPAND_ARGS="--init codebook" bash scripts/08_expand_vocab.sh
 # --overwrite and --help reach both programs.
 set -euo pipefail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,8 @@ from preprocess.base_model import (
     random_model,
     train_tokenizer,
 )
-from tests.handmade import tokenizer
+from tests import tiny
+from tests.handmade import call, tokenizer, write_data
 
 TASKS = ("history_to_sid", "title_to_sid", "sid_to_title")
 
@@ -72,6 +74,35 @@ def test_the_words_of_the_prompts_become_tokens() -> None:
     assert sentence.count(". Which item will they choose next?") == 2
     steps = instruction_texts(wording("minionerec"), tasks=["titles_to_title"], times=1)
     assert "Continue the list of " in steps and not any("semantic ID" in text for text in steps)
+
+
+def test_an_architecture_is_taken_without_its_weights(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    data, words = write_data(tmp_path / "data"), tokenizer("gpt2")
+    published = tiny.model("gpt2", vocab_size=len(words) + 7, seed=5)
+    published.save_pretrained(tmp_path / "published")
+    words.save_pretrained(tmp_path / "published")
+    command = ["preprocess.init_base_model", "--data", data, "--like", tmp_path / "published"]
+    made = {}
+    for seed in (0, 1):
+        call(*command, "--seed", seed, "--output_dir", tmp_path / str(seed))
+        made[seed] = AutoModelForCausalLM.from_pretrained(tmp_path / str(seed))
+        assert AutoTokenizer.from_pretrained(tmp_path / str(seed)).get_vocab() == words.get_vocab()
+    shapes = [
+        {name: value.shape for name, value in model.state_dict().items()}
+        for model in (published, *made.values())
+    ]
+    assert shapes[0] == shapes[1] == shapes[2] and made[0].dtype == torch.float32
+    tables = [model.get_input_embeddings().weight for model in (published, *made.values())]
+    assert not torch.equal(tables[0], tables[1]) and not torch.equal(tables[1], tables[2])
+    assert float(tables[1].detach().std()) == pytest.approx(published.config.initializer_range, rel=0.1)
+    call(
+        "preprocess.init_base_model", *command[1:], "--vocab_size", 999, "--output_dir", tmp_path / "0"
+    )  # not read
+    with pytest.raises(InputError, match="is not a model directory"):
+        call(*command[:3], "--like", tmp_path / "none", "--output_dir", tmp_path / "x")
 
 
 def test_shapes_that_make_no_model_are_refused() -> None:
