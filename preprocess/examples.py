@@ -169,18 +169,23 @@ def window_rows(
     return rows[reasons == ""], dict(Counter(reasons[reasons != ""].tolist()))
 
 
-def row_keys(sequences: Sequences, rows: np.ndarray, sids: SidTable) -> Iterator[tuple[int, ...]]:
-    """History and target of each row as numbers of distinct semantic IDs: equal keys read equal to a model."""
+def row_keys(
+    sequences: Sequences, rows: np.ndarray, sids: SidTable, *, max_history: int | None = None
+) -> Iterator[tuple[int, ...]]:
+    """Newest `max_history` items and target of each row as numbers of distinct semantic IDs: equal keys read equal to a model."""
     sid_N = sids.sid_of_item_N
-    for row in rows.tolist():
-        history = sequences.history_values[sequences.offsets[row] : sequences.offsets[row + 1]]
+    starts, ends = sequences.starts(rows, max_history), sequences.offsets[rows + 1]
+    for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        history = sequences.history_values[start:end]
         yield (*sid_N[history].tolist(), int(sid_N[sequences.target[row]]))
 
 
-def distinct_rows(sequences: Sequences, rows: np.ndarray, sids: SidTable) -> np.ndarray:
-    """`rows` without those whose history and target repeat those of an earlier row as semantic IDs."""
+def distinct_rows(
+    sequences: Sequences, rows: np.ndarray, sids: SidTable, *, max_history: int | None = None
+) -> np.ndarray:
+    """`rows` without those whose history and target repeat those of an earlier row as semantic IDs, as far as they are shown."""
     first: dict[tuple[int, ...], int] = {}
-    for row, key in zip(rows.tolist(), row_keys(sequences, rows, sids), strict=True):
+    for row, key in zip(rows.tolist(), row_keys(sequences, rows, sids, max_history=max_history), strict=True):
         first.setdefault(key, row)
     return np.array(sorted(first.values()), rows.dtype)
 

@@ -92,7 +92,7 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
     rows, empty = sequences.rows(split, max_rows=mixture.max_rows.get(split), seed=mixture.seed)
     skipped = {"empty_history": empty} if empty else {}
     if split == "train" and mixture.deduplicate:
-        kept = distinct_rows(sequences, rows, sources.sids)
+        kept = distinct_rows(sequences, rows, sources.sids, max_history=mixture.max_history)
         if len(kept) < len(rows):
             skipped["repeated"] = len(rows) - len(kept)
         rows = kept

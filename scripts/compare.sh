@@ -19,8 +19,8 @@ folders=() files=()
 IFS=, read -ra names <<< "$RUNS"
 for name in "${names[@]}"; do folders+=("$OUTPUT_ROOT/$name"); done
 IFS=, read -ra names <<< "$PUBLISHED"
-for name in "${names[@]}"; do files+=("configs/$name/published.csv"); done
+for name in ${names[@]+"${names[@]}"}; do files+=("configs/$name/published.csv"); done
 
-"$PYTHON" -m infer.compare --runs "[$(IFS=,; echo "${folders[*]}")]" --published "[$(IFS=,; echo "${files[*]}")]" \
+"$PYTHON" -m infer.compare --runs "[$(IFS=,; echo "${folders[*]}")]" --published "[$(IFS=,; echo "${files[*]-}")]" \
     --dataset "$DATASET" --split "$SPLIT" --reference "$REFERENCE" \
     --output_dir "$OUTPUT_ROOT/compare/$DATASET.$SPLIT" "$@"

@@ -240,6 +240,17 @@ def test_options_of_the_export(made, tmp_path):
     facts = json.loads((tmp_path / "out/manifest.json").read_text())["counts"]
     before = artifacts.read_sequences(made / "data")["split"].to_pylist()
     assert facts["train_rows_left_out"] == before.count("train") - len(train) > 0
+    shop = ["--to", "mimigenrec", *base[2:], "--name", "Shop", "--seq_sample", 5, "--data_source", "Store"]
+    titled = {}
+    for seed in (1, 2):
+        flags = ["--tasks", '["histitle2sid"]', "--seed", seed, "--deduplicate", "true"]
+        call("data.export", *shop, *flags, "--output_dir", tmp_path / f"m{seed}")
+        found = json.loads((tmp_path / f"m{seed}/Shop/rl/train.json").read_text())
+        assert len(found) == 5 and {record["data_source"] for record in found} == {"Store"}
+        assert {record["extra_info"]["task"] for record in found} == {"task4_histitle2sid"}
+        assert json.loads((tmp_path / f"m{seed}/Shop/sft/train.json").read_text()) == []
+        titled[seed] = [record["prompt"][1]["content"] for record in found]
+    assert titled[1] != titled[2], "another seed draws other rows"
     with pytest.raises(InputError, match="tasks .* -> some of sid_sft"):
         call("data.export", *base, "--tasks", '["x"]', "--output_dir", tmp_path / "no")
 

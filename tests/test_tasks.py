@@ -266,6 +266,14 @@ def test_shares_caps_and_repeats(store: Path) -> None:
     counts = read_manifest(out)["counts"]
     assert counts["tasks"]["train"]["history_to_sid"] == 2 and counts["valid"] == 2
     assert counts["skipped"]["train"]["history_to_sid"] == {"repeated": 1}
+    # rows that differ only in what is not shown are one question with one answer
+    longer = [("train", 0, [1, 5], 0), ("train", 1, [2, 6], 0), ("valid", 0, [5], 0)]
+    data = write_data(store / "cut", sequences=longer)
+    command = ["--data", data, "--sids", write_sids(store / "cut_sids", data=data), "--deduplicate", "true"]
+    for most, left in ((2, 2), (1, 1)):
+        out = store / f"cut_out{most}"
+        call(PROGRAM, *command, "--output_dir", out, "--max_history", most)
+        assert read_manifest(out)["counts"]["tasks"]["train"]["history_to_sid"] == left
 
 
 NAMES = [f"{frame}:{name}" for frame in FRAMES for name in WORDINGS if frame == "chat" or (frame, name) in
