@@ -7,6 +7,7 @@
 #   DATASET=shop RAW=/path/to/tables bash scripts/chain.sh
 #   DATASET=published SIDS=published STAGES="07 baselines 08 09 11" bash scripts/chain.sh     # after scripts/import_release.sh
 #   PAPER=toy DATASET=toystore RUN=quickstart STAGES="10 11" bash scripts/chain.sh
+#   MODEL=/path/to/Qwen3-1.7B RUN=qwen3 STAGE=pretrained bash scripts/chain.sh                # MODEL is that of the first stage that reads one
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -25,9 +26,9 @@ for number in $STAGES; do
         03) bash scripts/03_complete_tags.sh ;;
         04) bash scripts/04_build_sids.sh ;;
         07) bash scripts/07_build_examples.sh ;;
-        08) bash scripts/08_expand_vocab.sh ;;
-        09) bash sft.sh; trained=sft_$STAGE ;;
-        10) bash rl.sh; trained=grpo ;;
+        08) bash scripts/08_expand_vocab.sh; unset MODEL ;;
+        09) bash sft.sh; unset MODEL; trained=sft_$STAGE ;;
+        10) bash rl.sh; unset MODEL; trained=grpo ;;
         11) NAME=$trained bash evaluate.sh ;;
         baselines) bash scripts/train_baselines.sh ;;
         *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 07 08 09 10 11 or baselines" >&2; exit 2 ;;

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -100,6 +102,51 @@ def test_names_of_variants_and_outputs(echo):
     assert script(echo, "rl.sh", NAME="free", RUN="r", TRACKER="wandb")[1].endswith(
         "outputs/r/free --tracker wandb"
     )
+
+
+FOREIGN = re.findall(
+    r"^\|[^|]*\| `([^`|]*(?:bash|python) [^`|]*)` \|$", (ROOT / "data/README.md").read_text(), flags=re.M
+)
+
+
+@pytest.mark.parametrize("command", FOREIGN)
+def test_commands_for_those_who_come_from_elsewhere_are_understood(tmp_path, command):
+    """Every program of the command takes its recipe and its flags, names and values."""
+    from configs import program
+
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\nprintf '%s\\037' \"$@\"\necho\n")
+    python.chmod(0o755)
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    done = subprocess.run(
+        ["bash", "-c", command.replace("python -m", "$PYTHON -m")], cwd=ROOT, env=kept | {"PYTHON": str(python)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    calls = [line.split("\037")[1:-1] for line in done.stdout.splitlines() if "\037" in line]
+    assert calls
+    for name, *flags in calls:
+        args = get_type_hints(import_module(name).main)["args"]
+        program.parse(args, [flag for flag in flags if flag])
+
+
+def test_the_list_for_those_who_come_from_elsewhere_is_read():
+    assert len(FOREIGN) > 20
+
+
+def test_a_chain_hands_on_its_own_models(echo):
+    """MODEL is that of the first stage that reads one; the others read what was trained before them."""
+    variables = {"DATASET": "office", "MODEL": "/base", "OUTPUT_ROOT": "out", "RUN": "r"}
+    read = []
+    for line in script(echo, "scripts/chain.sh", **variables, STAGES="08 09 10 11"):
+        if "--model " in line:
+            read.append((line.split()[1], line.split("--model ")[1].split()[0]))
+    assert read == [
+        ("preprocess.expand_vocab", "/base"), ("train.sft", "out/r/vocab"), ("train.grpo", "out/r/sft_recommend/final"),
+        ("infer.recommend", "out/r/grpo/final"),
+    ]  # fmt: skip
+    lines = script(echo, "scripts/chain.sh", **variables, STAGES="11")
+    assert any("infer.recommend" in line and "--model /base" in line for line in lines)
 
 
 def test_processes_of_one_or_several_machines(echo):
