@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,24 @@ from hypothesis import strategies as st
 
 from data.rows import Rows
 from infer.models import contract
-from infer.models.sequential import windows
+from infer.models.sequential import text, windows
 from infer.models.sequential.evidence import HistoryEvidence
 from infer.models.sequential.model import SequentialModel, recent_items
-from infer.models.sequential.options import Caser, Gru4Rec, Hstu, SasRec, ScorerOptions, SequentialShape
+from infer.models.sequential.options import (
+    Caser,
+    Gru4Rec,
+    Hstu,
+    SasRec,
+    ScorerOptions,
+    SequentialShape,
+    TextOptions,
+)
 from infer.models.sequential.scoring import SequentialScorer
 from infer.models.sequential.softmax import soft_cross_entropy
+from rq.vectors.embeddings import Tfidf, tfidf_matrix
 from train.scratch import losses
+from train.scratch.options import ItemLoss
+from train.scratch.sequential import SequentialTask, TrainRows
 
 TRUNKS = {
     "sasrec": SasRec(layers=2, heads=2, feedforward=2, activation="gelu"),
@@ -155,6 +168,31 @@ def test_a_state_is_that_of_its_prefix_alone(trunk):
     assert (whole_PN[0] - other[0]).abs().max() > 1e-3, "the order of a history matters"
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_the_loss_of_a_batch_is_the_mean_of_its_rows_alone(trunk, kind):
+    """Batches of one row, of one item, and of all of them; the negatives of a row are drawn once for both sides."""
+    model = network(trunk, scorer={"copy": kind == "ce"})
+    rows = random_rows(np.random.default_rng(5), users=6, items=12, positions=5)
+    task = SequentialTask(model, TrainRows.of_rows(rows), rows, loss=ItemLoss(kind=kind), rows=64)
+    (whole,) = task.batches(0, np.random.default_rng(0))
+    made = windows.padded(task.current, whole)
+    together = float(task.batch_loss(made, np.random.default_rng(1)).detach())
+    drawn = losses.drawn_negatives(made.target_P, 12, 1, np.random.default_rng(1))
+    alone = []
+    for p, at in enumerate(made.at_P):
+        row, place = divmod(int(at), made.history_BT.shape[1])
+        one = windows.PaddedBatch(
+            made.history_BT[row : row + 1, : place + 1],
+            np.array([place]),
+            made.target_P[p : p + 1],
+            made.example_P[p : p + 1],
+        )
+        with patch.object(losses, "drawn_negatives", lambda *_, p=p: drawn[p : p + 1]):
+            alone.append(float(task.batch_loss(one, np.random.default_rng(1)).detach()))
+    assert len(alone) >= 10 and together == pytest.approx(np.mean(alone), rel=1e-4)
+
+
 def test_recent_items_by_hand():
     history_BT = torch.tensor([[4, 7, 5], [8, 0, 0]])
     assert recent_items(history_BT, torch.tensor([1, 3, 2])).tolist() == [[7, 4, -1], [8, -1, -1], [5, 7, 4]]
@@ -239,3 +277,23 @@ def test_target_ranks_are_those_of_the_lists():
     for row, rank in enumerate(contract.target_ranks(score_RN, target_R)):
         part = slice(lists.offsets[row], lists.offsets[row + 1])
         assert rank == lists.rank_E[part][lists.item_E[part] == target_R[row]][0]
+
+
+def test_similar_items_are_the_best_of_all_cosines(monkeypatch):
+    words = ["steel", "brass", "bolt", "nut", "washer", "long", "short", "pump"]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, 4)) for _ in range(30)] + ["unheard"]
+    options = TextOptions(tfidf=Tfidf(max_df=1.0))
+    monkeypatch.setattr(text, "BLOCK", 7)
+    items_NK, cosine_NK = text.similar_items(texts, options, most=6)
+    dense_NN = (matrix := tfidf_matrix(texts, options.tfidf)) @ matrix.T
+    dense_NN = dense_NN.toarray() - 2 * np.eye(31)
+    expected_NK = np.argsort(-dense_NN, axis=1, kind="stable")[:, :6]
+    assert np.allclose(cosine_NK, np.take_along_axis(dense_NN, expected_NK, axis=1).clip(min=0), atol=1e-6)
+    assert np.allclose(
+        np.take_along_axis(dense_NN, items_NK.astype(int), axis=1),
+        np.take_along_axis(dense_NN, expected_NK, axis=1),
+    )
+    assert not cosine_NK[30].any(), "nothing is known of a text without known terms"
+    few, _ = text.similar_items(texts[:4] + texts[:4], options, most=50)
+    assert few.shape == (8, 7) and all(item not in row for item, row in enumerate(few))

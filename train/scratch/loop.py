@@ -71,7 +71,6 @@ class RunState:
     waited: int = 0
     loss_sum: float = 0.0
     loss_rows: int = 0
-    rows: int = 0
     lines: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -164,7 +163,6 @@ class Run:
         state.step += 1
         state.loss_sum += value * rows
         state.loss_rows += rows
-        state.rows += rows
         self.rows_here += rows
 
     def _validate(self, batches: int) -> None:

@@ -62,5 +62,7 @@ def _similar(terms_NT: csr_matrix, start: int, most: int) -> tuple[np.ndarray, n
     block_BN = (terms_NT[start : start + BLOCK] @ terms_NT.T).toarray()
     rows = np.arange(len(block_BN))
     block_BN[rows, start + rows] = -1  # not its own neighbour
-    items_BK = np.argsort(-block_BN, axis=1, kind="stable")[:, :most]
-    return items_BK, np.take_along_axis(block_BN, items_BK, axis=1)
+    best_BK = np.sort(np.argpartition(-block_BN, most - 1, axis=1)[:, :most], axis=1)
+    cosine_BK = np.take_along_axis(block_BN, best_BK, axis=1)
+    order_BK = np.argsort(-cosine_BK, axis=1, kind="stable")
+    return np.take_along_axis(best_BK, order_BK, axis=1), np.take_along_axis(cosine_BK, order_BK, axis=1)
