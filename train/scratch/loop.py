@@ -238,9 +238,11 @@ def make_optimizer(model: nn.Module, options: EpochOptions) -> torch.optim.Optim
     betas, rate = (0.9, options.beta2), options.learning_rate
     parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
     if options.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate, betas=betas, weight_decay=options.weight_decay)
+        return torch.optim.Adam(
+            parameters, lr=rate, betas=betas, weight_decay=options.weight_decay, fused=True
+        )
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, fused=True)

@@ -18,12 +18,13 @@ from configs.program import InputError
 from data.rows import Rows
 from data.store.output import Output
 from infer.loading import default_device
-from infer.models.contract import block_rows, read_settings, save_settings
+from infer.models.contract import read_settings, save_settings
 from infer.models.sequential.model import SequentialModel
 from infer.models.sequential.options import SequentialShape
 from infer.models.sequential.windows import newest
 
 FILE = "model.safetensors"
+BLOCK_VALUES = 1 << 20  # scores held at once: 4 MiB, which stay in a cache
 
 
 class SequentialScorer:
@@ -36,7 +37,7 @@ class SequentialScorer:
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """Log-probabilities float32 [R, N] or [R, C]."""
         width = self.num_items if items_RC is None else items_RC.shape[1]
-        result, step = np.empty((len(rows), width), np.float32), block_rows(self.num_items)
+        result, step = np.empty((len(rows), width), np.float32), max(1, BLOCK_VALUES // self.num_items)
         for start in range(0, len(rows), step):
             block = np.arange(start, min(start + step, len(rows)))
             logits_RN = self.logits(rows.take(block))
@@ -55,12 +56,16 @@ class SequentialScorer:
         within_H = np.arange(len(rows.history_H)) - rows.offsets[rows.history_row_H]
         history_RT[rows.history_row_H, within_H] = rows.history_H
         device = self.network.bias_N.device
-        logits_RN = self.network.bias_N.repeat(len(rows), 1)
         filled = np.flatnonzero(lengths)
+        at_R = np.arange(len(filled)) * history_RT.shape[1] + lengths[filled] - 1
+        history, at, place = (
+            torch.from_numpy(part).to(device) for part in (history_RT[filled], at_R, filled)
+        )
+        if len(filled) == len(rows):
+            return self.network.logits(history, at)
+        logits_RN = self.network.bias_N.repeat(len(rows), 1)
         if len(filled):
-            at_R = np.arange(len(filled)) * history_RT.shape[1] + lengths[filled] - 1
-            history, at = (torch.from_numpy(part).to(device) for part in (history_RT[filled], at_R))
-            logits_RN[torch.from_numpy(filled).to(device)] = self.network.logits(history, at)
+            logits_RN[place] = self.network.logits(history, at)
         return logits_RN
 
 
