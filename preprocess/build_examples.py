@@ -4,7 +4,7 @@
         --data data/toystore --sids data/toystore/sids/rqkmeans --output_dir data/toystore/examples/rqkmeans
 
 reads   <data>/  items.parquet, sequences.parquet      <sids>/  sids.parquet
-writes  <output_dir>/  train.parquet, valid.parquet, test.parquet
+writes  <output_dir>/  train.parquet, valid.parquet, test.parquet; with --held_out_items also held_out.parquet
 
 train holds the tasks that are asked for, one row per train sequence or item and task (train/README.md lists them); valid and
 test hold history_to_sid rows only. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
@@ -28,7 +28,7 @@ from data.prompts import wording
 from data.sid import read_sids, sid_format
 from data.signals import Signals, environment_words, item_words, user_words, write_signals
 from data.store.output import PARQUET, Output, open_output
-from data.tasks import PREFERENCE_TASKS, TaskContext
+from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TaskContext
 from preprocess.corpora import Converted, Corpus, convert, read_registry
 from preprocess.examples import SCHEMA, ItemTexts, check_belong, row_keys, tables
 from preprocess.mixture import (
@@ -37,11 +37,13 @@ from preprocess.mixture import (
     TaskMixture,
     category_texts,
     check_shares,
+    plan_held_out,
     plan_split,
 )
 from preprocess.preferences import read_preferences
 
 STAGE, VERSION = "build_examples", 1
+HELD_OUT = "held_out"
 Task = Literal[
     "history_to_sid", "sid_to_title", "title_to_sid", "description_to_sid", "history_to_title", "titles_to_sid",
     "titles_to_title", "history_to_description", "item_narrative", "sequence_narrative", "reason_then_sid", "chat",
@@ -99,6 +101,8 @@ class BuildExamplesArgs:
     """descriptions longer than this (characters) are in no task; null = no limit"""
     max_rows: MaxRows = field(default_factory=MaxRows)
     """at most this many sequences per split, a seeded sample; item tasks are not sampled"""
+    held_out_items: float = 0.0
+    """share of the semantic IDs whose items are in no item task of train but in held_out.parquet: train.sft --item_loss_rows"""
     deduplicate: bool = False
     """leave out train sequences that repeat an earlier one as semantic IDs"""
     signals: list[Literal["user", "environment", "item_type"]] = field(default_factory=list)
@@ -127,6 +131,12 @@ class BuildExamplesArgs:
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise InputError(f"{name} is {limit} -> at least 1, or null for no limit")
+        if not 0 <= self.held_out_items < 1:
+            raise InputError(f"held_out_items is {self.held_out_items} -> a share below 1, or 0 for none")
+        if self.held_out_items and not set(self.shares) & set(ITEM_TASKS):
+            raise InputError(
+                f"held_out_items holds back item tasks ({', '.join(ITEM_TASKS)}) -> add one, or 0"
+            )
         if ("environment" in self.signals) != (self.environment_column is not None):
             raise InputError("signal environment and environment_column belong together -> give both or none")
         if bool(set(self.shares) & set(PREFERENCE_TASKS)) != (self.preferences is not None):
@@ -153,6 +163,7 @@ class BuildExamplesArgs:
             caps=self.caps,
             max_rows=vars(self.max_rows),
             max_history=self.max_history,
+            held_out=self.held_out_items,
             deduplicate=self.deduplicate,
             environment=self.environment_column,
             values=self.value_weights,
@@ -164,6 +175,8 @@ def main(args: BuildExamplesArgs) -> None:
     corpora = read_registry(args.registry, args.corpora) if args.registry else []
     context, sources = read_sources(args, corpora)
     plans = {split: plan_split(split, context, sources, args.mixture) for split in artifacts.SPLITS}
+    if args.held_out_items:
+        plans[HELD_OUT] = plan_held_out(context, sources, args.mixture)
     inputs = {
         "data": args.data,
         "sids": args.sids,

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from configs.program import InputError
+from data import artifacts
+from data.rows import sample_rows
 from data.sid import SidTable
 from data.signals import environment_words, item_values
-from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, WINDOW_TASKS, Example, TaskContext
+from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TASKS, WINDOW_TASKS, Example, TaskContext
 from preprocess.corpora import Converted
 from preprocess.examples import (
     ItemTexts,
@@ -31,12 +33,16 @@ from preprocess.preferences import Preference, preference_examples
 
 @dataclass(frozen=True, kw_only=True)
 class TaskMixture:
-    """How the train split is mixed: the share (0..1) of each task's rows, the most rows of some, and the choices of all."""
+    """How the train split is mixed: the share (0..1) of each task's rows, the most rows of some, and the choices of all.
+
+    held_out: share of the semantic IDs whose items are in no item task of train.
+    """
 
     shares: dict[str, float]
     caps: dict[str, int] = field(default_factory=dict)
     max_rows: dict[str, int | None] = field(default_factory=dict)
     max_history: int | None = None
+    held_out: float = 0.0
     deduplicate: bool = False
     environment: str | None = None
     values: bool = False
@@ -101,6 +107,10 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
             chosen = _add_windows(plan, task, split, rows, skipped, context, sources, mixture)
         elif task in ITEM_TASKS:
             chosen, left_out = item_rows(task, sources.texts(task), sources.sids)
+            held_N = held_items(sources.sids, mixture)
+            if held_N[chosen].any():
+                left_out["held_out"] = int(held_N[chosen].sum())
+            chosen = chosen[~held_N[chosen]]
             chosen = chosen[_sample(task, len(chosen), left_out, mixture)]
             plan.add(task, item_examples(context, task, chosen), len(chosen), left_out)
         elif task in PREFERENCE_TASKS:
@@ -119,6 +129,27 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
                 "data"
             )
     return plan
+
+
+def plan_held_out(context: TaskContext, sources: ExampleSources, mixture: TaskMixture) -> SplitPlan:
+    """The questions about items that train has none about: how well names are known that were never taught."""
+    plan, held_N = SplitPlan(), held_items(sources.sids, mixture)
+    for task in mixture.shares:
+        if task in ITEM_TASKS:
+            chosen, left_out = item_rows(task, sources.texts(task), sources.sids)
+            chosen = chosen[held_N[chosen]]
+            plan.add(task, item_examples(context, task, chosen), len(chosen), left_out)
+    return plan
+
+
+def held_items(sids: SidTable, mixture: TaskMixture) -> np.ndarray:
+    """bool [N]: items of the seeded sample of semantic IDs that is held out, all items of an ID together."""
+    total = len(sids.sids_SL)
+    seed = [mixture.seed, len(artifacts.SPLITS), len(TASKS)]  # a stream that no split and no task has
+    held_S = np.zeros(total, bool)
+    if mixture.held_out:
+        held_S[sample_rows(total, max(1, round(mixture.held_out * total)), seed)] = True
+    return held_S[sids.sid_of_item_N]
 
 
 def _sample(task: str, total: int, skipped: dict[str, int], mixture: TaskMixture) -> np.ndarray:

@@ -276,6 +276,43 @@ def test_shares_caps_and_repeats(store: Path) -> None:
         assert read_manifest(out)["counts"]["tasks"]["train"]["history_to_sid"] == left
 
 
+def test_items_that_are_held_out_are_asked_for_elsewhere(store: Path) -> None:
+    tasks = ["title_to_sid", "sid_to_title", "item_narrative", "history_to_sid"]
+    whole = build(store, "taught", tasks=tasks)
+    made = build(store, "held", "--held_out_items", 0.5, tasks=tasks)
+    table = artifacts.read(store / "examples" / "held", artifacts.EXAMPLES, file="held_out.parquet")
+    held = [from_row(row) for row in table.to_pylist()]
+    assert {e.task for e in held} == set(tasks[:3]) and made["history_to_sid"] == whole["history_to_sid"]
+    for task in tasks[:3]:
+        apart = [e for e in held if e.task == task]
+        assert sorted(made[task] + apart, key=lambda e: e.example_id) == whole[task]
+    taught = {e.answer.item_id for task in tasks[:3] for e in made[task]}
+    codes = {tuple(CODES[item]) for item in taught}
+    assert not codes & {tuple(CODES[e.answer.item_id]) for e in held}, (
+        "items of one semantic ID stay together"
+    )
+    counts = read_manifest(store / "examples" / "held")["counts"]
+    assert (
+        counts["tasks"]["held_out"]["title_to_sid"] == counts["skipped"]["train"]["title_to_sid"]["held_out"]
+    )
+    assert not (store / "examples/taught/held_out.parquet").exists()
+    for options, words in (
+        (["--held_out_items", 1], "held_out_items is 1.0"),
+        (["--held_out_items", 0.1, "--tasks", '["history_to_sid"]'], "held_out_items holds back item tasks"),
+    ):
+        line = refuse(
+            PROGRAM,
+            "--data",
+            store / "data",
+            "--sids",
+            store / "sids",
+            "--output_dir",
+            store / "no",
+            *options,
+        )
+        assert words in line
+
+
 NAMES = [f"{frame}:{name}" for frame in FRAMES for name in WORDINGS if frame == "chat" or (frame, name) in
          {("alpaca", "sentence"), ("alpaca", "minionerec"), ("plain", "short"), ("plain", "sentence")}]  # fmt: skip
 

@@ -92,6 +92,8 @@ class SftArgs:
     """stop after this many validations without a better one; null = train to the end"""
     samples: int = 2
     """validation rows, and rows of each text task, whose answers samples.jsonl shows at every validation; 0 = none"""
+    item_loss_rows: int = 0
+    """rows of every item task whose loss a validation logs, as fit and of held-out items (train/supervised/item_losses.py)"""
     keep_checkpoints: int = 2
     """newest checkpoints kept; the best one always stays"""
     seed: int = 0
@@ -114,8 +116,10 @@ class SftArgs:
             raise InputError(f"eval_share {self.eval_share} must lie in (0, 1]")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience {self.patience} must be at least 1, or null")
-        if self.samples < 0:
-            raise InputError(f"samples {self.samples} must be at least 0")
+        if min(self.samples, self.item_loss_rows) < 0:
+            raise InputError(
+                f"samples {self.samples} and item_loss_rows {self.item_loss_rows} must be at least 0"
+            )
         if self.row_tokens < 1:
             raise InputError(f"row_tokens {self.row_tokens} must be at least 1")
         check_choice(self.train_what, self.lora, quantized=self.loading.quantize != "none")
@@ -215,15 +219,25 @@ def train_batches(args: SftArgs, out: Output, engine: Any, config: Any) -> tuple
     return table, batches
 
 
-def validation_batches(args: SftArgs, validator: Any, engine: Any, config: Any) -> Any:
-    """The `Batches` of the validation rows, in their order."""
+def validation_batches(args: SftArgs, examples: pa.Table, engine: Any, config: Any) -> Any:
+    """The `Batches` of rows that are measured, in their order."""
     from train.supervised.tokens import render
 
-    rows = render(validator.examples, engine.renderer)
+    rows = render(examples, engine.renderer)
     return make_batches(
-        args, validator.examples, rows, end_id=engine.renderer.terminator_ids()[-1],
+        args, examples, rows, end_id=engine.renderer.terminator_ids()[-1],
         step_windows=config.per_device_eval_batch_size, seed=None,
     )  # fmt: skip
+
+
+def item_loss_batches(args: SftArgs, train: pa.Table, engine: Any, config: Any) -> dict[str, Any]:
+    """The `Batches` of questions about items, by the name of their loss."""
+    from train.supervised.item_losses import item_tables
+
+    if not args.item_loss_rows:
+        return {}
+    tables = item_tables(train, args.examples, tasks=args.tasks, rows=args.item_loss_rows, seed=args.seed)
+    return {name: validation_batches(args, table, engine, config) for name, table in tables.items()}
 
 
 def train(args: SftArgs, out: Output) -> None:
@@ -258,19 +272,21 @@ def train(args: SftArgs, out: Output) -> None:
     table, batches = train_batches(args, out, engine, config)
     foretell(args, config, engine, batches)
     validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
-    valid_batches = validation_batches(args, validator, engine, config)
+    valid_batches = validation_batches(args, validator.examples, engine, config)
+    item_batches = item_loss_batches(args, table, engine, config)
     trainer = AnswerTrainer(
         model=engine.model,
         args=config,
         batches=batches,
         valid_batches=valid_batches,
         validator=validator,
+        item_batches=item_batches,
         smoothing=args.label_smoothing,
         embedding_rate=args.embedding_rate,
         spare_share=args.eval_share,
         samples=sampled(args, out, engine, validator, table),
         processing_class=engine.renderer.tokenizer,
-        callbacks=[thinned(args, config, engine, batches, valid_batches)],
+        callbacks=[thinned(args, config, engine, batches, [valid_batches, *item_batches.values()])],
     )
     if args.patience is not None:
         trainer.add_callback(Patience(args.patience))
@@ -309,7 +325,7 @@ def sampled(args: SftArgs, out: Output, engine: Any, validator: Any, table: pa.T
     )
 
 
-def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, valid_batches: Any) -> Any:
+def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, measured: list[Any]) -> Any:
     """The callback that keeps validation within `eval_share`."""
     from train.supervised.schedule import EveryNth, forward_work, validation_stride
 
@@ -318,13 +334,14 @@ def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, valid_batches
     if interval < 1:
         interval *= config.max_steps if config.max_steps > 0 else steps * config.num_train_epochs
     interval = max(1, math.ceil(interval))
-    model, rows, valid = engine.model, batches.units, valid_batches.units
+    model, rows, valid = engine.model, batches.units, measured[0].units
     part = interval / steps
     train_work = 3 * part * forward_work(model, tokens=rows.tokens_U.sum(), states=rows.rows.label_tokens)
     beams = len(valid.rows) * args.valid_beams * (engine.sids.num_levels - 1)
     tokens, states = int(valid.rows.lengths_N.sum()) + beams, len(valid.rows) + beams
     valid_work = forward_work(model, tokens=tokens, states=states)
-    valid_work += forward_work(model, tokens=valid.tokens_U.sum(), states=valid.rows.label_tokens)
+    for units in (one.units for one in measured):
+        valid_work += forward_work(model, tokens=units.tokens_U.sum(), states=units.rows.label_tokens)
     stride = validation_stride(train_work / config.world_size, valid_work, share=args.eval_share)
     if stride > 1:
         print(

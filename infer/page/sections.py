@@ -27,6 +27,8 @@ MONTH_BARS = 120
 # (caption, series of metrics.jsonl) in the order of the page; what a stage did not log is left out.
 CURVES = (
     ("Loss", ("loss", "eval_loss")),
+    ("Loss on items that were taught (fit)", ("eval_fit_loss/",)),
+    ("Loss on items that were held out", ("eval_held_out_loss/",)),
     ("Reward", ("reward",)),
     ("Rewards by name", ("reward/",)),
     ("Groups with a hit, groups without signal", ("hit_rate", "zero_variance_share")),

@@ -74,6 +74,7 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         batches: Batches,
         valid_batches: Batches,
         validator: Any,
+        item_batches: dict[str, Batches] | None = None,
         smoothing: float = 0.0,
         embedding_rate: float = 1.0,
         spare_share: float = 1.0,
@@ -85,7 +86,7 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         # TRL wants a Dataset; what it would do to one is done already
         numbers = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=numbers, eval_dataset=numbers, **kwargs)
-        self.batches, self.valid_batches = batches, valid_batches
+        self.batches, self.valid_batches, self.item_batches = batches, valid_batches, item_batches or {}
         self.validator, self.smoothing, self.embedding_rate = validator, smoothing, embedding_rate
         self.work, self.peak = work_of(self.model), peak_here(bf16=self.args.bf16)
         self.spare, self.samples = SpareCheckpoints(spare_share), samples
@@ -162,21 +163,27 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         return round(self.work(tokens=seen["tokens"], labels=seen["labels"]) / seconds / self.peak, 4)
 
     def validate(self) -> dict[str, float]:
-        """The loss per label token on the validation rows, and what the validator measures."""
+        """The losses on validation rows and on questions about items, and what the validator measures."""
         started = time.perf_counter()
         with self._whole_model() as model:
             model.eval()
-            total, count = 0.0, 0
-            with torch.no_grad():
-                for index in range(len(self.valid_batches)):
-                    batch = self._prepare_inputs(self.valid_batches[index])
-                    total += float(answer_loss(model, batch))
-                    count += int((batch["labels"] != IGNORED).sum())
-            found = {"loss": total / max(count, 1)} | self.validator()
+            found = {"loss": self._mean_loss(model, self.valid_batches)}
+            found |= {name: self._mean_loss(model, rows) for name, rows in self.item_batches.items()}
+            found |= self.validator()
             if self.samples is not None and self.is_world_process_zero():
                 self.samples.write(self.state.global_step, *self.validator.best)
         self._set_aside(time.perf_counter() - started, "validation")
         return found
+
+    @torch.no_grad()
+    def _mean_loss(self, model: Any, batches: Batches) -> float:
+        """Per label token."""
+        total, count = 0.0, 0
+        for index in range(len(batches)):
+            batch = self._prepare_inputs(batches[index])
+            total += float(answer_loss(model, batch))
+            count += int((batch["labels"] != IGNORED).sum())
+        return total / max(count, 1)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         started = time.perf_counter()
