@@ -13,7 +13,7 @@ from rq import constructors, train_quantizer
 from rq.constructors import CONSTRUCTORS
 from rq.stack.options import Source
 from rq.train_quantizer import TrainQuantizerArgs
-from tests.handmade import refuse, succeed
+from tests.handmade import call, refuse, succeed
 from tests.test_residual import NoArgs, clustered
 from tests.test_rq_programs import write_store
 
@@ -198,3 +198,11 @@ def test_every_constructor_has_a_config():
         for path in folder.glob("quantizer*.yaml")
     }
     assert names >= CONSTRUCTORS.keys() - {"hidvae"}
+
+
+def test_more_codes_than_the_items_can_fill_are_said_at_the_start(store, tmp_path, capsys):
+    flags = ["--embeddings", store / "embeddings/made", "--constructor", "rqkmeans"]
+    for sizes, said in (("[16,4]", "16 codes in a level for 60 items with 60 different vectors, 3.8 per code -> at most 15"), ("[15,4]", "")):  # fmt: skip
+        call("rq.train_quantizer", *flags, "--rqkmeans.sizes", sizes, "--output_dir", tmp_path / sizes)
+        warned = [line for line in capsys.readouterr().err.splitlines() if "codes in a level" in line]
+        assert len(warned) == bool(said) and all(said in line for line in warned)
