@@ -25,17 +25,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from configs import program
-from configs.program import AlreadyComplete, Clock, InputError
+from configs.program import AlreadyComplete, InputError
 from data import artifacts
-from data.predictions import ranked_items_table, write_predictions
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
-from data.store.output import Output, open_output, require_manifest
+from data.store.output import Output, open_output
 from infer.metrics.ranking import ndcg_at_k
 from infer.models import contract
+from infer.models.answers import write_answers
 from infer.models.recency import with_ages
 
 if TYPE_CHECKING:
@@ -302,19 +301,6 @@ def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, di
     return shrink, weights, value
 
 
-def predict(rows: Rows, model: contract.ItemModel, depth: int, *, label: str) -> pa.Table:
-    """Ranked items of every row in long form, block by block; any item model will do."""
-    step = contract.block_rows(model.num_items)
-    tables = []
-    for start in program.progress(range(0, len(rows), step), label=label, unit="block"):
-        block = rows.take(np.arange(start, min(start + step, len(rows))))
-        lists = contract.ranked_lists(model.score(block), depth)
-        tables.append(
-            ranked_items_table(block.example_ids_R, lists.offsets, lists.item_E, lists.rank_E, lists.score_E)
-        )
-    return pa.concat_tables(tables)
-
-
 def save_model(source: DataSource, one: OneModel, directory: Path) -> None:
     """Fit a model and save it, where that is not done yet."""
     stage, inputs = f"item model {one.model}", {"data": one.data}
@@ -337,22 +323,8 @@ def write_one(out: Output, source: DataSource, one: OneBaseline, directory: Path
         )
     name, rows = name_of(one.model), source.rows(one.split)
     rows = rows.take(sample_rows(len(rows), one.max_rows, one.seed))
-    clock = Clock()
-    table = predict(rows, model, one.depth, label=f"{name}.{one.split}")
-    seconds = clock.seconds
-    write_predictions(out, table)
-    out.counts |= {"examples": len(rows), "predictions": table.num_rows}
-    if hasattr(model, "positions"):
-        out.counts["histories_cut"] = int((np.diff(rows.offsets) > model.positions).sum())
-    out.facts |= require_manifest(directory, written_by="infer.run_baselines")["facts"] | {
-        "split": one.split,
-        "model": name,
-        "item_model": str(directory),
-        "scores": "log-probabilities",
-        "max_rows": one.max_rows,
-        "depth": min(one.depth, model.num_items),
-        "users_per_second": round(len(rows) / seconds, 1),
-    }
+    write_answers(out, rows, model, saved=directory, name=name, split=one.split, depth=one.depth)
+    out.facts["max_rows"] = one.max_rows
 
 
 def answer(args: RunBaselinesArgs, source: DataSource, one: OneBaseline, directory: Path) -> None:

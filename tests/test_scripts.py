@@ -25,6 +25,7 @@ STAGES = {
     "scripts/08_expand_vocab.sh": ["preprocess.init_base_model", "preprocess.expand_vocab"],
     "scripts/train_baselines.sh": ["infer.run_baselines", "infer.evaluate"],
     "scripts/train_sequential.sh": ["train.train_sequential", "infer.run_baselines", "infer.evaluate"],
+    "scripts/fuse.sh": ["infer.fuse", "infer.evaluate"],
     "sft.sh": ["train.sft"],
     "rl.sh": ["train.grpo"],
     "evaluate.sh": ["infer.recommend", "infer.evaluate", "infer.report"],
@@ -147,6 +148,26 @@ def test_a_chain_hands_on_its_own_models(echo):
     ]  # fmt: skip
     lines = script(echo, "scripts/chain.sh", **variables, STAGES="11")
     assert any("infer.recommend" in line and "--model /base" in line for line in lines)
+
+
+def test_members_of_a_fusion_are_models_or_all_predictions_of_one(echo, tmp_path):
+    for place in ("baselines/text", "eval/text.test", "eval/grpo.valid", "eval/grpo.test"):
+        (tmp_path / "r" / place).mkdir(parents=True)
+        (tmp_path / "r" / place / "manifest.json").touch()
+    variables = {
+        "OUTPUT_ROOT": str(tmp_path),
+        "RUN": "r",
+        "NAME": "both",
+        "MEMBERS": "text,grpo,other/knn",
+        "SPLIT": "valid",
+    }
+    fuse, evaluate = script(echo, "scripts/fuse.sh", "--how", "pool", **variables)[1:]
+    folders = [f"{tmp_path}/r/{place}" for place in ("baselines/text", "eval/grpo.valid", "eval/grpo.test")]
+    assert f"--members [{','.join([*folders, 'other/knn'])}] " in fuse and fuse.endswith("--how pool")
+    assert (
+        f"--splits [valid] --output_dir {tmp_path}/r/baselines/both --output_root {tmp_path}/r/eval" in fuse
+    )
+    assert f"--predictions {tmp_path}/r/eval/both.valid " in evaluate
 
 
 def test_processes_of_one_or_several_machines(echo):

@@ -32,6 +32,7 @@ KINDS = {
     "counting": "infer.models.counting",
     "cache": "infer.models.cache",
     "mixture": "infer.models.mixture",
+    "fusion": "infer.models.fusion",
     "sequential": "infer.models.sequential.scoring",
 }
 BLOCK_VALUES = 1 << 24

@@ -1,0 +1,203 @@
+"""Fuse models: the product or the mixture of what they say of the next item, or one order of their pooled lists.
+
+reads   saved item models (of infer.run_baselines, train.train_sequential, score caches, other fusions) and predictions of
+        models with semantic IDs (of infer.recommend), all of one data set
+writes  <output_dir>/: the fusion as an item model, of which members with which weights (infer/models/fusion.py)
+        <output_root>/<name>.<split>/: its predictions and their manifest, name being the last part of output_dir
+
+`--how product` adds log-probabilities (equal weights: the recipe's log-fusion), `mixture` adds probabilities, with `--weights em`
+by the likelihood of the valid rows; no weight is ever searched on a ranking metric. `pool` lists what any member lists among
+its `pool_k` best, in the order of the product; weights [1, 0] order it by the first member alone. Its manifest counts the
+targets on each list and in the pool. Predictions of one model on several splits are one member: name all of their directories.
+
+python -m infer.fuse --members [outputs/run/baselines/mixture,outputs/run/baselines/text] --how mixture --weights em \
+    --data data/industrial --output_dir outputs/run/baselines/fused --output_root outputs/run/eval
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import program
+from configs.program import AlreadyComplete, InputError, say
+from data import artifacts
+from data.rows import Rows, read_rows
+from data.store.output import open_output
+from infer.models import contract, fusion
+from infer.models.answers import write_answers
+from infer.models.members import Member, members_of, opened_for, require_fusable
+from infer.models.recency import with_ages
+
+MODEL_STAGE, STAGE, VERSION = "item model fusion", "fuse", 1
+FITTED = "valid"  # the rows of EM
+
+
+@dataclass
+class FuseArgs:
+    """A fusion and its predictions."""
+
+    members: list[str]
+    """directories of saved item models or of predictions, two models or more"""
+    data: str
+    """prepared data set"""
+    output_dir: str
+    """where the fusion is saved, e.g. outputs/<run>/baselines/<name>"""
+    output_root: str
+    """folder of the prediction directories, outputs/<run>/eval"""
+    how: str = "product"
+    """product (of probabilities, renormalised), mixture (their weighted mean) or pool (the product among listed items)"""
+    weights: list[float] | str = "equal"
+    """equal, em (of a mixture, on the likelihood of valid rows), or one number per member in their order"""
+    pool_k: int = 50
+    """length of each member's list in a pool"""
+    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
+    """which rows to answer"""
+    depth: int = 50
+    """every item whose mean rank is at most this is written"""
+    overwrite: bool = False
+    """replace outputs of another configuration"""
+
+    def __post_init__(self) -> None:
+        if self.how not in fusion.HOW:
+            raise InputError(f"unknown how {self.how!r} -> one of {', '.join(fusion.HOW)}")
+        if isinstance(self.weights, str) and self.weights not in ("equal", "em"):
+            raise InputError(f"unknown weights {self.weights!r} -> equal, em, or a list of numbers")
+        if self.weights == "em" and self.how != "mixture":
+            raise InputError(
+                f"EM fits the weights of a mixture, not of a {self.how} -> --how mixture, or weights equal"
+            )
+        if not isinstance(self.weights, str) and (
+            not all(isfinite(weight) and weight >= 0 for weight in self.weights) or not sum(self.weights) > 0
+        ):
+            raise InputError(f"weights {self.weights} must not be negative and not all be 0")
+        if wrong := set(self.splits) - set(artifacts.SPLITS):
+            raise InputError(f"unknown split {sorted(wrong)[0]!r} -> one of {', '.join(artifacts.SPLITS)}")
+        if min(self.pool_k, self.depth) < 1:
+            raise InputError(f"pool_k {self.pool_k} and depth {self.depth} must be at least 1")
+
+
+@dataclass(frozen=True)
+class OneFusion:
+    """What decides a saved fusion, beside its members' content: the configuration of its manifest."""
+
+    data: str
+    members: list[str]
+    how: str
+    weights: list[float] | str
+    pool_k: int
+    overwrite: bool
+
+    def not_chosen(self) -> set[str]:
+        return set() if self.how == "pool" else {"pool_k"}
+
+
+@dataclass(frozen=True)
+class FusedAnswers:
+    """What decides one prediction directory of a fusion: the configuration of its manifest."""
+
+    data: str
+    model: str
+    split: str
+    depth: int
+    overwrite: bool
+
+
+def rows_of(data: str, split: str, num_items: int) -> Rows:
+    """Rows of a split, with the ages that some models weigh by."""
+    return with_ages(read_rows(data, split, num_items=num_items), data, num_items=num_items)
+
+
+def weights_of(
+    one: OneFusion, members: list[Member], splits: list[str], num_items: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """(weights float64 [M], what the manifest says of the rows behind members and weights)."""
+    splits = list(dict.fromkeys([*splits, *([FITTED] if one.weights == "em" else [])]))
+    fitted_on = require_fusable(members, one.data, splits, num_items=num_items)
+    models = opened_for(members, one.data, splits, num_items=num_items)
+    found = {"fitted_on": fitted_on}
+    if one.weights == "em":
+        if FITTED in fitted_on:
+            raise InputError(
+                f"members were fitted on {fitted_on}, so {FITTED} rows cannot tell their weights -> weights equal"
+            )
+        rows = rows_of(one.data, FITTED, num_items)
+        weights_M, nll = fusion.fitted_weights(models, rows)
+        nll = {f"{FITTED}_nll_{name}": round(value, 6) for name, value in nll.items()}
+        return weights_M, found | {"tuned_on": FITTED, "tuned_rows": len(rows)} | nll
+    if one.weights == "equal":
+        return np.full(len(members), 1 / len(members)), found
+    given_M = np.array(one.weights, float)
+    return (given_M / given_M.sum() if one.how == "mixture" else given_M), found
+
+
+def require_members(members: list[Member], weights: list[float] | str) -> None:
+    """InputError unless there are several members, and a weight for each that is 0 where it has no probabilities."""
+    if len(members) < 2:
+        raise InputError(f"one member ({members[0].name if members else 'none'}) is no fusion -> two or more")
+    given = [1.0] * len(members) if isinstance(weights, str) else weights
+    if len(given) != len(members):
+        names = ", ".join(member.name for member in members)
+        raise InputError(f"{len(given)} weights for {len(members)} members ({names}) -> one for each")
+    for member, weight in zip(members, given, strict=True):
+        if weight > 0 and not member.has_probabilities:
+            raise InputError(
+                f"{member.name} has ranks, no probabilities (imported predictions) -> --how pool with weight 0 for it"
+            )
+
+
+def save_fusion(args: FuseArgs, num_items: int) -> None:
+    """Fit the weights and save the fusion, where that is not done yet."""
+    one = OneFusion(args.data, args.members, args.how, args.weights, args.pool_k, args.overwrite)
+    inputs = {"data": args.data, "members": [Path(member) for member in args.members]}
+    try:
+        with open_output(one, MODEL_STAGE, version=VERSION, inputs=inputs, directory=args.output_dir) as out:
+            members = members_of(args.members)
+            require_members(members, one.weights)
+            weights_M, found = weights_of(one, members, args.splits, num_items)
+            fusion.save(out, members, weights_M, how=args.how, pool_k=args.pool_k, num_items=num_items)
+            named = {member.name: round(float(w), 6) for member, w in zip(members, weights_M, strict=True)}
+            out.counts |= {"items": num_items, "members": len(members)}
+            out.facts |= {"how": args.how, "weights": named, **found}
+            out.facts |= {"pool_k": args.pool_k} if args.how == "pool" else {}
+            say("fuse: " + ", ".join(f"{name} {weight:.4f}" for name, weight in named.items()))
+    except AlreadyComplete:
+        pass
+
+
+def answer(args: FuseArgs, split: str, num_items: int) -> None:
+    """The prediction directory of one split, where it is not there yet."""
+    saved = Path(args.output_dir)
+    one = FusedAnswers(args.data, args.output_dir, split, args.depth, args.overwrite)
+    inputs = {"data": args.data, "model": args.output_dir}
+    place = Path(args.output_root) / f"{saved.name}.{split}"
+    try:
+        with open_output(one, STAGE, version=VERSION, inputs=inputs, directory=place) as out:
+            model, rows = contract.load(saved), rows_of(args.data, split, num_items)
+            write_answers(out, rows, model, saved=saved, name=saved.name, split=split, depth=args.depth)
+            if args.how == "pool":
+                lists, pool, size = model.pool_counts(rows)
+                named = dict(zip(out.facts["weights"], lists, strict=True))
+                out.facts |= {
+                    "targets_listed": named | {"pool": pool},
+                    "pool_items": round(size / len(rows), 2),
+                }
+                each = ", ".join(f"{found:,} on the list of {name}" for name, found in named.items())
+                say(f"fuse: {pool:,} of {len(rows):,} targets are in the pool ({each})")
+    except AlreadyComplete as complete:
+        say(f"fuse: {complete}")
+
+
+def main(args: FuseArgs) -> None:
+    num_items = artifacts.read_items(args.data).num_rows
+    save_fusion(args, num_items)
+    for split in args.splits:
+        answer(args, split, num_items)
+
+
+if __name__ == "__main__":
+    program.run(FuseArgs, main)
