@@ -30,7 +30,7 @@ from data.rows import Rows, read_rows
 from data.store.output import open_output
 from infer.models import contract, fusion
 from infer.models.answers import write_answers
-from infer.models.members import Member, members_of, opened_for, require_fusable
+from infer.models.members import FusionMember, members_of, opened_for, require_fusable
 from infer.models.recency import with_ages
 
 MODEL_STAGE, STAGE, VERSION = "item model fusion", "fuse", 1
@@ -113,7 +113,7 @@ def rows_of(data: str, split: str, num_items: int) -> Rows:
 
 
 def weights_of(
-    one: OneFusion, members: list[Member], splits: list[str], num_items: int
+    one: OneFusion, members: list[FusionMember], splits: list[str], num_items: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """(weights float64 [M], what the manifest says of the rows behind members and weights)."""
     splits = list(dict.fromkeys([*splits, *([FITTED] if one.weights == "em" else [])]))
@@ -135,7 +135,7 @@ def weights_of(
     return (given_M / given_M.sum() if one.how == "mixture" else given_M), found
 
 
-def require_members(members: list[Member], weights: list[float] | str) -> None:
+def require_members(members: list[FusionMember], weights: list[float] | str) -> None:
     """InputError unless there are several members, and a weight for each that is 0 where it has no probabilities."""
     if len(members) < 2:
         raise InputError(f"one member ({members[0].name if members else 'none'}) is no fusion -> two or more")

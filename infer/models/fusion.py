@@ -29,7 +29,7 @@ from configs.program import InputError, NumericError
 from data.rows import Rows
 from data.store.output import Output
 from infer.models.contract import ItemModel, block_rows, ranked_lists, read_settings, save_settings
-from infer.models.members import Member
+from infer.models.members import FusionMember
 from infer.models.mixture import em_weights
 
 HOW = ("product", "mixture", "pool")
@@ -154,7 +154,13 @@ def fitted_weights(members: Sequence[ItemModel], rows: Rows) -> tuple[np.ndarray
 
 
 def save(
-    out: Output, members: Sequence[Member], weights_M: np.ndarray, *, how: str, pool_k: int, num_items: int
+    out: Output,
+    members: Sequence[FusionMember],
+    weights_M: np.ndarray,
+    *,
+    how: str,
+    pool_k: int,
+    num_items: int,
 ) -> None:
     """Into an output directory, for `load`: members by their place relative to it and by their content."""
     here = os.path.realpath(out.path)
@@ -179,7 +185,7 @@ def load(directory: Path) -> FusionModel:
         places = tuple(
             Path(os.path.relpath(os.path.realpath(directory / place))) for place in stored["directories"]
         )
-        member = Member(str(places[0]), places, stored["splits"] and tuple(stored["splits"]))
+        member = FusionMember(str(places[0]), places, stored["splits"] and tuple(stored["splits"]))
         if member.sha256 != stored["sha256"]:
             raise InputError(
                 f"{member.name} is not what {directory} was made of (its content is another) -> fuse again"

@@ -26,7 +26,7 @@ RANKS_ONLY = "import_predictions"  # a stage whose scores are minus the rank
 
 
 @dataclass(frozen=True)
-class Member:
+class FusionMember:
     """name: its directory, without the split where it is predictions. splits: those that were answered, None for a model,
     which answers any row."""
 
@@ -56,30 +56,30 @@ class Member:
         return all(read_manifest(directory)["stage"] != RANKS_ONLY for directory in self.directories)
 
 
-def members_of(directories: Sequence[str | Path]) -> list[Member]:
+def members_of(directories: Sequence[str | Path]) -> list[FusionMember]:
     """Members in the order of their first directory; InputError for what is neither model nor predictions, or named twice."""
-    found: dict[str, Member] = {}
+    found: dict[str, FusionMember] = {}
     for directory in map(Path, directories):
         manifest = require_manifest(directory, written_by="the stage that fits or answers it")
         if (directory / contract.FILE).is_file():
-            one = Member(str(directory), (directory,))
+            one = FusionMember(str(directory), (directory,))
         else:
             _require_predictions(directory)
             split = manifest["facts"]["split"]
             name = directory.with_name(directory.name.replace(f".{split}", "", 1))
-            one = Member(str(name), (directory,), (split,))
+            one = FusionMember(str(name), (directory,), (split,))
         other = found.get(one.name)
         if other is not None:
             if not other.splits or not one.splits or set(other.splits) & set(one.splits):
                 raise InputError(f"{directory} is a member twice -> name it once and give it a weight")
             _refuse_two_models(other.directories[0], directory)
-            one = Member(one.name, other.directories + one.directories, other.splits + one.splits)
+            one = FusionMember(one.name, other.directories + one.directories, other.splits + one.splits)
         found[one.name] = one
     return list(found.values())
 
 
 def opened_for(
-    members: Sequence[Member], data: str | Path, splits: Sequence[str], *, num_items: int
+    members: Sequence[FusionMember], data: str | Path, splits: Sequence[str], *, num_items: int
 ) -> list[contract.ItemModel]:
     """The members' models; InputError where one ranks other items, or is a cache that lacks a row of `splits`."""
     models = [member.open(num_items) for member in members]
@@ -92,7 +92,7 @@ def opened_for(
 
 
 def require_fusable(
-    members: Sequence[Member], data: str | Path, splits: Sequence[str], *, num_items: int
+    members: Sequence[FusionMember], data: str | Path, splits: Sequence[str], *, num_items: int
 ) -> str:
     """The rows that all members were fitted on; InputError where members do not rank the same items for the rows of `splits`.
 
@@ -125,7 +125,9 @@ def fitted_on(directory: str | Path) -> str | None:
     return fitted_on(path) if known and known["content_hash"] == source["sha256"] else None
 
 
-def _require_answers(member: Member, data: str | Path, splits: Sequence[str], *, num_items: int) -> None:
+def _require_answers(
+    member: FusionMember, data: str | Path, splits: Sequence[str], *, num_items: int
+) -> None:
     """InputError unless the predictions of a member hold every row of `splits`, and no others."""
     if missing := [split for split in splits if split not in member.splits]:
         raise InputError(
