@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from configs.program import InputError, quiet
 from data.prompts import Wording
-from data.store.models import load_config, load_tokenizer
+from data.store.models import load_tokenizer, untrained
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
@@ -172,16 +172,10 @@ def random_model(tokenizer: Any, shape: ModelShape, *, seed: int) -> Any:
 def redrawn_model(directory: Path, *, seed: int) -> tuple[Any, Any]:
     """(causal LM of the architecture in `directory` with float32 weights drawn as its class does, its tokenizer)."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    config, tokenizer = load_config(directory), load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     torch.manual_seed(seed)
-    try:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except ValueError as error:
-        raise InputError(
-            f"{directory} is no causal LM ({' '.join(str(error).split())[:100]}) -> another model"
-        ) from None
+    model = untrained(directory, dtype=torch.float32)
     settle_generation(model, tokenizer)
     return model, tokenizer
 

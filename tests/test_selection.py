@@ -51,14 +51,20 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validations that find what MEASURES says."""
-    taken = iter(range(99))
+SCRIPT = [
+    dict(zip([name for name, _ in MEASURES], values, strict=True))
+    for values in zip(*[v for _, v in MEASURES], strict=True)
+]
+REALLY = Validator.__call__
+
+
+def script(monkeypatch: pytest.MonkeyPatch, found: list[dict[str, float]]) -> None:
+    """Validations that find what is `found`, one after the other."""
+    coming = iter(found)
 
     def measure(self) -> dict[str, float]:
-        number = next(taken)
-        return {name: values[number] for name, values in MEASURES}
+        REALLY(self)  # the samples show its lists
+        return next(coming)
 
     monkeypatch.setattr(Validator, "__call__", measure)
 
@@ -67,8 +73,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     ("ndcg@10", None, 6, 6), ("ndcg@10", 2, 4, 2), ("ndcg@10", 3, 6, 6), ("hr@10", None, 6, 4), ("hr@10", 2, 3, 1), ("loss", None, 6, 6), ("loss", 2, 5, 3),
 ])  # fmt: skip
 def test_the_best_is_handed_on_and_training_stops_without_a_better_one(
-    by: str, patience: int | None, steps: int, best: int, chain, scripted, tmp_path
+    by: str, patience: int | None, steps: int, best: int, chain, monkeypatch, tmp_path
 ) -> None:
+    script(monkeypatch, SCRIPT)
     flags = ["--select_by", by, *(["--patience", patience] if patience else [])]
     output = run(chain, tmp_path / "run", *flags)
     assert {path.name for path in output.glob("checkpoint-*")} == {
@@ -80,9 +87,7 @@ def test_the_best_is_handed_on_and_training_stops_without_a_better_one(
     assert steps == best or not same_weights(output / "final", output / f"checkpoint-{steps}")
 
 
-def test_a_run_that_was_cut_off_is_as_patient_as_one_that_was_not(
-    chain, scripted, tmp_path, monkeypatch
-) -> None:
+def test_a_run_that_was_cut_off_is_as_patient_as_one_that_was_not(chain, tmp_path, monkeypatch) -> None:
     from train.supervised.schedule import Patience
 
     class Kill(Exception):
@@ -95,21 +100,15 @@ def test_a_run_that_was_cut_off_is_as_patient_as_one_that_was_not(
             if state.global_step == step:
                 raise Kill
 
+        script(monkeypatch, SCRIPT)
         monkeypatch.setattr(Patience, cut, dies)
         with pytest.raises(Kill):
             run(chain, tmp_path / cut, *flags)
         monkeypatch.delattr(Patience, cut)
-        measured = iter([{"ndcg@10": 0.2}] * 9)
-        monkeypatch.setattr(Validator, "__call__", lambda self, measured=measured: next(measured))
+        script(monkeypatch, [{"ndcg@10": 0.2}] * 9)
         run(chain, tmp_path / cut, *flags)
         assert facts(tmp_path / cut)["best_step"] == 2 and (tmp_path / cut / "checkpoint-4").is_dir()
         assert not (tmp_path / cut / "checkpoint-5").exists()
-        script = iter(range(99))
-        monkeypatch.setattr(
-            Validator,
-            "__call__",
-            lambda self, script=script: {k: v[i] for i in [next(script)] for k, v in MEASURES},
-        )
 
 
 @pytest.mark.parametrize("layout", ["user_tree", "packed", "padded"])

@@ -24,7 +24,7 @@ from data.store.checkpoints import MARK, mark_complete, require_model, require_s
 from data.store.directory import own_files
 from data.store.fingerprints import read_record
 from data.store.inputs import base_of, fingerprint
-from data.store.models import load_config, load_tokenizer, load_weights, merge_adapter, write_model
+from data.store.models import load_tokenizer, load_weights, merge_adapter, untrained, write_model
 from data.store.output import open_output
 
 STAGE, VERSION = "merge", 1
@@ -73,13 +73,10 @@ def merged(args: MergeArgs, base: Path) -> Any:
 def joined(args: MergeArgs, base: Path) -> Any:
     """A model of the base's shape with the weights that lie in parts, on the CPU."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from train.scale.shards import fitting, whole_weights
 
-    config = load_config(base)
-    dtype = (config.dtype or torch.float32) if args.dtype == "auto" else getattr(torch, args.dtype)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = untrained(base, dtype=None if args.dtype == "auto" else getattr(torch, args.dtype))
     model.load_state_dict(
         fitting(whole_weights(Path(args.checkpoint)), model, Path(args.checkpoint)), strict=False
     )

@@ -93,6 +93,22 @@ def load_weights(
     return model
 
 
+def untrained(directory: str | Path, *, dtype: Any = None) -> Any:
+    """A causal LM of the architecture in a local directory, its weights drawn as its class does (by torch's seed).
+
+    dtype None is what the config names. InputError for a model of another kind.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(directory)
+    try:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype or config.dtype or torch.float32)
+    except ValueError as error:
+        text = " ".join(str(error).split())[:100]
+        raise InputError(f"{directory} is no causal LM ({text}) -> another model") from None
+
+
 def merge_adapter(model: Any, directory: str | Path) -> Any:
     """`model`, a base model in memory, with the adapter's change added to its weights (in float32, then in its own dtype)."""
     from peft import PeftModel
