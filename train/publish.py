@@ -98,7 +98,7 @@ def card_of(args: PublishArgs, manifest: dict[str, Any] | None) -> str:
 def cell(value: Any) -> str:
     """One cell of a table.
 
-    >>> cell({"learning_rate": 0.001}), cell("/home/me/outputs/run")
+    >>> cell({"learning_rate": 0.001}), cell("/models/outputs/run")
     ('learning_rate 0.001', 'run')
     """
     if isinstance(value, dict):
