@@ -23,7 +23,7 @@ from data.rows import Rows
 from data.store.fingerprints import sha256_bytes
 from data.store.inputs import fingerprint
 from data.store.output import open_output, read_manifest
-from infer.models.contract import block_rows, read_settings, save_settings
+from infer.models.contract import KnownRows, block_rows, read_settings, save_settings
 from infer.models.contract import load as load_model
 
 VERSION = 1
@@ -59,19 +59,14 @@ class ScoreCache:
         where: str,
     ) -> None:
         self.num_items, self._where = num_items, where
-        self._order = np.argsort(example_ids_R, kind="stable")
-        self._ids, self._items_RK = example_ids_R[self._order], items_RK
+        self._known, self._items_RK = KnownRows(example_ids_R), items_RK
         self._scores_RK, self._rest_R = scores_RK, rest_R
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """As infer.models.contract.ItemModel; InputError for a row that is not in the cache."""
-        at = np.searchsorted(self._ids, rows.example_ids_R).clip(max=len(self._ids) - 1)
-        unknown = rows.example_ids_R[self._ids[at] != rows.example_ids_R]
-        if len(unknown):
-            raise InputError(
-                f"{self._where} has no scores of example {unknown[0]} ({len(unknown)} such) -> make a cache of these rows"
-            )
-        at = self._order[at]
+        at = self._known.places(
+            rows, where=self._where, lack="no scores of", remedy="make a cache of these rows"
+        )
         rest_R1 = self._rest_R[at][:, None]
         if items_RC is None:
             score_RN = np.repeat(rest_R1, self.num_items, axis=1)

@@ -83,6 +83,27 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
     return settings
 
 
+class KnownRows:
+    """Where the rows of given examples (int64) stand among those that a model can answer."""
+
+    def __init__(self, example_ids_R: np.ndarray) -> None:
+        self.order = np.argsort(example_ids_R, kind="stable")
+        self.ids = example_ids_R[self.order]
+
+    @property
+    def repeated(self) -> int:
+        """How many examples come more than once."""
+        return int((self.ids[1:] == self.ids[:-1]).sum())
+
+    def places(self, rows: Rows, *, where: str, lack: str, remedy: str) -> np.ndarray:
+        """Positions (int64) of the rows; InputError "`where` has `lack` example 7 (3 such) -> `remedy`" for one that is not there."""
+        at = np.searchsorted(self.ids, rows.example_ids_R).clip(max=len(self.ids) - 1)
+        unknown = rows.example_ids_R[self.ids[at] != rows.example_ids_R]
+        if len(unknown):
+            raise InputError(f"{where} has {lack} example {unknown[0]} ({len(unknown)} such) -> {remedy}")
+        return self.order[at]
+
+
 def block_rows(num_items: int) -> int:
     """Rows whose scores of all items fit into 64 MiB."""
     return max(1, BLOCK_VALUES // max(num_items, 1))

@@ -21,6 +21,7 @@ import numpy as np
 from configs.program import InputError
 from data.predictions import Predictions, read_predictions
 from data.rows import Rows
+from infer.models.contract import KnownRows
 
 LEFT = 1e-6  # the least mass of all items that are not listed
 ROUNDING = 1e-3  # by how much float32 scores of a whole catalogue may sum to more than 1
@@ -36,9 +37,8 @@ class ListedScores:
     def __init__(self, answers: Sequence[Predictions], *, num_items: int, where: str) -> None:
         self.num_items, self._where = num_items, where
         ids_A = np.concatenate([one.example_ids_R for one in answers])
-        self._order = np.argsort(ids_A, kind="stable")
-        self._ids = ids_A[self._order]
-        if twice := int((self._ids[1:] == self._ids[:-1]).sum()):
+        self._known = KnownRows(ids_A)
+        if twice := self._known.repeated:
             raise InputError(f"{where}: {twice} examples are answered twice -> name one directory per split")
         firsts = np.cumsum([0, *(len(one.example_ids_R) for one in answers)])
         row_M = np.concatenate([one.row_M + first for one, first in zip(answers, firsts, strict=False)])
@@ -56,13 +56,9 @@ class ListedScores:
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """As infer.models.contract.ItemModel; InputError for a row that was not answered."""
-        at = np.searchsorted(self._ids, rows.example_ids_R).clip(max=len(self._ids) - 1)
-        unknown = rows.example_ids_R[self._ids[at] != rows.example_ids_R]
-        if len(unknown):
-            raise InputError(
-                f"{self._where} has no answer to example {unknown[0]} ({len(unknown)} such) -> predictions of these rows too"
-            )
-        at = self._order[at]
+        at = self._known.places(
+            rows, where=self._where, lack="no answer to", remedy="predictions of these rows too"
+        )
         rest_R1 = self._rest_A[at][:, None].astype(np.float32)
         if items_RC is None:
             score_RN = np.repeat(rest_R1, self.num_items, axis=1)
