@@ -37,7 +37,11 @@ def test_a_run_that_ends_early_cuts_off_its_calls(words, stop_after):
         assert clock.seconds < 15
         calls = sum(log.calls.values())
         assert one.complete([question("ok")])[0].status == "ok", "the client is of use for another run"
-        assert sum(log.calls.values()) == calls + 1
+        late = sum(log.calls.values()) - calls - 1
+        assert log.calls["ok\n0"] == 1
+        assert 0 <= late <= 2, (
+            "what two workers had sent before the end, the server may count after it; no more"
+        )
 
 
 def test_a_call_meant_for_another_server_is_neither_answered_nor_seen():
