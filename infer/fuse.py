@@ -6,7 +6,8 @@ writes  <output_dir>/: the fusion as an item model, of which members with which 
         <output_root>/<name>.<split>/: its predictions and their manifest, name being the last part of output_dir
 
 `--how product` adds log-probabilities (equal weights: the recipe's log-fusion), `mixture` adds probabilities, with `--weights em`
-by the likelihood of the valid rows; no weight is ever searched on a ranking metric. `pool` lists what any member lists among
+by the likelihood of the valid rows; `--scale fitted` multiplies all weights of a product by the one number that makes the valid
+rows most likely, which no order depends on and a teacher needs; no weight is ever searched on a ranking metric. `pool` lists what any member lists among
 its `pool_k` best, in the order of the product; weights [1, 0] order it by the first member alone. Its manifest counts the
 targets on each list and in the pool. Predictions of one model on several splits are one member: name all of their directories.
 
@@ -53,6 +54,8 @@ class FuseArgs:
     """product (of probabilities, renormalised), mixture (their weighted mean) or pool (the product among listed items)"""
     weights: list[float] | str = "equal"
     """equal, em (of a mixture, on the likelihood of valid rows), or one number per member in their order"""
+    scale: float | str = 1.0
+    """factor of all weights of a product: a number, or fitted (to the likelihood of valid rows)"""
     pool_k: int = 50
     """length of each member's list in a pool"""
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
@@ -75,6 +78,13 @@ class FuseArgs:
             not all(isfinite(weight) and weight >= 0 for weight in self.weights) or not sum(self.weights) > 0
         ):
             raise InputError(f"weights {self.weights} must not be negative and not all be 0")
+        fitted = self.scale == "fitted"
+        if not fitted and (isinstance(self.scale, str) or not (isfinite(self.scale) and self.scale > 0)):
+            raise InputError(f"scale {self.scale!r} must be a number above 0, or fitted")
+        if self.scale != 1 and self.how != "product":
+            raise InputError(
+                f"scale {self.scale} says how peaked a product is, not a {self.how} -> --how product, or scale 1"
+            )
         if wrong := set(self.splits) - set(artifacts.SPLITS):
             raise InputError(f"unknown split {sorted(wrong)[0]!r} -> one of {', '.join(artifacts.SPLITS)}")
         if min(self.pool_k, self.depth) < 1:
@@ -91,6 +101,7 @@ class OneFusion:
     weights: list[float] | str
     pool_k: int
     overwrite: bool
+    scale: float | str = 1.0
 
     def not_chosen(self) -> set[str]:
         return set() if self.how == "pool" else {"pool_k"}
@@ -115,24 +126,34 @@ def rows_of(data: str, split: str, num_items: int) -> Rows:
 def weights_of(
     one: OneFusion, members: list[FusionMember], splits: list[str], num_items: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """(weights float64 [M], what the manifest says of the rows behind members and weights)."""
-    splits = list(dict.fromkeys([*splits, *([FITTED] if one.weights == "em" else [])]))
+    """(weights float64 [M] before any scale, what the manifest says of the rows behind members, weights and scale)."""
+    fits = [
+        what for what, asked in (("weights", one.weights == "em"), ("scale", one.scale == "fitted")) if asked
+    ]
+    splits = list(dict.fromkeys([*splits, *([FITTED] if fits else [])]))
     fitted_on = require_fusable(members, one.data, splits, num_items=num_items)
     models = opened_for(members, one.data, splits, num_items=num_items)
-    found = {"fitted_on": fitted_on}
+    found: dict[str, Any] = {"fitted_on": fitted_on}
+    if fits and FITTED in fitted_on:
+        raise InputError(
+            f"members were fitted on {fitted_on}, so {FITTED} rows cannot tell their {fits[0]} -> "
+            + ("weights equal" if fits[0] == "weights" else "scale 1")
+        )
+    weights_M = np.full(len(members), 1 / len(members))
+    if not isinstance(one.weights, str):
+        given_M = np.array(one.weights, float)
+        weights_M = given_M / given_M.sum() if one.how == "mixture" else given_M
+    if not fits:
+        return weights_M, found | ({"scale": one.scale} if one.scale != 1 else {})
+    rows = rows_of(one.data, FITTED, num_items)
     if one.weights == "em":
-        if FITTED in fitted_on:
-            raise InputError(
-                f"members were fitted on {fitted_on}, so {FITTED} rows cannot tell their weights -> weights equal"
-            )
-        rows = rows_of(one.data, FITTED, num_items)
         weights_M, nll = fusion.fitted_weights(models, rows)
         nll = {f"{FITTED}_nll_{name}": round(value, 6) for name, value in nll.items()}
-        return weights_M, found | {"tuned_on": FITTED, "tuned_rows": len(rows)} | nll
-    if one.weights == "equal":
-        return np.full(len(members), 1 / len(members)), found
-    given_M = np.array(one.weights, float)
-    return (given_M / given_M.sum() if one.how == "mixture" else given_M), found
+    else:
+        scale, nll = fusion.fitted_scale(fusion.FusionModel(models, weights_M, one.how), rows)
+        nll = {f"{FITTED}_nll_scale_{name}": round(value, 6) for name, value in nll.items()}
+        found["scale"] = round(scale, 6)
+    return weights_M, found | {"tuned_on": FITTED, "tuned_rows": len(rows)} | nll
 
 
 def require_members(members: list[FusionMember], weights: list[float] | str) -> None:
@@ -152,19 +173,21 @@ def require_members(members: list[FusionMember], weights: list[float] | str) -> 
 
 def save_fusion(args: FuseArgs, num_items: int) -> None:
     """Fit the weights and save the fusion, where that is not done yet."""
-    one = OneFusion(args.data, args.members, args.how, args.weights, args.pool_k, args.overwrite)
+    one = OneFusion(args.data, args.members, args.how, args.weights, args.pool_k, args.overwrite, args.scale)
     inputs = {"data": args.data, "members": [Path(member) for member in args.members]}
     try:
         with open_output(one, MODEL_STAGE, version=VERSION, inputs=inputs, directory=args.output_dir) as out:
             members = members_of(args.members)
             require_members(members, one.weights)
             weights_M, found = weights_of(one, members, args.splits, num_items)
-            fusion.save(out, members, weights_M, how=args.how, pool_k=args.pool_k, num_items=num_items)
+            scaled_M = weights_M * found.get("scale", 1.0)
+            fusion.save(out, members, scaled_M, how=args.how, pool_k=args.pool_k, num_items=num_items)
             named = {member.name: round(float(w), 6) for member, w in zip(members, weights_M, strict=True)}
             out.counts |= {"items": num_items, "members": len(members)}
             out.facts |= {"how": args.how, "weights": named, **found}
             out.facts |= {"pool_k": args.pool_k} if args.how == "pool" else {}
-            say("fuse: " + ", ".join(f"{name} {weight:.4f}" for name, weight in named.items()))
+            scale = f", all times {found['scale']:.4f}" if "scale" in found else ""
+            say("fuse: " + ", ".join(f"{name} {weight:.4f}" for name, weight in named.items()) + scale)
     except AlreadyComplete:
         pass
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST_VERSION = 2  # what `last` was before is called `recent` now: infer/tables/results.py reads it so
 NAMES = ("pop", "last", "recent", "itemknn", "itemknn_tuned")
-MORE = ("repeat", "itemknn_text", "mixture")
+MORE = ("repeat", "itemknn_text", "mixture", "trend")
 TUNED = ("itemknn_tuned", "itemknn_text")
 TUNE_K = 10
 
@@ -95,8 +95,9 @@ class RunBaselinesArgs:
     """folder of the saved models; null = baselines beside output_root, outputs/<run>/baselines"""
     models: list[str] = field(default_factory=lambda: list(NAMES))
     """which baselines: pop, last, recent, itemknn, itemknn_tuned, repeat (the user's own history, newest first), itemknn_text
-    (with similar texts and a repeat bonus, tuned on valid), mixture (counts and texts, weights by EM on valid); or directories
-    of saved item models of this data set"""
+    (with similar texts and a repeat bonus, tuned on valid), mixture (counts and texts, weights by EM on valid), trend (how much
+    more popular an item is lately than in all of train: a member of products); or directories of saved item models of this
+    data set"""
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
@@ -199,6 +200,8 @@ def fit(source: DataSource, one: OneModel) -> tuple[Any, dict[str, Any]]:
     """(the model, the settings it was given or found)."""
     if one.model == "mixture":
         return fit_mixture(source)
+    if one.model == "trend":
+        return fit_trend(source)
     return fit_counts(source, one)
 
 
@@ -213,6 +216,19 @@ def fit_mixture(source: DataSource) -> tuple[Any, dict[str, Any]]:
     weight_C = mixture.em_weights(mixture.target_probabilities(found, valid, source.num_items))
     named = {part.name: round(float(weight), 4) for part, weight in zip(found, weight_C, strict=True)}
     return mixture.MixtureModel.of(found, weight_C), {"weights": named, "tuned_on": "valid"}
+
+
+def fit_trend(source: DataSource) -> tuple[Any, dict[str, Any]]:
+    """The ratio of what was popular lately to what is popular in all of train, as one distribution for all rows."""
+    from infer.models.mixture import MixtureModel
+    from infer.models.recency import TREND, recent_popularity, trend
+
+    recent = recent_popularity(source.data, TREND, num_items=source.num_items)
+    if not recent:
+        raise InputError(
+            f"{source.data}: no train interaction has a time, which trend needs -> leave it out of --models"
+        )
+    return MixtureModel(trend(source.train.popularity_N, recent), []), {"latest": TREND}
 
 
 def fit_counts(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:

@@ -229,3 +229,34 @@ def test_a_list_of_everything_is_the_model():
     table = ranked_items_table(rows.example_ids_R, lists.offsets, lists.item_E, lists.rank_E, lists.score_E)
     made = ListedScores([from_table(table, where="x")], num_items=6, where="x")
     assert np.allclose(made.score(rows), model.score(rows), atol=1e-5)
+
+
+@given(st.data())
+def test_the_fitted_scale_is_no_worse_than_any_of_a_grid(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+    count, items = data.draw(st.integers(2, 30)), data.draw(st.integers(2, 8))
+    tables = [rng.dirichlet(np.full(items, 0.7), count) for _ in range(2)]
+    targets = np.array([rng.choice(items, p=row) for row in tables[0]])
+    product = FusionModel(list(map(Table, tables)), rng.uniform(0.2, 2, 2), "product")
+    with patch("infer.models.fusion.block_rows", lambda _: 4):
+        scale, nll = fusion.fitted_scale(product, rows_of(targets))
+
+    def likelihood(factor: float) -> float:
+        scaled = FusionModel(product.members, product.weights_M * factor, "product")
+        return -scaled.score(rows_of(targets), targets[:, None]).astype(float).mean()
+
+    assert nll["1"] == pytest.approx(likelihood(1.0), abs=1e-4)
+    assert nll["fitted"] == pytest.approx(likelihood(scale), abs=1e-4)
+    least = min(likelihood(factor) for factor in np.geomspace(*fusion.SCALES, 60))
+    assert nll["fitted"] <= least + 2e-3
+
+
+def test_a_scale_by_hand():
+    # Of ten rows with odds 4 : 1 six are right. Odds of 6 : 4 are 4 to the power .2925.
+    rows = rows_of([0] * 6 + [1] * 4)
+    scale, nll = fusion.fitted_scale(FusionModel([Table([[0.8, 0.2]] * 10)], np.ones(1), "product"), rows)
+    assert scale == pytest.approx(np.log(1.5) / np.log(4), rel=1e-2)
+    assert nll["1"] == pytest.approx(-0.6 * np.log(0.8) - 0.4 * np.log(0.2), abs=1e-5)
+    assert nll["fitted"] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4), abs=1e-4)
+    with pytest.raises(InputError, match="no row's target is possible"):
+        fusion.fitted_scale(FusionModel([Table([[1.0, 0.0]])], np.ones(1), "product"), rows_of([1]))

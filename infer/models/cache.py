@@ -1,13 +1,13 @@
-"""Scores of a model on disk: for every row the k best items, and what is left for all the others.
+"""Scores of a model on disk: for every row the k best items, and what is left for all the others; or those of all items.
 
     scores = cached("outputs/run/scores/itemknn.train", model="outputs/run/baselines/itemknn", rows=rows, k=200)
     scores.score(rows, items_RC)               # as the model's, without the model
 
-An item among a row's k best has the model's own log-probability; the others share the remaining mass evenly. A cache answers
+With k = None, or no less than the catalogue, every item is kept, in order. An item among a row's k best has the model's own log-probability; the others share the remaining mass evenly. A cache answers
 for the model and the rows that it was made of and refuses all others. It is an item model itself, so whatever takes one
 takes the other.
 
-Legend: R rows, K items kept per row, N items, C candidates of a row.
+Legend: R rows, B rows of a block, K items kept per row, N items, C candidates of a row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.program import AlreadyComplete, InputError
+from configs.program import AlreadyComplete, InputError, progress
 from data.rows import Rows
 from data.store.fingerprints import sha256_bytes
 from data.store.inputs import fingerprint
@@ -34,18 +34,19 @@ ARRAYS = {"example_ids": np.int64, "items": np.int32, "scores": np.float32, "res
 class CacheArgs:
     """What decides the content of a cache, beside the model: the manifest's configuration."""
 
-    k: int
+    k: int | None
     rows_sha256: str
 
     def __post_init__(self) -> None:
-        if self.k < 1:
+        if self.k is not None and self.k < 1:
             raise InputError(f"k {self.k} must be at least 1")
 
 
 class ScoreCache:
     """Scores of the rows `example_ids_R`: items_RK int32 ascending within a row, scores_RK float32, rest_R float32.
 
-    rest_R: log-probability of every single item that is not among the K, -inf where there is none.
+    rest_R: log-probability of every single item that is not among the K, -inf where there is none. Where K is the whole
+    catalogue, items_RK is one row for all.
     """
 
     def __init__(
@@ -62,12 +63,30 @@ class ScoreCache:
         self._known, self._items_RK = KnownRows(example_ids_R), items_RK
         self._scores_RK, self._rest_R = scores_RK, rest_R
 
+    @property
+    def whole(self) -> bool:
+        """Whether every item is kept."""
+        return self._scores_RK.shape[1] == self.num_items
+
+    def places(self, example_ids_R: np.ndarray) -> np.ndarray:
+        """Where the rows of examples stand in the cache, int64 [R]; InputError for one that is not in it."""
+        return self._known.places(
+            example_ids_R, where=self._where, lack="no scores of", remedy="make a cache of these rows"
+        )
+
+    def kept(self, at_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(items int64 [R, K], log-probabilities float32 [R, K], that of every other item float32 [R]) of places."""
+        items_RK = self._items_RK[:1] if self.whole else self._items_RK[at_R]
+        items_RK = np.broadcast_to(items_RK.astype(np.int64), (len(at_R), self._scores_RK.shape[1]))
+        return items_RK, np.asarray(self._scores_RK[at_R]), np.asarray(self._rest_R[at_R])
+
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """As infer.models.contract.ItemModel; InputError for a row that is not in the cache."""
-        at = self._known.places(
-            rows, where=self._where, lack="no scores of", remedy="make a cache of these rows"
-        )
+        at = self.places(rows.example_ids_R)
         rest_R1 = self._rest_R[at][:, None]
+        if self.whole:
+            score_RN = np.asarray(self._scores_RK[at])
+            return score_RN if items_RC is None else np.take_along_axis(score_RN, items_RC, axis=1)
         if items_RC is None:
             score_RN = np.repeat(rest_R1, self.num_items, axis=1)
             np.put_along_axis(score_RN, self._items_RK[at].astype(np.int64), self._scores_RK[at], axis=1)
@@ -80,10 +99,10 @@ class ScoreCache:
         return np.where(kept[place_RC] == wanted_RC, self._scores_RK[at].ravel()[place_RC], rest_R1)
 
 
-def cached(directory: str | Path, *, model: str | Path, rows: Rows, k: int) -> ScoreCache:
+def cached(directory: str | Path, *, model: str | Path, rows: Rows, k: int | None) -> ScoreCache:
     """The cache in `directory`, made now where there is none. InputError when it is of another model, other rows or k.
 
-    model: directory of a saved item model; its content, not its path, is what a cache is of.
+    k: items kept per row, None = all. model: directory of a saved item model; its content, not its path, is what a cache is of.
     """
     args = CacheArgs(k, rows_sha256(rows))
     _refuse_other(Path(directory), fingerprint(model), args)
@@ -109,25 +128,30 @@ def load(directory: Path) -> ScoreCache:
     return ScoreCache(*arrays, num_items=settings["num_items"], where=str(directory))
 
 
-def top_scores(model: Any, rows: Rows, k: int) -> dict[str, np.ndarray]:
+def top_scores(model: Any, rows: Rows, k: int | None) -> dict[str, np.ndarray]:
     """The arrays of a ScoreCache by name.
 
     Probabilities .5, .3, .1, .1 with k = 2 keep the first two; the others have (1 - .8) / 2 = .1 each.
     """
     num_items, step = model.num_items, block_rows(model.num_items)
-    k, parts = min(k, num_items), []
-    for start in range(0, len(rows), step):
-        score_RN = model.score(rows.take(np.arange(start, min(start + step, len(rows)))))
-        items_RK = np.sort(np.argpartition(-score_RN, k - 1, axis=1)[:, :k], axis=1)
-        scores_RK = np.take_along_axis(score_RN, items_RK, axis=1)
+    whole = k is None or k >= num_items
+    k = num_items if whole else k
+    scores_RK, rest_R = np.empty((len(rows), k), np.float32), np.full(len(rows), -np.inf, np.float32)
+    items_RK = np.arange(num_items, dtype=np.int32)[None] if whole else np.empty((len(rows), k), np.int32)
+    for start in progress(range(0, len(rows), step), label="scores", unit="block"):
+        block = slice(start, min(start + step, len(rows)))
+        score_BN = model.score(rows.take(np.arange(block.start, block.stop)))
+        if whole:
+            scores_RK[block] = score_BN
+            continue
+        items_BK = np.sort(np.argpartition(-score_BN, k - 1, axis=1)[:, :k], axis=1)
+        items_RK[block], scores_RK[block] = items_BK, np.take_along_axis(score_BN, items_BK, axis=1)
         # Summed over the others themselves: one minus a sum near one has no digits left.
-        np.put_along_axis(score_RN, items_RK, -np.inf, axis=1)
+        np.put_along_axis(score_BN, items_BK, -np.inf, axis=1)
         with np.errstate(divide="ignore"):
-            rest_R = np.log(np.exp(score_RN.astype(np.float64)).sum(1) / max(num_items - k, 1))
-        parts.append((items_RK, scores_RK, rest_R))
-    items_RK, scores_RK, rest_R = (np.concatenate(part) for part in zip(*parts, strict=True))
+            rest_R[block] = np.log(np.exp(score_BN.astype(np.float64)).sum(1) / (num_items - k))
     made = {"example_ids": rows.example_ids_R, "items": items_RK, "scores": scores_RK, "rest": rest_R}
-    return {name: made[name].astype(kind) for name, kind in ARRAYS.items()}
+    return {name: made[name].astype(kind, copy=False) for name, kind in ARRAYS.items()}
 
 
 def rows_sha256(rows: Rows) -> str:
@@ -145,7 +169,7 @@ def _refuse_other(directory: Path, model_sha256: str, args: CacheArgs) -> None:
     wrong = {
         "another model": manifest["inputs"]["model"]["sha256"] != model_sha256,
         "other rows": manifest["config"]["rows_sha256"] != args.rows_sha256,
-        f"the {manifest['config']['k']} best items": manifest["config"]["k"] != args.k,
+        f"the {manifest['config']['k'] or 'whole list of'} best items": manifest["config"]["k"] != args.k,
     }
     if found := [what for what, differs in wrong.items() if differs]:
         raise InputError(

@@ -95,10 +95,10 @@ class KnownRows:
         """How many examples come more than once."""
         return int((self.ids[1:] == self.ids[:-1]).sum())
 
-    def places(self, rows: Rows, *, where: str, lack: str, remedy: str) -> np.ndarray:
-        """Positions (int64) of the rows; InputError "`where` has `lack` example 7 (3 such) -> `remedy`" for one that is not there."""
-        at = np.searchsorted(self.ids, rows.example_ids_R).clip(max=len(self.ids) - 1)
-        unknown = rows.example_ids_R[self.ids[at] != rows.example_ids_R]
+    def places(self, example_ids_R: np.ndarray, *, where: str, lack: str, remedy: str) -> np.ndarray:
+        """Positions (int64) of examples; InputError "`where` has `lack` example 7 (3 such) -> `remedy`" for one that is not there."""
+        at = np.searchsorted(self.ids, example_ids_R).clip(max=len(self.ids) - 1)
+        unknown = example_ids_R[self.ids[at] != example_ids_R]
         if len(unknown):
             raise InputError(f"{where} has {lack} example {unknown[0]} ({len(unknown)} such) -> {remedy}")
         return self.order[at]

@@ -57,7 +57,7 @@ class ListedScores:
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """As infer.models.contract.ItemModel; InputError for a row that was not answered."""
         at = self._known.places(
-            rows, where=self._where, lack="no answer to", remedy="predictions of these rows too"
+            rows.example_ids_R, where=self._where, lack="no answer to", remedy="predictions of these rows too"
         )
         rest_R1 = self._rest_A[at][:, None].astype(np.float32)
         if items_RC is None:

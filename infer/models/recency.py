@@ -1,6 +1,6 @@
 """When items were bought, where the data set has times: ages of history items in days, what was popular lately.
 
-Legend: R rows, H history items of all rows.
+Legend: R rows, H history items of all rows, N items.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from data import artifacts
 from data.rows import Rows
 
 DAY = 86_400
+TREND = [3000, 9000]  # the latest interactions that `trend` looks at
 SPAN = 1 << 34  # seconds; more than any two timestamps are apart
 
 
@@ -49,6 +50,23 @@ def recent_popularity(data: str | Path, counts: list[int], *, num_items: int) ->
         return {}
     by_time = log["item_id"].to_numpy()[np.argsort(log["timestamp"].to_numpy(), kind="stable")]
     return {k: np.bincount(by_time[-k:], minlength=num_items) for k in counts}
+
+
+def trend(popularity_N: np.ndarray, recent: dict[int, np.ndarray]) -> np.ndarray:
+    """Distribution float64 [N] over items in proportion to (lately + always) / always.
+
+    always: an item's share of all train interactions, each item having one more; lately: the mean over `recent` of its share
+    of the latest ones. In a product of models, where what a row sums to does not matter, it is the factor of what has become
+    more popular; alone it is no recommender. Items of 3 and 1 interactions, all of the latest of the second:
+    always 4/6 and 2/6, ratios 1 and 4.
+
+    >>> trend(np.array([3, 1]), {1: np.array([0, 1])})
+    array([0.2, 0.8])
+    """
+    always_N = (popularity_N + 1) / (popularity_N + 1).sum()
+    lately_N = np.mean([count_N / count_N.sum() for count_N in recent.values()], axis=0)
+    ratio_N = (lately_N + always_N) / always_N
+    return ratio_N / ratio_N.sum()
 
 
 def _times_of_rows(rows: Rows, sequences: pa.Table) -> np.ndarray:

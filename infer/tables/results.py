@@ -27,6 +27,7 @@ BASELINES = (
     "itemknn_tuned",
     "itemknn_text",
     "mixture",
+    "trend",
 )  # in the order of a table
 
 
