@@ -127,7 +127,9 @@ def test_needs_are_resolved_by_name(own, tmp_path):
     assert total[0, :, 0].tolist() == [2 * len(titles[7]), 2 * len(titles[3])]
     with pytest.raises(InputError, match="--data DIRECTORY"):
         mixture(spec, sources=Sources(sids, embeddings=str(vectors)))
-    with pytest.raises(InputError, match="needs moon -> one of sids, embeddings, titles, teacher"):
+    with pytest.raises(
+        InputError, match="needs moon -> one of sids, embeddings, titles, popularity, teacher"
+    ):
         mixture(RewardSpec("exact_match", needs=["moon"]), sources=sources)
 
 

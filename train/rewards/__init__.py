@@ -78,6 +78,21 @@ class Reward:
 
 def registry() -> dict[str, Reward]:
     """All rewards by name."""
-    from train.rewards import ranking, sid
+    from train.rewards import items, ranking, sid, teacher
 
-    return {"exact_match": Reward(sid.exact_match), "rank_aware": Reward(ranking.rank_aware)}
+    return {
+        "exact_match": Reward(sid.exact_match),
+        "rank_aware": Reward(ranking.rank_aware),
+        "rank_discount": Reward(ranking.rank_discount),
+        "partial_hit": Reward(sid.partial_hit, ("sids",)),
+        "prefix_match": Reward(sid.prefix_match, ("sids",)),
+        "hepo": Reward(sid.hepo, ("sids",)),
+        "first_diff": Reward(sid.first_diff, ("sids",)),
+        "cid_match": Reward(sid.cid_match, ("sids",)),
+        "cid_prefix": Reward(sid.cid_prefix, ("sids",)),
+        "collaborative": Reward(teacher.collaborative, ("teacher",)),
+        "cgrf_h": Reward(teacher.cgrf_h, ("sids", "teacher")),
+        "semantic": Reward(items.semantic, ("embeddings",)),
+        "novelty": Reward(items.novelty, ("popularity",)),
+        "diversity": Reward(items.diversity),
+    }

@@ -3,6 +3,7 @@
 sids        SidTable of the run
 embeddings  float32 [N, d], row i is item i (an embeddings directory of stage 02)
 titles      title of every item
+popularity  int64 [N], train interactions of every item (of --data)
 teacher     an item model (infer/models/contract.py): teacher.score(batch.histories) -> float32 log-probabilities [P, N]
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from configs.program import InputError
 from data import artifacts
+from data.rows import read_train_log
 from data.sid import SidTable
 from data.store.lineage import require_common_data
 from infer.models.contract import ItemModel, load
@@ -48,6 +50,12 @@ def _titles(sources: Sources) -> list[str]:
     return titles
 
 
+def _popularity(sources: Sources) -> np.ndarray:
+    directory = sources.require("data", "popularity")
+    _same_items(artifacts.read_items(directory).num_rows, sources, directory)
+    return read_train_log(directory, num_items=sources.sids.num_items).popularity_N
+
+
 def _embeddings(sources: Sources) -> np.ndarray:
     directory = sources.require("embeddings", "embeddings")
     vectors_ND = read_embeddings(directory)
@@ -75,6 +83,7 @@ RESOLVERS: dict[str, Callable[[Sources], Any]] = {
     "sids": lambda sources: sources.sids,
     "embeddings": _embeddings,
     "titles": _titles,
+    "popularity": _popularity,
     "teacher": _teacher,
 }
 

@@ -20,7 +20,7 @@ class RewardSpec:
     params: dict[str, Any] = field(default_factory=dict)
     """keyword arguments of the function"""
     needs: list[str] = field(default_factory=list)
-    """what the function takes besides, resolved before training starts: teacher, embeddings, sids, titles"""
+    """what the function takes besides, resolved before training starts: teacher, embeddings, sids, titles, popularity"""
 
     def __post_init__(self) -> None:
         if not isfinite(self.weight):
