@@ -8,6 +8,7 @@
 #   NAME=sft_wide MODEL=outputs/wide/vocab bash sft.sh                            # another model, another output
 #   RUN=qwen3 STAGE=pretrained EXAMPLES=sentence NUM_GPUS=8 bash sft.sh           # sft_pretrained.yaml
 #   RUN=qwen3 STAGE=pretrained EXAMPLES=sentence SIZE=1.7B CARD=24 bash sft.sh    # batch, mode and sharding for the card, by estimate
+#   STAGE=distilled TEACHER=outputs/minionerec-industrial/baselines/teacher bash sft.sh
 #   PAPER=toy DATASET=toystore RUN=quickstart bash sft.sh
 set -euo pipefail
 
@@ -20,6 +21,7 @@ STAGE=${STAGE:-recommend}           # names the config sft_$STAGE.yaml
 NAME=${NAME:-sft_$STAGE}            # names the output
 NUM_GPUS=${NUM_GPUS:-1}
 TRACKER=${TRACKER:-none}            # none | tensorboard | wandb | swanlab: curves besides metrics.jsonl
+TEACHER=${TEACHER:-}                # item model whose probabilities are answers too (STAGE=distilled): outputs/<run>/baselines/teacher
 SIZE=${SIZE:-}                      # 0.5B | 0.6B | 1.5B | 1.7B | 3B | 4B with CARD=GB of a GPU: see python -m configs.sizes
 CARD=${CARD:-}
 source "$(dirname "$0")/scripts/env.sh"
@@ -27,6 +29,8 @@ MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/vocab}
 
 config_flags "sft_$STAGE"
 recipe_flags
-launch train.sft "${CONFIGS[@]}" ${RECIPE[@]+"${RECIPE[@]}"} --model "$MODEL" \
+soft=()
+if [ -n "$TEACHER" ]; then soft=(--soft_targets.teacher "$TEACHER" --data "$DATA_ROOT/$DATASET"); fi
+launch train.sft "${CONFIGS[@]}" ${RECIPE[@]+"${RECIPE[@]}"} ${soft[@]+"${soft[@]}"} --model "$MODEL" \
     --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
     --output_dir "$OUTPUT_ROOT/$RUN/$NAME" --tracker "$TRACKER" "$@"

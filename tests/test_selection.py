@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from data import artifacts
 from infer.engine import DecodeSettings, load_engine
 from tests import handmade
-from train.sft import SftArgs, make_batches
+from train.sft import SftArgs
 from train.supervised.batches import IGNORED
+from train.supervised.rows import make_batches
 from train.supervised.tokens import render
 from train.validation import Validator
 

@@ -1,6 +1,7 @@
 """Stage 09: supervised fine-tuning on the examples, loss and output head on the answer tokens only, no token twice.
 
-reads   a model directory with SID tokens (08, or an earlier SFT stage), data/<D>/examples/<name>, data/<D>/sids/<name>
+reads   a model directory with SID tokens (08, or an earlier SFT stage), data/<D>/examples/<name>, data/<D>/sids/<name>;
+        with soft targets the data set and an item model of it
 writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, samples.jsonl, checkpoint-*, final/}
 
 Windows of one user share their prefix (train/supervised/units.py); losses and gradients are those of separate rows. A batch
@@ -16,29 +17,20 @@ python -m train.sft --config configs/toy/sft_recommend.yaml --model outputs/quic
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from configs import program
 from configs.program import InputError
-from data import artifacts
 from data.store.configuration import added
-from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
-from data.tasks import SID_TASKS
 from infer.engine import DecodeSettings, load_engine
 from infer.loading import LoadSettings, context_length
 from train.arguments import Tracker
+from train.soft_targets import SoftTargets, data_of
 from train.trainable import LoraSettings, TrainWhat, check_choice
 
 STAGE, VERSION = "sft", 1
-MOST_WINDOWS = 64  # of one user that share a trunk: a longer history's windows are spread over steps
 
 
 @dataclass
@@ -71,6 +63,12 @@ class SftArgs:
     """of train_what lora"""
     loading: LoadSettings = field(default_factory=LoadSettings)
     """attention, 4-bit weights (QLoRA), Unsloth, Liger"""
+    soft_targets: SoftTargets = field(default_factory=SoftTargets)
+    """a teacher whose item probabilities are answers of history_to_sid too (train/supervised/soft_answers.py)"""
+    soft_draws: int | None = None
+    """answers drawn from the teacher for every window; null = 2. They decide where in the tree of codes is learned, not what"""
+    data: str | None = None
+    """prepared data set whose train rows the teacher scores; null = the one that the examples were made from"""
     label_smoothing: float = 0.0
     """share of each label's weight that is spread over the vocabulary"""
     embedding_rate: float = 1.0
@@ -110,6 +108,8 @@ class SftArgs:
             raise InputError(f"keep_checkpoints {self.keep_checkpoints} must be at least 1")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing {self.label_smoothing} must lie in [0, 1)")
+        if self.soft_draws is not None and self.soft_draws < 1:
+            raise InputError(f"soft_draws {self.soft_draws} must be at least 1, or null")
         if self.embedding_rate <= 0:
             raise InputError(f"embedding_rate {self.embedding_rate} must be above 0")
         if not 0 < self.eval_share <= 1:
@@ -132,112 +132,14 @@ class SftArgs:
     def not_chosen(self) -> set[str]:
         """Options that this layout and this choice of parameters do not read."""
         unread = {"row_tokens"} if self.layout == "padded" else set()
+        if self.soft_targets.teacher is None:
+            unread |= {"soft_targets", "soft_draws", "data"}
         return unread | (set() if self.train_what == "lora" else {"lora"})
 
     @property
     def by_length(self) -> bool:
         """Whether batches are made of examples of similar lengths."""
         return self.trainer.get("train_sampling_strategy") == "group_by_length"
-
-
-def chosen_rows(table: pa.Table, args: SftArgs) -> np.ndarray:
-    """Rows (int64) of the chosen tasks; InputError for no rows or a task that the examples lack."""
-    missing = set(args.tasks) - set(table["task"].unique().to_pylist())
-    if missing:
-        raise InputError(
-            f"examples {args.examples} have no task {', '.join(sorted(missing))} -> build them in stage 07"
-        )
-    kept = pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)) if args.tasks else None
-    rows = np.arange(table.num_rows) if kept is None else np.flatnonzero(kept.to_numpy())
-    if not len(rows):
-        raise InputError("no examples to train on -> check the tasks of stage 07 and --tasks")
-    return rows
-
-
-def make_batches(
-    args: SftArgs,
-    table: pa.Table,
-    rows: Any,
-    *,
-    end_id: int,
-    step_windows: int,
-    seed: int | None,
-    parts: int = 1,
-) -> Any:
-    """The `Batches` of rendered examples in the layout of `args`."""
-    from train.supervised.batches import Batches
-    from train.supervised.units import single_units, tree_units
-
-    rows.check(table, max_length=args.max_length)
-    if not args.supervise_end:
-        sids = pc.is_in(table["task"], value_set=artifacts.text_array(sorted(SID_TASKS))).to_numpy()
-        rows = rows.without_end(sids, end_id)
-    weights = table["weight"].to_numpy()
-    if args.layout == "user_tree":
-        tasks = table["task"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-        users = pc.fill_null(table["user_id"], -1).to_numpy().astype(np.int64)
-        units = tree_units(
-            rows, groups_N=users, tasks_N=tasks, most=min(MOST_WINDOWS, max(1, step_windows // 2))
-        )
-    else:
-        units = single_units(rows)
-    return Batches(
-        units,
-        step_windows=step_windows,
-        row_tokens=None if args.layout == "padded" else args.row_tokens,
-        seed=seed,
-        weights_N=None if (weights == 1).all() else weights,
-        by_length=args.by_length,
-        parts=parts,
-    )
-
-
-def train_batches(args: SftArgs, out: Output, engine: Any, config: Any) -> tuple[pa.Table, Any]:
-    """(train rows of the chosen tasks, their `Batches`), rendered once and kept on disk."""
-    from train.supervised.tokens import cached_rows, say_shortened
-
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
-    chosen = chosen_rows(table, args)
-    place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
-    rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
-    table = table.take(chosen)
-    tasks = set(table["task"].unique().to_pylist())
-    shortened = {task: count for task, count in rendered.shortened.items() if task in tasks}
-    say_shortened(shortened, engine.renderer.max_prompt)
-    if shortened:
-        out.counts["shortened_prompts"] = shortened
-    parts = config.world_size * config.gradient_accumulation_steps
-    batches = make_batches(
-        args,
-        table,
-        rendered.take(chosen),
-        end_id=engine.renderer.terminator_ids()[-1],
-        step_windows=config.per_device_train_batch_size * parts,
-        seed=args.seed,
-        parts=parts,
-    )
-    return table, batches
-
-
-def validation_batches(args: SftArgs, examples: pa.Table, engine: Any, config: Any) -> Any:
-    """The `Batches` of rows that are measured, in their order."""
-    from train.supervised.tokens import render
-
-    rows = render(examples, engine.renderer)
-    return make_batches(
-        args, examples, rows, end_id=engine.renderer.terminator_ids()[-1],
-        step_windows=config.per_device_eval_batch_size, seed=None,
-    )  # fmt: skip
-
-
-def item_loss_batches(args: SftArgs, train: pa.Table, engine: Any, config: Any) -> dict[str, Any]:
-    """The `Batches` of questions about items, by the name of their loss."""
-    from train.supervised.item_losses import item_tables
-
-    if not args.item_loss_rows:
-        return {}
-    tables = item_tables(train, args.examples, tasks=args.tasks, rows=args.item_loss_rows, seed=args.seed)
-    return {name: validation_batches(args, table, engine, config) for name, table in tables.items()}
 
 
 def train(args: SftArgs, out: Output) -> None:
@@ -247,6 +149,7 @@ def train(args: SftArgs, out: Output) -> None:
     from train.arguments import trainer_arguments
     from train.safety import finish, selection, train_to_the_end
     from train.supervised.dropout import add_dropout
+    from train.supervised.rows import item_loss_batches, train_batches, validation_batches
     from train.supervised.schedule import Patience
     from train.supervised.trainer import AnswerTrainer
     from train.trackers import tracker_callbacks
@@ -293,7 +196,6 @@ def train(args: SftArgs, out: Output) -> None:
     trainer.equip(args, engine, trainable, example_ids=table["example_id"].to_pylist())
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
-    out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}
     out.counts["label_tokens"] = batches.units.rows.label_tokens
     out.facts |= {"layout": args.layout, "throughput": trainer.throughput()}
 
@@ -314,7 +216,7 @@ def foretell(args: SftArgs, config: Any, engine: Any, batches: Any) -> None:
     (program.say if enough else program.warn)(text)
 
 
-def sampled(args: SftArgs, out: Output, engine: Any, validator: Any, table: pa.Table) -> Any:
+def sampled(args: SftArgs, out: Output, engine: Any, validator: Any, table: Any) -> Any:
     """What writes samples.jsonl; None without samples."""
     from train.samples import Samples
 
@@ -364,6 +266,12 @@ def say_of_another_order(out: Output) -> None:
 
 def main(args: SftArgs) -> None:
     inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
+    if args.soft_targets.teacher is None and args.soft_draws is not None:
+        raise InputError(
+            f"soft_draws {args.soft_draws} are answers of a teacher -> name one: --soft_targets.teacher, TEACHER of sft.sh"
+        )
+    if args.soft_targets.teacher is not None:
+        inputs |= {"data": data_of(args.data, args.examples), "teacher": args.soft_targets.teacher}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         say_of_another_order(out)
         out.write_text("config.yaml", program.as_yaml(args))

@@ -21,7 +21,7 @@ import numpy as np
 
 from configs.program import InputError
 from data.rows import Rows, read_rows
-from data.store.lineage import require_same_data
+from data.store.lineage import data_directory, require_same_data
 from data.store.output import require_manifest
 from infer.models import contract
 from infer.models.cache import ScoreCache, cached
@@ -136,3 +136,13 @@ def require_teacher(teacher: str | Path, data: str | Path, *, num_items: int) ->
         raise InputError(
             f"{teacher} scores {scored} items, {data} has {num_items} -> a teacher of this data set"
         )
+
+
+def data_of(data: str | None, examples: str | Path) -> Path:
+    """The data set whose rows are taught: `data`, or the one that `examples` were made from; InputError where it has moved."""
+    found = Path(data) if data is not None else data_directory(examples)
+    if found is None:
+        raise InputError(
+            f"{examples} were made from a data set that is not where it was -> say where it is: --data DIRECTORY"
+        )
+    return found

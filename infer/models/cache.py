@@ -20,6 +20,7 @@ import numpy as np
 
 from configs.program import AlreadyComplete, InputError, progress
 from data.rows import Rows
+from data.store.claim import rank_and_world
 from data.store.fingerprints import sha256_bytes
 from data.store.inputs import fingerprint
 from data.store.output import open_output, read_manifest
@@ -103,9 +104,12 @@ def cached(directory: str | Path, *, model: str | Path, rows: Rows, k: int | Non
     """The cache in `directory`, made now where there is none. InputError when it is of another model, other rows or k.
 
     k: items kept per row, None = all. model: directory of a saved item model; its content, not its path, is what a cache is of.
+    Of several processes of one launch rank 0 makes it; the others ask when it has.
     """
     args = CacheArgs(k, rows_sha256(rows))
     _refuse_other(Path(directory), fingerprint(model), args)
+    if rank_and_world()[0] > 0:
+        return load(Path(directory))
     try:
         with open_output(
             args, "score_cache", version=VERSION, inputs={"model": model}, directory=directory

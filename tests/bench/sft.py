@@ -37,8 +37,9 @@ from data import artifacts
 from infer.engine import DecodeSettings, load_engine
 from tests.bench import frame
 from tests.bench.decode import TEXT_ROWS, interleaved
-from train.sft import SftArgs, make_batches
+from train.sft import SftArgs
 from train.supervised.batches import IGNORED, Batches
+from train.supervised.rows import make_batches
 from train.supervised.tokens import TokenRows, cached_rows
 from train.supervised.trainer import answer_loss
 

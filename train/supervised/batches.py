@@ -14,11 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from train.supervised.soft_answers import SoftAnswers
 from train.supervised.units import Units, ragged_arange
 
 IGNORED = -100  # target of a padded label
 LABEL_STEP, WIDTH_STEP = 32, 16  # shapes in steps: the allocator meets few sizes and its memory does not grow
 MEGABATCH = 50  # batches that are sorted by length together where the layout pads
+SOFT = (
+    "soft_offsets",
+    "soft_tokens",
+    "soft_shares",
+)  # of a batch with soft labels: train.supervised.head.SoftLabels
 SPANS = ("root_from", "root_to", "trunk_from", "trunk_to", "own_from")
 
 
@@ -28,7 +34,7 @@ class Batches(torch.utils.data.Dataset):
     step_windows: windows of an optimizer step, which whole units meet on average; parts: batches that a step is split into
     (processes times accumulation), about equal in tokens, so that a step does not depend on how it is split; row_tokens:
     length that rows aim at (a longer unit widens them), None = a row per unit, padded; weights_N multiplies the losses of a
-    sequence; by_length: examples of similar lengths together.
+    sequence; by_length: examples of similar lengths together; soft: distributions in place of some of the labels.
     """
 
     def __init__(
@@ -41,9 +47,11 @@ class Batches(torch.utils.data.Dataset):
         weights_N: np.ndarray | None = None,
         by_length: bool = False,
         parts: int = 1,
+        soft: SoftAnswers | None = None,
     ) -> None:
         self.units, self.row_tokens, self.seed, self.by_length = units, row_tokens, seed, by_length
         self.step_windows, self.parts, self.weights_N = step_windows, parts, weights_N
+        self.soft = soft
         self.steps = max(1, -(-int(units.windows_U.sum()) // step_windows))
         self.set_epoch(0)
 
@@ -84,7 +92,7 @@ class Batches(torch.utils.data.Dataset):
         """The batch of some units: input_ids and position_ids int64 [B, T], spans int32 [B, T, 5], states, labels int64 [M].
 
         `states` are flat slots (row * T + slot); padded labels are IGNORED. real_tokens, real_labels and windows are counts, `row` the
-        examples. With weights: label_weights float32 [M].
+        examples. With weights: label_weights float32 [M]; with soft labels: SOFT.
         """
         units, rows = self.units, self.units.rows
         if not len(chosen_U):  # more processes than units: a batch without labels
@@ -203,6 +211,12 @@ class Batches(torch.utils.data.Dataset):
             weights = np.ones(room, np.float32)
             weights[: len(slot_M)] = np.repeat(self.weights_N[member_W], count_W)
             batch["label_weights"] = torch.from_numpy(weights)
+        if self.soft is not None:
+            entries, tokens, shares = self.soft.labels(member_W, count_W)
+            offsets = np.zeros(room + 1, np.int64)
+            offsets[1 : len(entries) + 1] = entries
+            made = (np.cumsum(offsets), tokens, shares)
+            batch |= {name: torch.from_numpy(values) for name, values in zip(SOFT, made, strict=True)}
         return batch
 
 

@@ -3,13 +3,13 @@
 Each block's logits are made, scored and turned into their gradient at once, so the peak is one block instead of logits,
 log-probabilities and gradients of every label.
 
-Legend: M labels, D hidden size, V vocabulary, R rows that train where not all do, m labels of a block.
+Legend: M labels, D hidden size, V vocabulary, R rows that train where not all do, m labels of a block, S entries of soft labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,18 @@ LEAST_ROWS = 256  # of a block: fewer would read the weights more often than the
 IGNORED = -100
 
 
+class SoftLabels(NamedTuple):
+    """Distributions in place of single tokens: label m has those of the entries `offsets[m] : offsets[m + 1]`, or its own token
+    where there are none.
+
+    offsets int64 [M + 1]; tokens int64 [S]; shares float32 [S], which sum to 1 over the entries of a label.
+    """
+
+    offsets: Tensor
+    tokens: Tensor
+    shares: Tensor
+
+
 def head_loss(
     model: Any,
     hidden_MD: Tensor,
@@ -32,8 +44,11 @@ def head_loss(
     weights_M: Tensor,
     *,
     smoothing: float = 0.0,
+    soft: SoftLabels | None = None,
 ) -> Tensor:
     """Sum over labels of weight * ((1 - s) * -log p(label) + s * mean over V of -log p); float32 scalar.
+
+    -log p(label) of a soft label is sum_i share_i * -log p(token_i).
 
     Where only some rows of the output table train (train/new_rows.py), they get their gradient and it alone is computed.
     Labels IGNORED count nothing. The model's own scale and soft cap of logits are applied (Gemma 2, Granite, Cohere).
@@ -46,7 +61,16 @@ def head_loss(
     rows = getattr(model, NAME, None)
     rows_RD, ids_R = (None, None) if rows is None else (rows.head, rows.ids_R)
     return _HeadLoss.apply(
-        hidden_MD, head.weight, bias, rows_RD, ids_R, labels_M.clamp(min=0), weights_M, smoothing, transform
+        hidden_MD,
+        head.weight,
+        bias,
+        rows_RD,
+        ids_R,
+        labels_M.clamp(min=0),
+        weights_M,
+        smoothing,
+        transform,
+        soft,
     )
 
 
@@ -65,6 +89,7 @@ class _HeadLoss(torch.autograd.Function):
         weights_M: Tensor,
         smoothing: float,
         transform: Callable[[Tensor], Tensor],
+        soft: SoftLabels | None,
     ) -> Tensor:
         inputs = (hidden_MD, weight_VD, bias_V, rows_RD)
         wanted = ctx.needs_input_grad
@@ -76,6 +101,7 @@ class _HeadLoss(torch.autograd.Function):
             torch.zeros_like(value, dtype=torch.float32) if value is not None and needed else None
             for value, needed in zip(inputs, wanted, strict=False)
         ]
+        target = _Targets(labels_M, soft, smoothing)
         step = max(LEAST_ROWS, BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // (4 * len(weight_VD)))
         with torch.autocast(device, enabled=False):
             used_VD = weight_VD.to(dtype)
@@ -83,7 +109,7 @@ class _HeadLoss(torch.autograd.Function):
                 part = slice(start, start + step)
                 hidden_mD = hidden_MD[part].to(dtype)
                 loss, slope_mV = _block(
-                    hidden_mD, used_VD, bias_V, labels_M[part], weights_M[part], smoothing, transform
+                    hidden_mD, used_VD, bias_V, target.of(part), weights_M[part], smoothing, transform
                 )
                 total += loss
                 slope_mV = slope_mV.to(dtype)
@@ -109,14 +135,38 @@ class _HeadLoss(torch.autograd.Function):
             None if grad is None else (grad if unit else grad * slope).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *scaled, None, None, None, None, None
+        return *scaled, None, None, None, None, None, None
+
+
+class _Targets:
+    """The tokens that labels ask for, as (row of the block, token, share) of every entry; what smoothing takes is off."""
+
+    def __init__(self, labels_M: Tensor, soft: SoftLabels | None, smoothing: float) -> None:
+        count = len(labels_M)
+        row_S, token_S = torch.arange(count, device=labels_M.device), labels_M
+        share_S, self.offsets = torch.ones(count, device=labels_M.device), range(count + 1)
+        if soft is not None:
+            entries_M = soft.offsets.diff()
+            hard_M = entries_M == 0
+            row_S = torch.cat([row_S[hard_M], torch.repeat_interleave(row_S, entries_M)])
+            order_S = row_S.argsort(stable=True)
+            row_S = row_S[order_S]
+            token_S = torch.cat([token_S[hard_M], soft.tokens])[order_S]
+            share_S = torch.cat([share_S[hard_M], soft.shares])[order_S]
+            self.offsets = [0, *(entries_M + hard_M).cumsum(0).tolist()]
+        self.row_S, self.token_S, self.share_S = row_S, token_S, share_S * (1 - smoothing)
+
+    def of(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        stop = min(part.stop, len(self.offsets) - 1)
+        entries = slice(self.offsets[part.start], self.offsets[stop])
+        return self.row_S[entries] - part.start, self.token_S[entries], self.share_S[entries]
 
 
 def _block(
     hidden_mD: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
-    labels_m: Tensor,
+    target: tuple[Tensor, Tensor, Tensor],
     weights_m: Tensor,
     smoothing: float,
     transform: Callable[[Tensor], Tensor],
@@ -126,15 +176,15 @@ def _block(
     logits_mV, slope_of = transform(raw_mV), None
     if logits_mV is not raw_mV:
         slope_of = _elementwise_slope(transform, raw_mV)
-    rows, size = torch.arange(len(labels_m), device=labels_m.device), logits_mV.shape[1]
+    (row_s, token_s, share_s), size = target, logits_mV.shape[1]
     norm_m = logits_mV.logsumexp(1)
-    loss_m = norm_m - (1 - smoothing) * logits_mV[rows, labels_m]
+    loss_m = norm_m.index_add(0, row_s, share_s * logits_mV[row_s, token_s], alpha=-1)
     if smoothing:
         loss_m = loss_m - smoothing * logits_mV.mean(1)
     slope_mV = logits_mV.sub_(norm_m[:, None]).exp_()
     if smoothing:
         slope_mV -= smoothing / size
-    slope_mV[rows, labels_m] -= 1 - smoothing
+    slope_mV.index_put_((row_s, token_s), -share_s, accumulate=True)
     slope_mV *= weights_m[:, None]
     if slope_of is not None:
         slope_mV *= slope_of

@@ -25,8 +25,8 @@ from train.samples import Samples
 from train.scale.gathering import WholeCopy, inside_forward, reduce_in_float32, shards_weights
 from train.scale.sparing import SpareCheckpoints
 from train.scale.work import peak_here, work_of
-from train.supervised.batches import IGNORED, Batches, visible
-from train.supervised.head import head_loss
+from train.supervised.batches import IGNORED, SOFT, Batches, visible
+from train.supervised.head import SoftLabels, head_loss
 
 
 def answer_loss(
@@ -43,10 +43,13 @@ def answer_loss(
     weights_M = batch.get("label_weights")
     if weights_M is None:
         weights_M = torch.ones(batch["labels"].shape, device=positions_BT.device)
+    soft = SoftLabels(*(batch[name] for name in SOFT)) if SOFT[0] in batch else None
 
     def score(output: Any) -> Tensor:
         hidden_MD = output.hidden_states[-1].flatten(0, 1)[batch["states"]]
-        return head_loss(inner, hidden_MD, batch["labels"], weights_M / divisor, smoothing=smoothing)
+        return head_loss(
+            inner, hidden_MD, batch["labels"], weights_M / divisor, smoothing=smoothing, soft=soft
+        )
 
     with inside_forward(inner, score):
         return model(

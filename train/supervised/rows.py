@@ -1,0 +1,166 @@
+"""The rows that supervised fine-tuning computes: chosen tasks, rendered once, laid out; with a teacher, its drawn answers too.
+
+`args` is train.sft.SftArgs throughout.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.program import InputError
+from data import artifacts
+from data.store.inputs import fingerprint
+from data.store.lineage import require_same_data
+from data.store.output import Output
+from data.tasks import SID_TASKS
+from train.soft_targets import TaughtRows, data_of
+from train.supervised.batches import Batches
+from train.supervised.item_losses import item_tables
+from train.supervised.soft_answers import SoftAnswers, soften
+from train.supervised.tokens import TokenRows, cached_rows, render, say_shortened
+from train.supervised.units import single_units, tree_units
+
+DRAWS = 2  # where nobody says
+MOST_WINDOWS = 64  # of one user that share a trunk: a longer history's windows are spread over steps
+
+
+def chosen_rows(table: pa.Table, args: Any) -> np.ndarray:
+    """Rows (int64) of the chosen tasks; InputError for no rows or a task that the examples lack."""
+    missing = set(args.tasks) - set(table["task"].unique().to_pylist())
+    if missing:
+        raise InputError(
+            f"examples {args.examples} have no task {', '.join(sorted(missing))} -> build them in stage 07"
+        )
+    kept = pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)) if args.tasks else None
+    rows = np.arange(table.num_rows) if kept is None else np.flatnonzero(kept.to_numpy())
+    if not len(rows):
+        raise InputError("no examples to train on -> check the tasks of stage 07 and --tasks")
+    return rows
+
+
+def make_batches(
+    args: Any,
+    table: pa.Table,
+    rows: Any,
+    *,
+    end_id: int,
+    step_windows: int,
+    seed: int | None,
+    parts: int = 1,
+    soft: Any = None,
+) -> Batches:
+    """The `Batches` of rendered examples in the layout of `args`; soft: their SoftAnswers, where they have some."""
+    rows.check(table, max_length=args.max_length)
+    if not args.supervise_end:
+        sids = pc.is_in(table["task"], value_set=artifacts.text_array(sorted(SID_TASKS))).to_numpy()
+        rows = rows.without_end(sids, end_id)
+    weights = table["weight"].to_numpy()
+    if args.layout == "user_tree":
+        tasks = table["task"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        users = pc.fill_null(table["user_id"], -1).to_numpy().astype(np.int64)
+        answers = 1 if soft is None else 1 + draws_of(args)
+        most = min(MOST_WINDOWS * answers, max(1, step_windows // 2))
+        units = tree_units(rows, groups_N=users, tasks_N=tasks, most=most)
+    else:
+        units = single_units(rows)
+    return Batches(
+        units,
+        step_windows=step_windows,
+        row_tokens=None if args.layout == "padded" else args.row_tokens,
+        seed=seed,
+        weights_N=None if (weights == 1).all() else weights,
+        by_length=args.by_length,
+        parts=parts,
+        soft=soft,
+    )
+
+
+def draws_of(args: Any) -> int:
+    """Answers drawn for a window."""
+    return DRAWS if args.soft_draws is None else args.soft_draws
+
+
+def softened(
+    args: Any, table: pa.Table, rows: TokenRows, engine: Any, config: Any
+) -> tuple[pa.Table, TokenRows, SoftAnswers | None]:
+    """(examples, rendered rows, SoftAnswers) with the answers drawn from the teacher; as they are, and None, without one."""
+    if args.soft_targets.teacher is None:
+        return table, rows, None
+    data = data_of(args.data, args.examples)
+    require_same_data(args.examples, data, again="scripts/07_build_examples.sh")
+    taught_N = pc.equal(table["task"], "history_to_sid").to_numpy()
+    if not taught_N.any():
+        raise InputError(
+            "soft targets are answers of history_to_sid, which is not among the tasks -> add it, or leave the teacher out"
+        )
+    sids = engine.sids
+    with config.main_process_first(desc="the teacher's scores"):
+        taught = TaughtRows.of(args.soft_targets, data=data, num_items=sids.num_items)
+    made = soften(
+        rows,
+        examples_N=table["example_id"].to_numpy(),
+        soft_N=taught_N,
+        probabilities=taught.dense,
+        sids=sids,
+        vocab=engine.renderer.vocab,
+        share=args.soft_targets.share,
+        draws=draws_of(args),
+        seed=args.seed,
+    )
+    table = table.take(made.source_W)
+    weights = pa.array(table["weight"].to_numpy() * made.weight_W)
+    return table.set_column(table.column_names.index("weight"), "weight", weights), made.rows, made.answers
+
+
+def train_batches(args: Any, out: Output, engine: Any, config: Any) -> tuple[pa.Table, Batches]:
+    """(train rows of the chosen tasks, their `Batches`), rendered once and kept on disk."""
+    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    chosen = chosen_rows(table, args)
+    place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
+    rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
+    table = table.take(chosen)
+    tasks = set(table["task"].unique().to_pylist())
+    shortened = {task: count for task, count in rendered.shortened.items() if task in tasks}
+    say_shortened(shortened, engine.renderer.max_prompt)
+    if shortened:
+        out.counts["shortened_prompts"] = shortened
+    out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}
+    windows = table.num_rows
+    table, rows, soft = softened(args, table, rendered.take(chosen), engine, config)
+    if soft is not None:
+        out.counts["drawn_answers"] = table.num_rows - windows
+    parts = config.world_size * config.gradient_accumulation_steps
+    batches = make_batches(
+        args,
+        table,
+        rows,
+        end_id=engine.renderer.terminator_ids()[-1],
+        step_windows=round(config.per_device_train_batch_size * parts * table.num_rows / windows),
+        seed=args.seed,
+        parts=parts,
+        soft=soft,
+    )
+    return table, batches
+
+
+def validation_batches(args: Any, examples: pa.Table, engine: Any, config: Any) -> Batches:
+    """The `Batches` of rows that are measured, in their order."""
+    rows = render(examples, engine.renderer)
+    return make_batches(
+        args, examples, rows, end_id=engine.renderer.terminator_ids()[-1],
+        step_windows=config.per_device_eval_batch_size, seed=None,
+    )  # fmt: skip
+
+
+def item_loss_batches(args: Any, train: pa.Table, engine: Any, config: Any) -> dict[str, Batches]:
+    """The `Batches` of questions about items, by the name of their loss."""
+    if not args.item_loss_rows:
+        return {}
+    tables = item_tables(train, args.examples, tasks=args.tasks, rows=args.item_loss_rows, seed=args.seed)
+    return {name: validation_batches(args, table, engine, config) for name, table in tables.items()}
