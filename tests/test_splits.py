@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.program import InputError
-from data.shaping.assemble import Coded, SplitOptions, split_rows
+from data.shaping.assemble import Coded, SplitOptions, split_rows, windows
 from data.shaping.splits import (
     CONTEXT,
     TEST,
@@ -25,6 +25,7 @@ from data.shaping.splits import (
     positions,
     sequence_table,
     split_names,
+    window_ends,
 )
 
 NAMES = ["train", "valid", "test", "context"]
@@ -119,7 +120,7 @@ def test_a_user_with_an_unknown_time_keeps_the_file_order():
 
 def test_windows_come_by_split_and_then_by_time():
     user = np.array([0, 0, 0, 1, 1, 1], np.int32)
-    place = positions(user)
+    place = window_ends(user, max_history=9, stride=0)
     split = np.array([TRAIN, TRAIN, TEST, CONTEXT, CONTEXT, VALID], np.int8)
     assert order_of_windows(split, place, None).tolist() == [1, 5, 2], "context is never a target"
     split = np.array([TRAIN, TRAIN, TEST, VALID, VALID, -1], np.int8)
@@ -140,9 +141,9 @@ def test_timestamps_of_targets_keep_their_nulls():
 
 
 def test_a_split_by_time_needs_every_time():
-    check_times_complete(np.array([True, True]), where="x")
+    check_times_complete(np.array([True, True]), kind="time_quantile", where="x")
     with pytest.raises(InputError, match=r"1 of 2 rows have no time \(first: row 1\).*leave_one_out"):
-        check_times_complete(np.array([True, False]), where="interactions")
+        check_times_complete(np.array([True, False]), kind="global_temporal", where="interactions")
 
 
 def test_shares_are_cut_as_they_are_written():
@@ -151,3 +152,62 @@ def test_shares_are_cut_as_they_are_written():
     rows = Coded(user, user, np.zeros(11, np.float32), time, np.ones(11, bool))
     split = split_rows(rows, SplitOptions(train_share=0.7, valid_share=0.1))
     assert np.bincount(split).tolist() == [8, 1, 2]
+
+
+def strided(items: list[int], *, length: int, stride: int) -> list[tuple[list[int], int]]:
+    """(history, target) of windows that begin at every stride-th item, without those that another holds."""
+    found: list[tuple[int, int]] = []
+    for begin in range(0, len(items), stride):
+        end = min(begin + length, len(items))
+        if end - begin > 1 and (not found or end > found[-1][1]):
+            found.append((begin, end))
+    return [(items[begin : end - 1], items[end - 1]) for begin, end in found]
+
+
+@given(users=USERS, longest=st.integers(1, 6), stride=st.integers(1, 6), kind=st.sampled_from(["leave_one_out", "time_quantile"]))  # fmt: skip
+def test_strided_windows_equal_slicing_and_no_later_target_is_in_a_train_window(users, longest, stride, kind):
+    stride = min(stride, longest)
+    user, time = flat([sorted(values) for values in users])
+    item = np.arange(len(user), dtype=np.int32)  # every row is an item of its own: (user, order)
+    rows = Coded(user, item, item.astype(np.float32), time, np.ones(len(user), bool))
+    options = SplitOptions(kind=kind, max_history=longest, stride=stride)
+    split = split_rows(rows, options)
+    made = windows(rows, split, options).to_pylist()
+    got = sorted((row["user_id"], row["history"], row["target"]) for row in made)
+    expected = []
+    for number in range(len(users)):
+        own = item[user == number].tolist()
+        if kind == "time_quantile":
+            expected += [(number, *window) for window in strided(own, length=longest + 1, stride=stride)]
+            continue
+        train = own[:-2] if len(own) >= 3 else own
+        expected += [(number, *window) for window in strided(train, length=longest + 1, stride=stride)]
+        expected += [(number, own[max(0, n - longest) : n], own[n]) for n in range(len(train), len(own))]
+    if kind == "leave_one_out":
+        assert got == sorted(expected)
+    else:
+        assert got == sorted(expected), "every window is in a split"
+        in_time = sorted(int(time[row["target"]]) for row in made)
+        if in_time:
+            limits = [in_time[int(share * (len(in_time) - 1) + Fraction(1, 2))] for share in (Fraction(8, 10), Fraction(9, 10))]  # fmt: skip
+            for row in made:
+                at = time[row["target"]]
+                assert row["split"] == ("train" if at <= limits[0] else "valid" if at <= limits[1] else "test")  # fmt: skip
+    seen = {item for row in made if row["split"] == "train" for item in [*row["history"], row["target"]]}
+    later = [row["target"] for row in made if row["split"] != "train"]
+    assert not seen & set(later) and len(later) == len(set(later))
+    assert {int(n) for n in np.flatnonzero(split == TRAIN)} >= seen, "rows of train windows count as train"
+    assert not {int(n) for n in np.flatnonzero(split == TRAIN)} & set(later)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "leave_one_out", "max_history": 4, "stride": 5}, "rows between two windows would be lost"),
+        ({"kind": "global_temporal", "stride": 2}, "takes every row -> leave_one_out or time_quantile"),
+        ({"kind": "published", "stride": 2}, "takes every row -> leave_one_out or time_quantile"),
+    ],
+)
+def test_strides_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        SplitOptions(**options)

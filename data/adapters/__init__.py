@@ -6,11 +6,16 @@ To add one: write its options class and its module, and name both here; the reci
 from __future__ import annotations
 
 from data.adapters.contract import Adapter
+from data.adapters.logs.options import AtomicOptions, KuaiRandOptions, MovieLensOptions, YelpOptions
 from data.adapters.options import AmazonOptions, MimiGenRecOptions, MiniOneRecOptions, TablesOptions
 
 ADAPTERS: dict[str, Adapter] = {
     "amazon": Adapter(AmazonOptions, "data.adapters.amazon"),
     "tables": Adapter(TablesOptions, "data.adapters.tables", published=True),
+    "movielens": Adapter(MovieLensOptions, "data.adapters.logs.movielens"),
+    "kuairand": Adapter(KuaiRandOptions, "data.adapters.logs.kuairand"),
+    "yelp": Adapter(YelpOptions, "data.adapters.logs.yelp"),
+    "recbole": Adapter(AtomicOptions, "data.adapters.logs.atomic", published=True),
     "minionerec": Adapter(MiniOneRecOptions, "data.adapters.releases", published=True),
     "mimigenrec": Adapter(MimiGenRecOptions, "data.adapters.releases", published=True),
 }

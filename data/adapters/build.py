@@ -25,6 +25,8 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
         return None, findings
     rows, items = loaded.rows, np.arange(loaded.num_items, dtype=np.int32)
     users = loaded.users
+    # Not held twice: what comes in is as large as what is left of it.
+    loaded = dataclasses.replace(loaded, rows=rows.take(np.arange(0)))
     if loaded.keeps_codes and recipe.filters.keeps_everything:
         rows = rows.in_sequence()
     else:
@@ -42,6 +44,9 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
         users=numbered(users, "user_id"),
         funnel=funnel,
     )
+    alone = int((np.bincount(rows.user, minlength=1) == 1).sum())
+    if alone:
+        funnel.note(f"{alone} of {users.num_rows} users have one row: they have no window")
     for text in remarks(prepared.sequences, max_history=recipe.split.max_history):
         funnel.note(text)
     return prepared, []

@@ -15,6 +15,8 @@ TitleFilter = Literal["published", "mark_missing", "none"]
 class AmazonOptions:
     """Which dump, and what happens to its items and reviews."""
 
+    GROUP: ClassVar[str] = "amazon"
+    KIND: ClassVar[str] = "format"
     format: Year = 2018
     """release year of the dump: 2014, 2018 or 2023"""
     reviews: list[str] = field(default_factory=lambda: ["*_5.json*", "*reviews*"])

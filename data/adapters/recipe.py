@@ -12,7 +12,7 @@ from typing import Any, Literal
 from configs.program import InputError
 from data.adapters import ADAPTERS
 from data.adapters.contract import Adapter
-from data.shaping.assemble import FilterOptions, SplitOptions
+from data.shaping.assemble import BY_TIME, FilterOptions, SplitOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class _Shared:
             raise InputError(
                 f"{self.adapter}.sequences ships a split -> split.kind published, not {self.split.kind}"
             )
-        if self.split.kind == "global_temporal" and getattr(self.options, "sequence_by", "") == "order":
+        if self.split.kind in BY_TIME and getattr(self.options, "sequence_by", "") == "order":
             raise InputError(
-                f"split.kind global_temporal cuts by time, {self.adapter}.sequence_by is order: later rows would be history"
+                f"split.kind {self.split.kind} cuts by time, {self.adapter}.sequence_by is order: later rows would be history"
                 " of earlier targets -> set sequence_by to time, or split.kind to leave_one_out"
             )
 

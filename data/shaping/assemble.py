@@ -18,6 +18,7 @@ from data.artifacts import INTERACTIONS, ITEMS, SEQUENCES, USERS, conform
 from data.shaping.filtering import CoreResult, parse_window, widened_core
 from data.shaping.splits import (
     SPLIT_NAMES,
+    TRAIN,
     check_times_complete,
     global_temporal,
     in_order,
@@ -26,9 +27,12 @@ from data.shaping.splits import (
     positions,
     sequence_table,
     split_names,
+    time_quantile,
+    window_ends,
 )
 
-SplitKind = Literal["global_temporal", "leave_one_out", "published"]
+SplitKind = Literal["global_temporal", "leave_one_out", "time_quantile", "published"]
+BY_TIME = ("global_temporal", "time_quantile")
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,17 @@ class SplitOptions:
     """How targets are split and how long histories are."""
 
     kind: SplitKind = "global_temporal"
-    """global_temporal (80/10/10 over windows by time), leave_one_out, or published (the tables' own split)"""
+    """global_temporal (80/10/10 over windows by time), leave_one_out, time_quantile (80/10/10, equal times on one side), or
+    published (the tables' own split)"""
     train_share: float = 0.8
-    """share of the windows that is train, global_temporal only"""
+    """share of the windows that is train, by time only"""
     valid_share: float = 0.1
-    """share of the windows that is valid, global_temporal only"""
+    """share of the windows that is valid, by time only"""
     max_history: int = 10
     """longest history of a window that is made here; shipped sequences are kept as they are"""
+    stride: int = 0
+    """windows of max_history + 1 rows begin at every so many rows of a user and end with their target (leave_one_out: those of
+    train); 0 = a window ends at every row"""
 
     def __post_init__(self) -> None:
         if not (self.train_share > 0 and self.valid_share >= 0 and self.train_share + self.valid_share < 1):
@@ -81,6 +89,15 @@ class SplitOptions:
             )
         if self.max_history < 1:
             raise InputError(f"split.max_history is {self.max_history} -> at least 1")
+        if not 0 <= self.stride <= self.max_history:
+            raise InputError(
+                f"split.stride {self.stride} is not between 0 and max_history {self.max_history}: rows between two windows"
+                " would be lost -> at most max_history"
+            )
+        if self.stride and self.kind not in ("leave_one_out", "time_quantile"):
+            raise InputError(
+                f"split.stride {self.stride} with split.kind {self.kind}, which takes every row -> leave_one_out or time_quantile"
+            )
 
 
 @dataclass(frozen=True)
@@ -190,7 +207,7 @@ def filter_core(rows: Coded, options: FilterOptions, funnel: Funnel) -> Coded:
     last = result.rounds[-1]
     funnel.facts["core_rounds"] = [vars(counts) for counts in result.rounds]
     funnel.step(f"k-core {options.user_k}/{options.item_k}", last.rows, last.users, last.items)
-    return rows.take(result.keep)
+    return rows if len(result.keep) == len(rows.user) else rows.take(result.keep)
 
 
 def split_rows(rows: Coded, options: SplitOptions) -> np.ndarray:
@@ -203,10 +220,14 @@ def split_rows(rows: Coded, options: SplitOptions) -> np.ndarray:
                 "split.kind published, but the interactions have no split column -> map one, or choose another kind"
             )
         return rows.split
-    check_times_complete(rows.known, where="interactions")
+    check_times_complete(rows.known, kind=options.kind, where="interactions")
     # As written: .7 + .1 is .7999... as floats, and a product with it cuts one row early.
     shares = [Fraction(str(share)) for share in (options.train_share, options.valid_share)]
-    return global_temporal(rows.user, rows.timestamp, fractions=(shares[0], sum(shares)))
+    fractions = (shares[0], sum(shares))
+    if options.kind == "time_quantile":
+        ends = window_ends(rows.user, max_history=options.max_history, stride=options.stride)
+        return time_quantile(rows.user, rows.timestamp, ends, fractions=fractions)
+    return global_temporal(rows.user, rows.timestamp, fractions=fractions)
 
 
 def times(rows: Coded) -> pa.Array:
@@ -216,11 +237,17 @@ def times(rows: Coded) -> pa.Array:
 
 def windows(rows: Coded, split: np.ndarray, options: SplitOptions) -> pa.Table:
     """All windows (target at position >= 1, split train, valid or test) as a sequence table without example_id."""
-    by_time = rows.timestamp if options.kind == "global_temporal" else None
-    targets = order_of_windows(split, positions(rows.user), by_time)
+    longest, stride = options.max_history, options.stride
+    one_out = stride > 0 and options.kind == "leave_one_out"
+    # Those of train end where a user's train rows end, not where his rows do.
+    grouped = rows.user * 2 + (split != TRAIN) if one_out else rows.user
+    ends = window_ends(grouped, max_history=longest, stride=stride)
+    by_time = rows.timestamp if options.kind in BY_TIME else None
+    targets = order_of_windows(split, ends, by_time, only_train=one_out)
     timestamp = times(rows) if rows.known.any() else None
+    strides = np.where(split[targets] == TRAIN, stride, 0) if one_out else stride
     return sequence_table(
-        rows.user, rows.item, split, targets, max_history=options.max_history, timestamp=timestamp
+        rows.user, rows.item, split, targets, max_history=longest, stride=strides, timestamp=timestamp
     )
 
 

@@ -6,6 +6,11 @@ A window is one target row with up to `max_history` rows of the same user before
   leave_one_out     test = a user's last row, valid = the last but one, the rest train; users with < 3 rows train only
   global_temporal   all windows of all users sorted by the time of their target (stable) and cut at 80 % and 90 % (the
                     published MiniOneRec protocol): one user can have windows in several splits
+  time_quantile     windows whose target is no later than the 80 % quantile of the targets' times are train, up to 90 %
+                    valid, later ones test (HiD-VAE's MovieLens): equal times stay on one side
+
+A window ends at every row but a user's first, or, with a stride, windows of one length begin at every stride-th row of a user
+(`window_ends`). Either way no target of valid or test stands in a train window of its user.
 
 A row's split is the split of the window whose target it is. A user's first row is nobody's target: it is `train`, or
 `context` (history only) when it is later than the first valid target of a global-temporal split.
@@ -88,6 +93,24 @@ def global_temporal(
     return split
 
 
+def time_quantile(
+    user: np.ndarray, timestamp: np.ndarray, ends: np.ndarray, *, fractions: tuple[Fraction, Fraction]
+) -> np.ndarray:
+    """Split code of every row (int8 [rows]); `user` is grouped, rows in order, timestamp int64 UTC seconds.
+
+    ends: rows where windows end. The two limits are the nearest-rank quantiles of their times: a row up to the first limit is
+    train, a later end up to the second valid, later ones test, and every other row context.
+    """
+    split = np.full(len(user), CONTEXT, np.int8)
+    if not len(ends):
+        return np.full(len(user), TRAIN, np.int8)
+    times = np.sort(timestamp[ends])
+    first, second = (times[int(share * (len(times) - 1) + Fraction(1, 2))] for share in fractions)
+    split[ends] = np.where(timestamp[ends] <= second, VALID, TEST)
+    split[timestamp <= first] = TRAIN
+    return split
+
+
 @dataclass(frozen=True)
 class Windows:
     """Sliding windows: target row numbers (int64 [n]) and the ragged row numbers of their histories."""
@@ -97,23 +120,52 @@ class Windows:
     history_rows: np.ndarray
 
 
-def windows_at(target_rows: np.ndarray, position: np.ndarray, *, max_history: int) -> Windows:
+def windows_at(
+    target_rows: np.ndarray, position: np.ndarray, *, max_history: int, stride: int | np.ndarray = 0
+) -> Windows:
     """The window of every row in `target_rows` (position >= 1 each), in the order given.
 
-    position: int32 [rows], the position of each row in its user's sequence; rows are grouped by user and in order.
+    position: int32 [rows], the position of each row in its user's sequence; rows are grouped by user and in order. stride:
+    windows begin at multiples of it where they do not begin with the user, one for all or one each (0: wherever max_history rows
+    go back).
     """
-    length = np.minimum(position[target_rows], max_history).astype(np.int64)
+    place = position[target_rows].astype(np.int64)
+    begin, step = np.maximum(place - max_history, 0), np.maximum(stride, 1)
+    length = place - -(-begin // step) * step
     offsets = np.concatenate([[0], np.cumsum(length)])
     flat = np.repeat(target_rows - length - offsets[:-1], length) + np.arange(offsets[-1])
     return Windows(target_rows, offsets, flat)
 
 
-def order_of_windows(split: np.ndarray, position: np.ndarray, timestamp: np.ndarray | None) -> np.ndarray:
-    """Row numbers of all targets (position >= 1, neither context nor without split), train then valid then test.
+def window_ends(user: np.ndarray, *, max_history: int, stride: int) -> np.ndarray:
+    """Row numbers (int64, ascending) of the targets of all windows; `user` is grouped and in order.
 
-    Within a split by time of the target where `timestamp` is given (stable), else by user and position.
+    stride 0: every row but a user's first. Else windows of max_history + 1 rows begin at a user's rows 0, stride, 2 stride, ...
+    and end with their target; the last one is shorter where the user's rows end, and there is none that another holds.
+
+    >>> window_ends(np.zeros(9, np.int32), max_history=3, stride=2).tolist()    # rows 0-3, 2-5, 4-7, 6-8
+    [3, 5, 7, 8]
     """
-    targets = np.flatnonzero((position > 0) & (split != CONTEXT) & (split >= 0))
+    position = positions(user)
+    if not stride:
+        return np.flatnonzero(position > 0)
+    last = np.ones(len(user), bool)
+    last[:-1] = user[1:] != user[:-1]
+    past = position - max_history
+    return np.flatnonzero(((past >= 0) & (past % stride == 0) | last) & (position > 0))
+
+
+def order_of_windows(
+    split: np.ndarray, ends: np.ndarray, timestamp: np.ndarray | None, *, only_train: bool = False
+) -> np.ndarray:
+    """Row numbers of all targets (neither context nor without split), train then valid then test.
+
+    ends: rows where windows end (`window_ends`); with `only_train` that is said of train rows alone, and every valid and
+    test row is a target. Within a split by time of the target where `timestamp` is given (stable), else by user and position.
+    """
+    if only_train:
+        ends = np.union1d(ends[split[ends] == TRAIN], np.flatnonzero((split == VALID) | (split == TEST)))
+    targets = ends[(split[ends] != CONTEXT) & (split[ends] >= 0)]
     if timestamp is not None:
         targets = targets[np.argsort(timestamp[targets], kind="stable")]
     return targets[np.argsort(split[targets], kind="stable")]
@@ -126,13 +178,14 @@ def sequence_table(
     target_rows: np.ndarray,
     *,
     max_history: int,
+    stride: int | np.ndarray = 0,
     timestamp: pa.Array | None = None,
 ) -> pa.Table:
     """sequences.parquet (without example_id) of the windows at `target_rows`.
 
     user, item int32 and split int8 [rows], grouped by user and in order; timestamp: int64 [rows] with nulls, or None.
     """
-    windows = windows_at(target_rows, positions(user), max_history=max_history)
+    windows = windows_at(target_rows, positions(user), max_history=max_history, stride=stride)
     columns = {
         "user_id": pa.array(user[target_rows], pa.int32()),
         "history": int_lists(windows.offsets, item[windows.history_rows]),
@@ -150,12 +203,12 @@ def split_names(split: np.ndarray) -> pa.Array:
     return pa.DictionaryArray.from_arrays(codes, pa.array(SPLIT_NAMES)).cast(pa.string())
 
 
-def check_times_complete(known: np.ndarray, *, where: str) -> None:
+def check_times_complete(known: np.ndarray, *, kind: str, where: str) -> None:
     """InputError when a split by time meets rows without a time."""
     missing = int((~known).sum())
     if missing:
         row = int(np.flatnonzero(~known)[0])
         raise InputError(
-            f"{where}: {missing} of {len(known)} rows have no time (first: row {row}), split.kind global_temporal needs"
+            f"{where}: {missing} of {len(known)} rows have no time (first: row {row}), split.kind {kind} needs"
             " it everywhere -> use leave_one_out, or give a split column and split.kind published"
         )

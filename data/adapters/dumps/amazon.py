@@ -81,7 +81,7 @@ class Reviews:
     ratings_not_parsed: int
 
 
-def find_files(raw: str | Path, patterns: Sequence[str], *, what: str) -> list[Path]:
+def find_files(raw: str | Path, patterns: Sequence[str], *, what: str, group: str = "amazon") -> list[Path]:
     """The files of the first pattern that matches anything below `raw`, sorted; InputError when none does."""
     root = Path(raw)
     if not root.is_dir():
@@ -90,7 +90,7 @@ def find_files(raw: str | Path, patterns: Sequence[str], *, what: str) -> list[P
         if files := sorted(p for p in root.glob(pattern) if p.is_file()):
             return files
     raise InputError(
-        f"no {what} file in {root} matches {' or '.join(patterns)} -> check raw and amazon.{what}"
+        f"no {what} file in {root} matches {' or '.join(patterns)} -> check raw and {group}.{what}"
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError, progress
+from data.adapters.logs.options import YelpOptions
 from data.adapters.options import AmazonOptions
 
 READ_BYTES = 1 << 20
@@ -70,7 +71,7 @@ class Lines:
         if not self.first_broken:
             self.first_broken = f"{self.path}:{number} ({why})"
 
-    def check(self, options: AmazonOptions, *, at_end: bool) -> None:
+    def check(self, options: AmazonOptions | YelpOptions, *, at_end: bool) -> None:
         """InputError with the first broken line when the share is exceeded; before the end only when it is hopeless.
 
         At the end also for a file that was cut off.
@@ -78,7 +79,7 @@ class Lines:
         if at_end and self.truncated and not options.allow_truncated:
             raise InputError(
                 f"{self.path} ends in the middle of a line or of its gzip stream (after {self.total - 1} lines)"
-                " -> get the file again, or set amazon.allow_truncated true to use its whole lines"
+                f" -> get the file again, or set {options.GROUP}.allow_truncated true to use its whole lines"
             )
         limit = options.max_bad_share * self.total
         if not at_end:
@@ -86,7 +87,7 @@ class Lines:
         if self.broken > limit:
             raise InputError(
                 f"{self.path}: {self.broken} of {self.total} lines are broken, more than max_bad_share {options.max_bad_share};"
-                f" first: {self.first_broken} -> check amazon.format and the file, or raise amazon.max_bad_share"
+                f" first: {self.first_broken} -> check {options.GROUP}.{options.KIND} and the file, or raise {options.GROUP}.max_bad_share"
             )
 
 

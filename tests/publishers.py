@@ -1,0 +1,157 @@
+"""Miniatures of what publishers ship: MovieLens in three forms, KuaiRand, Yelp, with the dirt of the real files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+Rating = tuple[int, int, float, int]
+GENRES_100K = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+MOVIES = [  # id, title, genres
+    (1, "Toy Story (1995)", ["Animation", "Children's", "Comedy"]),
+    (3, "Cité des enfants perdus, La (1995)", ["Adventure", "Sci-Fi"]),
+    (4, "Star Wars: Episode IV (1977)", ["Sci-Fi", "War"]),
+    (7, "unknown", []),
+    (9, 'Léon, "The Professional" (1994)', ["Crime"]),
+    (12, "Never Rated (2001)", ["Drama"]),
+]
+
+
+def ratings(*, users: int = 30, seed: int = 5) -> list[Rating]:
+    """Whole stars, users out of order in time, ties in time, and one user with a single rating."""
+    rng = random.Random(seed)
+    rows = []
+    for user in range(1, users + 1):
+        begin = 900_000_000 + rng.randrange(10**7)
+        for movie in rng.choices([1, 3, 4, 7, 9], k=1 if user == 2 else rng.randrange(3, 25)):
+            rows.append(
+                (user, movie, float(rng.randrange(1, 6)), begin + rng.choice([0, 0, 60, 86400, 10**6]))
+            )
+    return rows
+
+
+def movielens(folder: Path, form: str, rows: Iterable[Rating]) -> Path:
+    """A release as `100k`, `1m` (Latin-1) or `csv` (UTF-8, gzip)."""
+    folder.mkdir(parents=True)
+    if form == "100k":
+        write(folder / "u.data", "".join(f"{u}\t{m}\t{int(r)}\t{t}\n" for u, m, r, t in rows))
+        lines = [
+            f"{m}|{title}|01-Jan-1995||http://x|{'|'.join(str(int(g in genres)) for g in GENRES_100K)}\n"
+            for m, title, genres in MOVIES
+        ]
+        (folder / "u.item").write_bytes("".join(lines).encode("latin-1"))
+        write(folder / "u.user", "1|24|M|technician|85711\n2|53|F|other|94043\n")
+    elif form == "1m":
+        write(folder / "ratings.dat", "".join(f"{u}::{m}::{int(r)}::{t}\n" for u, m, r, t in rows))
+        lines = [f"{m}::{title}::{'|'.join(genres)}\n" for m, title, genres in MOVIES]
+        (folder / "movies.dat").write_bytes("".join(lines).encode("latin-1"))
+        write(folder / "users.dat", "1::F::1::10::48067\n")
+    else:
+        table(folder / "ratings.csv.gz", ["userId", "movieId", "rating", "timestamp"], rows)
+        listed = [(m, title, "|".join(genres) or "(no genres listed)") for m, title, genres in MOVIES]
+        table(folder / "movies.csv.gz", ["movieId", "title", "genres"], listed)
+    return folder
+
+
+Click = tuple[int, int, int, int]
+
+
+def kuairand(folder: Path, *, users: int = 12, videos: int = 40, seed: int = 7) -> list[Click]:
+    """Three logs with their parts out of order, captions and categories with gaps; returns (user, video, ms, is_click)."""
+    rng = random.Random(seed)
+    rows = [
+        (
+            user,
+            rng.randrange(videos),
+            1_649_347_200_000 + rng.randrange(10**6) * 1000 + rng.randrange(1000),
+            int(rng.random() < 0.7),
+        )
+        for user in range(users)
+        for _ in range(rng.randrange(2, 60))
+    ]
+    rng.shuffle(rows)
+    columns = ["user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like"]
+    names = [
+        "log_standard_4_08_to_4_21_1k.csv",
+        "log_standard_4_22_to_5_08_1k.csv",
+        "log_random_4_22_to_5_08_1k.csv",
+    ]
+    for part, name in enumerate(names):
+        told = [(u, v, 20220408, 1200, t, c, 0) for u, v, t, c in rows[part::3]]
+        table(folder / "data" / name, columns, told)
+    captions = [(v, "" if v % 9 == 0 else f'视频, {v} "quoted"\nsecond line') for v in range(videos)]
+    table(folder / "kuairand_video_captions.csv", ["final_video_id", "caption"], captions)
+    levels = ["first", "second", "third"]
+    columns = [
+        "final_video_id",
+        *(f"{level}_level_category_{kind}" for level in levels for kind in ("id", "name")),
+    ]
+    told = [
+        (
+            v,
+            v % 3,
+            f"top{v % 3}",
+            5,
+            "UNKNOWN" if v % 5 == 0 else f"middle{v % 4}",
+            9,
+            "UNKNOWN" if v % 2 else f"leaf{v}",
+        )
+        for v in range(videos)
+    ]
+    table(folder / "kuairand_video_categories.csv", columns, told)
+    ordered = [row for part in (0, 1, 2) for row in rows[part::3]]
+    return ordered
+
+
+def yelp(folder: Path, *, users: int = 20, seed: int = 9) -> list[tuple[str, str, float, int]]:
+    """Reviews and businesses with a duplicate business, one unlisted, a broken line; returns (user, business, stars, second)."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+    rows = [
+        (
+            f"u{user}",
+            f"b{rng.randrange(8)}",
+            float(rng.randrange(1, 6)),
+            1_546_300_800 + rng.randrange(365) * 86400 + rng.randrange(86400),
+        )
+        for user in range(users)
+        for _ in range(rng.randrange(1, 12))
+    ]
+    lines = [
+        json.dumps({"review_id": "r", "user_id": u, "business_id": b, "stars": s, "text": "good\nfood",
+                    "date": datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S")})
+        for u, b, s, t in rows
+    ]  # fmt: skip
+    broken = ['{"user_id": "u1", "business_id": "b1", "stars": 3.0, "date": "last summer"}']
+    write(folder / "yelp_academic_dataset_review.json", "\n".join(lines + broken) + "\n")
+    shops = [
+        {"business_id": f"b{n}", "name": f"Shop &amp; Co {n}", "address": f"{n} Main St", "city": "Reno", "state": "NV",
+         "categories": None if n == 3 else "Bars, Nightlife"}
+        for n in range(7)
+    ]  # fmt: skip
+    shops.append(shops[2] | {"name": "Another name"})
+    write(folder / "yelp_academic_dataset_business.json.gz", "\n".join(map(json.dumps, shops)) + "\n")
+    return rows
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+def table(path: Path, columns: list[str], rows: Iterable[Iterable[object]]) -> None:
+    """A csv file with quotes where needed, as publishers write them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write(path, text.getvalue())
