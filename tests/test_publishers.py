@@ -74,6 +74,7 @@ def test_ratings_doubled_and_movies_that_nobody_lists(tmp_path):
     folder = publishers.movielens(tmp_path / "raw", "csv", [(u, m, r - 0.5, t) for u, m, r, t in rows])
     prepared = made(folder, "movielens", {"doubled": True})
     assert prepared.funnel.facts["ratings_of_unknown_movies"] == 2
+    assert "77" not in prepared.users["raw_id"].to_pylist() and prepared.users.num_rows == 30
     assert any(
         "1 ratings are of movies that the movie file does not list" in note for note in prepared.funnel.notes
     )
