@@ -76,7 +76,7 @@ def test_ratings_doubled_and_movies_that_nobody_lists(tmp_path):
     assert prepared.funnel.facts["ratings_of_unknown_movies"] == 2
     assert "77" not in prepared.users["raw_id"].to_pylist() and prepared.users.num_rows == 30
     assert any(
-        "1 ratings are of movies that the movie file does not list" in note for note in prepared.funnel.notes
+        "2 ratings are of movies that the movie file does not list" in note for note in prepared.funnel.notes
     )
     assert set(prepared.interactions["rating"].to_pylist()) == {1.0, 3.0, 5.0, 7.0, 9.0}
 
