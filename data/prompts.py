@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from configs.program import InputError
-from data.wordings import BARE, SENTENCE, SHORT, STEPS, STEPS_INSTRUCTIONS
+from data.wordings import BARE, CODES, SENTENCE, SHORT, STEPS, STEPS_INSTRUCTIONS
 
 PLAIN = (
     "text"  # role of a message that is no turn of a conversation: the answer goes on with it and has no end
@@ -82,6 +82,8 @@ WORDINGS = {
     "short": Wording(SHORT),
     # Nothing behind the history: the next item follows the last one, so that one row of a user trains all their items.
     "bare": Wording(BARE, plain=frozenset({"history_to_sid"})),
+    # The history and not a word: for models from scratch that learn nothing else (TIGER, flat retrievers).
+    "codes": Wording(CODES, plain=frozenset({"history_to_sid"})),
     # Whole sentences: a pretrained model already knows what they mean.
     "sentence": Wording(
         SENTENCE,

@@ -305,7 +305,7 @@ class HistoryRenderer:
         self.mode = mode
         self.context = TaskContext(sids, renderer.vocab.format, wording, signals=signals)
 
-    def example(self, history: Sequence[int]) -> Example:
+    def example(self, history: Sequence[int], *, user_id: int | None = None) -> Example:
         """The example of a history without a known target; InputError for an empty history or unknown items."""
         if not len(history):
             raise InputError("empty history -> give at least one item")
@@ -315,7 +315,7 @@ class HistoryRenderer:
                 f"unknown item ids in the history: {unknown[:5]} -> ids are 0..{self.context.sids.num_items - 1}"
             )
         return replace(
-            history_to_sid(self.context, key=0, history=history, target=history[-1]),
+            history_to_sid(self.context, key=0, history=history, target=history[-1], user_id=user_id),
             answer=Answer(),
             target=(),
         )

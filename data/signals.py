@@ -1,6 +1,7 @@
 """What a prompt may say besides items: one token for the user, one for the moment, one for the type of every item.
 
     <user_high> <user_mid> <user_low> <user_unknown>     mean rating of the user's train interactions: above 4.5, above 3.5, else
+    <bucket_17> <bucket_unknown>                          the remainder of the user's number: TIGER's hashed user
     <env_WORD> <env_unknown>                              a column of sequences.parquet
     <item_WORD>                                           item_type of items.parquet; without it promoted or organic (below)
 
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from configs.program import InputError
 from data.store.output import Output
 
-KINDS = ("user", "environment", "item_type")
+KINDS = ("user", "user_bucket", "environment", "item_type")
 ITEM_TOKEN = r"(?:<item_[a-z0-9]+>)?"  # what may stand before a semantic ID in a history
 HIGH, MID = 4.5, 3.5  # mean ratings
 PROMOTED_PRICE = 50.0
@@ -35,21 +36,27 @@ _UNKNOWN = "unknown"
 class Signals:
     """Tokens by what they stand for. An empty part is left out of every prompt.
 
-    users: words by user_id, others are unknown; environments: the words there are; items: the word of every item.
+    users: words by user_id, others are unknown; environments: the words there are; items: the word of every item; buckets: how
+    many tokens the users share by their number's remainder.
     """
 
     users: dict[int, str] = field(default_factory=dict)
     environments: tuple[str, ...] = ()
     items: tuple[str, ...] = ()
+    buckets: int = 0
 
     def lead(self, user_id: int | None, environment: str | None) -> str:
         """The tokens at the start of a history's prompt.
 
         >>> Signals(users={3: "high"}, environments=("home",)).lead(4, "home")
         '<user_unknown><env_home>'
+        >>> Signals(buckets=2000).lead(4017, None), Signals(buckets=2000).lead(None, None)
+        ('<bucket_17>', '<bucket_unknown>')
         """
         user = f"<user_{self.users.get(user_id, _UNKNOWN)}>" if self.users else ""
         known = environment if environment in self.environments else _UNKNOWN
+        bucket = _UNKNOWN if user_id is None else user_id % max(self.buckets, 1)
+        user += f"<bucket_{bucket}>" if self.buckets else ""
         return user + (f"<env_{known}>" if self.environments else "")
 
     def item_token(self, item: int) -> str:
@@ -62,6 +69,7 @@ class Signals:
         moments = (*self.environments, _UNKNOWN) if self.environments else ()
         return [
             *(f"<user_{word}>" for word in users),
+            *(f"<bucket_{number}>" for number in [*range(self.buckets), _UNKNOWN] if self.buckets),
             *(f"<env_{word}>" for word in moments),
             *(f"<item_{word}>" for word in sorted(set(self.items))),
         ]
@@ -72,6 +80,7 @@ class Signals:
             "users": {str(user): word for user, word in self.users.items()},
             "environments": list(self.environments),
             "items": list(self.items),
+            "buckets": self.buckets,
         }
 
 
@@ -87,7 +96,8 @@ def read_signals(examples: str | Path, tokenizer: Any) -> Signals | None:
         return None
     raw = json.loads(path.read_text())
     users = {int(user): value for user, value in raw["users"].items()}
-    signals, known = Signals(users, tuple(raw["environments"]), tuple(raw["items"])), tokenizer.get_vocab()
+    signals = Signals(users, tuple(raw["environments"]), tuple(raw["items"]), raw.get("buckets", 0))
+    known = tokenizer.get_vocab()
     if missing := [token for token in signals.tokens if token not in known]:
         raise InputError(
             f"examples {examples} use the token {missing[0]}, which the model's vocabulary lacks "

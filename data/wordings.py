@@ -18,6 +18,7 @@ SHORT = {
     "preference_to_sid": "next for: {preference}",
 }
 BARE = SHORT
+CODES = SHORT | {"history_to_sid": "{sids}"}
 
 SENTENCE = {
     "history_to_sid": "A customer chose these items, oldest first: {sids}. Which item will they choose next?",

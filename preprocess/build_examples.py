@@ -86,7 +86,7 @@ class BuildExamplesArgs:
     caps: dict[str, int] = field(default_factory=dict)
     """most rows of a task, by its name; a seeded sample"""
     wording: str = "short"
-    """named set of templates of data/prompts.py: short, bare, sentence or minionerec"""
+    """named set of templates of data/prompts.py: short, bare, codes, sentence or minionerec"""
     frame: Literal["chat", "alpaca", "plain"] = "chat"
     """how a prompt is laid out: the model's chat template, Alpaca's headings, or plain lines"""
     category: str = "items"
@@ -105,8 +105,10 @@ class BuildExamplesArgs:
     """share of the semantic IDs whose items are in no item task of train but in held_out.parquet: train.sft --item_loss_rows"""
     deduplicate: bool = False
     """leave out train sequences that repeat an earlier one as semantic IDs"""
-    signals: list[Literal["user", "environment", "item_type"]] = field(default_factory=list)
+    signals: list[Literal["user", "user_bucket", "environment", "item_type"]] = field(default_factory=list)
     """tokens in the prompt besides items (data/signals.py); stage 08 adds them: --add_tokens_list <examples>/signals.json"""
+    user_buckets: int = 2000
+    """tokens that the users share with signal user_bucket"""
     environment_column: str | None = None
     """column of sequences.parquet behind the signal environment"""
     value_weights: bool = False
@@ -137,6 +139,8 @@ class BuildExamplesArgs:
             raise InputError(
                 f"held_out_items holds back item tasks ({', '.join(ITEM_TASKS)}) -> add one, or 0"
             )
+        if self.user_buckets < 1:
+            raise InputError(f"user_buckets is {self.user_buckets} -> at least 1")
         if ("environment" in self.signals) != (self.environment_column is not None):
             raise InputError("signal environment and environment_column belong together -> give both or none")
         if bool(set(self.shares) & set(PREFERENCE_TASKS)) != (self.preferences is not None):
@@ -234,7 +238,8 @@ def read_signal_words(args: BuildExamplesArgs, items: pa.Table, table: pa.Table)
     users = user_words(artifacts.read(args.data, artifacts.INTERACTIONS)) if "user" in args.signals else {}
     moments = set(environment_words(table, args.environment_column)) if args.environment_column else set()
     types = item_words(items) if "item_type" in args.signals else ()
-    return Signals(users, tuple(sorted(moments - {"unknown"})), types)
+    buckets = args.user_buckets if "user_bucket" in args.signals else 0
+    return Signals(users, tuple(sorted(moments - {"unknown"})), types, buckets)
 
 
 def write_split(out: Output, split: str, plan: SplitPlan) -> None:

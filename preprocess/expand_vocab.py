@@ -3,8 +3,9 @@
     python -m preprocess.expand_vocab --config configs/toy/vocab.yaml --model outputs/quickstart/base \\
         --sids data/toystore/sids/rqkmeans --output_dir outputs/quickstart/vocab
 
-reads   <model>/  any local Hugging Face causal LM with safetensors weights and a tokenizer
+reads   <model>/  any local Hugging Face causal LM or encoder-decoder with safetensors weights and a tokenizer
         <sids>/   sids.parquet; quantizer.safetensors with --init codebook
+        <embeddings>/  vectors of the items with --init vectors
 writes  <output_dir>/  the model with the new tokens, in its own dtype, sid_vocab.json, and new_tokens.json, which lists them
 
 One token per code is atomic granularity. One token per whole semantic ID: give semantic IDs of a single level, which
@@ -17,18 +18,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from configs import program
 from configs.program import InputError
 from data import artifacts
 from data.releases.text import read_json
 from data.sid import SidTable, read_sids, sid_format
 from data.store.checkpoints import require_model
-from data.store.models import load_tokenizer, load_weights, write_model
+from data.store.models import load_config, load_tokenizer, load_weights, write_model
 from data.store.output import open_output
 from preprocess.base_model import settle_generation
 from preprocess.examples import check_belong, plain_texts
-from preprocess.row_sources import code_keywords, code_titles, from_codebooks, from_words, read_codebooks
+from preprocess.row_sources import (
+    RowSource,
+    code_keywords,
+    code_titles,
+    from_codebooks,
+    from_item_vectors,
+    from_words,
+    read_codebooks,
+)
 from preprocess.vocabulary import add_sid_tokens, expand_model
+from rq.vectors.embeddings import read_embeddings
 
 STAGE, VERSION = "expand_vocab", 1
 
@@ -45,9 +57,12 @@ class ExpandVocabArgs:
     """where the expanded model goes"""
     format: Literal["letters", "navigen"] = "letters"
     """how semantic IDs are written; must be that of the examples (stage 07)"""
-    init: Literal["mean_noise", "codebook", "titles", "keywords"] = "mean_noise"
-    """new rows, all around the mean of the old ones: noise, the codes' own vectors, the model's rows of the titles that a code
-    has, or of the words that set its titles apart"""
+    init: Literal["mean_noise", "codebook", "vectors", "titles", "keywords"] = "mean_noise"
+    """new rows, all around the mean of the old ones: noise, the codes' own vectors, the mean vector of the items that have a
+    code (tags too, in a layout with tags), the model's rows of the titles that a code has, or of the words that set its titles
+    apart"""
+    embeddings: str | None = None
+    """embeddings directory whose vectors init vectors reads"""
     data: str | None = None
     """prepared data set whose titles init titles and keywords read"""
     keywords: int = 8
@@ -80,6 +95,8 @@ class ExpandVocabArgs:
                 raise InputError(f"{name} is {getattr(self, name)} -> 1 or more")
         if (self.init in ("titles", "keywords")) != (self.data is not None):
             raise InputError("data goes with init titles or keywords -> give both or neither")
+        if (self.init == "vectors") != (self.embeddings is not None):
+            raise InputError("embeddings goes with init vectors -> give both or neither")
 
 
 def main(args: ExpandVocabArgs) -> None:
@@ -87,8 +104,14 @@ def main(args: ExpandVocabArgs) -> None:
     sids = read_sids(args.sids)
     more = read_tokens(args.add_tokens_list) if args.add_tokens_list else args.add_tokens
     words = read_words(args, sids)
-    codebooks = read_codebooks(args.sids, sids.sizes) if args.init == "codebook" else {}
-    inputs = {"model": args.model, "sids": args.sids, "data": args.data, "tokens": args.add_tokens_list}
+    given = given_source(args, sids)
+    inputs = {
+        "model": args.model,
+        "sids": args.sids,
+        "data": args.data,
+        "tokens": args.add_tokens_list,
+        "embeddings": args.embeddings,
+    }
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         model, tokenizer = load(directory, tokenizer_only=args.tokenizer_only)
         known = set(tokenizer.get_vocab())
@@ -99,9 +122,7 @@ def main(args: ExpandVocabArgs) -> None:
         out.counts |= {"new tokens": len(addition.new_ids), "reused tokens": addition.reused}
         if not args.tokenizer_only:
             out.facts["rows_before"] = model.get_input_embeddings().weight.shape[0]
-            source = (
-                from_codebooks(codebooks) if codebooks else from_words(tokenizer, words) if words else None
-            )
+            source = given or (from_words(tokenizer, words) if words else None)
             out.facts["scale"] = expand_model(
                 model,
                 addition,
@@ -144,12 +165,24 @@ def read_words(args: ExpandVocabArgs, sids: SidTable) -> dict[int, dict[int, lis
     return titles if args.init == "titles" else code_keywords(titles, count=args.keywords)
 
 
+def given_source(args: ExpandVocabArgs, sids: SidTable) -> RowSource | None:
+    """Rows that vectors give, where `init` reads some."""
+    if args.init == "codebook":
+        return from_codebooks(read_codebooks(args.sids, sids.sizes))
+    if args.init == "vectors":
+        return from_item_vectors(sids, np.asarray(read_embeddings(args.embeddings)))
+    return None
+
+
 def load(directory: Path, *, tokenizer_only: bool = False) -> tuple[Any, Any]:
     """(model in its own dtype on the CPU, or None; tokenizer) of a local directory."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    tokenizer = load_tokenizer(directory)
-    model = None if tokenizer_only else load_weights(AutoModelForCausalLM, directory, dtype="auto")
+    tokenizer, model = load_tokenizer(directory), None
+    if not tokenizer_only:
+        encodes = load_config(directory).is_encoder_decoder
+        kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
+        model = load_weights(kind, directory, dtype="auto")
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"the tokenizer of {directory} has no eos token -> set `eos_token` in tokenizer_config.json"

@@ -4,16 +4,16 @@
         --data data/toystore --output_dir outputs/quickstart/base
 
 reads   <data>/items.parquet; with --like a local Hugging Face model
-writes  <output_dir>/  a Hugging Face directory: Qwen3 with random float32 weights, a byte-level BPE tokenizer trained
-        on the items' titles, descriptions, brands and categories and on the words of the prompts, and a chat template;
-        with --like that model's architecture and tokenizer, its weights drawn anew (the ablation "from scratch" of papers)
+writes  <output_dir>/  a Hugging Face directory: Qwen3 (or T5 with --kind t5) with random float32 weights, a byte-level BPE
+        tokenizer trained on the items' titles, descriptions, brands and categories and on the words of the prompts, and a chat
+        template; with --like that model's architecture and tokenizer, its weights drawn anew (the ablation "from scratch" of papers)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -32,6 +32,7 @@ from preprocess.base_model import (
     redrawn_model,
     train_tokenizer,
 )
+from preprocess.encoder_decoder import EncoderDecoderShape, random_encoder_decoder
 
 STAGE, VERSION = "init_base_model", 1
 
@@ -50,10 +51,14 @@ class InitBaseModelArgs:
     """the examples' wording (stage 07), whose words become tokens"""
     tasks: list[str] = field(default_factory=lambda: ["history_to_sid", "title_to_sid", "sid_to_title"])
     """the tasks of the examples whose words those are"""
+    kind: Literal["qwen3", "t5"] = "qwen3"
+    """qwen3: a causal LM, for train.sft; t5: an encoder-decoder, for train.train_tiger"""
     shape: ModelShape = field(default_factory=ModelShape)
-    """sizes of the model"""
+    """sizes of the Qwen3"""
+    t5: EncoderDecoderShape = field(default_factory=EncoderDecoderShape)
+    """sizes of the T5"""
     like: str | None = None
-    """local model whose architecture and tokenizer are taken, without its weights; shape and vocab_size are not read then"""
+    """local causal LM whose architecture and tokenizer are taken, without its weights; shape and vocab_size are not read then"""
     seed: int = 0
     """decides the random weights"""
     overwrite: bool = False
@@ -61,9 +66,13 @@ class InitBaseModelArgs:
 
     def not_chosen(self) -> set[str]:
         """Options that are not read."""
-        return set() if self.like is None else {"shape", "vocab_size", "wording", "tasks"}
+        if self.like is not None:
+            return {"shape", "t5", "vocab_size", "wording", "tasks"}
+        return {"t5"} if self.kind == "qwen3" else {"shape"}
 
     def __post_init__(self) -> None:
+        if self.like is not None and self.kind != "qwen3":
+            raise InputError(f"like takes its architecture from a model -> leave out --kind {self.kind}")
         if unknown := [task for task in self.tasks if task not in wording(self.wording).templates]:
             raise InputError(f"tasks {unknown} have no words in wording {self.wording} -> leave them out")
 
@@ -81,13 +90,15 @@ def main(args: InitBaseModelArgs) -> None:
 
 
 def made_model(args: InitBaseModelArgs, items: pa.Table) -> tuple[Any, Any]:
-    """(small Qwen3, tokenizer of the data's own words)."""
+    """(small Qwen3 or T5, tokenizer of the data's own words)."""
     instructions = instruction_texts(wording(args.wording), tasks=args.tasks, times=len(items))
     tokenizer = train_tokenizer(
         chain(item_texts(items), [instructions]),
         vocab_size=args.vocab_size,
-        max_positions=args.shape.max_positions,
+        max_positions=(args.shape if args.kind == "qwen3" else args.t5).max_positions,
     )
+    if args.kind == "t5":
+        return random_encoder_decoder(tokenizer, args.t5, seed=args.seed), tokenizer
     return random_model(tokenizer, args.shape, seed=args.seed), tokenizer
 
 

@@ -1,10 +1,11 @@
-"""Where the embedding rows of new codes point: to their codebook vectors, or to the words of the items that have them.
+"""Where the embedding rows of new codes point: to their codebook vectors, to the words or the vectors of the items that have them.
 
 A source gives directions: per level the codes it knows and a row for each, centred over them, of root mean square 1. What is
 far apart in the source stays far apart in the table; `preprocess.vocabulary` adds the mean of the old rows and the scale. Codes
 without a vector or without words are left to mean and noise.
 
-Legend: N items, K codes of a level, E width of a codebook, V rows of the table, D its width.
+Legend: N items, K codes of a level, E width of a codebook, V rows of the table, D its width, W the
+smaller of both widths.
 """
 
 from __future__ import annotations
@@ -56,6 +57,33 @@ def from_codebooks(codebooks: Mapping[int, np.ndarray]) -> RowSource:
             level: (np.arange(len(codebook_KE)), project(codebook_KE, width, generator))
             for level, codebook_KE in sorted(codebooks.items())
         }
+
+    return source
+
+
+def from_item_vectors(sids: SidTable, vectors_NE: np.ndarray) -> RowSource:
+    """Codes get the mean vector of the items that have them, reduced to the table's width by an SVD of all items.
+
+    In a layout with tags a tag gets that of its items, so what is said of the tags reaches the generator too. Codes that no
+    item has are left out. InputError for vectors of other items.
+    """
+    if len(vectors_NE) != sids.num_items:
+        raise InputError(
+            f"the embeddings are of {len(vectors_NE)} items, the semantic IDs of {sids.num_items} -> embed this data set"
+        )
+
+    def source(table_VD: Any, generator: np.random.Generator) -> Directions:
+        centred_NE = vectors_NE.astype(np.float64) - vectors_NE.mean(0, dtype=np.float64)
+        values, axes_EE = np.linalg.eigh(centred_NE.T @ centred_NE)
+        reduced_NW = centred_NE @ axes_EE[:, np.argsort(-values)[: table_VD.shape[1]]]
+        found: Directions = {}
+        for level in range(sids.num_levels):
+            codes, code_N = np.unique(sids.codes_NL[:, level], return_inverse=True)
+            sums_KW = np.zeros((len(codes), reduced_NW.shape[1]))
+            np.add.at(sums_KW, code_N, reduced_NW)
+            means_KW = sums_KW / np.bincount(code_N)[:, None]
+            found[level] = (codes.astype(np.int64), project(means_KW, table_VD.shape[1], generator))
+        return found
 
     return source
 

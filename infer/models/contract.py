@@ -34,6 +34,7 @@ KINDS = {
     "mixture": "infer.models.mixture",
     "fusion": "infer.models.fusion",
     "sequential": "infer.models.sequential.scoring",
+    "tiger": "infer.models.retrievers.tiger",
 }
 BLOCK_VALUES = 1 << 24
 

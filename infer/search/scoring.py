@@ -112,11 +112,7 @@ class LevelScorer:
 
     def of_codes(self, hidden_BKD: Tensor, level: int, nodes_BK: Tensor, codes_BK: Tensor) -> Tensor:
         """Log-probability float32 [B, K] of one code per beam, -inf where it is illegal; differentiable."""
-        scores_BKX, at_BKX = self(hidden_BKD, level, nodes_BK)
-        if at_BKX is None:
-            return scores_BKX.gather(-1, codes_BK[..., None]).squeeze(-1)
-        here_BKX = (at_BKX == codes_BK[..., None]) & scores_BKX.isfinite()
-        return scores_BKX.masked_fill(~here_BKX, float("-inf")).amax(-1)
+        return of_candidates(*self(hidden_BKD, level, nodes_BK), codes_BK)
 
     def of_token(self, hidden_BKD: Tensor, token: int, path_BKl: Tensor | None, full_BK: Tensor) -> Tensor:
         """Whole-vocabulary log-probability float32 [B, K] of one token id; `full_BK` is the normaliser."""
@@ -204,6 +200,14 @@ class LevelScorer:
         values_RS = block.gather(1, at_RS)
         values_RS = (values_RS * penalty).where(values_RS < 0, values_RS / penalty)
         return block.scatter(1, at_RS, values_RS)[:, :width]
+
+
+def of_candidates(scores_BKX: Tensor, at_BKX: Tensor | None, codes_BK: Tensor) -> Tensor:
+    """Of what `LevelScorer` returns, the score [B, K] of one code per beam, -inf where it is illegal."""
+    if at_BKX is None:
+        return scores_BKX.gather(-1, codes_BK[..., None]).squeeze(-1)
+    here_BKX = (at_BKX == codes_BK[..., None]) & scores_BKX.isfinite()
+    return scores_BKX.masked_fill(~here_BKX, float("-inf")).amax(-1)
 
 
 def logits_transform(config: Any, temperature: float = 1.0) -> Callable[[Tensor], Tensor]:

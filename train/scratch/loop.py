@@ -85,6 +85,7 @@ class Run:
         self.saved = self.said = 0.0
         self.seconds = 0.0  # spent in steps, by this process
         self.rows_here = 0
+        self.batches = 1  # of this epoch
 
     def to_the_end(self) -> dict[str, Any]:
         """Train (resuming where there is a checkpoint), put the best weights into the model, and say how it went.
@@ -127,6 +128,7 @@ class Run:
         state = self.state
         batches = self.task.batches(state.epoch, np.random.default_rng([self.seed, 0, state.epoch]))
         self.task.model.train()
+        self.batches = len(batches)
         for batch in batches[state.batch :]:
             clock = Clock()
             self.step_on(batch)
@@ -143,12 +145,22 @@ class Run:
             self._save()
             flag.raise_if_set()
 
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        state, options = self.state, self.options
+        rate = options.learning_rate * min(1.0, (state.step + 1) / max(options.warmup_steps, 1))
+        if options.schedule == "constant":
+            return rate
+        done = (state.epoch + state.batch / self.batches) / options.epochs
+        return rate * 0.5 * (1 + math.cos(math.pi * done))
+
     def step_on(self, batch: Any) -> None:
         state, options = self.state, self.options
         rng = np.random.default_rng([self.seed, 1, state.step])
         torch.manual_seed(int(rng.integers(1 << 62)))
         for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, (state.step + 1) / max(options.warmup_steps, 1))
+            group["lr"] = self.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss, rows = self.task.loss(batch, rng)
         value = float(loss.detach())

@@ -20,6 +20,8 @@ class EpochOptions:
     """After the warm-up."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: from learning_rate down to 0 at the end of `epochs`, whether or not patience stops before."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """What weight_decay means: adam adds it to the gradient, adamw shrinks weights apart from it."""
     weight_decay: float = 1e-5

@@ -1,0 +1,169 @@
+"""A model with semantic-ID tokens (TIGER, HiD-VAE's retriever) as infer/models/contract.py asks for: exact scores of items.
+
+The score of an item is the log-probability of its semantic ID in the model's score space, minus the logarithm of how many items
+share the ID. All items: a search as wide as the catalogue, so every prefix is computed once. Some items of each row: their IDs
+behind the history, all levels in one pass. Of a history longer than the model reads the newest items are read; to a row without
+history every item is alike.
+
+Cost: a decoder position per prefix of the catalogue and row. Affordable for thousands of items, not for millions.
+
+Legend: B rows, R rows of a block, N items, C candidates of a row, S distinct semantic IDs, L levels, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.program import InputError
+from data.renderer import Renderer
+from data.rows import Rows
+from data.sid import SidTable, SidVocab, read_vocab
+from data.signals import read_signals, write_signals
+from data.store.output import Output
+from infer.engine import DecodeSettings, Engine
+from infer.loading import load_model
+from infer.models.contract import read_settings, save_settings
+from infer.search.prompts import right_pad
+from infer.search.scoring import LevelScorer
+from infer.search.tree import search
+from infer.search.trie import Trie
+
+CODES = "codes.npy"
+BLOCK_STATES = 1 << 13  # decoder rows at once
+
+
+def answer_states(model: Any, ids_BT: Tensor, lengths_B: Tensor, tokens_BL: Tensor) -> Tensor:
+    """Decoder states [B, L, D] before each token of an answer: prompts padded on the right, their lengths, the answers."""
+    mask_BT = (torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None]).long()
+    states_BTD = model.get_encoder()(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+    return decoder_states(model, states_BTD, mask_BT, tokens_BL)
+
+
+def decoder_states(model: Any, states_BTD: Tensor, mask_BT: Tensor, tokens_BL: Tensor) -> Tensor:
+    """The same behind encoded prompts."""
+    start_B1 = torch.full_like(tokens_BL[:, :1], model.config.decoder_start_token_id)
+    return model.get_decoder()(
+        input_ids=torch.cat([start_B1, tokens_BL[:, :-1]], dim=1),
+        encoder_hidden_states=states_BTD,
+        encoder_attention_mask=mask_BT,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def paths(trie: Trie, codes_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """(trie nodes before each level int64 [B, L], tokens int64 [B, L]) of semantic IDs that the trie has."""
+    nodes, tokens, node_B = [], [], torch.zeros_like(codes_BL[:, 0])
+    for level in range(trie.num_levels):
+        nodes.append(node_B)
+        tokens.append(trie.tokens[level][codes_BL[:, level]])
+        node_B = trie.child(level, node_B, codes_BL[:, level])
+    return torch.stack(nodes, dim=1), torch.stack(tokens, dim=1)
+
+
+class TigerScorer:
+    """An item model around an encoder-decoder in evaluation mode."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.sids = engine, engine.sids
+        self.num_items = engine.sids.num_items
+        sharing_N = engine.sids.group_sizes_S[engine.sids.sid_of_item_N]
+        self.shared_N = np.log(sharing_N).astype(np.float32)
+
+    def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
+        """Log-probabilities float32 [R, N] or [R, C]."""
+        width = self.num_items if items_RC is None else items_RC.shape[1]
+        result = np.full((len(rows), width), -np.log(self.num_items), np.float32)
+        filled = np.flatnonzero(np.diff(rows.offsets) > 0)
+        prompts = self.prompts(rows.take(filled))
+        beams = max(self.engine.trie.num_nodes[:-1]) if items_RC is None else width
+        step = max(1, BLOCK_STATES // max(beams, 1))
+        for start in range(0, len(filled), step):
+            at = filled[start : start + step]
+            some = prompts[start : start + step]
+            if items_RC is None:
+                result[at] = self._all(some)[:, self.sids.sid_of_item_N] - self.shared_N
+            else:
+                result[at] = self._some(some, items_RC[at]) - self.shared_N[items_RC[at]]
+        return result
+
+    def prompts(self, rows: Rows) -> list[list[int]]:
+        """Token ids of every history."""
+        histories = self.engine.histories
+        parts = np.split(rows.history_H, rows.offsets[1:-1])
+        examples = [
+            histories.example(history.tolist(), user_id=user)
+            for history, user in zip(parts, rows.users_R.tolist(), strict=False)
+        ]
+        return self.engine.renderer.prompts(examples)
+
+    def _all(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Log-probability of every semantic ID, float32 [B, S]."""
+        engine = self.engine
+        found = search(
+            engine.model, prompts, engine.trie, len(self.sids.sids_SL), engine.settings.score_space
+        )
+        score_BS = torch.full_like(found.scores_BK, float("-inf"))
+        known = found.nodes_BK >= 0
+        score_BS.scatter_(1, found.nodes_BK.clamp(min=0), found.scores_BK.masked_fill(~known, float("-inf")))
+        return score_BS.cpu().numpy()
+
+    @torch.no_grad()
+    def _some(self, prompts: Sequence[Sequence[int]], items_BC: np.ndarray) -> np.ndarray:
+        """Log-probability of the semantic IDs of some items, float32 [B, C]."""
+        engine, trie = self.engine, self.engine.trie
+        ids_BT, lengths_B = right_pad(prompts, device=trie.device)
+        mask_BT = (torch.arange(ids_BT.shape[1], device=trie.device) < lengths_B[:, None]).long()
+        states_BTD = engine.model.get_encoder()(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        batch, width = items_BC.shape
+        codes_RL = torch.from_numpy(self.sids.codes_NL[items_BC.reshape(-1)].astype(np.int64)).to(trie.device)
+        nodes_RL, tokens_RL = paths(trie, codes_RL)
+        spread = (states_BTD.repeat_interleave(width, 0), mask_BT.repeat_interleave(width, 0))
+        hidden_RLD = decoder_states(engine.model, *spread, tokens_RL)
+        scorer = LevelScorer(engine.model, trie, engine.settings.score_space)
+        total_R = sum(
+            scorer.of_codes(
+                hidden_RLD[:, level : level + 1], level, nodes_RL[:, level : level + 1], codes_RL[:, level : level + 1]
+            ).squeeze(1)
+            for level in range(trie.num_levels)
+        )  # fmt: skip
+        return total_R.view(batch, width).float().cpu().numpy()
+
+
+def save(out: Output, engine: Engine) -> None:
+    """What `load` needs beside the model: codes, wording, score space, signals."""
+    out.write_array(CODES, engine.sids.codes_NL)
+    if (signals := engine.histories.context.signals) is not None:
+        write_signals(out, signals)
+    save_settings(
+        out,
+        "tiger",
+        sizes=list(engine.sids.sizes),
+        wording=engine.wording,
+        score_space=engine.settings.score_space,
+    )
+
+
+def load(directory: Path) -> TigerScorer:
+    """The item model of a directory that train.train_tiger wrote; on the GPU of this process where there is one."""
+    settings, vocab = read_settings(directory), read_vocab(directory)
+    sids = SidTable(np.load(directory / CODES), tuple(settings["sizes"]))
+    _require_own(vocab, sids, directory)
+    model, tokenizer = load_model(directory)
+    decode = DecodeSettings(score_space=settings["score_space"])
+    signals = read_signals(directory, tokenizer)
+    renderer = Renderer(tokenizer, vocab)
+    engine = Engine(model, renderer, sids, decode, wording=settings["wording"], signals=signals)
+    renderer.max_prompt = engine.prompt_room()
+    return TigerScorer(engine)
+
+
+def _require_own(vocab: SidVocab, sids: SidTable, directory: Path) -> None:
+    if vocab.sids_sha256 != sids.sha256:
+        raise InputError(f"{directory}/{CODES} are not the semantic IDs of its vocabulary -> train it again")
+
