@@ -14,7 +14,7 @@ from configs.program import InputError
 from preprocess.base_model import settle_generation
 
 NUMBERS = (
-    "hidden_size", "encoder_layers", "decoder_layers", "num_heads", "head_dim", "feedforward", "max_positions", "init_factor"
+    "hidden_size", "encoder_layers", "decoder_layers", "num_heads", "head_dim", "feedforward", "max_positions", "init_factor", "embedding_std"
 )  # fmt: skip
 
 
@@ -42,8 +42,10 @@ class EncoderDecoderShape:
     """one table for input and output; without it every code has a row of its own in the output layer"""
     max_positions: int = 512
     """longest history in tokens, whole items; a longer one loses its oldest items"""
-    init_factor: float = 1.0
+    init_factor: float = 0.4
     """on the standard deviations of T5's random weights"""
+    embedding_std: float = 0.2
+    """standard deviation of the first vectors of tokens; T5's own is 1, from which Adam's steps of 1e-3 take long to get away"""
 
     def __post_init__(self) -> None:
         if bad := [name for name in NUMBERS if getattr(self, name) <= 0]:
@@ -79,5 +81,9 @@ def random_encoder_decoder(tokenizer: Any, shape: EncoderDecoderShape, *, seed: 
     )
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_(std=shape.embedding_std)
+        if not shape.tie_word_embeddings:
+            model.get_output_embeddings().weight.normal_(std=shape.embedding_std)
     settle_generation(model, tokenizer)
     return model

@@ -109,7 +109,7 @@ def test_answers_are_parsed_back_and_never_stand_in_the_prompt(setting: Setting)
     renderer, seen = setting.renderer(), set()
     for example in setting.examples:
         prompt, target = renderer.supervised(example)
-        bare = setting.wording == "bare" and example.task == "history_to_sid"
+        bare = setting.wording in ("bare", "codes") and example.task == "history_to_sid"
         assert (target[-1] == setting.tokenizer.eos_token_id) != bare, "a bare history goes on"
         parsed = renderer.parse(example.task, target if bare else [*target, 5, 6])
         assert parsed == Answer(sid=example.answer.sid, text=example.answer.text)
@@ -130,7 +130,7 @@ def test_prompt_and_answer_join_where_generation_starts(setting: Setting) -> Non
     front, back = list(setting.vocab.prefix_ids), list(setting.vocab.suffix_ids)
     assert prompt[len(prompt) - len(front) :] == front
     body = setting.vocab.token_ids(np.array([example.answer.sid]))[0].tolist()
-    end = [] if setting.wording == "bare" else [setting.tokenizer.eos_token_id]
+    end = [] if setting.wording in ("bare", "codes") else [setting.tokenizer.eos_token_id]
     assert target == [*body, *back, *end]
     think = setting.renderer().prompt_ids(example, "think")
     assert not front or think[-len(front) :] != front  # the thought comes first
@@ -151,6 +151,7 @@ GOLDEN = {
     ("ours", "navigen", "bare"): (
         "next:<|cid_begin|><s_a_0><s_b_0><s_c_0><|cid_end|><|cid_begin|><s_a_2><s_b_2><s_c_2><|cid_end|><|cid_begin|>"
     ),
+    ("ours", "letters", "codes"): "<a_0><b_0><c_0><a_2><b_2><c_2>",
     ("gpt2", "letters", "short"): "next:<a_0><b_0><c_0><a_2><b_2><c_2>\n",
 }
 

@@ -339,7 +339,7 @@ def test_one_prompt_for_training_rollouts_and_evaluation(store: Path, name: str)
                 assert (answer.text or renderer.vocab.format.text(answer.sid)) not in text
             completion = renderer.completions([example])[0]
             goes_on = not example.messages or (
-                base == "bare" and task == "history_to_sid" and example.example_id < 1000
+                base in ("bare", "codes") and task == "history_to_sid" and example.example_id < 1000
             )
             assert (completion[-1] == words.eos_token_id) != goes_on
             if task == "reason_then_sid":

@@ -2,5 +2,6 @@
 
 loop         steps, epochs, the best state by validation, checkpoints that resume exactly, stopping
 sequential   what a step and a validation of a sequential model are
+tiger        what a step of an encoder-decoder over semantic IDs is
 losses       cross-entropy, binary cross-entropy with drawn negatives, the DRO term
 """

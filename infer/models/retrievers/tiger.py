@@ -166,4 +166,3 @@ def load(directory: Path) -> TigerScorer:
 def _require_own(vocab: SidVocab, sids: SidTable, directory: Path) -> None:
     if vocab.sids_sha256 != sids.sha256:
         raise InputError(f"{directory}/{CODES} are not the semantic IDs of its vocabulary -> train it again")
-
