@@ -150,13 +150,17 @@ class SafeTrainer:
     def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
         """Remembers the rows of the step: a bad gradient is that of all of them."""
         batches, count = super().get_batch_samples(*args)
-        self.step_rows = [row for inputs in batches for row in inputs["row"].tolist()]
+        self.step_rows = [row for inputs in batches for row in self.rows_of(inputs)]
         return batches, count
+
+    def rows_of(self, inputs: Any) -> list[int]:
+        """The positions of a micro-batch's rows."""
+        return inputs["row"].tolist()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(float(loss)):
-            self._stop_non_finite("loss", float(loss), inputs["row"].tolist())
+            self._stop_non_finite("loss", float(loss), self.rows_of(inputs))
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:

@@ -1,0 +1,180 @@
+"""Rollouts that think: what stands in a completion, what of it carries loss, and that TRL's own trainer learns from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from configs.program import InputError
+from data.renderer import Renderer
+from data.sid import SidTable, sid_format
+from infer.engine import DecodeSettings, Engine
+from infer.text.thinking import ThinkSettings
+from preprocess.vocabulary import add_sid_tokens
+from tests import handmade, tiny
+from train.policy.thoughts import ThoughtPolicy, ThoughtSettings
+from train.rewards.mixture import build_mixture
+from train.rewards.needs import Sources
+from train.rewards.spec import RewardSpec
+
+TABLE = SidTable(handmade.CODES, handmade.SIZES)
+GROUP = 4
+
+
+def engine_of(fmt: str = "letters", seed: int = 0) -> Engine:
+    """A random model whose thoughts often end in time."""
+    tokenizer = handmade.tokenizer("ours")
+    vocab = add_sid_tokens(tokenizer, sid_format(fmt), handmade.SIZES, sids_sha256="").vocab
+    words = Renderer(tokenizer, vocab)
+    model = tiny.model(vocab_size=len(tokenizer), tied=False, seed=seed)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.25)  # near uniform: the end marker comes once in some hundred tokens
+        model.lm_head.weight[words.think_end_id()] = 0
+        model.lm_head.weight[words.think_end_id(), :] += 0.05
+    return Engine(
+        model, words, TABLE, DecodeSettings(beams=5), mode="think", think=ThinkSettings(max_tokens=8)
+    )
+
+
+def examples(engine: Engine, count: int = 4) -> tuple[list[dict], list[list[int]]]:
+    """(example columns, prompts) of histories of one or two items."""
+    rows, prompts = [], []
+    for at in range(count):
+        history = [at, (at + 3) % 12][: 1 + at % 2]
+        rows.append({"example_id": 10 + at, "history": history, "target": [(at + 1) % 12], "user_id": at})
+        prompts.append(engine.renderer.prompt_ids(engine.histories.example(history), "think"))
+    return rows, prompts
+
+
+@pytest.mark.parametrize("fmt", ["letters", "navigen"])
+@pytest.mark.parametrize("learns", ["thought", "all"])
+def test_what_a_completion_holds_and_which_of_it_carries_loss(fmt: str, learns: str) -> None:
+    engine = engine_of(fmt)
+    settings = ThoughtSettings(max_tokens=12, temperature=1.5, tail="sample", learns=learns)
+    rows, prompts = examples(engine)
+    made = ThoughtPolicy(engine, settings, group=GROUP, seed=1).roll_out(rows, prompts, step=3)
+    words, levels = engine.renderer, engine.sids.num_levels
+    assert 0 < made.unfinished_PG.mean() < 1, "some thoughts end in time, some are cut"
+    for entry, (ids, counted) in enumerate(zip(made.completion_ids, made.counted, strict=True)):
+        p, g = divmod(entry, GROUP)
+        assert made.prompt_ids[entry] == prompts[p] and len(counted) == len(ids)
+        finished = not made.unfinished_PG[p, g]
+        close = words.close_thought("reason_then_sid", finished=finished)
+        tail = [*words.vocab.suffix_ids, *words.terminator_ids("think")]
+        thought = ids[: len(ids) - len(tail) - levels - len(close)]
+        codes = made.batch.codes_PGL[p, g]
+        assert ids == [
+            *thought,
+            *close,
+            *words.vocab.encode(codes)[len(words.vocab.prefix_ids) :][:levels],
+            *tail,
+        ]
+        own = len(thought) + finished  # the marker is the first of what closes a finished thought
+        assert counted == [1] * own + [0] * (len(close) - finished) + [int(learns == "all")] * levels + [
+            0
+        ] * len(tail)
+        assert len(thought) <= 12 and (
+            finished or len(thought) == 12 or ids[len(thought)] != words.think_end_id()
+        )
+        assert made.batch.item_ids[p][g] == tuple(TABLE.items_of(codes).tolist()) != ()
+    again = ThoughtPolicy(engine, settings, group=GROUP, seed=1)
+    backwards = again.roll_out(rows[::-1], prompts[::-1], step=3)
+    assert backwards.completion_ids[-GROUP:] == made.completion_ids[:GROUP], "draws belong to the example"
+    assert again.roll_out(rows, prompts, step=4).completion_ids != made.completion_ids
+
+
+def test_the_greedy_tail_is_that_of_one_beam_behind_the_thought() -> None:
+    engine = engine_of()
+    engine.settings = DecodeSettings(beams=1)
+    rows, prompts = examples(engine)
+    made = ThoughtPolicy(engine, ThoughtSettings(max_tokens=6), group=GROUP, seed=0).roll_out(
+        rows, prompts, step=0
+    )
+    cut = engine.sids.num_levels + 1
+    nodes, scores = engine.rank(
+        [a + b[:-cut] for a, b in zip(made.prompt_ids, made.completion_ids, strict=True)]
+    )
+    best = TABLE.sids_SL[nodes[:, 0]].reshape(len(rows), GROUP, -1)
+    assert np.array_equal(best, made.batch.codes_PGL)
+    assert np.allclose(scores[:, 0], made.batch.scores_PG.ravel(), atol=1e-4)
+
+
+def trainer(tmp_path, engine: Engine, *, reward, steps: int, rate: float = 5e-3, **settings):
+    from trl import GRPOConfig
+
+    from train.policy.text_trainer import TextTrainer
+
+    rows, prompts = examples(engine, 8)
+    policy = ThoughtPolicy(engine, ThoughtSettings(max_tokens=12, **settings), group=GROUP, seed=0)
+    file = tmp_path / f"reward_{len(list(tmp_path.iterdir()))}.py"  # a file is loaded once in a process
+    file.write_text(reward)
+    config = GRPOConfig(
+        output_dir=str(tmp_path / "out"), max_steps=steps, per_device_train_batch_size=16, num_generations=GROUP, beta=0.0,
+        learning_rate=rate, lr_scheduler_type="constant", use_cpu=True, bf16=False, report_to=[], save_strategy="no",
+        logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, max_completion_length=64, seed=0,
+    )  # fmt: skip
+    return TextTrainer(
+        policy=policy, rewards=build_mixture([RewardSpec(f"{file}:mine")], Sources(TABLE)), rows=rows, prompts=prompts,
+        validate=dict, args=config, processing_class=engine.renderer.tokenizer,
+    )  # fmt: skip
+
+
+LOW = """
+def mine(batch):
+    return [[sum(token < 150 for token in ids) / len(ids) for ids in group] for group in batch.token_ids]
+"""
+EQUAL = """
+def mine(batch):
+    return [[1.0] * len(group) for group in batch.token_ids]
+"""
+LEVELS = """
+def mine(batch):
+    return [[[1.0, 0.0, 0.0]] * len(group) for group in batch.token_ids]
+"""
+
+
+def test_trl_learns_from_the_rollouts(tmp_path) -> None:
+    """Rewarded for tokens of small numbers, thoughts hold more and more of them; equal rewards move nothing."""
+    one = trainer(tmp_path, engine_of(), reward=LOW, steps=25)
+    one.train()
+    rewards = [log["reward"] for log in one.state.log_history if "reward" in log]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1, rewards
+    assert {"hit_rate", "unfinished_share", "reward/mine"} <= set(one.state.log_history[0])
+    still = engine_of()
+    before = [parameter.clone() for parameter in still.model.parameters()]
+    trainer(tmp_path, still, reward=EQUAL, steps=2).train()
+    assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
+
+
+def test_forced_tokens_and_codes_carry_no_loss(tmp_path) -> None:
+    """With the thought alone learned, a row of the output layer that only codes use has no gradient but that of the softmax."""
+    one = trainer(tmp_path, engine_of(), reward=LOW, steps=1, learns="thought")
+    inputs = one._generate_and_score_completions(
+        [{"prompt": str(at)} for at in range(2) for _ in range(GROUP)]
+    )
+    counted = inputs["completion_mask"] * inputs["tool_mask"]
+    code_ids = torch.cat(
+        [torch.as_tensor(level.token_ids) for level in one.policy.engine.renderer.vocab.levels]
+    )
+    is_code = torch.isin(inputs["completion_ids"], code_ids)
+    forced_codes = is_code & (inputs["completion_mask"] > 0)
+    assert forced_codes.any() and counted.sum() > 0
+    last = inputs["completion_mask"].sum(1) - 1 - one.policy.engine.sids.num_levels
+    for row, end in enumerate(last.tolist()):
+        assert not counted[row, end:].any()
+
+
+def test_refusals(tmp_path) -> None:
+    engine = engine_of()
+    with pytest.raises(InputError, match="per level"):
+        trainer(tmp_path, engine, reward=LEVELS, steps=1).train()
+    with pytest.raises(InputError, match="greedy thoughts"):
+        ThoughtSettings(max_tokens=4, temperature=0)
+    with pytest.raises(InputError, match=r"thought.tail is given"):
+        ThoughtSettings(tail="sample")
+    with pytest.raises(InputError, match="thought.learns"):
+        ThoughtSettings(max_tokens=4, learns="codes")
+    engine.mode = "direct"
+    with pytest.raises(InputError, match="mode think"):
+        ThoughtPolicy(engine, ThoughtSettings(max_tokens=4), group=2, seed=0)

@@ -1,0 +1,116 @@
+"""GRPO over rollouts with text: TRL's GRPOTrainer, unmodified, driven through its `rollout_func`.
+
+The thoughts and semantic IDs are train/policy/thoughts.py's, on token ids; rewards are the mixture of train/rewards, called
+where the rollouts are made, and reach TRL as a column. TRL's loss is the policy gradient over the tokens that the rollouts
+count (its `env_mask`), under whole-vocabulary log-probabilities, with the loss type, beta, clipping and scaling of its config.
+
+Differs from train/policy/sid_trainer.py: every completion is a row of its own, and the reference model is loaded by TRL from the
+directory that the model came from.
+
+Legend: P prompts, G rollouts of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from trl import GRPOTrainer
+
+from configs.program import InputError
+from train.policy.thoughts import ThoughtPolicy, ThoughtRollouts
+from train.rewards.mixture import Mixture
+from train.safety import SafeTrainer
+
+REWARD = "mixture"  # the column
+
+
+class TextTrainer(SafeTrainer, GRPOTrainer):
+    """`rows` are the example columns and `prompts` the token ids, both by position; TRL is told positions alone."""
+
+    evaluates_loss = False
+
+    def __init__(
+        self,
+        *,
+        policy: ThoughtPolicy,
+        rewards: Mixture,
+        rows: Sequence[dict[str, Any]],
+        prompts: Sequence[Sequence[int]],
+        validate: Callable[[], dict[str, float]],
+        **kwargs: Any,
+    ) -> None:
+        from datasets import Dataset
+
+        self.policy, self.mixture, self.rows, self.prompts = policy, rewards, rows, prompts
+        self.validate = validate
+        positions = Dataset.from_dict({"prompt": [str(position) for position in range(len(prompts))]})
+        super().__init__(
+            model=policy.engine.model,
+            reward_funcs=given_rewards,
+            train_dataset=positions,
+            eval_dataset=positions.select(range(1)),
+            rollout_func=roll_out,
+            **kwargs,
+        )
+        local = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        if local % self.num_generations:
+            raise InputError(
+                f"a process rolls out {local} completions at once, which groups of {self.num_generations} do not divide "
+                "-> a multiple of the group size"
+            )
+
+    def rows_of(self, inputs: Any) -> list[int]:
+        return [int(one["prompt"]) for one in inputs]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """manifest.json says what a card would."""
+
+
+def roll_out(prompts: Sequence[str], trainer: TextTrainer) -> dict[str, Any]:
+    """TRL's hook: prompts come repeated, a group side by side."""
+    group = trainer.num_generations
+    positions = [int(position) for position in prompts[::group]]
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    training = model.training
+    model.eval()
+    with trainer.accelerator.autocast():
+        made = trainer.policy.roll_out(
+            [trainer.rows[position] for position in positions],
+            [trainer.prompts[position] for position in positions],
+            step=trainer.state.global_step,
+        )
+    model.train(training)
+    return {
+        "prompt_ids": made.prompt_ids,
+        "completion_ids": made.completion_ids,
+        "logprobs": None,
+        "env_mask": made.counted,
+        REWARD: total_rewards(trainer, made),
+    }
+
+
+def total_rewards(trainer: TextTrainer, made: ThoughtRollouts) -> list[float | None]:
+    """The mixture's total of every rollout, prompt by prompt; logs what each member gave. InputError for one per level."""
+    total_PGM, given = trainer.mixture(made.batch)
+    if total_PGM.shape[2] > 1:
+        raise InputError(
+            "a reward gives credit per level, and a thought has no levels -> rewards that give [P][G] for rollouts with thoughts"
+        )
+    total_PG = total_PGM[:, :, 0]
+    if trainer.policy.settings.drop_unfinished:
+        total_PG = np.where(made.unfinished_PG, np.nan, total_PG)
+    for name, values in given.items():
+        known = values[np.isfinite(values)]
+        if known.size:
+            trainer._log_metric(f"reward/{name}", float(known.mean()))
+    hits = [any(group) for group in made.batch.hits]
+    trainer._log_metric("hit_rate", float(np.mean(hits)))
+    trainer._log_metric("unfinished_share", float(made.unfinished_PG.mean()))
+    return [None if np.isnan(value) else float(value) for value in total_PG.ravel()]
+
+
+def given_rewards(completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    """What `roll_out` put beside the completions."""
+    return columns[REWARD]

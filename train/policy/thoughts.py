@@ -1,0 +1,167 @@
+"""Rollouts that think first: a sampled thought, then a semantic ID that the tree decoder puts behind it. All on token ids.
+
+    completion = thought | end marker | what leads to the answer | codes  | what ends it
+                 sampled   if sampled    forced                    searched forced
+
+Forced tokens carry no loss. Behind each of a prompt's G thoughts stands one semantic ID: the likeliest legal code of each level in
+turn (`greedy`) or one drawn from the model's own distribution over legal IDs (`sample`). A thought that reached its length limit is closed by force, counted,
+and learned from like any other, unless `drop_unfinished` leaves it out of its group.
+
+Legend: P prompts, G rollouts of a group, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from configs.program import InputError
+from infer.engine import Engine
+from infer.search.sampling import StochasticBeam
+from infer.search.scoring import Parity
+from infer.search.tree import search
+from infer.text.thinking import ThinkSettings, TransformersWriter, answer_prompts, seed_of
+from train.rewards import RolloutBatch
+
+TAILS = ("greedy", "sample")
+LEARNS = ("thought", "all")
+
+
+@dataclass(frozen=True)
+class ThoughtSettings:
+    """Thoughts before the answers of rollouts. None, unless `max_tokens` is above 0."""
+
+    max_tokens: int = 0
+    """longest thought in tokens; 0 = no thoughts: rollouts are semantic IDs alone"""
+    temperature: float = 1.0
+    """of the thoughts; a group of equal thoughts says nothing, so it must be above 0"""
+    top_p: float = 1.0
+    """sample from the smallest set of tokens with this probability mass"""
+    tail: str = "greedy"
+    """the semantic ID behind a thought: greedy (code by code) or sample (drawn, legal ones only)"""
+    learns: str = "thought"
+    """which tokens carry the loss: thought (with its end marker), or all that the model chose, codes included"""
+    drop_unfinished: bool = False
+    """leave rollouts whose thought was cut off out of their group"""
+    batch_size: int = 16
+    """prompts per call of generate"""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 0 or self.batch_size < 1:
+            raise InputError(
+                f"thought.max_tokens {self.max_tokens} must not be negative, batch_size {self.batch_size} at least 1"
+            )
+        changed = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if changed and not self.max_tokens:
+            raise InputError(
+                f"thought.{changed[0]} is given, but nothing is thought -> thought.max_tokens above 0"
+            )
+        if self.max_tokens and not self.temperature > 0:
+            raise InputError(
+                f"thought.temperature {self.temperature}: greedy thoughts of a group are all the same -> above 0"
+            )
+        for name, value, known in (("tail", self.tail, TAILS), ("learns", self.learns, LEARNS)):
+            if value not in known:
+                raise InputError(f"unknown thought.{name} {value!r} -> one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class ThoughtRollouts:
+    """P * G completions, prompt by prompt: token ids, which of them the loss counts (1) and what rewards see.
+
+    codes_PGL int64, scores_PG float32 (log-probability of the codes), text as people read it; unfinished: thoughts closed by force.
+    """
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    counted: list[list[int]]
+    batch: RolloutBatch
+    unfinished_PG: np.ndarray
+
+
+class ThoughtPolicy:
+    """Rolls out the engine's live model."""
+
+    def __init__(self, engine: Engine, settings: ThoughtSettings, *, group: int, seed: int) -> None:
+        if engine.mode != "think":
+            raise InputError(f"thoughts need an engine in mode think, not {engine.mode}")
+        self.engine, self.settings, self.group, self.seed = engine, settings, group, seed
+        think = ThinkSettings(
+            thoughts=group, max_tokens=settings.max_tokens, temperature=settings.temperature, top_p=settings.top_p,
+            batch_size=settings.batch_size, seed=seed,
+        )  # fmt: skip
+        self.writer = TransformersWriter(engine.model, engine.renderer, think)
+        vocab = engine.renderer.vocab
+        self.end_ids = [*vocab.suffix_ids, *engine.renderer.terminator_ids("think")]
+
+    def roll_out(
+        self, rows: Sequence[dict[str, Any]], prompts: Sequence[Sequence[int]], *, step: int
+    ) -> ThoughtRollouts:
+        """Thoughts and semantic IDs behind each of P prompts. What is drawn depends on the seed, the step and the example."""
+        keys = [seed_of(self.seed, (step, row["example_id"])) for row in rows]
+        thoughts = self.writer.write(prompts, keys)
+        extended, row_E = answer_prompts(prompts, thoughts, self.engine.renderer, task="reason_then_sid")
+        own = [seed_of(keys[row], (entry % self.group,)) for entry, row in enumerate(row_E)]
+        codes_EL, nodes_E, scores_E = self._answers(extended, own)
+        prompt_ids, completion_ids, counted = [], [], []
+        tokens_EL = self._tokens(codes_EL)
+        flat = [thought for group in thoughts for thought in group]
+        for entry, thought in enumerate(flat):
+            prompt = list(prompts[row_E[entry]])
+            body, codes = extended[entry][len(prompt) :], tokens_EL[entry].tolist()
+            own = len(thought.ids) + thought.finished  # the end marker is the model's where it wrote it
+            chosen = int(self.settings.learns == "all")
+            prompt_ids.append(prompt)
+            completion_ids.append([*body, *codes, *self.end_ids])
+            counted.append(
+                [1] * own + [0] * (len(body) - own) + [chosen] * len(codes) + [0] * len(self.end_ids)
+            )
+        shape = (len(rows), self.group)
+        items = [tuple(self.engine.sids.items_of_sid(node).tolist()) for node in nodes_E.tolist()]
+        decode = self.engine.renderer.tokenizer.decode
+        text = [decode(list(thought.ids), clean_up_tokenization_spaces=False) for thought in flat]
+        batch = RolloutBatch(
+            rows,
+            codes_EL.reshape(*shape, -1),
+            self._grouped(items),
+            scores_E.reshape(shape),
+            self._grouped(text),
+            self._grouped(completion_ids),
+        )
+        unfinished = np.array([not thought.finished for thought in flat]).reshape(shape)
+        return ThoughtRollouts(prompt_ids, completion_ids, counted, batch, unfinished)
+
+    def _grouped(self, flat: list[Any]) -> list[list[Any]]:
+        return [flat[start : start + self.group] for start in range(0, len(flat), self.group)]
+
+    def _answers(
+        self, prompts: list[list[int]], keys: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(codes int64 [E, L], rows of sids_SL int64 [E], scores float32 [E]) of one semantic ID behind each prompt."""
+        engine, count = self.engine, len(prompts)
+        codes_EL = np.empty((count, engine.sids.num_levels), np.int64)
+        nodes_E, scores_E = np.empty(count, np.int64), np.empty(count, np.float32)
+        for part in engine.batches(prompts):
+            sampler = None
+            if self.settings.tail == "sample":
+                sampler = StochasticBeam(self.seed, [keys[entry] for entry in part])
+            beams = search(
+                engine.model,
+                [prompts[entry] for entry in part],
+                engine.trie,
+                1,
+                "trie" if self.settings.tail == "sample" else engine.settings.score_space,
+                parity=Parity(),
+                sampler=sampler,
+            )
+            codes_EL[part] = beams.codes_BKL[:, 0].cpu().numpy()
+            nodes_E[part] = beams.nodes_BK[:, 0].cpu().numpy()
+            scores_E[part] = beams.scores_BK[:, 0].float().cpu().numpy()
+        return codes_EL, nodes_E, scores_E
+
+    def _tokens(self, codes_EL: np.ndarray) -> np.ndarray:
+        levels = self.engine.renderer.vocab.levels
+        return np.stack([level.token_ids[codes_EL[:, at]] for at, level in enumerate(levels)], 1)
