@@ -24,7 +24,7 @@ from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, read_sids, read_vocab, sid_format
 from data.signals import Signals, read_signals
 from data.store.checkpoints import require_model
-from infer.loading import USUAL, LoadSettings, context_length, examples_facts, load_model
+from infer.loading import USUAL, LoadSettings, context_length, examples_facts, load_model, prompt_bound
 from infer.search.allowed import Catalogues, exhausted, item_ids, members, read_allowed
 from infer.search.scoring import Parity
 from infer.search.trie import SCORE_SPACES, Trie
@@ -55,7 +55,8 @@ class DecodeSettings:
     batch_size: int = 64
     """most prompts per forward"""
     max_prompt: int | None = None
-    """longest prompt in tokens; a longer history loses its oldest items; null = what the model's context has room for"""
+    """longest prompt in tokens; a longer history loses its oldest items; null = as the model was trained, else what its context has
+    room for"""
     batch_tokens: int = 32768
     """most prompt tokens per forward, padding included; bounds the memory where prompts are long"""
     terminator: bool = False
@@ -360,11 +361,12 @@ def load_engine(
     model, tokenizer = load_model(
         directory, device="cpu" if trainable else device, trainable=trainable, loading=loading
     )
-    renderer = Renderer(tokenizer, vocab, max_prompt=settings.max_prompt)
+    bound = prompt_bound(directory, settings.max_prompt)
+    renderer = Renderer(tokenizer, vocab, max_prompt=bound)
     signals = read_signals(examples_dir, tokenizer)
     engine = Engine(
         model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think, signals=signals
     )
-    if settings.max_prompt is None:
+    if bound is None:
         renderer.max_prompt = engine.prompt_room()
     return engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from data.store.models import load_config, load_tokenizer, load_weights, load_wi
 from data.store.output import require_manifest
 from infer.search.scoring import logits_transform
 
+PROMPTS = "prompts.json"  # in a model directory: how long its prompts were in training
 ATTENTIONS = ("sdpa", "eager")  # those of infer.search.causal, which imports torch
 NEEDS_MASKS = (
     "reads no mask of its own for every pair of tokens, which rows that share a prefix and constrained beams need; "
@@ -164,6 +166,14 @@ def _load_as(loading: LoadSettings, kind: Any, directory: Path, *, dtype: Any) -
         _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
     require_masks(model)
     return model
+
+
+def prompt_bound(directory: str | Path, chosen: int | None) -> int | None:
+    """The longest prompt in tokens: as chosen, else as the model was trained (PROMPTS beside its weights); None = no bound."""
+    path = Path(directory) / PROMPTS
+    if chosen is not None or not path.is_file():
+        return chosen
+    return json.loads(path.read_text())["max_prompt"]
 
 
 def context_length(config: Any) -> int | None:

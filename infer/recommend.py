@@ -34,7 +34,7 @@ from data.store.claim import rank_and_world
 from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, Engine, load_engine
-from infer.loading import context_length, examples_facts
+from infer.loading import context_length, examples_facts, prompt_bound
 from infer.search.allowed import item_ids
 from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
 from infer.work import shards
@@ -244,7 +244,7 @@ def settings_facts(args: RecommendArgs) -> dict[str, Any]:
     }
     facts |= {key: value for key, value in asdict(args.decode).items() if key != "seed"}
     # A shorter list has everything that may be recommended: it is complete up to the number of beams.
-    facts["depth"] = args.decode.beams
+    facts |= {"depth": args.decode.beams, "max_prompt": prompt_bound(args.model, args.decode.max_prompt)}
     if args.mode == "think":
         facts |= {f"think_{key}": value for key, value in asdict(args.think).items()}
     return facts

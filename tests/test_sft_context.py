@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,21 @@ def test_an_answer_that_does_not_fit_is_refused_before_the_first_step(flags, tmp
     ):
         call("train.sft", *flags, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_model_is_used_with_prompts_as_long_as_it_was_trained_with(chain, tmp_path):
+    short = ["--trainer.max_steps", 2, "--valid_rows", 5, "--tasks", "[history_to_sid]", "--max_prompt", 17]
+    call("train.sft", *chain.flags(), *short, "--output_dir", tmp_path / "sft")
+    final = tmp_path / "sft/final"
+
+    def bound(**decode):
+        return load_engine(final, chain.sids, chain.examples, DecodeSettings(**decode)).renderer.max_prompt
+
+    assert (bound(), bound(max_prompt=25)) == (17, 25)
+    call(
+        "infer.recommend", *chain.flags(model=final), "--split", "test", "--max_rows", 5, "--output_dir", tmp_path / "test"
+    )  # fmt: skip
+    assert json.loads((tmp_path / "test/manifest.json").read_text())["facts"]["max_prompt"] == 17
+    # the next stage goes on with it, without being told
+    call("train.sft", *chain.flags(model=final), *short[:-2], "--output_dir", tmp_path / "more")
+    assert json.loads((tmp_path / "more/final/prompts.json").read_text()) == {"max_prompt": 17}

@@ -26,9 +26,10 @@ from data.store.fingerprints import read_record
 from data.store.inputs import base_of, fingerprint
 from data.store.models import load_tokenizer, load_weights, merge_adapter, untrained, write_model
 from data.store.output import open_output
+from infer.loading import PROMPTS
 
 STAGE, VERSION = "merge", 1
-TOKEN_LISTS = ("sid_vocab.json", "new_tokens.json")
+TOKEN_LISTS = ("sid_vocab.json", "new_tokens.json", PROMPTS)
 
 
 @dataclass

@@ -29,7 +29,7 @@ from configs.program import EnvironmentFault, InputError, NumericError, StopFlag
 from data.sid import SidVocab, write_vocab
 from data.store.checkpoints import best_of, discard_after, fault, mark_complete, newest_complete, rotate
 from data.store.output import Output
-from infer.loading import load_model
+from infer.loading import PROMPTS, load_model, prompt_bound
 from train.progress import METRICS_FILE, Progress
 from train.samples import FILE as SAMPLES
 from train.scale.gathering import require_sharding, shards_weights
@@ -128,6 +128,7 @@ class SafeTrainer:
     new_tokens: str | None = (
         None  # the list of them that came with the model, which goes where the model goes
     )
+    max_prompt: int | None = None  # the bound of prompts in training, where there was one
     evaluates_loss: bool = True
     trains_shards: bool = False  # whether loss and validation work where a process holds parts of the weights
     keep_checkpoints: int = 2
@@ -137,6 +138,7 @@ class SafeTrainer:
         """What checkpoints need to know: the arguments of the program, its model's tokens, what trains, the names of rows."""
         self.keep_checkpoints, self.trainable = args.keep_checkpoints, trainable
         self.vocab, self.new_tokens = engine.renderer.vocab, new_tokens_of(args.model)
+        self.max_prompt = prompt_bound(args.model, args.max_prompt)
         self.example_ids = example_ids
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -260,7 +262,7 @@ class SafeTrainer:
             directory = Path(self.args.output_dir)
             checkpoint = directory / f"checkpoint-{self.state.global_step}"
             if self.vocab is not None:
-                write_tokens(checkpoint, self.vocab, self.new_tokens)
+                write_tokens(checkpoint, self.vocab, self.new_tokens, self.max_prompt)
             mark_complete(checkpoint, step=self.state.global_step)
             best = self.state.best_model_checkpoint
             rotate(directory, keep=self.keep_checkpoints, protect=Path(best) if best else None)
@@ -277,11 +279,15 @@ class PushRows(TrainerCallback):
         self.trainable.push()
 
 
-def write_tokens(directory: Path, vocab: SidVocab, new_tokens: str | None) -> None:
-    """What says which tokens of a model are those of semantic IDs, and which were added."""
+def write_tokens(
+    directory: Path, vocab: SidVocab, new_tokens: str | None, max_prompt: int | None = None
+) -> None:
+    """What says which tokens of a model are those of semantic IDs, which were added, and how long its prompts were in training."""
     write_vocab(directory, vocab)
     if new_tokens is not None:
         (directory / NEW_TOKENS).write_text(new_tokens)
+    if max_prompt is not None:
+        (directory / PROMPTS).write_text(json.dumps({"max_prompt": max_prompt}) + "\n")
 
 
 @contextmanager
@@ -390,5 +396,5 @@ def finish(trainer: Any, engine: Any, validator: Any, out: Output) -> None:
 def _complete(directory: Path, trainer: Any, engine: Any) -> None:
     """Tokenizer, token lists and COMPLETE.json beside the weights in `directory`."""
     engine.renderer.tokenizer.save_pretrained(directory)
-    write_tokens(directory, engine.renderer.vocab, trainer.new_tokens)
+    write_tokens(directory, engine.renderer.vocab, trainer.new_tokens, trainer.max_prompt)
     mark_complete(directory, step=trainer.state.global_step, full=True)
