@@ -35,6 +35,7 @@ from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
 from infer.engine import DecodeSettings, Engine, load_engine
 from infer.loading import context_length, examples_facts, prompt_bound
+from infer.models import contract
 from infer.search.allowed import item_ids
 from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
 from infer.work import shards
@@ -56,7 +57,7 @@ class RecommendArgs:
     """Constrained recommendation."""
 
     model: str
-    """model directory with SID tokens (08, 09 or 10 writes one)"""
+    """model directory with SID tokens (08, 09 or 10 writes one), or a compact generator (train.train_compact)"""
     sids: str
     """SID directory that the model was expanded with"""
     examples: str
@@ -190,6 +191,10 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
 
 
 def load(args: RecommendArgs, *, device: str | None) -> Engine:
+    if (Path(args.model) / contract.FILE).exists():
+        from infer.models.retrievers import compact_decoding
+
+        return compact_decoding.load_engine(args.model, args.sids, args.decode, device=device, mode=args.mode)
     return load_engine(
         args.model, args.sids, args.examples, args.decode, device=device, mode=args.mode, think=args.think
     )

@@ -39,6 +39,7 @@ PROGRAM_OF = {
     "evaluate": "infer.evaluate",
     "baselines": "infer.run_baselines",
     "sequential_*": "train.train_sequential",
+    "compact*": "train.train_compact",
     "report": "infer.report",
 }
 HEADER = {

@@ -33,6 +33,7 @@ STAGES = {
         "infer.recommend",
         "infer.evaluate",
     ],
+    "scripts/train_compact.sh": ["train.train_compact", "infer.recommend", "infer.evaluate"],
     "scripts/fuse.sh": ["infer.fuse", "infer.evaluate"],
     "sft.sh": ["train.sft"],
     "rl.sh": ["train.grpo"],

@@ -19,13 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from configs import program
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
-from data.rows import Rows, read_rows, read_train_log, sample_rows
-from data.store.lineage import require_same_data
+from data.rows import Rows
 from data.store.output import Output, open_output
 from infer.models.sequential.options import (
     TRUNKS,
@@ -39,7 +36,7 @@ from infer.models.sequential.options import (
     Trunk,
 )
 from rq.vectors.embeddings import FILE as VECTORS
-from rq.vectors.embeddings import read_embeddings, require_finite, zero_rows
+from rq.vectors.embeddings import require_finite, zero_rows
 from train.scratch.options import EpochOptions, ItemLoss
 
 STAGE, VERSION = "train_sequential", 1
@@ -128,40 +125,19 @@ class ItemVectors:
     overwrite: bool
 
 
-@dataclass(frozen=True)
-class ItemKnowledge:
-    """What a model is told of the items: text_NX float32 or None; similar: items and cosines [N, K], or None."""
-
-    popularity_N: np.ndarray
-    text_NX: np.ndarray | None = None
-    similar: tuple[np.ndarray, np.ndarray] | None = None
-
-
-def knowledge(args: TrainSequentialArgs) -> ItemKnowledge:
+def knowledge(args: TrainSequentialArgs) -> Any:
     """Counts and texts; InputError where options need texts that the data set does not have."""
-    from infer.models.sequential import text
+    from train.scratch.reading import knowledge
 
-    items = artifacts.read_items(args.data)
-    popularity_N = read_train_log(args.data, num_items=len(items)).popularity_N
-    needed_by, text_NX, similar = args.text_options(), None, None
-    texts = text.require_texts(items, args.text, needed_by=needed_by, where=args.data) if needed_by else []
-    if args.embeddings is not None:
-        require_same_data(args.embeddings, args.data, again="scripts/02_embed_items.sh")
-        text_NX = text.scaled(np.asarray(read_embeddings(args.embeddings)))
-        if len(text_NX) != len(items):
-            raise InputError(
-                f"{args.embeddings} has {len(text_NX)} items, {args.data} {len(items)} -> embed this data set"
-            )
-    elif args.text.table != "none":
-        text_NX = text.text_vectors(texts, args.text, seed=args.seed)
     wanted = [args.text.similar] * args.text.kernel + [args.loss.neighbours] * (args.loss.neighbour_share > 0)
-    if wanted:
-        similar = text.similar_items(texts, args.text, most=max(wanted))
-    return ItemKnowledge(popularity_N, text_NX, similar)
+    return knowledge(
+        args.data, args.text, needed_by=args.text_options(), embeddings=args.embeddings, similar=max(wanted, default=0),
+        seed=args.seed,
+    )  # fmt: skip
 
 
-def shape_of(args: TrainSequentialArgs, known: ItemKnowledge) -> SequentialShape:
-    """The shape that the arguments and the data set give a model."""
+def shape_of(args: TrainSequentialArgs, known: Any) -> SequentialShape:
+    """The shape that the arguments and what is `known` (train/scratch/reading.py) give a model."""
     size = len(known.popularity_N)
     return SequentialShape(
         num_items=size,
@@ -175,30 +151,16 @@ def shape_of(args: TrainSequentialArgs, known: ItemKnowledge) -> SequentialShape
 
 
 def read_splits(args: TrainSequentialArgs, num_items: int) -> tuple[Any, Rows, dict[str, int]]:
-    """(TrainRows, the valid rows that choose, counts)."""
-    from infer.models.sequential.windows import newest
+    """(what is learned, the valid rows that choose, counts)."""
     from rq.vectors.cooccurrence import train_chains
+    from train.scratch.reading import read_splits
     from train.scratch.sequential import TrainRows
 
-    train = read_rows(args.data, "train", num_items=num_items)
-    without = int((np.diff(train.offsets) == 0).sum())
-    train, cut = newest(train, args.scorer.positions)
-    valid = read_rows(args.data, "valid", num_items=num_items)
-    valid = valid.take(sample_rows(len(valid), args.loop.valid_rows, args.seed))
-    counts = {
-        "train rows": len(train) - without,
-        "valid rows": len(valid),
-        "rows_without_history": without,
-        "histories_cut": cut,
-    }
-    if cut:
-        program.say(
-            f"{cut} of {len(train)} train histories are longer than scorer.positions {args.scorer.positions}: their newest "
-            "items are read"
-        )
+    train, valid, counts = read_splits(
+        args.data, num_items, positions=args.scorer.positions, valid_rows=args.loop.valid_rows, seed=args.seed,
+        positions_name="scorer.positions",
+    )  # fmt: skip
     learned = TrainRows.of_rows(train)
-    if not len(learned.windows):
-        raise InputError(f"{args.data} has no train row with a history -> a split that leaves some")
     if args.windows == "chains":
         chains = train_chains(artifacts.read_sequences(args.data, num_items=num_items))
         learned = TrainRows(learned.windows, chains)

@@ -35,6 +35,7 @@ KINDS = {
     "fusion": "infer.models.fusion",
     "sequential": "infer.models.sequential.scoring",
     "tiger": "infer.models.retrievers.tiger",
+    "compact": "infer.models.retrievers.compact",
 }
 BLOCK_VALUES = 1 << 24
 

@@ -28,7 +28,7 @@ from infer.search.prompts import right_pad
 from infer.search.sampling import Best, Choice, Sampler
 from infer.search.scoring import PLAIN, LevelScorer, Parity
 from infer.search.trie import Trie
-from infer.search.trunk import trunk_class
+from infer.search.trunk import level_scorer, trunk_class
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def search(
     own_beams: Sequence[int] | None = None,
     terminator_ids: Sequence[int] = (),
 ) -> Beams:
-    """The `beams` best semantic IDs of each prompt under `model`, a Hugging Face causal LM or encoder-decoder in eval mode.
+    """The `beams` best semantic IDs of each prompt under `model`, a Hugging Face causal LM or encoder-decoder in eval mode, or a
+    model that brings its trunk (infer/search/trunk.py).
 
     roots_B: the catalogue of each prompt (default: the first). exclude: int64 [B, H] rows of SidTable.sids_SL that a prompt
     must not get, padded with -1; they are taken out at the last level, so wide exclusions want more beams or a catalogue.
@@ -116,7 +117,7 @@ def decode(
     widths = _widths(trie, choice)
     trunk = trunk_class(model)(model, slots=sum(widths[:-1]) + widths[-1] * len(endings))
     state = _State.at(roots_B1, trunk.start(ids_BT, lengths_B))
-    scorer = LevelScorer(model, trie, score_space, parity, trunk.tokens_BT)
+    scorer = level_scorer(model, trunk, trie, score_space, parity)
     state = _descend(trunk, scorer, state, choice, widths, excluded_BH)
     if endings:
         state = _rank_with_endings(trunk, scorer, state, endings)

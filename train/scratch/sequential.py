@@ -5,7 +5,7 @@ Legend: P rows of a batch, N items, K neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,16 +116,21 @@ class SequentialTask(Task):
         return losses.binary_cross_entropy(logit_PN.gather(1, asked_PC)) + chosen.dro_alpha * robust
 
     def validate(self) -> dict[str, float]:
-        scorer, step = SequentialScorer(self.model), block_rows(self.num_items)
-        ranks = []
-        for start in range(0, len(self.valid), step):
-            block = self.valid.take(np.arange(start, min(start + step, len(self.valid))))
-            ranks.append(target_ranks(scorer.logits(block).cpu().numpy(), block.target_R))
-        before_R, alone_R = np.concatenate(ranks) - 1, np.ones(len(self.valid), np.int64)
-        measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
-        return {
-            f"{name}@{k}": float(fn(before_R, alone_R, k).mean()) for name, fn in measures.items() for k in KS
-        }
+        scorer = SequentialScorer(self.model)
+        return by_ranking(lambda rows: scorer.logits(rows).cpu().numpy(), self.valid, self.num_items)
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def by_ranking(score: Callable[[Rows], np.ndarray], valid: Rows, num_items: int) -> dict[str, float]:
+    """{"hr@10": ..., "ndcg@20": ...} of the full ranking of rows by `score` [R, N], ties sharing their mean rank."""
+    step, ranks = block_rows(num_items), []
+    for start in range(0, len(valid), step):
+        block = valid.take(np.arange(start, min(start + step, len(valid))))
+        ranks.append(target_ranks(score(block), block.target_R))
+    before_R, alone_R = np.concatenate(ranks) - 1, np.ones(len(valid), np.int64)
+    measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
+    return {
+        f"{name}@{k}": float(fn(before_R, alone_R, k).mean()) for name, fn in measures.items() for k in KS
+    }

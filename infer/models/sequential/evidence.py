@@ -43,15 +43,10 @@ class HistoryEvidence(nn.Module):
         if not self.similar:
             return []
         newest_PN = torch.zeros(len(recent_PJ), self.num_items, device=recent_PJ.device)
-        history_PN = torch.zeros_like(newest_PN)
-        for back in range(recent_PJ.shape[1]):
-            (has,) = torch.nonzero(recent_PJ[:, back] >= 0, as_tuple=True)
-            item = recent_PJ[has, back]
-            columns_HK, square_HK = self.similar_NK[item].long(), self.square_NK[item]
-            if back == 0:
-                newest_PN[has[:, None], columns_HK] = torch.log1p(STEEPNESS * square_HK)
-            flat = (has[:, None] * self.num_items + columns_HK).view(-1)
-            history_PN.view(-1).index_add_(0, flat, (DECAY**back * STEEPNESS * square_HK).view(-1))
+        (has,) = torch.nonzero(recent_PJ[:, 0] >= 0, as_tuple=True)
+        item = recent_PJ[has, 0]
+        newest_PN[has[:, None], self.similar_NK[item].long()] = torch.log1p(STEEPNESS * self.square_NK[item])
+        history_PN = similar_sums(recent_PJ, self.similar_NK, self.square_NK)
         return [newest_PN, history_PN.log1p_()]
 
     def add_to(self, logits_PN: Tensor, recent_PJ: Tensor, features: list[Tensor]) -> None:
@@ -73,3 +68,19 @@ class HistoryEvidence(nn.Module):
             slope_PJ = slope_PN.gather(1, recent_PJ.clamp(min=0))
             bonus_J[: recent_PJ.shape[1]] = torch.where(recent_PJ >= 0, slope_PJ, 0.0).sum(0)
         return alpha_F, bonus_J
+
+
+def similar_sums(
+    recent_PJ: Tensor, similar_NK: Tensor, square_NK: Tensor, *, items_first: bool = False
+) -> Tensor:
+    """STEEPNESS * sum_j DECAY^j s_j of every item, float32 [P, N] or, with `items_first`, [N, P]."""
+    count, num_items = len(recent_PJ), len(similar_NK)
+    of_item, of_position = (count, 1) if items_first else (1, num_items)
+    shape = (num_items, count) if items_first else (count, num_items)
+    sums = torch.zeros(shape, device=recent_PJ.device)
+    for back in range(recent_PJ.shape[1]):
+        (has,) = torch.nonzero(recent_PJ[:, back] >= 0, as_tuple=True)
+        item = recent_PJ[has, back]
+        flat = has[:, None] * of_position + similar_NK[item].long() * of_item
+        sums.view(-1).index_add_(0, flat.view(-1), (DECAY**back * STEEPNESS * square_NK[item]).view(-1))
+    return sums

@@ -4,6 +4,8 @@ A user's rows are mostly prefixes of one another: (a) -> b, (a b) -> c, (a b c) 
 are those of its positions in the whole, so such rows are one window (a b c) with the targets b, c, d: one pass instead of
 three. A row whose history was cut at the front (`positions`, or a published window) starts a window of its own.
 
+`single_windows` instead makes a window of every row.
+
 Legend: W windows, R rows, I items of all windows, B windows of a batch, T positions of its longest, P targets of a batch.
 """
 
@@ -32,6 +34,13 @@ class RowWindows:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def take(self, chosen: np.ndarray) -> RowWindows:
+        """The windows of those numbers (int64), in that order."""
+        lengths = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        from_I = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[:-1][chosen], lengths)
+        return RowWindows(offsets, self.item_I[from_I], self.target_I[from_I], self.example_I[from_I])
 
     @property
     def rows_W(self) -> np.ndarray:
@@ -80,6 +89,30 @@ def row_windows(rows: Rows) -> RowWindows:
     place_R = whole.offsets[window_R] + lengths - 1
     target_I[place_R], example_I[place_R] = rows.target_R, rows.example_ids_R
     return RowWindows(whole.offsets, whole.history_H, target_I, example_I)
+
+
+def single_windows(rows: Rows) -> RowWindows:
+    """Every row a window of its own, its target behind its last item. Rows without history are left out."""
+    rows = rows.take(np.flatnonzero(np.diff(rows.offsets) > 0))
+    last_R = rows.offsets[1:] - 1
+    target_I = np.full(len(rows.history_H), NONE, np.int32)
+    example_I = np.full(len(rows.history_H), NONE, np.int64)
+    target_I[last_R], example_I[last_R] = rows.target_R, rows.example_ids_R
+    return RowWindows(rows.offsets, rows.history_H, target_I, example_I)
+
+
+def joined(first: RowWindows, second: RowWindows) -> RowWindows:
+    """The windows of both, one after the other."""
+    offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]])
+    parts = (
+        np.concatenate(pair)
+        for pair in (
+            (first.item_I, second.item_I),
+            (first.target_I, second.target_I),
+            (first.example_I, second.example_I),
+        )
+    )
+    return RowWindows(offsets, *parts)
 
 
 def _continues(rows: Rows) -> np.ndarray:

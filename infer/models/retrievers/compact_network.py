@@ -1,0 +1,243 @@
+"""The compact generator: one position per history item, level heads, logits of the nodes of a tree of semantic IDs.
+
+A history item goes in as the sum of its tokens' vectors; a causal trunk gives a state h for every position; level l reads
+h_l = norm(h + MLP_l(h)). A node n with token vector t and ancestors whose vectors sum to p has the logit
+
+    h_l . (t * (1 + gate_l(p))) + shift_l(p) . t + bias_n + what the history alone says of n
+
+among its siblings. Biases start as the logarithm of a node's share of its parent's train rows. What the history says
+(infer/models/sequential/evidence.py, here at every level): a bonus for the nodes of the item j steps back, and
+alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history.
+
+Differs from decoders over tokens (TIGER, LC-Rec): a history of T items is T positions, not L T; no token of the answer is fed
+back, the prefix acts through gate, shift and bias. So all levels of all items are L products of matrices, and exact.
+
+Legend: B histories, T positions, P positions that are asked for, N items, L levels, C contested nodes of a level, D width,
+J steps back, K similar items, X dimensions of a text vector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from infer.models.retrievers.compact_options import CompactShape
+from infer.models.retrievers.compact_tree import BOUND, SidTree
+from infer.models.sequential.evidence import START, HistoryEvidence, similar_sums
+from infer.models.sequential.trunks import make_trunk
+
+SPREAD = 0.05  # standard deviation of first token vectors
+SMOOTHING = 0.5  # train rows that every item has beyond its own
+
+
+class LevelHead(nn.Module):
+    """What one level adds to the trunk; without `prefix` there is nothing in front of it."""
+
+    def __init__(self, shape: CompactShape, size: int, nodes: int, *, prefix: bool) -> None:
+        super().__init__()
+        hidden, dropout = shape.model.hidden, shape.model.dropout
+        self.token_KD = nn.Parameter(torch.randn(size, hidden) * SPREAD)
+        self.bias_C = nn.Parameter(torch.zeros(nodes))
+        self.read = nn.Sequential(
+            nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
+        )
+        self.norm = nn.LayerNorm(hidden)
+        self.gate, self.shift = (nn.Linear(hidden, hidden) if prefix else None for _ in range(2))
+
+    def state(self, state_PD: Tensor) -> Tensor:
+        return self.norm(state_PD + self.read(state_PD))
+
+    def nodes(self, code_C: Tensor, prefix_CD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(vectors [C, D], biases [C])."""
+        token_CD = self.token_KD[code_C]
+        if self.gate is None:
+            return token_CD, self.bias_C
+        shift_C = (self.shift(prefix_CD) * token_CD).sum(1)
+        return token_CD * (1 + self.gate(prefix_CD)), self.bias_C + shift_C
+
+
+class CompactModel(nn.Module):
+    """Weights drawn from torch's generator; `learn_of` gives it what is known of the items before training."""
+
+    def __init__(self, shape: CompactShape, codes_NL: np.ndarray) -> None:
+        super().__init__()
+        self.shape, options = shape, shape.model
+        self.register_buffer("codes_NL", torch.from_numpy(codes_NL.astype(np.int64)))
+        self.tree = SidTree(codes_NL, shape.sizes)
+        self.heads = nn.ModuleList(
+            LevelHead(shape, size, len(level.contested_C), prefix=number > 0)
+            for number, (size, level) in enumerate(zip(shape.sizes, self.tree.levels, strict=True))
+        )
+        self.trunk = make_trunk(shape.trunk())
+        levels, steps = len(shape.sizes), options.positions
+        self.bonus_LJ = nn.Parameter(torch.zeros(levels, steps if options.copy else 0))
+        self.alpha_LF = nn.Parameter(torch.full((levels, 2 if shape.similar else 0), START))
+        self.register_buffer("similar_NK", torch.zeros(shape.num_items, shape.similar, dtype=torch.int32))
+        self.register_buffer("square_NK", torch.zeros(shape.num_items, shape.similar))
+        if shape.text_dim:
+            self.register_buffer("text_NX", torch.zeros(shape.num_items, shape.text_dim))
+            self.read_text = self._text_reader()
+            self.read_node_text = self._text_reader() if options.node_text else None
+        if options.users:
+            self.user_UD = nn.Parameter(torch.randn(options.users, options.hidden) * SPREAD)
+        if options.item_path:
+            self.items = ItemPath(shape)
+
+    def _text_reader(self) -> nn.Sequential:
+        hidden = self.shape.model.hidden
+        return nn.Sequential(nn.Linear(self.shape.text_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+
+    @torch.no_grad()
+    def learn_of(
+        self,
+        *,
+        popularity_N: np.ndarray,
+        text_NX: np.ndarray | None = None,
+        similar: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """popularity_N: train rows of every item; text_NX float32; similar: items and cosines [N, >= K], best first."""
+        count_N1 = torch.from_numpy(popularity_N + SMOOTHING).double()[:, None]
+        above = count_N1.sum(0, keepdim=True)
+        for head, level, count_M1 in zip(
+            self.heads, self.tree.levels, self.tree.folded(self.tree.of_items(count_N1)), strict=True
+        ):
+            share_M = (count_M1 / above[level.parent_M]).log()[:, 0]
+            head.bias_C.copy_(share_M[level.contested_C])
+            above = count_M1
+        if text_NX is not None:
+            self.text_NX.copy_(torch.from_numpy(text_NX))
+        if self.shape.similar:
+            items_NK, cosine_NK = (torch.from_numpy(part[:, : self.shape.similar]) for part in similar)
+            self.similar_NK.copy_(items_NK)
+            self.square_NK.copy_(cosine_NK.square())
+        if self.shape.model.item_path:
+            self.items.learn_of(popularity_N, self.similar_NK, self.square_NK)
+
+    def item_vectors(self) -> Tensor:
+        """What goes in: the vector of every item, [N, D]."""
+        total = sum(head.token_KD[self.codes_NL[:, level]] for level, head in enumerate(self.heads))
+        return total + self.read_text(self.text_NX) if self.shape.text_dim else total
+
+    def states(self, history_BT: Tensor, at_P: Tensor, user_B: Tensor | None = None) -> Tensor:
+        """States [P, D] after the positions `at_P` (b * T + t) of padded histories; padding is any item.
+
+        user_B: users, where the model has user tokens; -1 is unknown, a vector of zeros.
+        """
+        x_BTD = functional.embedding(history_BT, self.item_vectors())
+        if not self.shape.model.users:
+            return self.trunk(x_BTD).flatten(0, 1)[at_P]
+        known_B1 = (user_B >= 0)[:, None]
+        user_B1D = (self.user_UD[user_B % self.shape.model.users] * known_B1)[:, None]
+        return self.trunk(torch.cat([user_B1D, x_BTD], dim=1))[:, 1:].flatten(0, 1)[at_P]
+
+    def nodes(self) -> list[tuple[Tensor, Tensor]]:
+        """(vectors [C, D], biases [C]) of the contested nodes of every level."""
+        found, prefix_MD = [], None
+        for head, level in zip(self.heads, self.tree.levels, strict=True):
+            at_C, parent_C = level.contested_C, level.parent_M[level.contested_C]
+            vector_CD, bias_C = head.nodes(
+                level.code_M[at_C], None if prefix_MD is None else prefix_MD[parent_C]
+            )
+            found.append((vector_CD, bias_C))
+            below_MD = head.token_KD[level.code_M]
+            prefix_MD = below_MD if prefix_MD is None else prefix_MD[level.parent_M] + below_MD
+        return self._with_text(found) if self.shape.model.node_text else found
+
+    def _with_text(self, found: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """The nodes with what the mean text of the items below them adds."""
+        folded = self.tree.folded(self.tree.of_items(self.text_NX))
+        counts = self.tree.folded(self.tree.of_items(torch.ones_like(self.text_NX[:, :1])))
+        return [
+            (vector_CD + self.read_node_text((sum_MX / count_M1)[level.contested_C]), bias_C)
+            for (vector_CD, bias_C), sum_MX, count_M1, level in zip(
+                found, folded, counts, self.tree.levels, strict=True
+            )
+        ]
+
+    def features(self, recent_PJ: Tensor) -> list[list[Tensor]]:
+        """What the alphas weigh at each level, dense [C, P] each; empty lists without a kernel."""
+        if not self.shape.similar:
+            return [[] for _ in self.heads]
+        folded = [
+            self.tree.folded(
+                self.tree.of_items(similar_sums(steps, self.similar_NK, self.square_NK, items_first=True))
+            )
+            for steps in (recent_PJ[:, :1], recent_PJ)
+        ]
+        return [
+            [part_MP.index_select(0, level.contested_C).log1p_() for part_MP in parts]
+            for level, *parts in zip(self.tree.levels, *folded, strict=True)
+        ]
+
+    def copied(self, level: int, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:
+        """(places int64 [P, J] of the history's nodes among the contested, whether they are there bool [P, J])."""
+        node_PJ = self.tree.node_LN[level][recent_PJ.clamp(min=0)]
+        place_PJ, count = self.tree.levels[level].place_M[node_PJ], len(self.tree.levels[level].contested_C)
+        return place_PJ.clamp(max=max(count - 1, 0)), (recent_PJ >= 0) & (place_PJ < count)
+
+    def level_logits(
+        self,
+        level: int,
+        state_PD: Tensor,
+        nodes: tuple[Tensor, Tensor],
+        recent_PJ: Tensor,
+        features: list[Tensor],
+    ) -> Tensor:
+        """Logits [C, P] of a level's contested nodes; without a gradient, for `state_PD` that is the head's."""
+        vector_CD, bias_C = nodes
+        logit_CP = torch.addmm(bias_C[:, None], vector_CD, state_PD.T)
+        for alpha, feature_CP in zip(self.alpha_LF[level], features, strict=True):
+            logit_CP.addcmul_(feature_CP, alpha)
+        if self.bonus_LJ.shape[1] and len(logit_CP):
+            place_PJ, there_PJ = self.copied(level, recent_PJ)
+            bonus_PJ = torch.where(there_PJ, self.bonus_LJ[level, : recent_PJ.shape[1]], 0.0)
+            logit_CP.scatter_add_(0, place_PJ.T, bonus_PJ.T)
+        return logit_CP.clamp_(-BOUND, BOUND)
+
+    def level_logs(self, state_PD: Tensor, recent_PJ: Tensor) -> list[Tensor]:
+        """Log-probabilities [C, P] among siblings at every level, for scoring."""
+        features = self.features(recent_PJ)
+        return [
+            tree_level.log_softmax(
+                self.level_logits(number, head.state(state_PD), nodes, recent_PJ, features[number])
+            )
+            for number, (head, tree_level, nodes) in enumerate(
+                zip(self.heads, self.tree.levels, self.nodes(), strict=True)
+            )
+        ]
+
+    def item_logs(self, state_PD: Tensor, recent_PJ: Tensor) -> Tensor:
+        """Log-probabilities of all items [N, P]: the path's, and with `item_path` its weighted mean with the items', normalised."""
+        path_NP = self.tree.item_scores(self.level_logs(state_PD, recent_PJ))
+        weight = self.shape.model.item_path
+        if not weight:
+            return path_NP
+        return (
+            (weight * self.items.logs(state_PD, recent_PJ).T).add_(path_NP, alpha=1 - weight).log_softmax(0)
+        )
+
+
+class ItemPath(nn.Module):
+    """The second path: a softmax over items on the trunk's state, with vectors, bias and evidence of its own."""
+
+    def __init__(self, shape: CompactShape) -> None:
+        super().__init__()
+        size, hidden, options = shape.num_items, shape.model.hidden, shape.model
+        self.item_ND = nn.Parameter(torch.randn(size, hidden) * SPREAD)
+        self.bias_N = nn.Parameter(torch.zeros(size))
+        self.evidence = HistoryEvidence(size, options.positions, similar=shape.similar, copy=options.copy)
+
+    @torch.no_grad()
+    def learn_of(self, popularity_N: np.ndarray, similar_NK: Tensor, square_NK: Tensor) -> None:
+        share_N = (popularity_N + 1.0) / (popularity_N + 1.0).sum()
+        self.bias_N.copy_(torch.from_numpy(np.log(share_N)))
+        self.evidence.similar_NK.copy_(similar_NK)
+        self.evidence.square_NK.copy_(square_NK)
+
+    def logs(self, state_PD: Tensor, recent_PJ: Tensor) -> Tensor:
+        """Log-probabilities [P, N]; without a gradient."""
+        logit_PN = torch.addmm(self.bias_N, state_PD, self.item_ND.T)
+        self.evidence.add_to(logit_PN, recent_PJ, self.evidence.features(recent_PJ))
+        return logit_PN.log_softmax(1)

@@ -1,0 +1,418 @@
+"""The trainer of compact generators on a small store, as a user runs it: what it learns, with and without a teacher; decoding;
+resume; what each option changes; what it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from configs.program import InputError, Interrupted
+from data.predictions import read_predictions
+from data.rows import read_rows
+from data.sid import read_sids
+from data.store.output import read_manifest
+from infer.models import contract
+from infer.models.sequential.windows import row_windows
+from tests import handmade
+from tests.handmade import call, refuse, resign, succeed
+from tests.store import ITEMS, sequences, write_store
+from train.scratch import loop
+from train.scratch.augment import Augmentation, made_windows, prefixes
+
+SMALL = [
+    "--model.hidden", 8, "--model.heads", 2, "--model.layers", 1, "--model.feedforward", 2, "--loop.epochs", 2, "--loop.rows", 64,
+    "--text.dim", 6, "--text.similar", 5,
+]  # fmt: skip
+LEARNS = [
+    "--model.hidden", 16, "--model.dropout", 0.1, "--loop.epochs", 30, "--loop.learning_rate", 0.02, "--loop.patience", 5,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(chain, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("teacher")
+    call(
+        "infer.run_baselines",
+        "--data",
+        chain.data,
+        "--output_root",
+        root / "eval",
+        "--splits",
+        "[]",
+        "--models",
+        "[pop,recent,itemknn]",
+    )
+    members = ",".join(str(root / "baselines" / name) for name in ("pop", "recent", "itemknn"))
+    call(
+        "infer.fuse", "--members", f"[{members}]", "--data", chain.data, "--output_dir", root / "baselines/teacher",
+        "--output_root", root / "eval", "--splits", "[]", "--scale", "fitted",
+    )  # fmt: skip
+    return root / "baselines/teacher"
+
+
+def command(chain, directory: Path, *flags: object) -> tuple[object, ...]:
+    return (
+        "train.train_compact",
+        "--data",
+        chain.data,
+        "--sids",
+        chain.sids,
+        "--output_dir",
+        directory,
+        *SMALL,
+        *flags,
+    )
+
+
+def trained(chain, directory: Path, *flags: object) -> dict[str, torch.Tensor]:
+    """The weights of a run."""
+    from safetensors.torch import load_file
+
+    call(*command(chain, directory, *flags))
+    return load_file(directory / "model.safetensors")
+
+
+def lines(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_the_walks_and_is_decoded_like_any_model(chain, tmp_path):
+    """Users walk i -> i + 1. The decoded list is the ranking of all items, and the saved state the best on valid."""
+    model = tmp_path / "run/baselines/compact"
+    trained(chain, model, *LEARNS)
+    facts, found = read_manifest(model)["facts"], lines(model)
+    assert facts["best_ndcg@10"] == max(line["eval_ndcg@10"] for line in found) > 0.4
+    assert (
+        facts["fitted_on"] == "train"
+        and facts["teacher"] is None
+        and facts["sids_sha256"] == read_sids(chain.sids).sha256
+    )
+    rows = read_rows(chain.data, "test", num_items=ITEMS)
+    score_RN = contract.load(model).score(rows)
+    answers = tmp_path / "run/eval/compact.test"
+    recommend = (
+        "infer.recommend",
+        "--model",
+        model,
+        "--sids",
+        chain.sids,
+        "--examples",
+        chain.examples,
+        "--split",
+        "test",
+    )
+    assert "score_space trie" in refuse(*recommend, "--output_dir", answers)
+    call(*recommend, "--output_dir", answers, "--decode.score_space", "trie", "--decode.beams", ITEMS)
+    read, _ = read_predictions(answers)
+    row = np.searchsorted(read.example_ids_R, rows.example_ids_R)
+    assert len(read.items_M) == len(rows) * ITEMS
+    for mine, theirs in enumerate(row.tolist()):
+        listed = read.items_M[read.offsets[theirs] : read.offsets[theirs + 1]]
+        assert np.allclose(np.sort(score_RN[mine])[::-1], score_RN[mine, listed], atol=1e-4)
+    call(
+        "infer.run_baselines",
+        "--models",
+        f"[{model}]",
+        "--data",
+        chain.data,
+        "--output_root",
+        tmp_path / "whole",
+        "--splits",
+        "[test]",
+    )
+    call(
+        "infer.evaluate",
+        "--predictions",
+        answers,
+        "--data",
+        chain.data,
+        "--sids",
+        chain.sids,
+        "--resamples",
+        20,
+    )
+    call(
+        "infer.evaluate",
+        "--predictions",
+        tmp_path / "whole/compact.test",
+        "--data",
+        chain.data,
+        "--sids",
+        chain.sids,
+        "--resamples",
+        20,
+    )
+    ndcg = [
+        json.loads((place / "metrics/metrics.json").read_text())["item_level/ndcg@10"]["value"]
+        for place in (answers, tmp_path / "whole/compact.test")
+    ]
+    assert ndcg[0] == pytest.approx(ndcg[1], abs=1e-6) and ndcg[0] > 0.4
+
+
+def test_a_teacher_is_learned(chain, teacher, tmp_path):
+    """Taught by its share of 1, the student comes near the teacher's own distribution; a student of hard targets does not."""
+    rows = read_rows(chain.data, "valid", num_items=ITEMS)
+    wanted_RN = np.exp(contract.load(teacher).score(rows).astype(float))
+
+    def distance(directory: Path) -> float:
+        return float(-(wanted_RN * contract.load(directory).score(rows)).sum(1).mean())
+
+    flags = ["--soft_targets.teacher", teacher, "--soft_targets.share", 1.0, "--augment.ratio", 1.0]
+    trained(chain, tmp_path / "soft", *LEARNS, *flags, "--loop.patience", 0, "--loop.epochs", 12)
+    trained(chain, tmp_path / "hard", *LEARNS, "--loop.patience", 0, "--loop.epochs", 12)
+    least = float(-(wanted_RN * np.log(wanted_RN)).sum(1).mean())
+    assert distance(tmp_path / "soft") - least < 0.5 * (distance(tmp_path / "hard") - least)
+    manifest = read_manifest(tmp_path / "soft")
+    assert manifest["inputs"]["teacher"]["sha256"] == read_manifest(teacher)["content_hash"]
+    assert manifest["counts"]["made windows"] == manifest["counts"]["windows"]
+    places = sorted(path.name.split("-")[0] for path in (teacher.parent.parent / "scores").iterdir())
+    assert places == ["teacher.items", "teacher.made", "teacher.train"], "the teacher's answers are kept"
+    # Any item model: a member of a fusion.
+    call(
+        "infer.fuse", "--members", f"[{tmp_path}/soft,{tmp_path}/hard]", "--data", chain.data, "--output_dir", tmp_path / "both",
+        "--output_root", tmp_path / "eval", "--splits", "[valid]",
+    )  # fmt: skip
+
+
+SWITCHES = {
+    "windows": ["--windows", "single"],
+    "chains": ["--windows", "chains"],
+    "layers": ["--model.layers", "2"],
+    "heads": ["--model.heads", "1"],
+    "feedforward": ["--model.feedforward", "1"],
+    "dropout": ["--model.dropout", "0"],
+    "embedding dropout": ["--model.embedding_dropout", "0"],
+    "positions": ["--model.positions", "3"],
+    "copy": ["--model.copy", "false"],
+    "users": ["--model.users", "7"],
+    "items": ["--model.item_path", "0.5"],
+    "text": ["--text.table", "add"],
+    "node text": ["--text.table", "add", "--model.node_text", "true"],
+    "kernel": ["--text.kernel", "true"],
+    "seed": ["--seed", "1"],
+}
+TAUGHT = {
+    "taught": [],
+    "share": ["--soft_targets.share", "0.3"],
+    "temperature": ["--soft_targets.temperature", "2"],
+    "best items": ["--soft_targets.k", "4"],
+    "made": ["--augment.ratio", "0.5"],
+    "more made": ["--augment.ratio", "1.5", "--augment.variants", "2"],
+    "made, users": ["--augment.ratio", "0.5", "--model.users", "7"],
+    "made, two paths": ["--augment.ratio", "0.5", "--model.item_path", "0.5"],
+    "dropped": ["--augment.ratio", "0.5", "--augment.drop", "0.5"],
+    "replaced": ["--augment.ratio", "0.5", "--augment.replace", "0"],
+    "made otherwise": ["--augment.ratio", "0.5", "--augment.seed", "1"],
+}
+
+
+@pytest.fixture(scope="module")
+def base(chain, tmp_path_factory) -> dict[str, torch.Tensor]:
+    return trained(chain, tmp_path_factory.mktemp("base") / "m")
+
+
+@pytest.mark.parametrize("switch", [*SWITCHES, *TAUGHT])
+def test_every_switch_changes_what_is_learned(chain, base, teacher, tmp_path, switch):
+    taught = switch in TAUGHT
+    flags = ["--soft_targets.teacher", teacher, *TAUGHT[switch]] if taught else SWITCHES[switch]
+    weights = trained(chain, tmp_path / "m", *flags)
+    reference = base
+    if taught and switch not in ("taught", "made"):
+        front = ["--augment.ratio", "0.5"] if "--augment.ratio" in flags else []
+        reference = trained(chain, tmp_path / "reference", "--soft_targets.teacher", teacher, *front)
+    same = weights.keys() == reference.keys() and all(
+        weights[name].shape == part.shape and torch.equal(weights[name], part)
+        for name, part in reference.items()
+    )
+    assert not same
+    score = contract.load(tmp_path / "m").score(read_rows(chain.data, "valid", num_items=ITEMS))
+    assert np.allclose(np.exp(score.astype(float)).sum(1), 1, atol=1e-4)
+
+
+def test_a_killed_run_ends_with_the_same_weights(chain, teacher, tmp_path, monkeypatch):
+    flags = [
+        "--soft_targets.teacher",
+        teacher,
+        "--augment.ratio",
+        "0.5",
+        "--text.kernel",
+        "true",
+        "--loop.epochs",
+        "3",
+    ]
+    whole = trained(chain, tmp_path / "whole", *flags)
+    plain, done = loop.Run.step_on, []
+
+    def killed(run: loop.Run, batch: object) -> None:
+        plain(run, batch)
+        done.append(run.state.step)
+        if len(done) == 11:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Run, "step_on", killed)
+    with pytest.raises(Interrupted):
+        trained(chain, tmp_path / "killed", *flags)
+    resumed = trained(chain, tmp_path / "killed", *flags)
+    assert done[11] == 12, "it went on where it was"
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
+
+
+def test_made_histories_by_hand():
+    rows = handmade_rows([[0, 1, 2], [3]], [3, 0])
+    windows = row_windows(rows)
+    chosen = Augmentation(ratio=2, variants=2, drop=0.0, replace=0.0)
+    after = lambda items: np.eye(5)[(items + 1) % 5]  # noqa: E731
+    made = made_windows(windows, chosen, positions=3, first_example=10, after=after)
+    assert [made.item_I[a:b].tolist() for a, b in zip(made.offsets, made.offsets[1:], strict=False)] == [
+        [1, 2, 3],
+        [3, 0],
+    ] * 2
+    assert made.example_I.tolist() == list(range(10, 20))
+    replaced = made_windows(
+        windows, Augmentation(ratio=1, replace=1.0, drop=0.0), positions=9, first_example=0, after=after
+    )
+    assert replaced.item_I.tolist() == [1, 2, 3, 4, 4, 1], "every item by what follows it alone"
+    short = made_windows(
+        windows, Augmentation(ratio=1, replace=0.0, drop=0.99), positions=9, first_example=0, after=after
+    )
+    assert (np.diff(short.offsets) >= 1).all() and {3, 0} <= set(short.item_I.tolist()), (
+        "the newest item stays"
+    )
+    asked = prefixes(made)
+    assert asked.history_H.tolist()[:9] == [1, 1, 2, 1, 2, 3, 3, 3, 0] and asked.offsets.tolist()[:6] == [
+        0,
+        1,
+        3,
+        6,
+        7,
+        9,
+    ]
+    shares = np.bincount(
+        made_windows(
+            row_windows(handmade_rows([[0]] * 4000, [0] * 4000)), Augmentation(ratio=1, drop=0.15, replace=0.4), positions=4,
+            first_example=0, after=lambda items: np.tile([0.0, 0.25, 0.75], (len(items), 1)),
+        ).item_I
+    )  # fmt: skip
+    assert shares.sum() == pytest.approx(8000 * 0.85 + 4000 * 0.15**2, rel=0.02)
+    assert (shares / shares.sum()).tolist() == pytest.approx([0.6, 0.1, 0.3], abs=0.02)
+
+
+def handmade_rows(histories: list[list[int]], targets: list[int]):
+    from data.rows import Rows
+
+    offsets = np.cumsum([0, *map(len, histories)])
+    flat = np.array([item for one in histories for item in one], np.int32)
+    count = np.arange(len(targets))
+    return Rows(count, count.astype(np.int32), offsets, flat, np.array(targets, np.int32))
+
+
+def test_the_toy_recipe_as_a_user_runs_it(chain, tmp_path):
+    printed = succeed(
+        "train.train_compact", "--config", "configs/toy/compact.yaml", "--data", chain.data, "--sids", chain.sids,
+        "--output_dir", tmp_path / "m", "--loop.epochs", 2, "--model.positions", 5,
+    )  # fmt: skip
+    assert "train histories are longer than model.positions 5" in printed
+    assert read_manifest(tmp_path / "m")["counts"]["histories_cut"] > 0
+    stamp = (tmp_path / "m/manifest.json").stat().st_mtime_ns
+    succeed(
+        "train.train_compact", "--config", "configs/toy/compact.yaml", "--data", chain.data, "--sids", chain.sids,
+        "--output_dir", tmp_path / "m", "--loop.epochs", 2, "--model.positions", 5,
+    )  # fmt: skip
+    assert (tmp_path / "m/manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_bad_arguments_are_refused(chain, teacher, tmp_path):
+    for flags, words in (
+        (["--text.table", "init"], "text.table init"),
+        (["--model.node_text", "true"], "text.table add"),
+        (["--augment.ratio", "0.5"], "soft_targets.teacher"),
+        (["--augment.ratio", "2", "--soft_targets.teacher", teacher], "more variants"),
+        (["--windows", "chains", "--model.users", "3"], "windows rows"),
+        (["--embeddings", "x"], "text.table add"),
+    ):
+        assert words in refuse(*command(chain, tmp_path / "m", *flags)), words
+    other = write_store(tmp_path / "other", sequences(seed=1))
+    assert "another state of the data" in refuse(*command(chain, tmp_path / "m"), "--data", other)
+    sids = handmade.write_sids(
+        tmp_path / "sids", data=other, codes=read_sids(chain.sids).codes_NL, sizes=(8, 8, 4)
+    )
+    strange = refuse(
+        *command(chain, tmp_path / "m", "--soft_targets.teacher", teacher), "--data", other, "--sids", sids
+    )
+    assert "another state of the data" in strange and "the teacher" in strange
+    facts = read_manifest(teacher)["facts"]
+    kept = (teacher / "manifest.json").read_bytes()
+    resign(teacher, facts=facts | {"fitted_on": "train and valid"})
+    try:
+        assert "train rows alone" in refuse(
+            *command(chain, tmp_path / "m", "--soft_targets.teacher", teacher)
+        )
+    finally:
+        (teacher / "manifest.json").write_bytes(kept)
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_is_not_decoded_is_refused(chain, teacher, tmp_path):
+    recommend = [
+        "infer.recommend",
+        "--sids",
+        chain.sids,
+        "--examples",
+        chain.examples,
+        "--output_dir",
+        tmp_path / "x",
+    ]
+    trie = ["--decode.score_space", "trie"]
+    assert "kind fusion, which is not decoded" in refuse(*recommend, "--model", teacher, *trie)
+    trained(chain, tmp_path / "m")
+    assert "mode direct" in refuse(*recommend, "--model", tmp_path / "m", *trie, "--mode", "empty_think")
+    codes = read_sids(chain.sids).codes_NL[::-1]
+    other = handmade.write_sids(tmp_path / "sids", data=chain.data, codes=codes, sizes=(8, 8, 4))
+    examples = tmp_path / "examples"
+    call("preprocess.build_examples", "--data", chain.data, "--sids", other, "--output_dir", examples)
+    strange = refuse(
+        "infer.recommend",
+        "--sids",
+        other,
+        "--examples",
+        examples,
+        "--output_dir",
+        tmp_path / "x",
+        "--model",
+        tmp_path / "m",
+        *trie,
+    )
+    assert "was trained on other semantic IDs" in strange
+
+
+def test_a_data_set_without_texts(chain, tmp_path):
+    from data import artifacts
+
+    data = tmp_path / "data"
+    items = artifacts.read_items(chain.data)
+    write_store(data)
+    empty = items
+    for name in ("title", "description", "brand", "categories"):
+        if name in empty.column_names:
+            place, kind = empty.column_names.index(name), empty[name].type
+            blank = [[]] * len(items) if pa.types.is_list(kind) else [""] * len(items)
+            empty = empty.set_column(place, name, pa.array(blank, kind))
+    import pyarrow.parquet as pq
+
+    pq.write_table(empty, data / "items.parquet")
+    resign(data)
+    sids = handmade.write_sids(
+        tmp_path / "sids", data=data, codes=read_sids(chain.sids).codes_NL, sizes=(8, 8, 4)
+    )
+    bare = ("train.train_compact", "--data", data, "--sids", sids, "--output_dir", tmp_path / "m", *SMALL)
+    assert "which text.kernel need" in refuse(*bare, "--text.kernel", "true")
+    call(*bare)
+    with pytest.raises(InputError):
+        contract.load(data)

@@ -1,0 +1,142 @@
+"""Training of compact generators: what they learn from, the loss of a batch, validation by the full ranking of valid rows.
+
+A train row's target distribution is (1 - share) on the item that came and `share` of the teacher's; a made history
+(train/scratch/augment.py) has the teacher's alone.
+
+Legend: P rows of a batch, B rows of a block, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.rows import Rows
+from infer.models.contract import KnownRows
+from infer.models.retrievers.compact import CompactScorer
+from infer.models.retrievers.compact_network import CompactModel
+from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entropy
+from infer.models.sequential.model import recent_items
+from infer.models.sequential.softmax import soft_cross_entropy
+from infer.models.sequential.windows import RowWindows, batches, chain_windows, joined, padded
+from train.scratch.loop import Task
+from train.scratch.sequential import by_ranking
+from train.soft_targets import TaughtRows
+
+
+@dataclass(frozen=True)
+class CompactRows:
+    """What is learned: windows of train rows, or users' chains (offsets, items) cut anew in every epoch; and of them
+
+    users: (examples int64, users) of every example, where the model has user tokens
+    taught: the teacher of the train rows; made: windows of made histories, their teacher, how many of them for each train window
+    """
+
+    windows: RowWindows
+    chains: tuple[np.ndarray, np.ndarray] | None = None
+    users: tuple[np.ndarray, np.ndarray] | None = None
+    taught: TaughtRows | None = None
+    share: float = 0.0
+    made: tuple[RowWindows, TaughtRows, float] | None = None
+
+    def of_epoch(self, positions: int, rng: np.random.Generator) -> RowWindows:
+        if self.chains is not None:
+            return chain_windows(*self.chains, positions, rng)
+        if self.made is None:
+            return self.windows
+        made, _, ratio = self.made
+        drawn = rng.permutation(len(made))[: round(ratio * len(self.windows))]
+        return joined(self.windows, made.take(np.sort(drawn)))
+
+
+class CompactTask(Task):
+    """A model, its train and valid rows."""
+
+    def __init__(self, model: CompactModel, train: CompactRows, valid: Rows, *, rows: int) -> None:
+        self.model, self.train, self.valid, self.rows = model, train, valid, rows
+        self.positions, self.device = model.shape.model.positions, model.codes_NL.device
+        self.first_made = None if train.made is None else int(train.made[0].example_I[0])
+        self.known = None if train.users is None else KnownRows(train.users[0])
+        self.current = train.windows
+
+    def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[np.ndarray]:
+        self.current = self.train.of_epoch(self.positions, rng)
+        return batches(self.current, rows=self.rows, rng=rng)
+
+    def example_ids(self, batch: np.ndarray) -> list[int]:
+        return padded(self.current, batch).example_P.tolist()
+
+    def loss(self, batch: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, int]:
+        made, model = padded(self.current, batch), self.model
+        history_BT, at_P, target_P = (
+            self._on_device(part) for part in (made.history_BT, made.at_P, made.target_P)
+        )
+        state_PD = model.states(
+            history_BT, at_P, self._users(made.at_P, made.history_BT.shape, made.example_P)
+        )
+        recent_PJ, mass = recent_items(history_BT, at_P), self._mass(target_P, made.example_P)
+        loss = tree_cross_entropy(model, state_PD, recent_PJ, mass)
+        if model.shape.model.item_path:
+            loss = loss + self._item_loss(state_PD, recent_PJ, mass)
+        return loss, len(at_P)
+
+    def _users(self, at_P: np.ndarray, shape: tuple[int, int], example_P: np.ndarray) -> Tensor | None:
+        """Users [B] of the histories."""
+        if self.known is None:
+            return None
+        place_P = self.known.places(
+            example_P, where="the training", lack="no user of", remedy="rows of one data set"
+        )
+        user_B = np.zeros(shape[0], np.int64)
+        user_B[at_P // shape[1]] = self.train.users[1][place_P]
+        return self._on_device(user_B)
+
+    def _mass(self, target_P: Tensor, example_P: np.ndarray) -> TargetMass:
+        train, hard_P = self.train, np.ones(len(example_P), np.float32)
+        if train.taught is None:
+            return TargetMass(target_P, self._on_device(hard_P))
+        is_made_P = (
+            np.zeros(len(example_P), bool) if self.first_made is None else example_P >= self.first_made
+        )
+        hard_P[:] = np.where(is_made_P, 0.0, 1 - train.share)
+
+        def soft(rows: slice) -> Tensor:
+            made_B, example_B = is_made_P[rows], example_P[rows]
+            chance_BN = np.empty((len(example_B), model_items), np.float32)
+            for taught, asked_B, share in _teachers(train, made_B):
+                chance_BN[asked_B] = share * taught.dense(example_B[asked_B])
+            return self._on_device(chance_BN)
+
+        model_items = self.model.shape.num_items
+        return TargetMass(target_P, self._on_device(hard_P), soft)
+
+    def _item_loss(self, state_PD: Tensor, recent_PJ: Tensor, mass: TargetMass) -> Tensor:
+        """The second path's cross-entropy against the same distribution."""
+        path, target_P1 = self.model.items, mass.target_P[:, None]
+        items_PM, share_PM = target_P1, mass.hard_P[:, None]
+        if mass.soft is not None:
+            soft_PN = mass.soft(slice(0, len(target_P1)))
+            items_PM = torch.arange(soft_PN.shape[1], device=self.device).expand(len(soft_PN), -1)
+            share_PM = soft_PN.scatter_add(1, target_P1, share_PM)
+        return soft_cross_entropy(
+            state_PD, path.item_ND, path.bias_N, path.evidence, recent_PJ, items_PM, share_PM
+        )
+
+    def validate(self) -> dict[str, float]:
+        scorer = CompactScorer(self.model)
+        return by_ranking(lambda rows: scorer.logs(rows).cpu().numpy(), self.valid, scorer.num_items)
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _teachers(train: CompactRows, made_B: np.ndarray) -> list[tuple[TaughtRows, np.ndarray, float]]:
+    """(who teaches, which rows bool [B], with what share) of a block."""
+    found = [(train.taught, ~made_B, train.share)]
+    if train.made is not None:
+        found.append((train.made[1], made_B, 1.0))
+    return [one for one in found if one[1].any()]

@@ -1,0 +1,85 @@
+"""What trainings from scratch read of a prepared data set: train and valid rows, popularity, texts.
+
+Legend: N items, K similar items, X dimensions of a text vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs import program
+from configs.program import InputError
+from data import artifacts
+from data.rows import Rows, read_rows, read_train_log, sample_rows
+from data.store.lineage import require_same_data
+from infer.models.sequential import text
+from infer.models.sequential.options import TextOptions
+from infer.models.sequential.windows import newest
+from rq.vectors.embeddings import read_embeddings
+
+
+@dataclass(frozen=True)
+class ItemKnowledge:
+    """What a model is told of the items: text_NX float32 or None; similar: items and cosines [N, K], or None."""
+
+    popularity_N: np.ndarray
+    text_NX: np.ndarray | None = None
+    similar: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def knowledge(
+    data: str,
+    options: TextOptions,
+    *,
+    needed_by: Sequence[str],
+    embeddings: str | None,
+    similar: int,
+    seed: int,
+) -> ItemKnowledge:
+    """Counts and texts; InputError where the options `needed_by` need texts that the data set does not have.
+
+    embeddings: a directory whose vectors take the place of text vectors. similar: most similar items that are asked for.
+    """
+    items = artifacts.read_items(data)
+    popularity_N = read_train_log(data, num_items=len(items)).popularity_N
+    texts = text.require_texts(items, options, needed_by=list(needed_by), where=data) if needed_by else []
+    text_NX = pairs = None
+    if embeddings is not None:
+        require_same_data(embeddings, data, again="scripts/02_embed_items.sh")
+        text_NX = text.scaled(np.asarray(read_embeddings(embeddings)))
+        if len(text_NX) != len(items):
+            raise InputError(
+                f"{embeddings} has {len(text_NX)} items, {data} {len(items)} -> embed this data set"
+            )
+    elif options.table != "none":
+        text_NX = text.text_vectors(texts, options, seed=seed)
+    if similar:
+        pairs = text.similar_items(texts, options, most=similar)
+    return ItemKnowledge(popularity_N, text_NX, pairs)
+
+
+def read_splits(
+    data: str, num_items: int, *, positions: int, valid_rows: int | None, seed: int, positions_name: str
+) -> tuple[Rows, Rows, dict[str, int]]:
+    """(train rows with the newest `positions` items, the valid rows that choose, counts); cut histories are said and counted."""
+    train = read_rows(data, "train", num_items=num_items)
+    without = int((np.diff(train.offsets) == 0).sum())
+    train, cut = newest(train, positions)
+    valid = read_rows(data, "valid", num_items=num_items)
+    valid = valid.take(sample_rows(len(valid), valid_rows, seed))
+    counts = {
+        "train rows": len(train) - without,
+        "valid rows": len(valid),
+        "rows_without_history": without,
+        "histories_cut": cut,
+    }
+    if cut:
+        program.say(
+            f"{cut} of {len(train)} train histories are longer than {positions_name} {positions}: their newest items are read"
+        )
+    if not len(train) - without:
+        raise InputError(f"{data} has no train row with a history -> a split that leaves some")
+    return train, valid, counts

@@ -1,0 +1,207 @@
+"""A compact generator of semantic IDs: one position per history item, level heads, softmax over the children of a prefix.
+
+reads   a prepared data set (train and valid rows, train counts, texts), a semantic-ID directory of it; with soft targets a
+        teacher: any saved item model, usually a product of several (infer.fuse --how product --scale fitted)
+writes  <output_dir>/{config.yaml, item_model.json, model.safetensors, metrics.jsonl, manifest.json}: an item model with exact
+        probabilities that fusion, rewards and caches open, and a model that infer.recommend decodes (score space trie);
+        the teacher's scores beside the teacher (scores/)
+
+With `soft_targets.teacher` the target of a train row is (1 - share) the item that came and share what the teacher says, so one
+small model learns what an ensemble knows; `augment` makes histories that the teacher answers. The state with the best
+item-level NDCG@10 of the full ranking of valid rows is kept; test rows are never read. A killed run resumes to the same weights.
+
+python -m train.train_compact --config configs/minionerec/compact.yaml --data data/industrial \\
+    --sids data/industrial/sids/rqkmeans --output_dir outputs/minionerec-industrial/baselines/compact
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from configs import program
+from configs.program import InputError
+from data import artifacts
+from data.rows import Rows
+from data.sid import SidTable, read_sids
+from data.store.lineage import require_same_data
+from data.store.output import Output, open_output
+from infer.models.retrievers.compact_options import CompactOptions, CompactShape, require_text_options
+from infer.models.sequential.options import TextOptions
+from train.scratch.augment import Augmentation
+from train.scratch.options import EpochOptions
+from train.soft_targets import SoftTargets, TaughtRows
+
+STAGE, VERSION = "train_compact", 1
+
+
+@dataclass
+class TrainCompactArgs:
+    """Training of a compact generator."""
+
+    data: str
+    """prepared data set"""
+    sids: str
+    """semantic-ID directory of that data set"""
+    output_dir: str
+    """where the model goes, e.g. outputs/<run>/baselines/compact"""
+    model: CompactOptions = field(default_factory=CompactOptions)
+    """the trunk and what is added to its logits"""
+    text: TextOptions = field(default_factory=TextOptions)
+    """what the model is told of item texts (table: none or add)"""
+    embeddings: str | None = None
+    """embeddings directory whose vectors take the place of the TF-IDF vectors of text.table"""
+    windows: Literal["rows", "single", "chains"] = "rows"
+    """rows: train rows of a user that continue one another are one pass, with a loss at every position; single: a pass for each
+    row, with a loss at its end; chains: users' whole train sequences, cut at a new place in every epoch"""
+    soft_targets: SoftTargets = field(default_factory=SoftTargets)
+    """what is learned from a teacher"""
+    augment: Augmentation = field(default_factory=Augmentation)
+    """histories that are made for the teacher to answer"""
+    loop: EpochOptions = field(default_factory=EpochOptions)
+    """how it is trained"""
+    seed: int = 0
+    """of weights, batches, dropout and the valid sample"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        require_text_options(self.model, self.text)
+        if self.embeddings is not None and self.text.table == "none":
+            raise InputError("--embeddings is read by text.table alone -> text.table add, or leave it out")
+        if self.augment.ratio and self.soft_targets.teacher is None:
+            raise InputError(
+                "augment makes histories for a teacher to answer -> soft_targets.teacher, or augment.ratio 0"
+            )
+        if self.windows == "chains" and (self.soft_targets.teacher is not None or self.model.users):
+            raise InputError(
+                "chains are no rows that a teacher has answered, and have no users -> windows rows, or neither"
+            )
+
+    def not_chosen(self) -> set[str]:
+        """Options that decide nothing of the model."""
+        return {"augment"} if not self.augment.ratio else set()
+
+    def text_options(self) -> list[str]:
+        """The options that look into item texts."""
+        asked = {
+            "text.table": self.text.table != "none" and self.embeddings is None,
+            "text.kernel": self.text.kernel,
+        }
+        return [name for name, given in asked.items() if given]
+
+
+def shape_of(args: TrainCompactArgs, known: Any, sids: SidTable) -> CompactShape:
+    """The shape that the arguments and what is `known` (train/scratch/reading.py) give a model."""
+    size = len(known.popularity_N)
+    if sids.num_items != size:
+        raise InputError(
+            f"{args.sids} has {sids.num_items} items, {args.data} {size} -> semantic IDs of this data set"
+        )
+    return CompactShape(
+        num_items=size,
+        sizes=sids.sizes,
+        model=args.model,
+        text_dim=0 if known.text_NX is None else known.text_NX.shape[1],
+        similar=min(args.text.similar, size - 1) if args.text.kernel else 0,
+    )
+
+
+def learned_rows(args: TrainCompactArgs, train: Rows, num_items: int) -> Any:
+    """What is learned of the train rows (train.scratch.compact.CompactRows): windows, users, teacher, made histories."""
+    from infer.models.sequential.windows import row_windows, single_windows
+    from rq.vectors.cooccurrence import train_chains
+    from train.scratch.compact import CompactRows
+
+    windows = (single_windows if args.windows == "single" else row_windows)(train)
+    if args.windows == "chains":
+        return CompactRows(windows, train_chains(artifacts.read_sequences(args.data, num_items=num_items)))
+    users = (train.example_ids_R, train.users_R) if args.model.users else None
+    if args.soft_targets.teacher is None:
+        return CompactRows(windows, users=users)
+    taught = TaughtRows.of(args.soft_targets, data=args.data, num_items=num_items)
+    share = args.soft_targets.share
+    if not args.augment.ratio:
+        return CompactRows(windows, users=users, taught=taught, share=share)
+    # Each window once, however rows are read: the longest history of a user's rows that continue one another.
+    sources = row_windows(train)
+    made, answered = made_rows(args, sources, train, num_items)
+    if users is not None:
+        example_W = sources.example_I[sources.offsets[1:] - 1]
+        by_example = dict(zip(*(part.tolist() for part in users), strict=True))
+        user_W = np.array([by_example[example] for example in example_W.tolist()])
+        made_users = np.repeat(np.tile(user_W, args.augment.variants), np.diff(made.offsets))
+        users = np.concatenate([users[0], made.example_I]), np.concatenate([users[1], made_users])
+    return CompactRows(windows, None, users, taught, share, (made, answered, args.augment.ratio))
+
+
+def made_rows(args: TrainCompactArgs, sources: Any, train: Rows, num_items: int) -> tuple[Any, TaughtRows]:
+    """(windows of made histories, the teacher's answers to them)."""
+    from infer.models.cache import rows_sha256
+    from train.scratch.augment import made_windows, prefixes, single_items
+
+    told = {"data": args.data, "num_items": num_items}
+    alone = TaughtRows.of(args.soft_targets, rows=single_items(num_items), name="items", **told)
+    made = made_windows(
+        sources, args.augment, positions=args.model.positions, first_example=int(train.example_ids_R.max()) + 1,
+        after=alone.dense,
+    )  # fmt: skip
+    rows = prefixes(made)
+    return made, TaughtRows.of(args.soft_targets, rows=rows, name=f"made-{rows_sha256(rows)[:12]}", **told)
+
+
+def train(args: TrainCompactArgs, out: Output) -> None:
+    """Make the model, train it to the end (resuming), save the best state."""
+    import torch
+
+    from infer.loading import default_device, usable_device
+    from infer.models.retrievers.compact import save
+    from infer.models.retrievers.compact_network import CompactModel
+    from train.scratch.compact import CompactTask
+    from train.scratch.loop import Run
+    from train.scratch.reading import knowledge, read_splits
+
+    require_same_data(args.sids, args.data, again="scripts/04_build_sids.sh")
+    sids = read_sids(args.sids)
+    known = knowledge(
+        args.data, args.text, needed_by=args.text_options(), embeddings=args.embeddings,
+        similar=args.text.similar * args.text.kernel, seed=args.seed,
+    )  # fmt: skip
+    shape = shape_of(args, known, sids)
+    rows, valid, counts = read_splits(
+        args.data, shape.num_items, positions=args.model.positions, valid_rows=args.loop.valid_rows, seed=args.seed,
+        positions_name="model.positions",
+    )  # fmt: skip
+    learned = learned_rows(args, rows, shape.num_items)
+    device = default_device() if args.loop.device == "auto" else usable_device(args.loop.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(args.seed)
+        model = CompactModel(shape, sids.codes_NL)
+    model.learn_of(popularity_N=known.popularity_N, text_NX=known.text_NX, similar=known.similar)
+    task = CompactTask(model.to(device), learned, valid, rows=args.loop.rows)
+    facts: dict[str, Any] = Run(task, args.loop, out=out, seed=args.seed).to_the_end()
+    save(out, model.cpu(), sids_sha256=sids.sha256)
+    out.counts |= counts | {"items": shape.num_items, "windows": len(learned.windows)}
+    out.counts |= {} if learned.made is None else {"made windows": len(learned.made[0])}
+    out.facts |= {
+        "fitted_on": "train",
+        "teacher": args.soft_targets.teacher,
+        "sids_sha256": sids.sha256,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "threads": torch.get_num_threads(),
+    } | facts
+
+
+def main(args: TrainCompactArgs) -> None:
+    inputs = {
+        "data": args.data, "sids": args.sids, "embeddings": args.embeddings, "teacher": args.soft_targets.teacher,
+    }  # fmt: skip
+    with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
+        out.write_text("config.yaml", program.as_yaml(args))
+        train(args, out)
+
+
+if __name__ == "__main__":
+    program.run(TrainCompactArgs, main)
