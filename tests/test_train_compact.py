@@ -18,12 +18,10 @@ from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import read_manifest
 from infer.models import contract
-from infer.models.sequential.windows import row_windows
 from tests import handmade
 from tests.handmade import call, refuse, resign, succeed
 from tests.store import ITEMS, sequences, write_store
 from train.scratch import loop
-from train.scratch.augment import Augmentation, made_windows, prefixes
 
 SMALL = [
     "--model.hidden", 8, "--model.heads", 2, "--model.layers", 1, "--model.feedforward", 2, "--loop.epochs", 2, "--loop.rows", 64,
@@ -115,42 +113,25 @@ def test_it_learns_the_walks_and_is_decoded_like_any_model(chain, tmp_path):
     for mine, theirs in enumerate(row.tolist()):
         listed = read.items_M[read.offsets[theirs] : read.offsets[theirs + 1]]
         assert np.allclose(np.sort(score_RN[mine])[::-1], score_RN[mine, listed], atol=1e-4)
+    whole = tmp_path / "whole/compact.test"
     call(
-        "infer.run_baselines",
-        "--models",
-        f"[{model}]",
-        "--data",
-        chain.data,
-        "--output_root",
-        tmp_path / "whole",
-        "--splits",
-        "[test]",
-    )
-    call(
-        "infer.evaluate",
-        "--predictions",
-        answers,
-        "--data",
-        chain.data,
-        "--sids",
-        chain.sids,
-        "--resamples",
-        20,
-    )
-    call(
-        "infer.evaluate",
-        "--predictions",
-        tmp_path / "whole/compact.test",
-        "--data",
-        chain.data,
-        "--sids",
-        chain.sids,
-        "--resamples",
-        20,
-    )
+        "infer.run_baselines", "--models", f"[{model}]", "--data", chain.data, "--output_root", whole.parent, "--splits", "[test]",
+    )  # fmt: skip
+    for place in (answers, whole):
+        call(
+            "infer.evaluate",
+            "--predictions",
+            place,
+            "--data",
+            chain.data,
+            "--sids",
+            chain.sids,
+            "--resamples",
+            20,
+        )
     ndcg = [
         json.loads((place / "metrics/metrics.json").read_text())["item_level/ndcg@10"]["value"]
-        for place in (answers, tmp_path / "whole/compact.test")
+        for place in (answers, whole)
     ]
     assert ndcg[0] == pytest.approx(ndcg[1], abs=1e-6) and ndcg[0] > 0.4
 
@@ -262,55 +243,6 @@ def test_a_killed_run_ends_with_the_same_weights(chain, teacher, tmp_path, monke
     assert done[11] == 12, "it went on where it was"
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
-
-
-def test_made_histories_by_hand():
-    rows = handmade_rows([[0, 1, 2], [3]], [3, 0])
-    windows = row_windows(rows)
-    chosen = Augmentation(ratio=2, variants=2, drop=0.0, replace=0.0)
-    after = lambda items: np.eye(5)[(items + 1) % 5]  # noqa: E731
-    made = made_windows(windows, chosen, positions=3, first_example=10, after=after)
-    assert [made.item_I[a:b].tolist() for a, b in zip(made.offsets, made.offsets[1:], strict=False)] == [
-        [1, 2, 3],
-        [3, 0],
-    ] * 2
-    assert made.example_I.tolist() == list(range(10, 20))
-    replaced = made_windows(
-        windows, Augmentation(ratio=1, replace=1.0, drop=0.0), positions=9, first_example=0, after=after
-    )
-    assert replaced.item_I.tolist() == [1, 2, 3, 4, 4, 1], "every item by what follows it alone"
-    short = made_windows(
-        windows, Augmentation(ratio=1, replace=0.0, drop=0.99), positions=9, first_example=0, after=after
-    )
-    assert (np.diff(short.offsets) >= 1).all() and {3, 0} <= set(short.item_I.tolist()), (
-        "the newest item stays"
-    )
-    asked = prefixes(made)
-    assert asked.history_H.tolist()[:9] == [1, 1, 2, 1, 2, 3, 3, 3, 0] and asked.offsets.tolist()[:6] == [
-        0,
-        1,
-        3,
-        6,
-        7,
-        9,
-    ]
-    shares = np.bincount(
-        made_windows(
-            row_windows(handmade_rows([[0]] * 4000, [0] * 4000)), Augmentation(ratio=1, drop=0.15, replace=0.4), positions=4,
-            first_example=0, after=lambda items: np.tile([0.0, 0.25, 0.75], (len(items), 1)),
-        ).item_I
-    )  # fmt: skip
-    assert shares.sum() == pytest.approx(8000 * 0.85 + 4000 * 0.15**2, rel=0.02)
-    assert (shares / shares.sum()).tolist() == pytest.approx([0.6, 0.1, 0.3], abs=0.02)
-
-
-def handmade_rows(histories: list[list[int]], targets: list[int]):
-    from data.rows import Rows
-
-    offsets = np.cumsum([0, *map(len, histories)])
-    flat = np.array([item for one in histories for item in one], np.int32)
-    count = np.arange(len(targets))
-    return Rows(count, count.astype(np.int32), offsets, flat, np.array(targets, np.int32))
 
 
 def test_the_toy_recipe_as_a_user_runs_it(chain, tmp_path):
