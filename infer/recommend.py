@@ -191,7 +191,8 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
 
 
 def load(args: RecommendArgs, *, device: str | None) -> Engine:
-    if (Path(args.model) / contract.FILE).exists():
+    path = Path(args.model)
+    if (path / contract.FILE).exists() and not (path / "config.json").exists():
         from infer.models.retrievers import compact_decoding
 
         return compact_decoding.load_engine(args.model, args.sids, args.decode, device=device, mode=args.mode)

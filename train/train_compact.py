@@ -71,10 +71,6 @@ class TrainCompactArgs:
         require_text_options(self.model, self.text)
         if self.embeddings is not None and self.text.table == "none":
             raise InputError("--embeddings is read by text.table alone -> text.table add, or leave it out")
-        if self.augment.ratio and self.soft_targets.teacher is None:
-            raise InputError(
-                "augment makes histories for a teacher to answer -> soft_targets.teacher, or augment.ratio 0"
-            )
         if self.windows == "chains" and (self.soft_targets.teacher is not None or self.model.users):
             raise InputError(
                 "chains are no rows that a teacher has answered, and have no users -> windows rows, or neither"
@@ -195,6 +191,12 @@ def train(args: TrainCompactArgs, out: Output) -> None:
 
 
 def main(args: TrainCompactArgs) -> None:
+    if (
+        args.augment.ratio and args.soft_targets.teacher is None
+    ):  # a recipe names shares, the command the teacher
+        raise InputError(
+            "augment makes histories for a teacher to answer -> soft_targets.teacher, or augment.ratio 0"
+        )
     inputs = {
         "data": args.data, "sids": args.sids, "embeddings": args.embeddings, "teacher": args.soft_targets.teacher,
     }  # fmt: skip
