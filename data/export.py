@@ -6,12 +6,16 @@ writes  --to minionerec   {D}.item.json, {D}.inter.json, {D}.user2id, {D}.item2i
         --to d3           {D}.item.json, {D}.item2id, {train,valid,test}/{D}.csv, info/{D}.txt: titles, ratings and times
                           instead of semantic IDs, item numbers shuffled by `seed`
         --to mimigenrec   {D}/id2sid.json, new_tokens.json, sft/*.json, rl/*.json, item.json; dataset_info.json
+        --to recbole      {D}/{D}.{train,valid,test}.inter, {D}.item, {D}.user, {D}.yaml, topk.py: the windows of every split as
+                          atomic files, our numbers as ids, and a program that trains a RecBole model on them and writes its top-k,
+                          which infer.import_predictions reads; needs no SIDs
 
-Stage 01 (adapter minionerec or mimigenrec) reads these folders back. What they have no place for is said: times, ratings,
+Stage 01 (adapter minionerec, mimigenrec or recbole) reads these folders back. What they have no place for is said: times, ratings,
 prices, images, review texts; in mimigenrec also users, and which of several items a shared semantic ID means.
 
 python -m data.export --to minionerec --data data/industrial --sids data/industrial/sids/rqkmeans \\
     --name Industrial --output_dir outputs/export/minionerec
+python -m data.export --to recbole --data data/industrial --output_dir outputs/export/recbole
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.releases import d3, mimigenrec, minionerec, records
+from data.releases import atomic, d3, mimigenrec, minionerec, records
 from data.releases.index import write_index, write_new_tokens
 from data.sid import FORMATS, SidTable, read_sids
 from data.store.lineage import require_same_data
@@ -43,14 +47,14 @@ LETTERS = FORMATS["letters"]
 class ExportArgs:
     """Arguments of data.export."""
 
-    to: Literal["minionerec", "d3", "mimigenrec"]
+    to: Literal["minionerec", "d3", "mimigenrec", "recbole"]
     """whose folder"""
     data: str
     """prepared data set"""
-    sids: str
-    """its SID directory"""
     output_dir: str
     """where the folder goes"""
+    sids: str | None = None
+    """its SID directory; recbole has no place for it"""
     name: str = "dataset"
     """D, the start of the file names (mimigenrec: the folder, and data_source unless that is given)"""
     csv_name: str = ""
@@ -71,6 +75,10 @@ class ExportArgs:
     """mimigenrec: rows of the task histitle2sid"""
     data_source: str = ""
     """mimigenrec: what rl records name as their source; empty = `name`"""
+    max_history: int = 50
+    """recbole: the newest items of a history that are written"""
+    answered: Literal["valid", "test"] = "test"
+    """recbole: the rows whose top-k topk.py writes"""
     seed: int = 42
     """seed of every draw"""
     overwrite: bool = False
@@ -80,21 +88,34 @@ class ExportArgs:
         unknown = [task for task in self.tasks if task not in mimigenrec.TASKS]
         if unknown or not self.tasks:
             raise InputError(f"tasks {self.tasks} -> some of {', '.join(mimigenrec.TASKS)}")
+        if self.max_history < 1:
+            raise InputError(f"max_history {self.max_history} -> at least 1")
         if not self.name or "/" in self.name + self.csv_name:
             raise InputError(f"name {self.name!r}, csv_name {self.csv_name!r} -> file names without a folder")
+        if (self.sids is None) != (self.to == "recbole"):
+            fix = "leave sids out" if self.sids else "name the SID directory: --sids"
+            raise InputError(f"--to {self.to} with sids {self.sids} -> {fix}")
+        if self.to == "recbole" and self.deduplicate:
+            raise InputError(
+                "deduplicate compares semantic IDs, which --to recbole has none of -> leave it out"
+            )
         if self.embeddings and self.to != "minionerec":
             raise InputError("embeddings belong to --to minionerec -> leave them out")
 
 
+# user, history, target, example
+Row = tuple[int, list[int], int, int]
+
+
 @dataclass(frozen=True)
 class Content:
-    """What is written: rows by split as (user text, history, target), items, their SIDs."""
+    """What is written: rows by split as (user, history, target) with their examples, items, their SIDs (recbole: none)."""
 
     items: pa.Table
     users: list[str]
     walks: dict[int, list[d3.Event]]
-    rows: dict[str, list[tuple[int, list[int], int]]]
-    sids: SidTable
+    rows: dict[str, list[Row]]
+    sids: SidTable | None
     dropped: dict[str, int]
 
     @property
@@ -105,12 +126,13 @@ class Content:
 
 def read_content(args: ExportArgs) -> Content:
     """Data and SIDs, with the rows that the options keep."""
-    items, sids = artifacts.read_items(args.data), read_sids(args.sids)
-    if sids.num_items != len(items):
-        raise InputError(
-            f"{args.sids} has {sids.num_items} items, {args.data} {len(items)} -> pass its own SIDs"
-        )
-    require_same_data(args.sids, args.data, again="rq.assign_sids or rq.import_sids")
+    items, sids = artifacts.read_items(args.data), None if args.sids is None else read_sids(args.sids)
+    if sids is not None:
+        if sids.num_items != len(items):
+            raise InputError(
+                f"{args.sids} has {sids.num_items} items, {args.data} {len(items)} -> pass its own SIDs"
+            )
+        require_same_data(args.sids, args.data, again="rq.assign_sids or rq.import_sids")
     table = artifacts.read_sequences(args.data, num_items=len(items))
     users = artifacts.read(args.data, artifacts.USERS)["raw_id"].to_pylist()
     log = artifacts.read(args.data, artifacts.INTERACTIONS)
@@ -126,26 +148,24 @@ def read_content(args: ExportArgs) -> Content:
     rows, dropped = {}, {}
     for split in artifacts.SPLITS:
         part = table.filter(pc.equal(table["split"], split))
-        columns = (part[name].to_pylist() for name in ("user_id", "history", "target"))
+        columns = (part[name].to_pylist() for name in ("user_id", "history", "target", "example_id"))
         whole = list(zip(*columns, strict=True))
         rows[split] = kept_rows(whole, split, args, sids)
         dropped[f"{split}_rows_left_out"] = len(whole) - len(rows[split])
     return Content(items, users, walks, rows, sids, dropped)
 
 
-def kept_rows(
-    rows: list[tuple[int, list[int], int]], split: str, args: ExportArgs, sids: SidTable
-) -> list[tuple[int, list[int], int]]:
+def kept_rows(rows: list[Row], split: str, args: ExportArgs, sids: SidTable | None) -> list[Row]:
     """The rows that the options keep, in order."""
     if args.keep_longest_only:
         best: dict[int, int] = {}
-        for at, (user, history, _) in enumerate(rows):
+        for at, (user, history, *_) in enumerate(rows):
             if user not in best or len(history) >= len(rows[best[user]][1]):
                 best[user] = at
         rows = [rows[at] for at in sorted(best.values())]
     if args.deduplicate and split == "train":
         codes = [tuple(row) for row in sids.codes_NL.tolist()]
-        first = {(tuple(codes[i] for i in history), codes[target]): at for at, (_, history, target) in reversed(list(enumerate(rows)))}  # fmt: skip
+        first = {(tuple(codes[i] for i in history), codes[target]): at for at, (_, history, target, _) in reversed(list(enumerate(rows)))}  # fmt: skip
         rows = [rows[at] for at in sorted(first.values())]
     limit = {"valid": args.max_valid_samples, "test": args.max_test_samples}.get(split)
     if limit is not None and limit < len(rows):
@@ -180,7 +200,7 @@ def write_d3(content: Content, args: ExportArgs, out: Output) -> None:
     for split, rows in content.rows.items():
         told = [
             (content.users[user], d3.events_of(content.walks.get(user, ()), history, target))
-            for user, history, target in rows
+            for user, history, target, _ in rows
         ]
         out.write_text(f"{split}/{csv_name}.csv", d3.csv_text(told, items))
     out.write_text(f"info/{csv_name}.txt", d3.info_text(items))
@@ -198,12 +218,12 @@ def write_minionerec(content: Content, args: ExportArgs, out: Output) -> None:
     for table, ids in (("user2id", content.users), ("item2id", raw_ids)):
         out.write_text(f"{name}.{table}", "".join(f"{key}\t{number}\n" for number, key in enumerate(ids)))
     for split, rows in content.rows.items():
-        columns = zip(*rows, strict=True) if rows else ((), (), ())
-        users, histories, targets = (tuple(column) for column in columns)
+        columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+        users, histories, targets, _ = (tuple(column) for column in columns)
         inter = minionerec.InterRows(tuple(map(str, users)), tuple(map(tuple, histories)), targets)
         with out.replacing(f"{name}.{split}.inter") as temporary:
             minionerec.write_inter(temporary, inter)
-        named = [(f"A{user}", history, target) for user, history, target in rows]
+        named = [(f"A{user}", history, target) for user, history, target, _ in rows]
         out.write_text(f"{split}/{csv_name}.csv", minionerec.csv_text(named, texts.titles, texts.sids))
     with out.replacing(f"{name}.index.json") as temporary:
         write_index(temporary, content.sids.codes_NL)
@@ -227,7 +247,7 @@ def write_mimigenrec(content: Content, args: ExportArgs, out: Output) -> None:
     out.write_text(f"{name}/item.json", item_json(content.items, range(len(content.items))))
     info: dict[str, Any] = {}
     for split, rows in content.rows.items():
-        pairs = [(history, target) for _, history, target in rows]
+        pairs = [(history, target) for _, history, target, _ in rows]
         sft = records.sft_records(pairs, split, texts, tasks=args.tasks)
         rl = records.rl_records(
             pairs, split, texts, source=args.data_source or name, tasks=args.tasks, seq_sample=args.seq_sample,
@@ -242,17 +262,42 @@ def write_mimigenrec(content: Content, args: ExportArgs, out: Output) -> None:
     out.write_text("dataset_info.json", json.dumps(info, indent=2) + "\n")
 
 
+def write_recbole(content: Content, args: ExportArgs, out: Output) -> None:
+    """Every split as atomic files, what RecBole is told of them, and the program that runs it."""
+    name = args.name
+    fields = ["user_id:token", f"{atomic.HISTORY}:token_seq", "item_id:token", f"{atomic.EXAMPLE}:token"]
+    for split, rows in content.rows.items():
+        told = ((user, history[-args.max_history :], target, at) for user, history, target, at in rows)
+        out.write_text(f"{name}/{name}.{split}.inter", atomic.table_text(fields, told))
+    columns = [content.items[field].to_pylist() for field in ("item_id", "title", "categories", "brand")]
+    # Labels are told apart by commas, as the adapter reads them.
+    columns[2] = [", ".join(label.replace(",", " ") for label in path) for path in columns[2]]
+    fields = ["item_id:token", "title:token_seq", "categories:token_seq", "brand:token"]
+    out.write_text(f"{name}/{name}.item", atomic.table_text(fields, zip(*columns, strict=True)))
+    users = enumerate(content.users)
+    out.write_text(f"{name}/{name}.user", atomic.table_text(["user_id:token", "raw_id:token"], users))
+    lengths = [len(history) for rows in content.rows.values() for _, history, *_ in rows]
+    longest = min(max(lengths, default=1), args.max_history)
+    out.write_text(f"{name}.yaml", atomic.CONFIG.format(longest=longest))
+    out.write_text("topk.py", atomic.SCRIPT.format(name=name, split=args.answered, depth=50))
+    out.counts["histories_cut"] = sum(length > args.max_history for length in lengths)
+
+
+WRITERS = {
+    "minionerec": write_minionerec, "d3": write_d3, "mimigenrec": write_mimigenrec, "recbole": write_recbole
+}  # fmt: skip
+
+
 def main(args: ExportArgs) -> None:
     """Read, choose, write, say what has no place there."""
     inputs = {"data": args.data, "sids": args.sids, "embeddings": args.embeddings}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         content = read_content(args)
-        {"minionerec": write_minionerec, "d3": write_d3, "mimigenrec": write_mimigenrec}[args.to](
-            content, args, out
-        )
+        WRITERS[args.to](content, args, out)
         shared = int((content.sids.group_sizes_S > 1).sum()) if args.to == "mimigenrec" else 0
         out.counts |= {split: len(rows) for split, rows in content.rows.items()} | content.dropped
-        out.facts |= {"sids_sha256": content.sids.sha256, "sids_of_several_items": shared}
+        if content.sids is not None:
+            out.facts |= {"sids_sha256": content.sids.sha256, "sids_of_several_items": shared}
         kept = {"item_id", "raw_id", "title", "description", "categories", "brand"}
         untold = "review texts" if args.to == "d3" else "times, ratings, review texts"
         lost = [column for column in content.items.column_names if column not in kept]

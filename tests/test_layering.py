@@ -38,6 +38,7 @@ ROOMS = {
         "releases": {"store", ""},
         "adapters": {"store", "", "shaping", "releases"},
         "generator": {"store", ""},
+        "sources": set(),
     },
     "rq": {
         "": set(),

@@ -341,7 +341,7 @@ def test_bad_configs_are_one_line(tmp_path):
         ({"filter": {"user_k": 5}}, "filter"),
         ({"amazon": {"formats": 2018}}, "formats"),
         ({"split": {"max_history": "ten"}}, "max_history"),
-        ({"split": {"kind": "published"}}, "brings no split"),
+        ({"adapter": "yelp", "split": {"kind": "published"}}, "brings no split"),
     ):
         path = config(tmp_path / "c.yaml", **changes)
         line = refused("--config", path, "--raw", folder, "--output_dir", output)

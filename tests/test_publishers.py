@@ -252,3 +252,79 @@ def test_users_with_one_row_have_no_window_and_are_said(tmp_path, capsys):
          "--split.kind", "leave_one_out", "--filters.user_k", 0, "--filters.item_k", 0)  # fmt: skip
     said = capsys.readouterr().out
     assert "the valid split has no rows: no checkpoint can be chosen on it" in said
+
+
+def amazon_csv(
+    folder: Path, year: int, *, split: bool = False, seed: int = 4
+) -> list[tuple[str, str, float, int]]:
+    """Ratings as csv; with `split` the last two of every user in files of their own. Returns (user, item, stars, second)."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (
+            f"U{user}",
+            f"B{int(rng.integers(9))}",
+            float(rng.integers(1, 6)),
+            1_600_000_000 + step * 1000 + user,
+        )
+        for user in range(15)
+        for step in range(int(rng.integers(3, 9)))
+    ]
+    columns = ["user_id", "parent_asin", "rating", "timestamp"]
+    told = [
+        (u, i, s, t * 1000) if year == 2023 else (i, u, s, t) if year == 2018 else (u, i, s, t)
+        for u, i, s, t in rows
+    ]
+    if not split:
+        publishers.table(folder / "Games.csv.gz", columns, told)
+        if year != 2023:  # no header
+            publishers.write(folder / "Games.csv.gz", "".join(",".join(map(str, row)) + "\n" for row in told))
+        return rows
+    left = {user: sum(row[0] == user for row in rows) for user in {row[0] for row in rows}}
+    parts: dict[str, list[Any]] = {"train": [], "valid": [], "test": []}
+    for row in told:
+        left[row[0]] -= 1
+        parts[{0: "test", 1: "valid"}.get(left[row[0]], "train")].append(row)
+    for name, part in parts.items():
+        publishers.table(folder / f"Games.{name}.csv", columns, part)
+    return rows
+
+
+META = {"metadata": [], "keep_without_metadata": True, "title_filter": "none"}
+
+
+@pytest.mark.parametrize("year", [2014, 2018, 2023])
+def test_amazon_ratings_as_csv(tmp_path, year):
+    rows = amazon_csv(tmp_path / "raw", year)
+    prepared = made(tmp_path / "raw", "amazon", META | {"format": year, "reviews": ["*.csv*"]})
+    assert walks(prepared) == by_rows([(u, i, t) for u, i, _, t in rows])
+
+
+def test_the_published_split_of_amazon_2023_is_kept_exactly(tmp_path):
+    rows = amazon_csv(tmp_path / "raw", 2023, split=True)
+    options = META | {"format": 2023, "reviews": ["*.csv*"]}
+    prepared = made(tmp_path / "raw", "amazon", options, split={"kind": "published", "max_history": 50})
+    own = by_rows([(u, i, t) for u, i, _, t in rows])
+    assert walks(prepared) == own
+    for row in prepared.sequences.to_pylist():
+        walk = own[prepared.users["raw_id"][row["user_id"]].as_py()]
+        place = {"test": len(walk) - 1, "valid": len(walk) - 2}.get(row["split"], len(row["history"]))
+        assert len(row["history"]) == place
+    assert prepared.funnel.facts["windows"]["test"] == 15
+    with pytest.raises(
+        InputError, match="published split is kept whole, amazon.drop_duplicates leaves rows out"
+    ):
+        made(tmp_path / "raw", "amazon", options | {"drop_duplicates": True}, split={"kind": "published"})
+    publishers.table(tmp_path / "raw/Games.csv", ["user_id"], [])
+    with pytest.raises(InputError, match="stands beside files of a split"):
+        made(tmp_path / "raw", "amazon", options, split={"kind": "published"})
+
+
+def test_a_published_split_that_nobody_ships_is_said(tmp_path):
+    amazon_csv(tmp_path / "raw", 2023)
+    with pytest.raises(InputError, match="split.kind published, but the interactions have no split"):
+        made(
+            tmp_path / "raw",
+            "amazon",
+            META | {"format": 2023, "reviews": ["*.csv*"]},
+            split={"kind": "published"},
+        )

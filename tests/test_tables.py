@@ -339,7 +339,7 @@ def test_options_that_cannot_work_are_refused():
         AmazonOptions(keep_without_metadata=True)
     base = {"raw": "r", "output_dir": "o"}
     with pytest.raises(InputError, match="brings no split"):
-        PrepareArgs(**base, split=SplitOptions(kind="published"))
+        PrepareArgs(**base, adapter="movielens", split=SplitOptions(kind="published"))
     with pytest.raises(InputError, match="kept whole"):
         PrepareArgs(**base, adapter="tables", split=SplitOptions(kind="published"))
 

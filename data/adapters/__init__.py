@@ -10,7 +10,7 @@ from data.adapters.logs.options import AtomicOptions, KuaiRandOptions, MovieLens
 from data.adapters.options import AmazonOptions, MimiGenRecOptions, MiniOneRecOptions, TablesOptions
 
 ADAPTERS: dict[str, Adapter] = {
-    "amazon": Adapter(AmazonOptions, "data.adapters.amazon"),
+    "amazon": Adapter(AmazonOptions, "data.adapters.amazon", published=True),
     "tables": Adapter(TablesOptions, "data.adapters.tables", published=True),
     "movielens": Adapter(MovieLensOptions, "data.adapters.logs.movielens"),
     "kuairand": Adapter(KuaiRandOptions, "data.adapters.logs.kuairand"),

@@ -1,4 +1,5 @@
-"""Adapter amazon: a folder of review dumps. Title and metadata rules, exact repeats, item text of the survivors."""
+"""Adapter amazon: a folder of review dumps, or of the published ratings as csv. Title and metadata rules, exact repeats, item
+text of the survivors."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from configs.program import InputError
 from data.adapters.contract import Loaded, RawLine, RawLines, first_of_each, shown
 from data.adapters.dumps import amazon as dump
 from data.adapters.dumps.lines import parse_object, read_blocks
+from data.adapters.logs import ratings
 from data.adapters.options import AmazonOptions
 from data.shaping.assemble import Coded, Funnel
 from data.shaping.findings import Finding
@@ -33,18 +36,32 @@ def _metadata(raw: str | Path, options: AmazonOptions) -> list[Path]:
     return dump.find_files(raw, options.metadata, what="metadata") if options.metadata else []
 
 
-def read(raw: str | Path, options: AmazonOptions, funnel: Funnel) -> tuple[Loaded, list[Finding]]:
-    """The reviews whose items the rules keep; a dump's faults are counted or fatal, so there are no findings."""
-    reviews = dump.read_reviews(_reviews(raw, options), options)
+def read(raw: str | Path, options: AmazonOptions, funnel: Funnel) -> tuple[Loaded | None, list[Finding]]:
+    """The reviews whose items the rules keep. Faults of a dump's lines are counted or fatal, those of csv files are findings."""
+    reviews, findings = _read_reviews(_reviews(raw, options), options)
+    if reviews is None:
+        return None, findings
     texts = _metadata(raw, options)
     metadata = dump.scan_metadata(texts, reviews.item_ids, options)
     _count(reviews, metadata, funnel)
     known = np.ones(len(reviews.user), bool)
-    rows = Coded(reviews.user, reviews.item, reviews.rating, reviews.timestamp, known)
+    rows = Coded(reviews.user, reviews.item, reviews.rating, reviews.timestamp, known, split=reviews.split)
     rows = _drop_items(rows, metadata, options, funnel)
     items = partial(_items, texts, reviews, metadata, options, funnel)
     users = pa.table({"raw_id": reviews.user_ids})
     return Loaded(rows, items, users, len(reviews.item_ids)), []
+
+
+def _read_reviews(files: list[Path], options: AmazonOptions) -> tuple[dump.Reviews | None, list[Finding]]:
+    """Reviews of JSON lines, or of csv files; of both kinds at once never."""
+    tables = [path for path in files if ratings.is_csv(path)]
+    if not tables:
+        return dump.read_reviews(files, options), []
+    if len(tables) < len(files):
+        raise InputError(
+            f"amazon.reviews matches csv files and others ({files[0].name}, {tables[0].name}) -> name one kind"
+        )
+    return ratings.read_ratings(files, options)
 
 
 def _items(
@@ -65,7 +82,8 @@ def _items(
 
 def _count(reviews: dump.Reviews, metadata: dump.Metadata, funnel: Funnel) -> None:
     lines = [*reviews.lines, *metadata.lines]
-    funnel.step("review lines", sum(account.total for account in reviews.lines))
+    if reviews.lines:
+        funnel.step("review lines", sum(account.total for account in reviews.lines))
     funnel.step("reviews read", len(reviews.user), len(reviews.user_ids), len(reviews.item_ids))
     broken = [sum(account.broken for account in kind.lines) for kind in (reviews, metadata)]
     # Without the folder: the file's hash must not depend on where the dump lies.
@@ -119,7 +137,11 @@ def find_lines(
     """The user's review lines and the first metadata line of every item, compared by the field."""
     names = dump.FIELDS[options.format]
     users = [] if user is None else [user]
-    mine = [_with_event(line, options) for line in _lines(_reviews(raw, options), users, names.user, names)]
+    found = _reviews(raw, options)
+    if all(map(ratings.is_csv, found)):
+        mine = list(ratings.find_ratings(found, options, users))
+    else:
+        mine = [_with_event(line, options) for line in _lines(found, users, names.user, names)]
     return RawLines(mine, first_of_each(_lines(_metadata(raw, options), items, names.item, names)))
 
 

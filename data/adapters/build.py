@@ -32,7 +32,7 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
     else:
         rows, user_codes, items = renumber(filter_core(rows, recipe.filters, funnel))
         users = users.take(pa.array(user_codes))
-    split = split_of(rows, recipe)
+    split = split_of(rows, recipe, has_sequences=loaded.sequences is not None)
     made = windows(rows, split, recipe.split)
     published = recipe.split.kind == "published"
     sequences = published_sequences(loaded.sequences, made, funnel) if published else made
@@ -52,9 +52,9 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
     return prepared, []
 
 
-def split_of(rows: Coded, recipe: Recipe) -> np.ndarray:
-    """Split code int8 of every row; all train where the interactions of a published split do not say."""
-    if recipe.split.kind == "published" and rows.split is None:
+def split_of(rows: Coded, recipe: Recipe, *, has_sequences: bool) -> np.ndarray:
+    """Split code int8 of every row; all train where published sequences have a split and the interactions do not say."""
+    if recipe.split.kind == "published" and rows.split is None and has_sequences:
         return np.full(len(rows.user), TRAIN, np.int8)
     return split_rows(rows, recipe.split)
 
@@ -82,5 +82,9 @@ def published_sequences(shipped: pa.Table | None, made: pa.Table, funnel: Funnel
     present = set(pc.unique(shipped["split"]).to_pylist())
     absent = [name for name in SPLIT_NAMES[:3] if name not in present]
     funnel.facts["windows_made_here"] = absent
+    if absent and len(absent) < 3:
+        funnel.note(
+            f"the published sequences have no rows of {' and '.join(absent)}: their windows are made here"
+        )
     wanted = pc.is_in(made["split"], value_set=pa.array(absent, pa.string()))
     return pa.concat_tables([made.filter(wanted), shipped], promote_options="default")

@@ -48,6 +48,19 @@ class AmazonOptions:
             raise InputError(f"amazon.max_bad_share is {self.max_bad_share} -> between 0 and 1")
 
     @property
+    def drops(self) -> str:
+        """The option that may leave rows out, "" when none does."""
+        if self.drop_duplicates:
+            return "drop_duplicates"
+        return (
+            "title_filter"
+            if self.title_filter == "published"
+            else ""
+            if self.keep_without_metadata
+            else "keep_without_metadata"
+        )
+
+    @property
     def unit(self) -> str:
         """s or ms."""
         return self.time_unit if self.time_unit != "release" else "ms" if self.format == 2023 else "s"

@@ -42,6 +42,11 @@ class _Shared:
             raise InputError(
                 "a published split is kept whole -> set filters.user_k and item_k to 0, no start, no end"
             )
+        if published and (dropping := getattr(self.options, "drops", "")):
+            raise InputError(
+                f"a published split is kept whole, {self.adapter}.{dropping} leaves rows out -> title_filter none,"
+                " keep_without_metadata true, drop_duplicates false"
+            )
         sequences = getattr(self.options, "sequences", None)
         if not published and sequences is not None and sequences.file:
             raise InputError(

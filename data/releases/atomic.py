@@ -21,7 +21,7 @@ HISTORY, EXAMPLE = "item_id_list", "example_id"
 
 # Files that a RecBole run is started with. `topk.py` runs there, in RecBole's environment, and imports nothing of ours.
 CONFIG = """# RecBole on this split: python topk.py, from this folder, in an environment with recbole
-data_path: .
+data_path: ./
 USER_ID_FIELD: user_id
 ITEM_ID_FIELD: item_id
 ITEM_LIST_LENGTH_FIELD: item_length

@@ -150,3 +150,45 @@ def prediction_table(
         "text": texts,
     }
     return pa.table(table), reading
+
+
+def item_table(
+    answers: dict[int, list[int]], rows: Rows, num_items: int, *, where: str
+) -> tuple[pa.Table, Reading]:
+    """Predictions of a system that names examples and items, best first, and how they were read.
+
+    InputError when an example of the split is missing, when one is of another, or when an item is none of the catalogue. A
+    second mention of an item is dropped and its place stays empty, as for texts. score = -rank: the files hold none.
+    """
+    examples = rows.example_ids_R.tolist()
+    if strange := answers.keys() - set(examples):
+        raise InputError(
+            f"{where}: example {min(strange)} is not of this split -> pass the --data and --split it answers"
+        )
+    if missing := set(examples) - answers.keys():
+        raise InputError(
+            f"{where}: {len(missing)} of {len(examples)} examples have no answer (first: {min(missing)}) -> pass all shards"
+        )
+    ids, ranks, items, reading = [], [], [], Reading()
+    for example in sorted(examples):
+        seen: set[int] = set()
+        for rank, item in enumerate(answers[example], 1):
+            if not 0 <= item < num_items:
+                raise InputError(
+                    f"{where}: example {example} names item {item}, the data has {num_items} -> its own --data"
+                )
+            reading.answers += 1
+            reading.strict += 1
+            reading.duplicates_dropped += item in seen
+            if item not in seen:
+                ids.append(example)
+                ranks.append(rank)
+                items.append([item])
+            seen.add(item)
+    table = {
+        "example_id": pa.array(ids, pa.int64()),
+        "rank": pa.array(ranks, pa.float32()),
+        "item_ids": pa.array(items, artifacts.INT_LIST),
+        "score": pa.array(-np.array(ranks), pa.float32()),
+    }
+    return pa.table(table), reading

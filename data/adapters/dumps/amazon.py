@@ -68,7 +68,7 @@ class Reviews:
 
     user, item: int32 codes [rows] into user_ids, item_ids (distinct strings in order of first appearance);
     rating: float32 [rows], NaN where missing; timestamp: int64 UTC seconds [rows]; lines: one account per file;
-    ratings_not_parsed: ratings that are there and no number.
+    ratings_not_parsed: ratings that are there and no number; split: int8 [rows], where the files are a published split.
     """
 
     user: np.ndarray
@@ -79,6 +79,7 @@ class Reviews:
     item_ids: pa.Array
     lines: tuple[Lines, ...]
     ratings_not_parsed: int
+    split: np.ndarray | None = None
 
 
 def find_files(raw: str | Path, patterns: Sequence[str], *, what: str, group: str = "amazon") -> list[Path]:
