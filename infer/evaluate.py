@@ -31,7 +31,7 @@ from data.rows import products, read_columns, read_rows, read_train_log
 from data.sid import SidTable, read_sids
 from data.store.lineage import require_same_data
 from data.store.output import open_output
-from infer.metrics.groups import column_masks
+from infer.metrics.groups import apart_masks, column_masks
 from infer.metrics.levels import FILE, level_table
 from infer.metrics.measure import KS, Settings, measure
 from infer.tables.results import one_row
@@ -55,6 +55,8 @@ class EvaluateArgs:
     """list lengths to report, those up to the length of the predictions"""
     group_columns: list[str] = field(default_factory=list)
     """columns of sequences.parquet (or of items.parquet, for the target) whose values are groups of rows too"""
+    apart_items: list[int] = field(default_factory=list)
+    """items whose rows are a group of their own, all other rows being `apart=no`: a product that is listed twice, say"""
     resamples: int = 1000
     """bootstrap resamples of the users"""
     seed: int = 0
@@ -92,7 +94,8 @@ def main(args: EvaluateArgs) -> None:
             settings=Settings(tuple(sorted(set(args.ks))), args.resamples, args.seed),
             depth=facts.get("depth"),
             product_N=products(items),
-            groups=column_masks(read_columns(args.data, args.group_columns, rows)),
+            groups=column_masks(read_columns(args.data, args.group_columns, rows))
+            | apart_masks(args.apart_items, rows.target_R, items.num_rows),
             restricted=facts.get("allowed") is not None,
             where=args.predictions,
         )

@@ -215,6 +215,21 @@ def test_groups_by_a_column_the_row_of_the_table_and_the_places(made, tmp_path):
     )
 
 
+def test_rows_of_some_items_apart(made, tmp_path):
+    _, data, sids, _, table, _ = made
+    model = write_run(tmp_path / "m.test", [table])
+    command = ("infer.evaluate", "--predictions", model, "--data", data, "--sids", sids, "--resamples", 10)
+    call(*command, "--apart_items", "[2,4]", "--ks", "[5]")
+    values, targets = read_metrics(model), read_rows(data, "test", num_items=ITEMS).target_R
+    apart = np.isin(targets, [2, 4])
+    assert values["protocol"]["group_rows"]["apart=yes"] == apart.sum() > 0
+    parts = [values[f"item_level/apart={name}/hr@5"]["value"] for name in ("yes", "no")]
+    assert apart.mean() * parts[0] + (1 - apart.mean()) * parts[1] == pytest.approx(
+        values["item_level/hr@5"]["value"], abs=1e-5
+    )
+    assert f"no item {ITEMS}" in refuse(*command, "--apart_items", f"[{ITEMS}]", "--overwrite", "true")
+
+
 def test_broken_scores_and_a_second_answer_are_refused(made, tmp_path):
     _, data, _, ids, table, _ = made
     score = table["score"].to_numpy().copy()

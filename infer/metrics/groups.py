@@ -5,7 +5,7 @@ Legend: R rows, N items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -72,3 +72,16 @@ def column_masks(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             )
         masks |= {f"{name}={value}": value_R == value for value in values}
     return masks
+
+
+def apart_masks(apart_items: Sequence[int], target_R: np.ndarray, num_items: int) -> dict[str, np.ndarray]:
+    """{"apart=yes", "apart=no": bool [R]} of rows whose target is one of some items; {} for none; InputError for an unknown one.
+
+    >>> apart_masks([4, 5], np.array([4, 0, 5]), 6)["apart=no"].tolist()
+    [False, True, False]
+    """
+    if unknown := [item for item in apart_items if not 0 <= item < num_items]:
+        raise InputError(f"apart_items: no item {unknown[0]} -> ids 0..{num_items - 1} of items.parquet")
+    apart_R = np.isin(target_R, apart_items)
+    masks = {"apart=yes": apart_R, "apart=no": ~apart_R} if len(apart_items) else {}
+    return {name: mask for name, mask in masks.items() if mask.any()}
