@@ -41,6 +41,7 @@ def made(data, **options) -> CompactModel:
         "users": data.draw(st.sampled_from([0, 3])),
     } | options
     text = data.draw(st.sampled_from([0, 5]))
+    chosen |= {"node_text": bool(text) and data.draw(st.booleans())}
     shape = CompactShape(
         items, (size,) * levels, CompactOptions(hidden=8, positions=POSITIONS, heads=2, dropout=0.3, **chosen), text,
         data.draw(st.sampled_from([0, 2])),
@@ -93,6 +94,8 @@ def logits_by_prefix(
                 front = sum(network.heads[above].token_KD[prefix[above]] for above in range(level))
                 vector, bias = token * (1 + head.gate(front)), (head.shift(front) * token).sum()
             below = [item for item, one in enumerate(codes) if tuple(one[: level + 1]) == prefix]
+            if network.shape.model.node_text:
+                vector = vector + network.read_node_text(network.text_NX[below].mean(0))
             logit = hidden @ vector + bias
             node = int(network.tree.node_LN[level][below[0]])
             if (place := int(tree.place_M[node])) < len(tree.contested_C):
@@ -130,7 +133,7 @@ def items_by_path(network: CompactModel, state: torch.Tensor, recent: list[int])
 
 
 @given(st.data())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_the_loss_and_its_gradient_are_those_of_sums_written_out(data):
     network = made(data)
     items = network.shape.num_items
@@ -176,7 +179,7 @@ def test_the_loss_and_its_gradient_are_those_of_sums_written_out(data):
 
 
 @given(st.data())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_scores_are_the_paths(data):
     network = made(data, item_path=data.draw(st.sampled_from([0.0, 0.4])))
     scorer, rows = CompactScorer(network), histories(data, network.shape.num_items, 3)
@@ -199,7 +202,7 @@ def test_scores_are_the_paths(data):
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_the_search_is_the_ranking_of_all_items(data):
     """With beams enough; of allowed items, renormalised among what is allowed below each prefix; never anything else."""
     network = made(data, item_path=data.draw(st.sampled_from([0.0, 0.4])))
