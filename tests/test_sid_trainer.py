@@ -22,7 +22,20 @@ def masked(batch):
     return [table.get(row["example_id"], [1.0, 0, 0, 0]) for row in batch.rows]
 
 
-def trainer(tmp_path, *, batch=8, accumulate=1, drop=False, reward=masked, generations=4):
+def trainer(
+    tmp_path,
+    *,
+    batch=8,
+    accumulate=1,
+    drop=False,
+    reward=masked,
+    generations=4,
+    steps=1,
+    seed=1,
+    hints=None,
+    validate=dict,
+    **settings,
+):
     from transformers import TrainingArguments
 
     from preprocess.vocabulary import add_sid_tokens
@@ -34,18 +47,20 @@ def trainer(tmp_path, *, batch=8, accumulate=1, drop=False, reward=masked, gener
     vocab = add_sid_tokens(words, FORMATS["letters"], handmade.SIZES, sids_sha256="").vocab
     model = tiny.model(vocab_size=len(words))
     engine = Engine(model, Renderer(words, vocab), TABLE, DecodeSettings(beams=generations))
+    made = {"beta": 0.1, "drop_zero_variance": drop, "num_generations": generations} | settings
     return SidTrainer(
         engine=engine,
-        reference=tiny.model(vocab_size=len(words), seed=1),
+        reference=tiny.model(vocab_size=len(words), seed=seed) if made["beta"] else None,
+        hints_R=hints,
         rewards=Mixture([Member(reward.__name__, reward, 1.0, {})]),
-        settings=GrpoSettings(num_generations=generations, beta=0.1, drop_zero_variance=drop),
+        settings=GrpoSettings(**made),
         rows=[{"example_id": row, "target": [row]} for row in range(PROMPTS)],
         prompts=engine.renderer.prompts([engine.histories.example([row]) for row in range(PROMPTS)]),
-        validate=dict,
+        validate=validate,
         args=TrainingArguments(
             output_dir=str(tmp_path),
             use_cpu=True,
-            max_steps=1,
+            max_steps=steps,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulate,
             learning_rate=0.1,

@@ -28,6 +28,8 @@ GRPO = [
     "4",
     "--trainer.learning_rate",
     "1e-3",
+    "--eval_share",
+    "1",
 ]
 FLAGS = {"train.sft": SFT, "train.grpo": GRPO}
 

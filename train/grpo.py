@@ -1,7 +1,10 @@
-"""Stage 10: GRPO with trie-constrained beam rollouts on the examples' semantic-ID tasks.
+"""Stage 10: policy optimisation with trie-constrained rollouts on the examples' semantic-ID tasks.
 
 reads   a fine-tuned model directory (09), data/<D>/examples/<name>/train.parquet, data/<D>/sids/<name>
-writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, checkpoint-*, final/}
+writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, timing.jsonl, hints.parquet, checkpoint-*, final/}
+
+timing.jsonl has seconds of rollouts, rewards, scores and updates of every log, by this machine's clock; hints.parquet is
+there with `rollout.hint` (train/policy/hints.py).
 
 Differs from the published recipes: policy and rollouts are one model in one process, rewards read the row's own target
 items, and the checkpoint is chosen by item-level NDCG@10 on validation rows (metrics.jsonl starts with the model as it
@@ -13,15 +16,17 @@ python -m train.grpo --config configs/toy/grpo.yaml --model outputs/quickstart/s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.compute as pc
 
 from configs import program
-from configs.program import InputError, warn
+from configs.program import InputError, say, warn
 from data import artifacts
 from data.rows import sample_rows
+from data.store.configuration import added
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
 from infer.engine import DecodeSettings, load_engine
@@ -29,6 +34,7 @@ from train.arguments import Tracker
 from train.policy.settings import GrpoSettings
 from train.rewards.spec import RewardSpec, read_specs
 from train.trainable import LoraSettings, TrainWhat, check_choice
+from train.windows import newest_rows
 
 STAGE, VERSION = "grpo", 1
 
@@ -38,7 +44,7 @@ class GrpoArgs:
     """Group-relative policy optimisation."""
 
     model: str
-    """model directory to start from; also the frozen reference"""
+    """model directory to start from"""
     examples: str
     """examples directory (stage 07)"""
     sids: str
@@ -56,7 +62,13 @@ class GrpoArgs:
     teacher: str | None = None
     """directory of an item model, for rewards that need a teacher"""
     rollout: GrpoSettings = field(default_factory=GrpoSettings)
-    """group size, KL weight, temperature, score spaces"""
+    """how rollouts are drawn and scored, and what is optimised"""
+    reference: str | None = None
+    """model directory that the KL term draws to; null = the one to start from"""
+    hints: str | None = None
+    """hints.parquet of another run of these prompts; null = found before training (rollout.hint)"""
+    newest_share: float | None = None
+    """train on the newest share of the prompts only: those that SFT with leave_out_newest has not fitted; null = all"""
     train_what: TrainWhat = "all"
     """which parameters move (train/trainable.py): all, lora, new_rows, input_rows_and_head or embeddings"""
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -68,7 +80,12 @@ class GrpoArgs:
     valid_rows: int | None = 1000
     """seeded sample of validation rows that choose the checkpoint; null = all of them"""
     valid_beams: int = 20
-    """beams of that validation"""
+    """beams of that validation; 50 for HR@50"""
+    eval_share: float = added(0.15, before=1.0)
+    """most of the run's work that validation may take (counted in multiplications): planned ones are left out until it holds;
+    1 = none is left out"""
+    patience: int | None = None
+    """stop after this many validations without a better one; null = train to the end"""
     keep_checkpoints: int = 2
     """newest checkpoints kept; the best one always stays"""
     seed: int = 0
@@ -84,6 +101,21 @@ class GrpoArgs:
         if self.keep_checkpoints < 1 or (self.max_rows is not None and self.max_rows < 1):
             raise InputError(
                 f"keep_checkpoints {self.keep_checkpoints} and max_rows {self.max_rows} must be at least 1"
+            )
+        if not 0 < self.eval_share <= 1 or (self.patience is not None and self.patience < 1):
+            raise InputError(
+                f"eval_share {self.eval_share} must lie in (0, 1], patience {self.patience} be at least 1 or null"
+            )
+        if self.newest_share is not None and (not 0 < self.newest_share <= 1 or self.data is None):
+            raise InputError(
+                f"newest_share {self.newest_share} must lie in (0, 1] and needs --data, which says when a row was"
+            )
+        if self.hints is not None and not self.rollout.hint:
+            raise InputError("hints are given, but rollout.hint is false -> rollout.hint true")
+        if self.reference is not None and (not self.rollout.beta or self.train_what == "lora"):
+            raise InputError(
+                "a reference model is given, but the KL term has none to draw to (beta 0) or is that without the adapter (lora) "
+                "-> remove it"
             )
         check_choice(self.train_what, self.lora)
         wrong = sorted(set(self.tasks) - SID_TASKS)
@@ -105,7 +137,70 @@ def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
         raise InputError(
             f"examples {args.examples} have no task {', '.join(args.tasks)} -> build them in stage 07"
         )
+    if args.newest_share is not None:
+        chosen = chosen.filter(newest_rows(chosen, args.data, share=args.newest_share))
     return chosen.take(sample_rows(chosen.num_rows, args.max_rows, args.seed)).to_pylist()
+
+
+def load_reference(args: GrpoArgs, engine: Any, decode: DecodeSettings) -> Any:
+    """A second model for the KL term, "adapter" where the policy without its own is one, None at beta 0."""
+    from train.policy.reference import require_same_tokens
+
+    if not args.rollout.beta:
+        return None
+    if args.train_what == "lora":
+        return "adapter"
+    where = args.reference or args.model
+    other = load_engine(where, args.sids, args.examples, decode, trainable=True)
+    rows = tuple(len(one.model.get_output_embeddings().weight) for one in (other, engine))
+    require_same_tokens(other.renderer.vocab, engine.renderer.vocab, where=where, rows=rows)
+    return other.model
+
+
+def hints_of(args: GrpoArgs, trainer: Any, out: Output) -> Any:
+    """Codes of the target that each prompt is given, found by the first process and kept in hints.parquet."""
+    from train.policy.hints import FILE, find_hints, read_hints, write_hints
+
+    settings, file = args.rollout, out.path / FILE
+    ids = [row["example_id"] for row in trainer.rows]
+    if args.hints is not None:
+        return read_hints(args.hints, ids, sids=trainer.engine.sids)
+    with trainer.args.main_process_first(desc="hints"):
+        if not file.exists():
+            trainer.model.eval()
+            depths = find_hints(
+                trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
+                space=settings.rollout_space, temperature=settings.temperature,
+            )  # fmt: skip
+            write_hints(file, ids, depths, sids=trainer.engine.sids)
+    return read_hints(file, ids, sids=trainer.engine.sids)
+
+
+def thinned(args: GrpoArgs, trainer: Any, validator: Any) -> Any:
+    """The callback that keeps validation within `eval_share`."""
+    from train.supervised.schedule import EveryNth, forward_work, validation_stride
+
+    config, settings, prompts = trainer.args, args.rollout, trainer.prompts
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    steps = max(1, len(prompts) // (per_step * config.world_size))
+    interval = max(1, math.ceil(config.eval_steps or steps))
+    branches = trainer.engine.sids.num_levels - 1
+    tokens = per_step * (sum(map(len, prompts)) / len(prompts) + settings.num_generations * branches)
+    states = per_step * (1 + settings.num_generations * branches) * (settings.logprob_space == "full")
+    passes = 3 + (1 + (settings.beta > 0) + (settings.updates > 1)) / settings.updates
+    work = forward_work(trainer.model, tokens=1, states=0), forward_work(trainer.model, tokens=0, states=1)
+    train_work = interval * passes * (tokens * work[0] + states * work[1])
+    beams = len(validator.prompts) * args.valid_beams * branches
+    valid_work = forward_work(
+        trainer.model, tokens=sum(map(len, validator.prompts)) + beams, states=len(validator.prompts) + beams
+    )
+    stride = validation_stride(train_work, valid_work, share=args.eval_share)
+    if stride > 1:
+        say(
+            f"validation at every {stride}. planned point and at the end: at all of them it would take "
+            f"{valid_work / (valid_work + train_work):.0%} of the work (eval_share {args.eval_share})"
+        )
+    return EveryNth(stride, interval)
 
 
 def train(args: GrpoArgs, out: Output) -> None:
@@ -113,36 +208,39 @@ def train(args: GrpoArgs, out: Output) -> None:
     from transformers import TrainingArguments
 
     from train.arguments import trainer_arguments
-    from train.policy.losses import loss_function
     from train.policy.sid_trainer import SidTrainer
-    from train.progress import without_signal
+    from train.progress import Timing, without_signal
     from train.rewards.mixture import build_mixture
     from train.rewards.needs import Sources
     from train.safety import finish, selection, train_to_the_end
+    from train.supervised.schedule import Patience
     from train.trackers import tracker_callbacks
     from train.trainable import choose
     from train.validation import Validator
 
     callbacks = tracker_callbacks(args, out.path)
-    loss_function(args.rollout.loss)
     fixed = selection(args.trainer) | {"eval_on_start": True, "remove_unused_columns": False}
     config = trainer_arguments(TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
-    decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
+    require_whole_updates(config, args.rollout.updates)
+    decode = DecodeSettings(
+        beams=args.valid_beams, max_prompt=args.max_prompt, batch_tokens=args.rollout.tokens_per_forward
+    )
     engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
     trainable = choose(args, engine)
     sources = Sources(
         engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher, made_from=args.examples
     )
     rewards = build_mixture(read_specs(args.rewards), sources)
-    reference = None
-    if args.rollout.beta:
-        reference = load_engine(args.model, args.sids, args.examples, decode, trainable=True).model
-    rows = prompt_rows(args)
-    validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
-
+    rows, group = prompt_rows(args), args.rollout.num_generations
+    if group > len(engine.sids.sids_SL):
+        warn(
+            f"rollout.num_generations {group} is more than the {len(engine.sids.sids_SL)} semantic IDs: groups are smaller -> "
+            "fewer rollouts"
+        )
+    validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed, group=group)
     trainer = SidTrainer(
         engine=engine,
-        reference=reference,
+        reference=load_reference(args, engine, decode),
         rewards=rewards,
         settings=args.rollout,
         rows=rows,
@@ -152,6 +250,10 @@ def train(args: GrpoArgs, out: Output) -> None:
         processing_class=engine.renderer.tokenizer,
     )
     trainer.equip(args, engine, trainable, example_ids=[row["example_id"] for row in rows])
+    if args.rollout.hint:
+        trainer.hints_R = hints_of(args, trainer, out)
+    callbacks += [Timing(out.path), thinned(args, trainer, validator)]
+    callbacks += [] if args.patience is None else [Patience(args.patience)]
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
     out.counts["prompts"] = len(rows)
@@ -162,10 +264,18 @@ def train(args: GrpoArgs, out: Output) -> None:
         )
 
 
+def require_whole_updates(config: Any, updates: int) -> None:
+    """InputError where a checkpoint would fall between the updates of one rollout."""
+    if config.eval_strategy == "steps" and config.eval_steps % updates:
+        raise InputError(
+            f"trainer.eval_steps {config.eval_steps:g} is no multiple of rollout.updates {updates}: a checkpoint between them "
+            "would lose the rollouts -> a multiple"
+        )
+
+
 def main(args: GrpoArgs) -> None:
-    inputs = {
-        name: getattr(args, name) for name in ("model", "examples", "sids", "data", "embeddings", "teacher")
-    }
+    names = ("model", "examples", "sids", "data", "embeddings", "teacher", "reference", "hints")
+    inputs = {name: getattr(args, name) for name in names}
     inputs |= {f"reward {file}": file for spec in read_specs(args.rewards) if (file := spec.file)}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         out.write_text("config.yaml", program.as_yaml(args))

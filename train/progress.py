@@ -75,6 +75,23 @@ class Progress(TrainerCallback):
         return self.clock.seconds / done * (state.max_steps - state.global_step)
 
 
+class Timing(TrainerCallback):
+    """Appends the clock values of every log to timing.jsonl as {"step", ..._seconds, ...}: metrics.jsonl has none."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "timing.jsonl"
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        found = {
+            name: value for name, value in (logs or {}).items() if name.endswith(("_seconds", "_per_second"))
+        }
+        if found and "train_runtime" not in logs and state.is_world_process_zero:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": state.global_step} | found) + "\n")
+
+
 def without_signal(directory: Path) -> bool:
     """Whether every group of every logged step of a GRPO run had equal rewards."""
     lines = [json.loads(line) for line in (directory / METRICS_FILE).read_text().splitlines()]

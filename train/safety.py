@@ -36,7 +36,7 @@ from train.scale.gathering import require_sharding, shards_weights
 from train.trainable import NEW_TOKENS, Trainable, new_tokens_of
 
 # not the same after a resume, or on another number of processes
-RUN_KEYS = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens", "padding", "mfu")
+RUN_KEYS = ("runtime", "_seconds", "per_second", "total_flos", "train_loss", "num_tokens", "padding", "mfu")
 
 
 class MetricsFile(TrainerCallback):
@@ -92,13 +92,14 @@ class StopOnSignal(TrainerCallback):
 
     The stock loop ends an epoch wherever it stops. At the true end of an epoch its evaluation and checkpoint are due, and
     a checkpoint before them would be resumed without them; in its middle they are not, for the resumed run has none there.
+    Steps between multiples of `every` are finished first.
     """
 
-    def __init__(self, flag: StopFlag) -> None:
-        self.flag = flag
+    def __init__(self, flag: StopFlag, *, every: int = 1) -> None:
+        self.flag, self.every = flag, every
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.flag.signum is not None:
+        if self.flag.signum is not None and state.global_step % self.every == 0:
             control.should_save = not self._epoch_ends(args, state)
             control.should_training_stop = True
 
@@ -132,6 +133,7 @@ class SafeTrainer:
     evaluates_loss: bool = True
     trains_shards: bool = False  # whether loss and validation work where a process holds parts of the weights
     keep_checkpoints: int = 2
+    whole_steps: int = 1  # checkpoints stand at multiples of so many steps only
     step_rows: Sequence[int] = ()
 
     def equip(self, args: Any, engine: Any, trainable: Trainable, *, example_ids: Sequence[int]) -> None:
@@ -350,7 +352,7 @@ def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerC
     if trainer.trainable is not None:
         trainer.add_callback(PushRows(trainer.trainable))
     with deferred_signals() as flag:
-        trainer.add_callback(StopOnSignal(flag))
+        trainer.add_callback(StopOnSignal(flag, every=trainer.whole_steps))
         trainer.add_callback(LogBeforeSave())
         if checkpoint:
             say(f"resuming from {checkpoint}")

@@ -17,24 +17,28 @@ from infer.metrics.placement import place_nodes
 from infer.metrics.ranking import hr_at_k, ndcg_at_k
 from infer.work.decoding import prompts_of, select_rows
 
-KS = (1, 5, 10)
+KS = (1, 3, 5, 10, 20, 50)
+LEAST_BEAMS = 10
 
 
 class Validator:
-    """Called by a trainer: {"hr@10": .., "ndcg@10": .., ...} at item level on `rows` seeded validation rows.
+    """Called by a trainer: {"hr@10": .., "ndcg@10": .., ...} at item level on `rows` seeded validation rows, for every K of KS
+    that the beams allow. `group`: rollouts of a prompt; pass@group is then the share of rows whose target is among as many beams.
 
     Reads valid.parquet only; nothing of it reaches a loss or a reward. `best` are the (nodes, scores) [R, K] of the last call.
     """
 
     best: tuple[np.ndarray, np.ndarray]
 
-    def __init__(self, engine: Engine, examples_dir: str, *, rows: int | None, seed: int) -> None:
+    def __init__(
+        self, engine: Engine, examples_dir: str, *, rows: int | None, seed: int, group: int | None = None
+    ) -> None:
         if rows is not None and rows < 1:
             raise InputError(f"valid_rows {rows} must be at least 1 -> the checkpoint is chosen on them")
-        if engine.settings.beams < max(KS):
-            raise InputError(f"valid_beams {engine.settings.beams} must be at least {max(KS)}")
+        if engine.settings.beams < LEAST_BEAMS:
+            raise InputError(f"valid_beams {engine.settings.beams} must be at least {LEAST_BEAMS}")
         table = artifacts.read(examples_dir, artifacts.EXAMPLES, file="valid.parquet")
-        self.engine = engine
+        self.engine, self.group = engine, group
         self.examples = select_rows(table, max_rows=rows, seed=seed, where=f"{examples_dir}/valid.parquet")
         self.targets_R = np.array([target[0] for target in self.examples["target"].to_pylist()])
 
@@ -49,11 +53,18 @@ class Validator:
         self.best = (nodes_RK, scores_RK)
         placed = place_nodes(nodes_RK, self.targets_R, self.engine.sids)
         measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
-        return {
+        found = {
             f"{name}@{k}": float(fn(placed.before_R, placed.group_R, k).mean())
             for name, fn in measures.items()
             for k in KS
+            if k <= self.engine.settings.beams
         }
+        if self.group is not None and self.group <= self.engine.settings.beams:
+            hit_R = (
+                nodes_RK[:, : self.group] == self.engine.sids.sid_of_item_N[self.targets_R][:, None]
+            ).any(1)
+            found[f"pass@{self.group}"] = float(hit_R.mean())
+        return found
 
     def facts(self) -> dict[str, Any]:
         """How the checkpoint was chosen, for the manifest."""

@@ -32,8 +32,14 @@ CURVES = (
     ("Reward", ("reward",)),
     ("Rewards by name", ("reward/",)),
     ("Groups with a hit, groups without signal", ("hit_rate", "zero_variance_share")),
+    ("Target's first codes among the rollouts", ("first_code_survival", "second_code_survival")),
+    ("Variety of the rollouts", ("diversity",)),
+    ("Distinct items in the rollouts of a log", ("distinct_items",)),
     ("KL to the reference", ("kl",)),
-    ("Valid ranking", ("eval_ndcg@10", "eval_hr@10")),
+    ("KL to the reference, 99th percentile", ("kl_p99",)),
+    ("Entropy of the legal codes", ("entropy",)),
+    ("Log probability of the legal codes", ("log_mass",)),
+    ("Valid ranking", ("eval_ndcg@10", "eval_hr@10", "eval_hr@50", "eval_pass@")),
     ("Gradient norm", ("grad_norm",)),
     ("Learning rate", ("learning_rate",)),
 )
@@ -101,7 +107,7 @@ def training_figures(log: TrainingLog) -> list[Figure]:
         names = [
             name
             for name in log.series
-            if any(name == want or (want.endswith("/") and name.startswith(want)) for want in wanted)
+            if any(name == want or (want.endswith(("/", "@")) and name.startswith(want)) for want in wanted)
         ]
         if names and max(len(log.series[name]) for name in names) > 0:
             lines = [charts.Line(name, log.series[name], dots=name.startswith("eval_")) for name in names]

@@ -63,6 +63,10 @@ class DenseLevel:
         """Child nodes int64, -1 where there is none; `nodes` and `codes` are legal indices of equal shape."""
         return self.table_MC[nodes, codes].long()
 
+    def children(self, nodes: Any) -> Any:
+        """How many codes may follow each node, int64."""
+        return (self.table_MC[nodes] >= 0).sum(-1)
+
     child_at = child
 
 
@@ -85,6 +89,10 @@ class SparseLevel:
         child = self.child_at(nodes[..., None], torch.arange(self.width, device=nodes.device))
         codes = self.codes[child.clamp(min=0)].long().masked_fill(child < 0, 0)
         return codes, torch.zeros_like(child, dtype=torch.float32).masked_fill(child < 0, float("-inf"))
+
+    def children(self, nodes: Any) -> Any:
+        """How many codes may follow each node, int64."""
+        return (self.ptr[nodes + 1] - self.ptr[nodes]).long()
 
     def child_at(self, nodes: Any, candidates: Any) -> Any:
         """Child nodes int64 of candidates of `nodes`, -1 beyond a node's children."""
@@ -169,6 +177,19 @@ class Trie:
     def child_at(self, level: int, nodes: Any, candidates: Any) -> Any:
         """The node int64 that a candidate (its place within X) leads to, -1 where it is forbidden."""
         return self.levels[level].child_at(nodes, candidates)
+
+    def children(self, level: int, nodes: Any) -> Any:
+        """How many codes may follow each node of this depth, int64: where it is 1, the trie forces the code."""
+        return self.levels[level].children(nodes)
+
+    def prefixes(self, codes_BKL: Any) -> Any:
+        """The nodes int64 [B, K, L] before each level of legal codes, from the first root on."""
+        import torch
+
+        nodes = [torch.zeros_like(codes_BKL[..., 0])]
+        for level in range(self.num_levels - 1):
+            nodes.append(self.child(level, nodes[-1], codes_BKL[..., level]))
+        return torch.stack(nodes, dim=-1)
 
     def sid_rows(self, leaves: Any) -> Any:
         """Rows of SidTable.sids_SL int64 of nodes at depth L; -1 stays -1."""

@@ -1,101 +1,190 @@
-"""The arithmetic of group-relative policy optimisation, free of models and trainers.
+"""The losses of policy optimisation by name, free of models and trainers.
 
-Legend: P prompts, G rollouts of a group, L tokens of a rollout, M = L where rewards are per level, else 1.
+| name | ratio | averaged | baseline, scale by default |
+|---|---|---|---|
+| grpo | of a token | over a rollout's tokens, then over rollouts | group, group |
+| dapo | of a token | over all tokens of the step | group, group |
+| gspo | of the rollout: exp of the mean log ratio | as grpo | group, group |
+| dr_grpo | of a token | summed, over rollouts times L | group, none |
+| rloo | of a token | summed over a rollout, over rollouts | leave_one_out, none |
+| expected | none: exact, `expected_reward` | over prompts | none |
+
+Per token: -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A) + beta * KL. With one update per rollout the old
+policy is the present one, ratios are 1 in value and carry the gradient, and nothing is clipped. All averages are over the
+whole optimizer step, over micro-batches and processes, so a step does not depend on how it is split. TRL's grpo and
+dr_grpo average over a micro-batch and count rollouts that are masked whole; where none is masked both are the same.
+
+Legend: P prompts, G rollouts of a group, L tokens of a rollout, M = L or 1, F legal items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from configs.program import InputError
 
-ADVANTAGE_EPSILON = 1e-4
-FLAT_TOLERANCE = 1e-6  # of the largest reward: what float32 sums of equal rewards may differ by
+
+@dataclass(frozen=True)
+class LossKind:
+    """What a name of the table above stands for."""
+
+    sequence_ratio: bool
+    average: str
+    baseline: str
+    scale: str
+
+
+LOSSES = {
+    "grpo": LossKind(False, "rollouts", "group", "group"),
+    "dapo": LossKind(False, "tokens", "group", "group"),
+    "gspo": LossKind(True, "rollouts", "group", "group"),
+    "dr_grpo": LossKind(False, "length", "group", "none"),
+    "rloo": LossKind(False, "sums", "leave_one_out", "none"),
+    "expected": LossKind(False, "prompts", "group", "none"),
+}
+KLS = ("k1", "k3")
 
 
 @dataclass(frozen=True)
-class Advantages:
-    """values_PGM float32 (0 where the reward is missing), valid_PGM bool, flat_PM bool: rewards of the group are equal."""
+class Clip:
+    """How far a ratio may move the policy: 1 - low, 1 + high (null: low); `most` bounds it for negative advantages too."""
 
-    values_PGM: Tensor
-    valid_PGM: Tensor
-    flat_PM: Tensor
-
-    def without_flat_groups(self) -> Advantages:
-        """The same with every rollout of a group without signal taken out of the loss."""
-        return replace(self, valid_PGM=self.valid_PGM & ~self.flat_PM[:, None])
-
-    def cells(self, levels: int) -> Tensor:
-        """How many of the P * G * `levels` tokens count in the loss, int64 scalar."""
-        return self.valid_PGM.sum() * (levels // self.valid_PGM.shape[2])
+    low: float = 0.2
+    high: float | None = None
+    most: float | None = None
 
 
-def group_advantages(rewards_PGM: Tensor) -> Advantages:
-    """A = (r - mean_g) / (std_g + 1e-4) with the unbiased standard deviation over the group's valid rewards.
+@dataclass(frozen=True)
+class Cells:
+    """What takes part in the loss of a micro-batch.
 
-    NaN marks a missing reward: advantage 0, not part of the baseline. Rewards (1, 0, 0, 0) have mean .25 and std .5 and
-    give (1.4997, -.4999, -.4999, -.4999). Rewards per level are normalised level by level. A group is flat, with
-    advantages 0, where its largest and smallest reward are equal up to rounding.
+    advantages_PGM float32; mask_PGL bool: the tokens that count; weights_PG float32 or None: importance of rollouts.
     """
-    valid = ~rewards_PGM.isnan()
-    count_P1M = valid.sum(1, keepdim=True)
-    filled = rewards_PGM.nan_to_num(0.0)
-    mean_P1M = filled.sum(1, keepdim=True) / count_P1M.clamp(min=1)
-    deviation = (filled - mean_P1M) * valid
-    std_P1M = (deviation.square().sum(1, keepdim=True) / (count_P1M - 1).clamp(min=1)).sqrt()
-    top_PM = rewards_PGM.masked_fill(~valid, float("-inf")).amax(1)
-    low_PM = rewards_PGM.masked_fill(~valid, float("inf")).amin(1)
-    flat_PM = (top_PM - low_PM) <= FLAT_TOLERANCE * filled.abs().amax(1)
-    values = (deviation / (std_P1M + ADVANTAGE_EPSILON)).masked_fill(flat_PM[:, None], 0.0)
-    return Advantages(values, valid, flat_PM)
+
+    advantages_PGM: Tensor
+    mask_PGL: Tensor
+    weights_PG: Tensor | None = None
+
+    def counts(self) -> Tensor:
+        """int64 [3]: tokens, rollouts and prompts that count."""
+        return torch.stack(
+            [self.mask_PGL.sum(), self.mask_PGL.any(2).sum(), self.mask_PGL.any(2).any(1).sum()]
+        )
 
 
-def k3(reference_PGL: Tensor, policy_PGL: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1 with d = reference - policy.
+@dataclass(frozen=True)
+class LossParts:
+    """loss scalar; kl_PGL and clipped_PGL (bool) of the tokens, detached."""
 
-    Log-probabilities -1.0 under the reference and -1.5 under the policy give exp(.5) - .5 - 1 = .1487; never negative.
-    """
-    difference = reference_PGL - policy_PGL
-    return difference.exp() - difference - 1
-
-
-def grpo(
-    policy_PGL: Tensor,
-    reference_PGL: Tensor | None,
-    advantages: Advantages,
-    *,
-    beta: float,
-    cells: Tensor | int,
-) -> tuple[Tensor, Tensor]:
-    """(loss to minimise, KL) of one on-policy update: -sum_{valid tokens} [ratio * A - beta * k3] / cells, and sum k3.
-
-    `cells` is the number of valid tokens of the whole optimizer step, over micro-batches and ranks: the gradient does not
-    depend on how the batch is split. ratio = exp(logp - sg(logp)) is 1 in value and carries the policy gradient; one
-    update per rollout needs no clipping (GRPO with the published systems' aligned steps). Without a reference the KL term
-    is 0. What stands at rollouts that are not valid (-inf, where a group has fewer legal IDs than G) touches neither loss
-    nor gradient.
-    """
-    invalid_PGL = ~advantages.valid_PGM.expand_as(policy_PGL)
-    policy_PGL = policy_PGL.masked_fill(invalid_PGL, 0.0)
-    ratio_PGL = (policy_PGL - policy_PGL.detach()).exp()
-    objective_PGL = ratio_PGL * advantages.values_PGM
-    kl_PGL = torch.zeros_like(policy_PGL)
-    if reference_PGL is not None:
-        kl_PGL = k3(reference_PGL.masked_fill(invalid_PGL, 0.0), policy_PGL)
-    total = (objective_PGL - beta * kl_PGL).masked_fill(invalid_PGL, 0.0).sum()
-    return -total / max(int(cells), 1), kl_PGL.detach().sum()
+    loss: Tensor
+    kl_PGL: Tensor
+    clipped_PGL: Tensor
 
 
-Loss = Callable[..., tuple[Tensor, Tensor]]
-LOSSES: dict[str, Loss] = {"grpo": grpo}
-
-
-def loss_function(name: str) -> Loss:
-    """A loss by name, `loss(policy_PGL, reference_PGL, advantages, beta=, cells=)`; InputError for an unknown one."""
+def loss_kind(name: str) -> LossKind:
+    """A loss by name; InputError for an unknown one."""
     if name not in LOSSES:
         raise InputError(f"unknown loss {name!r} -> any of {', '.join(LOSSES)}")
     return LOSSES[name]
+
+
+def kl_estimate(reference: Tensor, policy: Tensor, kind: str = "k3") -> Tensor:
+    """Schulman's estimates of KL(policy || reference) per token, d = reference - policy: k1 = -d, k3 = exp(d) - d - 1.
+
+    Log-probabilities -1.0 under the reference and -1.5 under the policy give k1 = -.5 and k3 = exp(.5) - .5 - 1 = .1487,
+    which is never negative.
+    """
+    difference = reference - policy
+    return -difference if kind == "k1" else difference.exp() - difference - 1
+
+
+def policy_loss(
+    policy_PGL: Tensor,
+    cells: Cells,
+    counts: Tensor,
+    *,
+    kind: LossKind,
+    clip: Clip,
+    beta: float = 0.0,
+    kl: str = "k3",
+    corrected: bool = True,
+    old_PGL: Tensor | None = None,
+    reference_PGL: Tensor | None = None,
+) -> LossParts:
+    """The share of a micro-batch in the loss of a step; `counts` are those of the whole step (`Cells.counts`, summed).
+
+    What stands at tokens that do not count (-inf, where a group has fewer legal IDs than G) touches neither loss nor
+    gradient. `corrected` multiplies the KL estimate by the ratio, which makes its gradient that of the reverse KL divergence
+    (DeepSeek-V3.2; TRL's use_bias_correction_kl). Two tokens with log-probability -1, advantages 1 and -1, and a reference of -1 give 0 in every kind.
+    """
+    out_PGL = ~cells.mask_PGL
+    policy_PGL = policy_PGL.masked_fill(out_PGL, 0.0)
+    old_PGL = policy_PGL.detach() if old_PGL is None else old_PGL.masked_fill(out_PGL, 0.0)
+    length_PG1 = cells.mask_PGL.sum(2, keepdim=True).clamp(min=1)
+    log_ratio_PGL = policy_PGL - old_PGL
+    if kind.sequence_ratio:
+        log_ratio_PGL = (log_ratio_PGL.sum(2, keepdim=True) / length_PG1).expand_as(policy_PGL)
+    ratio_PGL, high = log_ratio_PGL.exp(), clip.low if clip.high is None else clip.high
+    kept_PGL = ratio_PGL.clamp(1 - clip.low, 1 + high)
+    free_PGL = ratio_PGL if clip.most is None else ratio_PGL.clamp(max=clip.most)
+    advantages_PGL = cells.advantages_PGM.expand_as(policy_PGL)
+    cost_PGL = -torch.minimum(free_PGL * advantages_PGL, kept_PGL * advantages_PGL)
+    kl_PGL = torch.zeros_like(policy_PGL)
+    if reference_PGL is not None:
+        kl_PGL = kl_estimate(reference_PGL.masked_fill(out_PGL, 0.0), policy_PGL, kl)
+        cost_PGL = cost_PGL + beta * (kl_PGL * ratio_PGL if corrected else kl_PGL)
+    if cells.weights_PG is not None:
+        cost_PGL = cost_PGL * cells.weights_PG[..., None]
+    cost_PGL = cost_PGL.masked_fill(out_PGL, 0.0)
+    below, above = ratio_PGL < 1 - clip.low, ratio_PGL > 1 + high
+    clipped_PGL = ((below & (advantages_PGL < 0)) | (above & (advantages_PGL > 0))) & cells.mask_PGL
+    loss = _averaged(cost_PGL, length_PG1, counts.clamp(min=1), kind.average)
+    return LossParts(loss, kl_PGL.detach(), clipped_PGL.detach())
+
+
+def _averaged(cost_PGL: Tensor, length_PG1: Tensor, counts: Tensor, average: str) -> Tensor:
+    tokens, rollouts, _ = counts
+    if average == "tokens":
+        return cost_PGL.sum() / tokens
+    if average == "rollouts":
+        return (cost_PGL / length_PG1).sum() / rollouts
+    if average == "length":
+        return cost_PGL.sum() / (rollouts * cost_PGL.shape[2])
+    return cost_PGL.sum() / rollouts
+
+
+def expected_reward(
+    policy_PFL: Tensor,
+    rewards_PF: Tensor,
+    prompts: Tensor | int,
+    *,
+    beta: float = 0.0,
+    reference_PFL: Tensor | None = None,
+) -> LossParts:
+    """-sum over items of p(item) * (reward - beta * log(p / p_reference)), over `prompts`: exact, nothing is drawn.
+
+    The log-probabilities are those of score space trie, where those of all legal items sum to one; with fewer items than
+    that the others count as reward 0. NaN rewards take no part. Probabilities .6, .4 and rewards 1, 0 give -.6 with the
+    slope (-.6, 0) by the log-probabilities: what a sampled REINFORCE gradient is in expectation.
+    """
+    known_PF = ~rewards_PF.isnan()
+    policy_PFL = policy_PFL.masked_fill(~known_PF[..., None], 0.0)
+    log_PF = policy_PFL.sum(2)
+    kl_PFL = torch.zeros_like(policy_PFL)
+    gain_PF = rewards_PF.nan_to_num(0.0)
+    if reference_PFL is not None:
+        kl_PFL = policy_PFL - reference_PFL.masked_fill(~known_PF[..., None], 0.0)
+        gain_PF = gain_PF - beta * kl_PFL.sum(2)
+    loss = -(log_PF.exp() * gain_PF).masked_fill(~known_PF, 0.0).sum() / max(int(prompts), 1)
+    return LossParts(loss, kl_PFL.detach(), torch.zeros_like(kl_PFL, dtype=torch.bool))
+
+
+def target_loss(policy_PL: Tensor, weights_PL: Tensor) -> Tensor:
+    """-sum of weight * log p over the codes of the targets: the likelihood term that a policy gradient lacks.
+
+    Log-probabilities (-1, -2) with weights (.5, 0) give .5.
+    """
+    return -(policy_PL.masked_fill(weights_PL == 0, 0.0) * weights_PL).sum()

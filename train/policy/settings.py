@@ -1,31 +1,75 @@
-"""Settings of group-relative policy optimisation, checked at construction and free of heavy imports."""
+"""Settings of policy optimisation, checked at construction and free of heavy imports."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.program import InputError
+from data.store.configuration import added
 from infer.search.trie import SCORE_SPACES
+
+DRAWN = ("stochastic_beam", "sample", "dynamic_sampling")
 
 
 @dataclass(frozen=True)
 class GrpoSettings:
-    """How rollouts are drawn and scored."""
+    """How rollouts are drawn and scored, and what is optimised."""
 
     num_generations: int = 16
     """rollouts per prompt: the beam width of the constrained search"""
-    beta: float = 1e-3
-    """weight of the KL penalty; 0 needs no reference model"""
+    rollouts: Literal["beam", "stochastic_beam", "sample", "dynamic_sampling"] = "beam"
+    """beam: the best, best first; stochastic_beam: distinct items drawn without replacement, weighted by their inclusion
+    probability; sample: independent draws; dynamic_sampling: of 1.5 times as many draws all hits, then one of each item"""
+    add_ground_truth: bool = False
+    """a group without the target gets it in its last place; it counts as drawn by the policy, which it was not (logged)"""
+    hint: bool = False
+    """give the first codes of the target, as few as a search needs to find it (train/policy/hints.py); no loss on them"""
+    hint_loss: float = 0.0
+    """weight of a cross-entropy on the given codes"""
+    target_loss: float = 0.0
+    """weight of a cross-entropy on the target of every prompt: policy gradients cannot teach what no beam contains"""
     temperature: float = 1.0
     """divides the logits in rollouts and loss"""
     rollout_space: str = "full"
-    """score space of the search: full, level or trie"""
+    """score space of the search: full, level or trie; draws need trie"""
     logprob_space: str = "full"
     """score space of the policy in the loss: full, level or trie"""
+    forced_tokens: bool = added(False, before=True)
+    """count codes that the trie forces (no other may follow) in the loss, as published trainers do"""
+    loss: Literal["grpo", "dapo", "gspo", "dr_grpo", "rloo", "expected"] = "grpo"
+    """the loss, by name (train/policy/losses.py); expected: the exact expected reward over all legal items behind the beams'
+    last prefixes, the whole catalogue where num_generations is as large"""
+    baseline: Literal["group", "leave_one_out", "siblings"] | None = None
+    """what a reward is compared with (train/policy/advantages.py); null = as the loss has it"""
+    scale_rewards: Literal["group", "batch", "none"] | None = None
+    """whose standard deviation divides the advantages; null = as the loss has it"""
+    sigma_floor: float = 0.0
+    """least standard deviation that divides: keeps groups that differ little from pushing with full strength"""
+    epsilon: float = 0.2
+    """ratios below 1 - epsilon are clipped; matters where updates is above 1"""
+    epsilon_high: float | None = None
+    """ratios above 1 + epsilon_high are clipped; null = epsilon"""
+    delta: float | None = None
+    """bound of the ratio for negative advantages (two-sided or dual clip); null = none"""
+    updates: int = 1
+    """optimizer steps on the same rollouts (num_iterations in TRL)"""
+    beta: float = 1e-3
+    """weight of the KL penalty; 0 needs no reference model"""
+    kl: Literal["k1", "k3"] = "k3"
+    """estimate of the KL divergence"""
+    use_bias_correction_kl: bool = added(True, before=False)
+    """multiply it by the ratio: the gradient is then that of the reverse KL divergence; trainers before TRL 1.16 do not"""
+    sync_reference: int | None = None
+    """steps after which the reference moves towards the policy; null = it stays"""
+    sync_mixup: float = 0.6
+    """the share of the policy in the reference that it then becomes"""
     drop_zero_variance: bool = False
     """leave groups whose rewards are all equal out of the loss"""
-    loss: str = "grpo"
-    """the loss, by name (train/policy/losses.py)"""
+    replay: float = 0.0
+    """largest share of a batch whose groups without signal make room for prompts that had signal before, rolled out anew"""
+    tokens_per_forward: int = 32768
+    """most tokens of a forward, padding included: longer batches are split, which changes the memory and nothing else"""
     dropout: bool = False
     """keep the dropout of the model's own configuration in the loss; rollouts never have it"""
 
@@ -39,3 +83,56 @@ class GrpoSettings:
         for name, space in (("rollout_space", self.rollout_space), ("logprob_space", self.logprob_space)):
             if space not in SCORE_SPACES:
                 raise InputError(f"{name} {space!r} -> one of {', '.join(SCORE_SPACES)}")
+        self._check_ranges()
+        self._check_rollouts()
+        self._check_loss()
+
+    def _check_ranges(self) -> None:
+        for name in ("hint_loss", "target_loss", "sigma_floor"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} {getattr(self, name)} must not be negative")
+        if not 0 < self.epsilon < 1 or (self.epsilon_high is not None and not self.epsilon_high > 0):
+            raise InputError(
+                f"epsilon {self.epsilon} must lie in (0, 1), epsilon_high {self.epsilon_high} above 0"
+            )
+        if self.delta is not None and self.delta <= 1 + (self.epsilon_high or self.epsilon):
+            raise InputError(f"delta {self.delta} must lie above 1 + epsilon_high")
+        if self.updates < 1 or self.tokens_per_forward < 1:
+            raise InputError(
+                f"updates {self.updates} and tokens_per_forward {self.tokens_per_forward} must be at least 1"
+            )
+        if not 0 <= self.replay < 1 or not 0 < self.sync_mixup <= 1:
+            raise InputError(
+                f"replay {self.replay} must lie in [0, 1), sync_mixup {self.sync_mixup} in (0, 1]"
+            )
+        if self.sync_reference is not None and (self.sync_reference < 1 or not self.beta):
+            raise InputError(
+                f"sync_reference {self.sync_reference} must be at least 1 and needs a reference -> beta above 0"
+            )
+
+    def _check_rollouts(self) -> None:
+        if self.rollouts in DRAWN and self.rollout_space != "trie":
+            raise InputError(
+                f"rollouts {self.rollouts} draws legal items, which rollout_space {self.rollout_space} does not sum to one "
+                "over -> rollout_space trie"
+            )
+        if self.rollouts == "stochastic_beam" and (self.logprob_space != "trie" or self.add_ground_truth):
+            raise InputError(
+                "rollouts stochastic_beam weighs items by the probability with which they were drawn -> logprob_space trie, "
+                "without add_ground_truth"
+            )
+        if self.hint_loss and not self.hint:
+            raise InputError("hint_loss without hints -> hint true")
+
+    def _check_loss(self) -> None:
+        given = [name for name in ("baseline", "scale_rewards") if getattr(self, name) is not None]
+        if self.loss == "expected":
+            given += [name for name in ("hint", "add_ground_truth", "sigma_floor") if getattr(self, name)]
+            given += ["updates"] if self.updates > 1 else []
+            given += ["rollouts"] if self.rollouts != "beam" else []
+            if given or self.logprob_space != "trie":
+                raise InputError(
+                    f"loss expected is exact over the legal items -> logprob_space trie, without {', '.join(given) or 'others'}"
+                )
+        if self.baseline == "siblings" and self.rollouts == "stochastic_beam":
+            raise InputError("baseline siblings knows no inclusion weights -> rollouts beam or sample")

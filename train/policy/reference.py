@@ -1,0 +1,165 @@
+"""Log-probabilities of the reference policy: a frozen model, the policy without its adapter, or one that follows slowly.
+
+A reference that never moves is asked once per (prompt, semantic ID): what it said is kept. With LoRA no second model is
+loaded: the adapter is switched off and the rows of new tokens are put back for the time of the call.
+
+Legend: P prompts, G rollouts, L levels, M entries of the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.program import InputError
+from data.sid import SidVocab
+from infer.search.tree import Beams
+from train.new_rows import NAME
+from train.policy.rollouts import take_beams
+
+FILE = "reference.safetensors"
+MOST_ENTRIES = 2_000_000  # of the cache: some hundred MB
+
+
+class Reference:
+    """`logprobs(rows, prompts, beams)` of `model`, which is in eval mode and never gets a gradient.
+
+    score: (model, prompts, beams) -> float32 [P, G, L]. `moves`: its weights change, so nothing is kept.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        score: Callable[[Any, Sequence[Sequence[int]], Beams], Tensor],
+        *,
+        moves: bool = False,
+        keep: bool = True,
+    ) -> None:
+        self.model, self.score, self.moves = model, score, moves
+        self.known: dict[tuple[int, int], Tensor] | None = {} if keep and not moves else None
+
+    @torch.no_grad()
+    def logprobs(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], beams: Beams) -> Tensor:
+        """float32 [P, G, L]; only prompts with an ID that has not been asked yet go through the model."""
+        if self.known is None:
+            return self._scored(prompts, beams)
+        nodes = beams.nodes_BK.tolist()
+        keys = [[(row, node) for node in group] for row, group in zip(rows, nodes, strict=True)]
+        asked = [
+            p for p, group in enumerate(keys) if any(key[1] >= 0 and key not in self.known for key in group)
+        ]
+        found = beams.scores_BK.new_zeros(beams.codes_BKL.shape)
+        if asked:
+            at = torch.tensor(asked, device=beams.nodes_BK.device)
+            found[at] = self._scored([prompts[p] for p in asked], take_beams(beams, at))
+            kept = found.cpu()
+            if len(self.known) < MOST_ENTRIES:
+                for p in asked:
+                    self.known |= {key: kept[p, g].clone() for g, key in enumerate(keys[p]) if key[1] >= 0}
+        for p in set(range(len(keys))) - set(asked):
+            legal = [g for g, key in enumerate(keys[p]) if key[1] >= 0]
+            found[p, legal] = torch.stack([self.known[keys[p][g]] for g in legal]).to(found.device)
+        return found
+
+    def _scored(self, prompts: Sequence[Sequence[int]], beams: Beams) -> Tensor:
+        return self.score(self.model, prompts, beams).float()
+
+    @torch.no_grad()
+    def follow(self, policy: Any, share: float) -> None:
+        """reference <- share * policy + (1 - share) * reference (TRL's ref_model_mixup_alpha)."""
+        for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
+            mine.lerp_(theirs.to(mine.dtype), share)
+
+    def write(self, directory: Path, rank: int) -> None:
+        """Into a checkpoint: the weights of a reference that moves (first process), or what this process keeps.
+
+        What is kept is equal to what would be computed again up to rounding, and a resumed run is to be equal bit for bit.
+        """
+        from safetensors.torch import save_file
+
+        if self.moves and rank == 0:
+            weights = {
+                name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()
+            }
+            save_file(weights, directory / FILE)
+        if self.known:
+            keys_M2 = torch.tensor(list(self.known))
+            save_file(
+                {"keys": keys_M2, "logps": torch.stack(list(self.known.values()))}, _kept(directory, rank)
+            )
+
+    @torch.no_grad()
+    def read(self, directory: Path, rank: int) -> None:
+        """What `write` wrote."""
+        from safetensors.torch import load_file
+
+        if self.moves:
+            found = load_file(directory / FILE)
+            for name, value in self.model.named_parameters():
+                value.copy_(found[name])
+        if self.known is not None and _kept(directory, rank).exists():
+            kept = load_file(_kept(directory, rank))
+            keys = map(tuple, kept["keys"].tolist())
+            self.known = dict(zip(keys, kept["logps"].clone(), strict=True))
+
+
+def _kept(directory: Path, rank: int) -> Path:
+    return directory / f"reference_logps-{rank}.safetensors"
+
+
+class AdapterReference(Reference):
+    """The policy as it came in: its adapter off, the rows of new tokens as they were when this was made."""
+
+    def __init__(self, policy: Any, score: Callable[..., Tensor], *, keep: bool = True) -> None:
+        super().__init__(policy, score, keep=keep)
+        rows = getattr(policy, NAME, None)
+        self.rows = rows
+        self.came = [] if rows is None else [value.detach().clone() for value in rows.parameters()]
+
+    def _scored(self, prompts: Sequence[Sequence[int]], beams: Beams) -> Tensor:
+        training = self.model.training
+        self.model.eval()
+        with self._as_it_came():
+            found = super()._scored(prompts, beams)
+        self.model.train(training)
+        return found
+
+    @contextmanager
+    def _as_it_came(self) -> Iterator[None]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        now = [] if self.rows is None else [value.detach().clone() for value in self.rows.parameters()]
+        for layer in layers:
+            layer.enable_adapters(False)
+        self._put(self.came)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+            self._put(now)
+
+    @torch.no_grad()
+    def _put(self, values: Sequence[Tensor]) -> None:
+        if self.rows is not None:
+            for row, value in zip(self.rows.parameters(), values, strict=True):
+                row.copy_(value)
+            self.rows.push(self.model)
+
+
+def require_same_tokens(reference: SidVocab, policy: SidVocab, *, where: str, rows: tuple[int, int]) -> None:
+    """InputError where a reference speaks with other tokens than the policy; rows: of their output tables."""
+    same = rows[0] == rows[1] and [level.token_ids.tolist() for level in reference.levels] == [
+        level.token_ids.tolist() for level in policy.levels
+    ]
+    if not same:
+        raise InputError(
+            f"reference {where} has another vocabulary than the model ({rows[0]} rows against {rows[1]}) -> the model that "
+            "training starts from, or another stage of it"
+        )
