@@ -50,13 +50,13 @@ def test_what_the_checkpoint_is_chosen_by():
     engine = SimpleNamespace(model=model, sids=TABLE, rank=lambda prompts, keys: (beams, None))
     examples = pa.table({"example_id": range(4)})
     asked = SimpleNamespace(
-        engine=engine, examples=examples, prompts=[[1]] * 4, targets_R=np.array([0, 2, 6, 9])
+        engine=engine, examples=examples, prompts=[[1]] * 4, targets_R=np.array([0, 2, 6, 9]), group=2
     )
     found = Validator.__call__(asked)
     shared = (1 / log2(3) + 1 / log2(4)) / 2  # second and third place, equally likely
     assert found == pytest.approx(
         {
-            "hr@1": 1 / 4, "hr@5": 3 / 4, "hr@10": 3 / 4,
-            "ndcg@1": 1 / 4, "ndcg@5": (1 + 0.5 + shared) / 4, "ndcg@10": (1 + 0.5 + shared) / 4,
+            "hr@1": 1 / 4, "hr@3": 3 / 4, "hr@5": 3 / 4, "hr@10": 3 / 4,
+            "ndcg@1": 1 / 4, "ndcg@3": (1 + 0.5 + shared) / 4, "pass@2": 2 / 4, "ndcg@5": (1 + 0.5 + shared) / 4, "ndcg@10": (1 + 0.5 + shared) / 4,
         }
     )  # fmt: skip

@@ -53,13 +53,14 @@ class Validator:
         self.best = (nodes_RK, scores_RK)
         placed = place_nodes(nodes_RK, self.targets_R, self.engine.sids)
         measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
+        width = max(nodes_RK.shape[1], LEAST_BEAMS)
         found = {
             f"{name}@{k}": float(fn(placed.before_R, placed.group_R, k).mean())
             for name, fn in measures.items()
             for k in KS
-            if k <= self.engine.settings.beams
+            if k <= width
         }
-        if self.group is not None and self.group <= self.engine.settings.beams:
+        if self.group is not None and self.group <= width:
             hit_R = (
                 nodes_RK[:, : self.group] == self.engine.sids.sid_of_item_N[self.targets_R][:, None]
             ).any(1)
