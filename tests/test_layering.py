@@ -67,7 +67,7 @@ ROOMS = {
         "scale": set(),
         "supervised": {"", "scale"},
         "rewards": {""},
-        "policy": {"", "rewards"},
+        "policy": {"", "rewards", "scale"},
         "scratch": {""},
     },
     "generation": {"": set(), "makers": {""}},

@@ -123,12 +123,8 @@ class SafeTrainer:
     validate: Callable[[], dict[str, float]]
     trainable: Trainable | None = None  # what trains where not all does
     vocab: SidVocab | None = None  # what makes a checkpoint a model that speaks semantic IDs
-    example_ids: Sequence[int] = range(
-        1 << 62
-    )  # the names of rows; their positions until someone says better
-    new_tokens: str | None = (
-        None  # the list of them that came with the model, which goes where the model goes
-    )
+    example_ids: Sequence[int] = range(1 << 62)  # names of rows; positions until someone says better
+    new_tokens: str | None = None  # the list of them that came with the model and goes where it goes
     max_prompt: int | None = None  # the bound of prompts in training, where there was one
     evaluates_loss: bool = True
     trains_shards: bool = False  # whether loss and validation work where a process holds parts of the weights

@@ -22,7 +22,7 @@ from infer.search.prompts import right_pad
 from infer.search.scoring import LevelScorer, Parity
 from infer.search.tree import Beams
 from infer.search.trie import Trie
-from train.policy.normaliser import full_normaliser
+from train.scale.normaliser import full_normaliser
 
 
 @dataclass(frozen=True)
