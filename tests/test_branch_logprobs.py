@@ -13,8 +13,8 @@ from infer.search.tree import search
 from infer.search.trie import Trie, sparse_level
 from tests import families, tiny
 from tests.row_layout import row_logprobs
-from train.scale import normaliser
 from train.policy.logprobs import tree_logprobs
+from train.scale import normaliser
 from train.scale.normaliser import full_normaliser
 
 SIZES = (6, 5, 4)
