@@ -78,7 +78,8 @@ class TrainCompactArgs:
 
     def not_chosen(self) -> set[str]:
         """Options that decide nothing of the model."""
-        return {"augment"} if not self.augment.ratio else set()
+        untaught = {"soft_targets"} if self.soft_targets.teacher is None else set()
+        return untaught | (set() if self.augment.ratio else {"augment"})
 
     def text_options(self) -> list[str]:
         """The options that look into item texts."""
