@@ -369,13 +369,17 @@ class SidTrainer(SafeTrainer, Trainer):
         if self.model.training and self.signal.sums:
             logs |= self.signal.means(self.accelerator, self.args.device)
             logs |= self._clock()
-            self.silent = self.silent + 1 if logs["zero_variance_share"] == 1 else 0
-            if self.silent == SILENT_LOGS:
-                warn(
-                    f"no group of the last {SILENT_LOGS} logs had rewards that differ -> other rewards (prefix_match, first_diff), "
-                    "more rollouts (rollout.num_generations), hints (rollout.hint), or rollout.target_loss"
-                )
+            if "zero_variance_share" in logs:  # a log of later updates alone has no new groups
+                self._warn_of_silence(logs["zero_variance_share"] == 1)
         super().log(logs, start_time)
+
+    def _warn_of_silence(self, silent: bool) -> None:
+        self.silent = self.silent + 1 if silent else 0
+        if self.silent == SILENT_LOGS:
+            warn(
+                f"no group of the last {SILENT_LOGS} logs had rewards that differ -> other rewards (prefix_match, first_diff), "
+                "more rollouts (rollout.num_generations), hints (rollout.hint), or rollout.target_loss"
+            )
 
     def _clock(self) -> dict[str, float]:
         """Seconds of the parts of this process's steps since the last log, and prompts per second of them."""
