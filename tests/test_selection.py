@@ -16,7 +16,7 @@ from infer.engine import DecodeSettings, load_engine
 from tests import handmade
 from train.sft import SftArgs
 from train.supervised.batches import IGNORED
-from train.supervised.rows import make_batches
+from train.supervised.rows import make_batches, units_of
 from train.supervised.tokens import render
 from train.validation import Validator
 
@@ -121,9 +121,10 @@ def test_weights_of_examples_reach_their_labels(layout: str, chain) -> None:
     weighted = table.set_column(table.column_names.index("weight"), "weight", pa.array(weights))
     args = SftArgs("m", "e", "s", "o", layout=layout)
     rows = render(table, renderer)
-    options = {"end_id": renderer.terminator_ids()[-1], "step_windows": 64, "seed": 0}
-    assert "label_weights" not in make_batches(args, table, rows, **options)[0], "all of weight 1"
-    batches = make_batches(args, weighted, rows, **options)
+    units = units_of(args, table, rows, end_id=renderer.terminator_ids()[-1], step_windows=64)
+    options = {"step_windows": 64, "seed": 0}
+    assert "label_weights" not in make_batches(args, table, units, **options)[0], "all of weight 1"
+    batches = make_batches(args, weighted, units, **options)
     found: dict[int, list[float]] = {}
     for batch in (batches[index] for index in range(len(batches))):
         kept = batch["labels"] != IGNORED

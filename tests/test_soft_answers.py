@@ -161,6 +161,33 @@ def test_the_loss_is_the_item_level_cross_entropy(layout: str) -> None:
     assert all(torch.allclose(a, b, atol=1e-4 * max(1.0, float(b.abs().max()))) for a, b in pairs)
 
 
+def test_every_epoch_draws_anew_and_an_epoch_is_the_same_again() -> None:
+    rng = np.random.default_rng(5)
+    sids, vocab = tiny.catalogue(rng, items=12, sizes=SIZES), tiny.vocabulary(SIZES)
+    rows, _, users = windows_of(sids, vocab, rng)
+    chance_RN = rng.dirichlet(np.ones(sids.num_items), len(rows)).astype(np.float32)
+
+    def drawn(epoch: int):
+        made = soften(
+            rows, examples_N=np.arange(len(rows)), soft_N=np.ones(len(rows), bool), sids=sids, vocab=vocab, share=0.5,
+            probabilities=lambda ids: chance_RN[ids], draws=2, seed=0, epoch=epoch,
+        )  # fmt: skip
+        groups = users[made.source_W]
+        return tree_units(made.rows, groups_N=groups, tasks_N=0 * groups, most=30), made.answers
+
+    first, answers = drawn(0)
+    batches = Batches(first, step_windows=9, row_tokens=64, seed=0, soft=answers, redraw=drawn)
+    seen = []
+    for epoch in (0, 1, 2, 1, 0):
+        batches.set_epoch(epoch)
+        assert len(batches.units) == len(first)
+        seen.append([batches[at] for at in range(len(batches))])
+    ids = [torch.cat([batch["input_ids"].flatten() for batch in epoch]).tolist() for epoch in seen]
+    assert ids[0] == ids[4] and ids[1] == ids[3] and ids[0] != ids[1] != ids[2]
+    shares = [torch.cat([batch["soft_shares"] for batch in epoch]).sum().item() for epoch in seen]
+    assert shares == pytest.approx([2 * 3 * len(rows)] * 5), "a distribution per level of each drawn answer"
+
+
 SHORT = [
     "--trainer.max_steps", 40, "--trainer.eval_steps", 40, "--eval_share", 1, "--trainer.per_device_train_batch_size", 64, "--trainer.learning_rate", 5e-3,
     "--valid_rows", 20, "--tasks", "[history_to_sid]",

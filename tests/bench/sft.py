@@ -39,7 +39,7 @@ from tests.bench import frame
 from tests.bench.decode import TEXT_ROWS, interleaved
 from train.sft import SftArgs
 from train.supervised.batches import IGNORED, Batches
-from train.supervised.rows import make_batches
+from train.supervised.rows import make_batches, units_of
 from train.supervised.tokens import TokenRows, cached_rows
 from train.supervised.trainer import answer_loss
 
@@ -122,7 +122,8 @@ def startup(engine: Any, table: pa.Table) -> tuple[float, float]:
 def batches_of(engine: Any, table: pa.Table, rows: TokenRows, *, layout: str, windows: int) -> Batches:
     args = SftArgs(model="", examples="", sids="", output_dir="", layout=layout, row_tokens=256)
     end = engine.renderer.terminator_ids()[-1]
-    return make_batches(args, table, rows, end_id=end, step_windows=windows, seed=0)
+    units = units_of(args, table, rows, end_id=end, step_windows=windows)
+    return make_batches(args, table, units, step_windows=windows, seed=0)
 
 
 def measure(args: argparse.Namespace, flags: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Legend: B rows, T slots of a row, M labels, P segments, K tokens, U units, W seq
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class Batches(torch.utils.data.Dataset):
     step_windows: windows of an optimizer step, which whole units meet on average; parts: batches that a step is split into
     (processes times accumulation), about equal in tokens, so that a step does not depend on how it is split; row_tokens:
     length that rows aim at (a longer unit widens them), None = a row per unit, padded; weights_N multiplies the losses of a
-    sequence; by_length: examples of similar lengths together; soft: distributions in place of some of the labels.
+    sequence; by_length: examples of similar lengths together; soft: distributions in place of some of the labels; redraw: the units
+    and soft labels of an epoch, as many windows of the same examples as `units`.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class Batches(torch.utils.data.Dataset):
         by_length: bool = False,
         parts: int = 1,
         soft: SoftAnswers | None = None,
+        redraw: Callable[[int], tuple[Units, SoftAnswers]] | None = None,
     ) -> None:
         self.units, self.row_tokens, self.seed, self.by_length = units, row_tokens, seed, by_length
         self.step_windows, self.parts, self.weights_N = step_windows, parts, weights_N
-        self.soft = soft
+        self.soft, self.redraw, self.drawn = soft, redraw, 0
         self.steps = max(1, -(-int(units.windows_U.sum()) // step_windows))
         self.set_epoch(0)
 
@@ -59,7 +62,10 @@ class Batches(torch.utils.data.Dataset):
         return self.steps * self.parts
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle the units anew for `epoch`; without a seed they keep their order."""
+        """Shuffle the units anew for `epoch`, draw its answers; without a seed they keep their order."""
+        if self.redraw is not None and epoch != self.drawn:
+            self.units, self.soft = self.redraw(epoch)
+            self.drawn = epoch
         order, turn = np.arange(len(self.units)), np.arange(self.steps)
         if self.seed is not None:
             generator = np.random.default_rng([self.seed, epoch])

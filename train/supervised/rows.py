@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,9 @@ from data.tasks import SID_TASKS
 from train.soft_targets import TaughtRows, data_of
 from train.supervised.batches import Batches
 from train.supervised.item_losses import item_tables
-from train.supervised.soft_answers import SoftAnswers, soften
+from train.supervised.soft_answers import SoftAnswers, Softened, soften
 from train.supervised.tokens import TokenRows, cached_rows, render, say_shortened
-from train.supervised.units import single_units, tree_units
+from train.supervised.units import Units, single_units, tree_units
 
 DRAWS = 2  # where nobody says
 MOST_WINDOWS = 64  # of one user that share a trunk: a longer history's windows are spread over steps
@@ -44,31 +46,35 @@ def chosen_rows(table: pa.Table, args: Any) -> np.ndarray:
     return rows
 
 
-def make_batches(
-    args: Any,
-    table: pa.Table,
-    rows: Any,
-    *,
-    end_id: int,
-    step_windows: int,
-    seed: int | None,
-    parts: int = 1,
-    soft: Any = None,
-) -> Batches:
-    """The `Batches` of rendered examples in the layout of `args`; soft: their SoftAnswers, where they have some."""
+def units_of(
+    args: Any, table: pa.Table, rows: TokenRows, *, end_id: int, step_windows: int, soft: bool = False
+) -> Units:
+    """Rendered examples as they are computed together in the layout of `args`; soft: with drawn answers among them."""
     rows.check(table, max_length=args.max_length)
     if not args.supervise_end:
         sids = pc.is_in(table["task"], value_set=artifacts.text_array(sorted(SID_TASKS))).to_numpy()
         rows = rows.without_end(sids, end_id)
+    if args.layout != "user_tree":
+        return single_units(rows)
+    tasks = table["task"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    users = pc.fill_null(table["user_id"], -1).to_numpy().astype(np.int64)
+    most = min(MOST_WINDOWS * (1 + draws_of(args) * soft), max(1, step_windows // 2))
+    return tree_units(rows, groups_N=users, tasks_N=tasks, most=most)
+
+
+def make_batches(
+    args: Any,
+    table: pa.Table,
+    units: Units,
+    *,
+    step_windows: int,
+    seed: int | None,
+    parts: int = 1,
+    soft: SoftAnswers | None = None,
+    redraw: Callable[[int], tuple[Units, SoftAnswers]] | None = None,
+) -> Batches:
+    """The `Batches` of examples in the layout of `args`; soft: their SoftAnswers, where they have some, drawn anew by `redraw`."""
     weights = table["weight"].to_numpy()
-    if args.layout == "user_tree":
-        tasks = table["task"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-        users = pc.fill_null(table["user_id"], -1).to_numpy().astype(np.int64)
-        answers = 1 if soft is None else 1 + draws_of(args)
-        most = min(MOST_WINDOWS * answers, max(1, step_windows // 2))
-        units = tree_units(rows, groups_N=users, tasks_N=tasks, most=most)
-    else:
-        units = single_units(rows)
     return Batches(
         units,
         step_windows=step_windows,
@@ -78,6 +84,7 @@ def make_batches(
         by_length=args.by_length,
         parts=parts,
         soft=soft,
+        redraw=redraw,
     )
 
 
@@ -86,12 +93,12 @@ def draws_of(args: Any) -> int:
     return DRAWS if args.soft_draws is None else args.soft_draws
 
 
-def softened(
+def softening(
     args: Any, table: pa.Table, rows: TokenRows, engine: Any, config: Any
-) -> tuple[pa.Table, TokenRows, SoftAnswers | None]:
-    """(examples, rendered rows, SoftAnswers) with the answers drawn from the teacher; as they are, and None, without one."""
+) -> Callable[..., Softened] | None:
+    """What gives examples, with `epoch`, their answers drawn from the teacher; None without a teacher."""
     if args.soft_targets.teacher is None:
-        return table, rows, None
+        return None
     data = data_of(args.data, args.examples)
     require_same_data(args.examples, data, again="scripts/07_build_examples.sh")
     taught_N = pc.equal(table["task"], "history_to_sid").to_numpy()
@@ -102,7 +109,8 @@ def softened(
     sids = engine.sids
     with config.main_process_first(desc="the teacher's scores"):
         taught = TaughtRows.of(args.soft_targets, data=data, num_items=sids.num_items)
-    made = soften(
+    return partial(
+        soften,
         rows,
         examples_N=table["example_id"].to_numpy(),
         soft_N=taught_N,
@@ -113,9 +121,13 @@ def softened(
         draws=draws_of(args),
         seed=args.seed,
     )
+
+
+def with_drawn(table: pa.Table, made: Softened) -> pa.Table:
+    """The example of every sequence, its weight that of the sequence."""
     table = table.take(made.source_W)
     weights = pa.array(table["weight"].to_numpy() * made.weight_W)
-    return table.set_column(table.column_names.index("weight"), "weight", weights), made.rows, made.answers
+    return table.set_column(table.column_names.index("weight"), "weight", weights)
 
 
 def train_batches(args: Any, out: Output, engine: Any, config: Any) -> tuple[pa.Table, Batches]:
@@ -131,31 +143,40 @@ def train_batches(args: Any, out: Output, engine: Any, config: Any) -> tuple[pa.
     if shortened:
         out.counts["shortened_prompts"] = shortened
     out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}
-    windows = table.num_rows
-    table, rows, soft = softened(args, table, rendered.take(chosen), engine, config)
-    if soft is not None:
+    windows, rows = table.num_rows, rendered.take(chosen)
+    soften_in, soft, redraw = softening(args, table, rows, engine, config), None, None
+    if soften_in is not None:
+        made = soften_in()
+        table, rows, soft = with_drawn(table, made), made.rows, made.answers
         out.counts["drawn_answers"] = table.num_rows - windows
     parts = config.world_size * config.gradient_accumulation_steps
+    step_windows = round(config.per_device_train_batch_size * parts * table.num_rows / windows)
+    layout = {
+        "end_id": engine.renderer.terminator_ids()[-1],
+        "step_windows": step_windows,
+        "soft": soft is not None,
+    }
+    if soften_in is not None:
+
+        def redraw(epoch: int) -> tuple[Units, SoftAnswers]:
+            drawn = soften_in(epoch=epoch)
+            return units_of(args, table, drawn.rows, **layout), drawn.answers
+
+    units = units_of(args, table, rows, **layout)
     batches = make_batches(
-        args,
-        table,
-        rows,
-        end_id=engine.renderer.terminator_ids()[-1],
-        step_windows=round(config.per_device_train_batch_size * parts * table.num_rows / windows),
-        seed=args.seed,
-        parts=parts,
-        soft=soft,
+        args, table, units, step_windows=step_windows, seed=args.seed, parts=parts, soft=soft, redraw=redraw
     )
     return table, batches
 
 
 def validation_batches(args: Any, examples: pa.Table, engine: Any, config: Any) -> Batches:
     """The `Batches` of rows that are measured, in their order."""
-    rows = render(examples, engine.renderer)
-    return make_batches(
-        args, examples, rows, end_id=engine.renderer.terminator_ids()[-1],
-        step_windows=config.per_device_eval_batch_size, seed=None,
-    )  # fmt: skip
+    step_windows = config.per_device_eval_batch_size
+    end_id = engine.renderer.terminator_ids()[-1]
+    units = units_of(
+        args, examples, render(examples, engine.renderer), end_id=end_id, step_windows=step_windows
+    )
+    return make_batches(args, examples, units, step_windows=step_windows, seed=None)
 
 
 def item_loss_batches(args: Any, train: pa.Table, engine: Any, config: Any) -> dict[str, Batches]:

@@ -7,8 +7,8 @@ distribution over the children of the prefix that the drawn codes reach: with p 
 
     E [ 1/M sum_m sum_l CE(p(. | prefix_ml), model) ]  =  sum over prefixes of p(prefix) CE(p(. | prefix), model)
 
-which is the item-level cross-entropy folded up the tree; drawing decides only which prefixes have a state. Draws are
-systematic (one uniform number, M points at equal distance), so the M answers of a window spread over the tree.
+which is the item-level cross-entropy folded up the tree; drawing decides only which prefixes have a state. Every epoch draws anew.
+Draws are systematic (one uniform number, M points at equal distance), so the M answers of a window spread over the tree.
 In the layout user_tree a drawn answer costs its own codes only: its prompt is the trunk of its user.
 
 Legend: N examples, W sequences, B rows at once, S distinct semantic IDs, L levels, M draws, E entries of all soft labels.
@@ -148,14 +148,15 @@ def soften(
     share: float,
     draws: int,
     seed: int,
+    epoch: int = 0,
 ) -> Softened:
     """Give the rows `soft_N` (bool) of examples `examples_N` (int64) `draws` more answers each, `share` (w) of the weight theirs.
 
     The first rows are `rows` as they were. Weights of a window sum to 1 + draws, so that the mean over labels stays that of the
-    windows.
+    windows. Another epoch has the same rows but for the drawn answers.
     """
     soft = np.flatnonzero(soft_N)
-    mass, rng = PrefixMass(sids), np.random.default_rng([seed, 0x50F7])
+    mass, rng = PrefixMass(sids), np.random.default_rng([seed, 0x50F7, epoch])
     leaf_BM = np.empty((len(soft), draws), np.int64)
     for start in range(0, len(soft), ROWS):
         part = slice(start, start + ROWS)
