@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,9 @@ from infer.engine import DecodeSettings, Engine
 from infer.text.thinking import ThinkSettings
 from preprocess.vocabulary import add_sid_tokens
 from tests import handmade, tiny
-from train.policy.thoughts import ThoughtPolicy, ThoughtSettings
+from train.policy.settings import ThoughtSettings
+from train.policy.text_trainer import TextTrainer
+from train.policy.thoughts import ThoughtPolicy
 from train.rewards.mixture import build_mixture
 from train.rewards.needs import Sources
 from train.rewards.spec import RewardSpec
@@ -100,10 +105,8 @@ def test_the_greedy_tail_is_that_of_one_beam_behind_the_thought() -> None:
     assert np.allclose(scores[:, 0], made.batch.scores_PG.ravel(), atol=1e-4)
 
 
-def trainer(tmp_path, engine: Engine, *, reward, steps: int, rate: float = 5e-3, **settings):
+def make_trainer(tmp_path, engine: Engine, *, reward, steps: int, rate: float = 5e-3, **settings):
     from trl import GRPOConfig
-
-    from train.policy.text_trainer import TextTrainer
 
     rows, prompts = examples(engine, 8)
     policy = ThoughtPolicy(engine, ThoughtSettings(max_tokens=12, **settings), group=GROUP, seed=0)
@@ -136,20 +139,20 @@ def mine(batch):
 
 def test_trl_learns_from_the_rollouts(tmp_path) -> None:
     """Rewarded for tokens of small numbers, thoughts hold more and more of them; equal rewards move nothing."""
-    one = trainer(tmp_path, engine_of(), reward=LOW, steps=25)
+    one = make_trainer(tmp_path, engine_of(), reward=LOW, steps=25)
     one.train()
     rewards = [log["reward"] for log in one.state.log_history if "reward" in log]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1, rewards
     assert {"hit_rate", "unfinished_share", "reward/mine"} <= set(one.state.log_history[0])
     still = engine_of()
     before = [parameter.clone() for parameter in still.model.parameters()]
-    trainer(tmp_path, still, reward=EQUAL, steps=2).train()
+    make_trainer(tmp_path, still, reward=EQUAL, steps=2).train()
     assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
 
 
 def test_forced_tokens_and_codes_carry_no_loss(tmp_path) -> None:
     """With the thought alone learned, a row of the output layer that only codes use has no gradient but that of the softmax."""
-    one = trainer(tmp_path, engine_of(), reward=LOW, steps=1, learns="thought")
+    one = make_trainer(tmp_path, engine_of(), reward=LOW, steps=1, learns="thought")
     inputs = one._generate_and_score_completions(
         [{"prompt": str(at)} for at in range(2) for _ in range(GROUP)]
     )
@@ -168,7 +171,7 @@ def test_forced_tokens_and_codes_carry_no_loss(tmp_path) -> None:
 def test_refusals(tmp_path) -> None:
     engine = engine_of()
     with pytest.raises(InputError, match="per level"):
-        trainer(tmp_path, engine, reward=LEVELS, steps=1).train()
+        make_trainer(tmp_path, engine, reward=LEVELS, steps=1).train()
     with pytest.raises(InputError, match="greedy thoughts"):
         ThoughtSettings(max_tokens=4, temperature=0)
     with pytest.raises(InputError, match=r"thought.tail is given"):
@@ -178,3 +181,44 @@ def test_refusals(tmp_path) -> None:
     engine.mode = "direct"
     with pytest.raises(InputError, match="mode think"):
         ThoughtPolicy(engine, ThoughtSettings(max_tokens=4), group=2, seed=0)
+
+
+def stopped_at(training_step, *, step: int):
+    """A training step that gets SIGTERM as step `step` is taken."""
+
+    def stopped(self, *args, **kwargs):
+        if self.state.global_step == step - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return training_step(self, *args, **kwargs)
+
+    return stopped
+
+
+def test_the_program_trains_with_thoughts_and_resumes_exactly(chain, tmp_path, monkeypatch) -> None:
+    """As a user runs it: from an SFT model, validation thinks too; a run that stopped half way ends with the same weights."""
+    flags = [
+        *chain.flags(), "--thought.max_tokens", 6, "--rollout.num_generations", 4, "--max_rows", 12, "--valid_rows", 8,
+        "--valid_beams", 10, "--trainer.per_device_train_batch_size", 2, "--trainer.learning_rate", 1e-3, "--rollout.beta", 0.01,
+        "--trainer.logging_steps", 1, "--trainer.eval_steps", 2, "--eval_share", 1, "--rewards", "[exact_match]",
+    ]  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    handmade.call("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", whole)
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [line["step"] for line in lines if "eval_ndcg@10" in line]
+    assert evaluated == [0, 2, 4] and {"hit_rate", "kl", "unfinished_share"} <= set().union(*lines)
+    with monkeypatch.context() as patched:
+        patched.setattr(TextTrainer, "training_step", stopped_at(TextTrainer.training_step, step=3))
+        assert (
+            handmade.run("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts).returncode
+            == 143
+        )
+    assert (parts / "checkpoint-3").is_dir() and not (parts / "final").exists()
+    handmade.succeed("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts)
+    again = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if "loss" in line] == [
+        line["loss"] for line in again if "loss" in line
+    ]
+    refused = handmade.refuse("train.grpo", *flags, "--rollout.hint", "true", "--output_dir", tmp_path / "no")
+    assert "rollout.hint is for rollouts of semantic IDs alone" in refused
+    refused = handmade.refuse("train.grpo", *flags, "--train_what", "lora", "--output_dir", tmp_path / "no")
+    assert "whole models" in refused

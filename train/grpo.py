@@ -1,5 +1,7 @@
 """Stage 10: policy optimisation with trie-constrained rollouts on the examples' semantic-ID tasks.
 
+Rollouts are semantic IDs (train/policy/sid_trainer.py); with `thought.max_tokens` each has a thought before it (text_trainer.py).
+
 reads   a fine-tuned model directory (09), data/<D>/examples/<name>/train.parquet, data/<D>/sids/<name>
 writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, timing.jsonl, hints.parquet, checkpoint-*, final/}
 
@@ -30,8 +32,9 @@ from data.store.configuration import added
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, from_row
 from infer.engine import DecodeSettings, load_engine
+from infer.text.thinking import ThinkSettings
 from train.arguments import Tracker
-from train.policy.settings import GrpoSettings
+from train.policy.settings import GrpoSettings, ThoughtSettings
 from train.rewards.spec import RewardSpec, read_specs
 from train.trainable import LoraSettings, TrainWhat, check_choice
 from train.windows import newest_rows
@@ -63,6 +66,8 @@ class GrpoArgs:
     """directory of an item model, for rewards that need a teacher"""
     rollout: GrpoSettings = field(default_factory=GrpoSettings)
     """how rollouts are drawn and scored, and what is optimised"""
+    thought: ThoughtSettings = field(default_factory=ThoughtSettings)
+    """thoughts before the answers of rollouts; none by default"""
     reference: str | None = None
     """model directory that the KL term draws to; null = the one to start from"""
     hints: str | None = None
@@ -126,7 +131,12 @@ class GrpoArgs:
 
     def not_chosen(self) -> set[str]:
         """Options that this choice of parameters does not read."""
-        return set() if self.train_what == "lora" else {"lora"}
+        return (set() if self.train_what == "lora" else {"lora"}) | (set() if self.thinks else {"thought"})
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a thought stands before the answer of a rollout."""
+        return self.thought.max_tokens > 0
 
 
 def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
@@ -181,16 +191,20 @@ def thinned(args: GrpoArgs, trainer: Any, validator: Any) -> Any:
     from train.supervised.schedule import EveryNth, forward_work, validation_stride
 
     config, settings, prompts = trainer.args, args.rollout, trainer.prompts
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    per_step = args.trainer.get("per_device_train_batch_size", 8) * config.gradient_accumulation_steps
     steps = max(1, len(prompts) // (per_step * config.world_size))
     interval = max(1, math.ceil(config.eval_steps or steps))
-    branches = trainer.engine.sids.num_levels - 1
-    tokens = per_step * (sum(map(len, prompts)) / len(prompts) + settings.num_generations * branches)
-    states = per_step * (1 + settings.num_generations * branches) * (settings.logprob_space == "full")
+    branches, longest = trainer.engine.sids.num_levels - 1, sum(map(len, prompts)) / len(prompts)
+    group, thought = settings.num_generations, args.thought.max_tokens
+    states = per_step * (1 + group * branches) * (settings.logprob_space == "full")
+    tokens = per_step * (longest + group * branches)
+    if args.thinks:  # every completion is a row of its own
+        states = per_step * group * (thought + branches)
+        tokens = states + per_step * group * longest
     passes = 3 + (1 + (settings.beta > 0) + (settings.updates > 1)) / settings.updates
     work = forward_work(trainer.model, tokens=1, states=0), forward_work(trainer.model, tokens=0, states=1)
     train_work = interval * passes * (tokens * work[0] + states * work[1])
-    beams = len(validator.prompts) * args.valid_beams * branches
+    beams = len(validator.prompts) * (args.valid_beams * branches + thought)
     valid_work = forward_work(
         trainer.model, tokens=sum(map(len, validator.prompts)) + beams, states=len(validator.prompts) + beams
     )
@@ -203,29 +217,63 @@ def thinned(args: GrpoArgs, trainer: Any, validator: Any) -> Any:
     return EveryNth(stride, interval)
 
 
-def train(args: GrpoArgs, out: Output) -> None:
-    """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
+def configured(args: GrpoArgs, out: Output) -> Any:
+    """The TrainingArguments, TRL's own where rollouts think."""
     from transformers import TrainingArguments
 
     from train.arguments import trainer_arguments
+    from train.safety import selection
+
+    fixed = selection(args.trainer) | {"eval_on_start": True, "remove_unused_columns": False}
+    if not args.thinks:
+        return trainer_arguments(
+            TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed
+        )
+    from trl import GRPOConfig
+
+    from train.policy.text_trainer import check, grpo_fields
+
+    check(args.rollout, train_what=args.train_what, hints=args.hints)
+    fixed |= grpo_fields(args.rollout, args.thought, args.trainer)
+    return trainer_arguments(GRPOConfig, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
+
+
+def make_trainer(asked: GrpoArgs, engine: Any, decode: DecodeSettings, **common: Any) -> Any:
+    """The trainer of rollouts with or without thoughts; `common` is what both take."""
+    if asked.thinks:
+        from train.policy.text_trainer import TextTrainer
+        from train.policy.thoughts import ThoughtPolicy
+
+        policy = ThoughtPolicy(engine, asked.thought, group=asked.rollout.num_generations, seed=asked.seed)
+        return TextTrainer(policy=policy, **common)
     from train.policy.sid_trainer import SidTrainer
+
+    return SidTrainer(
+        engine=engine, reference=load_reference(asked, engine, decode), settings=asked.rollout, **common
+    )
+
+
+def train(args: GrpoArgs, out: Output) -> None:
+    """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
     from train.progress import Timing, without_signal
     from train.rewards.mixture import build_mixture
     from train.rewards.needs import Sources
-    from train.safety import finish, selection, train_to_the_end
+    from train.safety import finish, train_to_the_end
     from train.supervised.schedule import Patience
     from train.trackers import tracker_callbacks
     from train.trainable import choose
     from train.validation import Validator
 
     callbacks = tracker_callbacks(args, out.path)
-    fixed = selection(args.trainer) | {"eval_on_start": True, "remove_unused_columns": False}
-    config = trainer_arguments(TrainingArguments, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
+    config = configured(args, out)
     require_whole_updates(config, args.rollout.updates)
     decode = DecodeSettings(
         beams=args.valid_beams, max_prompt=args.max_prompt, batch_tokens=args.rollout.tokens_per_forward
     )
-    engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True)
+    engine = load_engine(
+        args.model, args.sids, args.examples, decode, trainable=True, mode="think" if args.thinks else "direct",
+        think=ThinkSettings(max_tokens=args.thought.max_tokens) if args.thinks else None,
+    )  # fmt: skip
     trainable = choose(args, engine)
     sources = Sources(
         engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher, made_from=args.examples
@@ -238,13 +286,13 @@ def train(args: GrpoArgs, out: Output) -> None:
             "fewer rollouts"
         )
     validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed, group=group)
-    trainer = SidTrainer(
-        engine=engine,
-        reference=load_reference(args, engine, decode),
+    trainer = make_trainer(
+        args,
+        engine,
+        decode,
         rewards=rewards,
-        settings=args.rollout,
         rows=rows,
-        prompts=engine.renderer.prompts([from_row(row) for row in rows]),
+        prompts=engine.renderer.prompts([from_row(row) for row in rows], engine.mode),
         validate=validator,
         args=config,
         processing_class=engine.renderer.tokenizer,

@@ -25,7 +25,7 @@ class Validator:
     """Called by a trainer: {"hr@10": .., "ndcg@10": .., ...} at item level on `rows` seeded validation rows, for every K of KS
     that the beams allow. `group`: rollouts of a prompt; pass@group is then the share of rows whose target is among as many beams.
 
-    Reads valid.parquet only; nothing of it reaches a loss or a reward. `best` are the (nodes, scores) [R, K] of the last call.
+    An engine in mode think thinks first, as its settings say. Reads valid.parquet only; nothing of it reaches a loss or a reward. `best` are the (nodes, scores) [R, K] of the last call.
     """
 
     best: tuple[np.ndarray, np.ndarray]
@@ -49,7 +49,12 @@ class Validator:
 
     def __call__(self) -> dict[str, float]:
         self.engine.model.eval()
-        nodes_RK, scores_RK = self.engine.rank(self.prompts, keys=self.examples["example_id"].to_pylist())
+        keys = self.examples["example_id"].to_pylist()
+        if self.engine.mode == "think":
+            thoughts = self.engine.writer.write(self.prompts, keys)
+            nodes_RK, scores_RK = self.engine.rank_thoughts(self.prompts, thoughts, keys=keys)
+        else:
+            nodes_RK, scores_RK = self.engine.rank(self.prompts, keys=keys)
         self.best = (nodes_RK, scores_RK)
         placed = place_nodes(nodes_RK, self.targets_R, self.engine.sids)
         measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}

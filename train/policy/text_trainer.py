@@ -13,17 +13,60 @@ Legend: P prompts, G rollouts of a group.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from trl import GRPOTrainer
 
 from configs.program import InputError
+from train.policy.settings import GrpoSettings, ThoughtSettings
 from train.policy.thoughts import ThoughtPolicy, ThoughtRollouts
 from train.rewards.mixture import Mixture
 from train.safety import SafeTrainer
 
 REWARD = "mixture"  # the column
+# options of rollout that TRL's trainer has; all others must be as they are by default
+KNOWN = {
+    "num_generations", "loss", "beta", "epsilon", "epsilon_high", "delta", "scale_rewards", "updates", "use_bias_correction_kl",
+}  # fmt: skip
+LOSSES = ("grpo", "dapo", "dr_grpo")
+ANSWER_ROOM = 64  # tokens of a completion behind its thought
+
+
+def check(settings: GrpoSettings, *, train_what: str, hints: str | None) -> None:
+    """InputError for what rollouts with thoughts cannot be combined with."""
+    other = GrpoSettings()
+    names = [one.name for one in fields(settings) if one.name not in KNOWN]
+    if foreign := [name for name in names if getattr(settings, name) != getattr(other, name)]:
+        raise InputError(
+            f"rollout.{foreign[0]} is for rollouts of semantic IDs alone -> remove it, or thought.max_tokens 0"
+        )
+    if settings.loss not in LOSSES:
+        raise InputError(f"rollout.loss {settings.loss} knows no thoughts -> one of {', '.join(LOSSES)}")
+    if train_what != "all" or hints is not None:
+        raise InputError(
+            "rollouts with thoughts train whole models without hints -> train_what all, no --hints"
+        )
+
+
+def grpo_fields(settings: GrpoSettings, thought: ThoughtSettings, trainer: dict[str, Any]) -> dict[str, Any]:
+    """Fields of trl.GRPOConfig; the batch size counts prompts in `trainer` and completions in TRL."""
+    prompts = int(trainer.get("per_device_train_batch_size", 8))
+    given = {} if settings.scale_rewards is None else {"scale_rewards": settings.scale_rewards}
+    return given | {
+        "per_device_train_batch_size": prompts * settings.num_generations,
+        "num_generations": settings.num_generations,
+        "max_completion_length": thought.max_tokens + ANSWER_ROOM,
+        "temperature": 1.0,  # the loss is under the model's own probabilities
+        "loss_type": settings.loss,
+        "beta": settings.beta,
+        "epsilon": settings.epsilon,
+        "epsilon_high": settings.epsilon_high,
+        "delta": settings.delta,
+        "num_iterations": settings.updates,
+        "use_bias_correction_kl": settings.use_bias_correction_kl,
+    }
 
 
 class TextTrainer(SafeTrainer, GRPOTrainer):
@@ -44,6 +87,7 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
         from datasets import Dataset
 
         self.policy, self.mixture, self.rows, self.prompts = policy, rewards, rows, prompts
+        self.engine = policy.engine
         self.validate = validate
         positions = Dataset.from_dict({"prompt": [str(position) for position in range(len(prompts))]})
         super().__init__(

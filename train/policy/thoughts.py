@@ -13,7 +13,7 @@ Legend: P prompts, G rollouts of a group, L levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,48 +24,8 @@ from infer.search.sampling import StochasticBeam
 from infer.search.scoring import Parity
 from infer.search.tree import search
 from infer.text.thinking import ThinkSettings, TransformersWriter, answer_prompts, seed_of
+from train.policy.settings import ThoughtSettings
 from train.rewards import RolloutBatch
-
-TAILS = ("greedy", "sample")
-LEARNS = ("thought", "all")
-
-
-@dataclass(frozen=True)
-class ThoughtSettings:
-    """Thoughts before the answers of rollouts. None, unless `max_tokens` is above 0."""
-
-    max_tokens: int = 0
-    """longest thought in tokens; 0 = no thoughts: rollouts are semantic IDs alone"""
-    temperature: float = 1.0
-    """of the thoughts; a group of equal thoughts says nothing, so it must be above 0"""
-    top_p: float = 1.0
-    """sample from the smallest set of tokens with this probability mass"""
-    tail: str = "greedy"
-    """the semantic ID behind a thought: greedy (code by code) or sample (drawn, legal ones only)"""
-    learns: str = "thought"
-    """which tokens carry the loss: thought (with its end marker), or all that the model chose, codes included"""
-    drop_unfinished: bool = False
-    """leave rollouts whose thought was cut off out of their group"""
-    batch_size: int = 16
-    """prompts per call of generate"""
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 0 or self.batch_size < 1:
-            raise InputError(
-                f"thought.max_tokens {self.max_tokens} must not be negative, batch_size {self.batch_size} at least 1"
-            )
-        changed = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
-        if changed and not self.max_tokens:
-            raise InputError(
-                f"thought.{changed[0]} is given, but nothing is thought -> thought.max_tokens above 0"
-            )
-        if self.max_tokens and not self.temperature > 0:
-            raise InputError(
-                f"thought.temperature {self.temperature}: greedy thoughts of a group are all the same -> above 0"
-            )
-        for name, value, known in (("tail", self.tail, TAILS), ("learns", self.learns, LEARNS)):
-            if value not in known:
-                raise InputError(f"unknown thought.{name} {value!r} -> one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
