@@ -47,7 +47,7 @@ def test_what_the_checkpoint_is_chosen_by():
     """Targets first, third, second of two that share the second place, and not found."""
     beams = np.array([nodes(0, 1, 2), nodes(0, 1, 2), nodes(0, 5, 1), nodes(0, 1, 2)])
     model = SimpleNamespace(eval=lambda: None)
-    engine = SimpleNamespace(model=model, sids=TABLE, rank=lambda prompts, keys: (beams, None))
+    engine = SimpleNamespace(model=model, mode="direct", sids=TABLE, rank=lambda prompts, keys: (beams, None))
     examples = pa.table({"example_id": range(4)})
     asked = SimpleNamespace(
         engine=engine, examples=examples, prompts=[[1]] * 4, targets_R=np.array([0, 2, 6, 9]), group=2
