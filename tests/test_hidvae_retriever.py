@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from data.artifacts import read_file
+from data.predictions import prediction_files
+from data.rows import read_rows
 from data.sid import SidTable
+from infer.models import contract
 from infer.search.tree import search
 from infer.search.trie import SCORE_SPACES, Trie
 from preprocess.row_sources import from_item_vectors
 from rq.ids.layouts import lay_out
-from tests import families, tiny
+from tests import families, handmade, store, tiny
 
 SIZES, CLASSES = (4, 3, 3), (2, 5)
 ITEMS = 14
@@ -93,3 +97,46 @@ def test_tag_rows_start_at_the_vectors_of_their_items():
     assert np.allclose(got / got.max(), wanted / wanted.max(), atol=1e-6), "a rotation keeps distances"
     with pytest.raises(Exception, match="are of 13 items, the semantic IDs of 14"):
         from_item_vectors(table, vectors_NE[1:])
+
+
+def test_the_programs_take_ids_with_tags(tmp_path):
+    """A store whose IDs interleave codes and gold tags, one unknown, two items of one ID: trained, recommended, nothing invented."""
+    data, sids, out = store.write_store(tmp_path / "data"), tmp_path / "sids", tmp_path / "run"
+    codes_NL = np.stack(np.unravel_index(np.arange(store.ITEMS), (4, 4, 4)), 1).astype(np.int32)
+    classes_NT = np.stack([np.arange(store.ITEMS) // 8, np.arange(store.ITEMS) % 3], 1).astype(np.int32)
+    classes_NT[3, 1] = -1
+    table = lay_out(
+        codes_NL, (4, 4, 4), layout="interleaved", classes_NT=classes_NT, class_sizes=(5, 3)
+    ).table
+    handmade.write_sids(sids, data=data, codes=table.codes_NL, sizes=table.sizes)
+    words = ["--wording", "codes", "--tasks", "[history_to_sid]"]
+    shape = ["--t5.hidden_size", 16, "--t5.encoder_layers", 1, "--t5.decoder_layers", 1, "--t5.activation", "silu",
+             "--t5.tie_word_embeddings", "false", "--t5.num_heads", 2, "--t5.head_dim", 8, "--t5.feedforward", 32]  # fmt: skip
+    examples = out / "examples"
+    handmade.call(
+        "preprocess.build_examples", "--data", data, "--sids", sids, "--output_dir", examples, *words
+    )
+    handmade.call("preprocess.init_base_model", "--data", data, "--output_dir", out / "base", "--kind", "t5", "--vocab_size",
+                  263, *words, *shape)  # fmt: skip
+    handmade.call(
+        "preprocess.expand_vocab", "--model", out / "base", "--sids", sids, "--output_dir", out / "vocab"
+    )
+    given = ["--examples", examples, "--sids", sids]
+    handmade.call("train.train_tiger", "--model", out / "vocab", *given, "--output_dir", out / "retriever", "--score_space", "trie", "--loop.epochs", 2,
+                  "--loop.rows", 64)  # fmt: skip
+    for name, more in (("beams", ["level"]), ("drawn", ["trie", "--decode.strategy", "sample"])):
+        handmade.call("infer.recommend", "--model", out / "retriever", *given, "--output_dir", out / name, "--decode.beams", 60,
+                      "--decode.score_space", *more)  # fmt: skip
+        (file,) = prediction_files(out / name)
+        found = read_file(file)
+        assert set(map(tuple, found["codes"].to_pylist())) <= set(map(tuple, table.codes_NL.tolist()))
+        per_row = found.group_by("example_id").aggregate([("rank", "count")])["rank_count"].to_pylist()
+        assert set(per_row) == {store.ITEMS - 1}, "fewer IDs than beams: every ID once"
+    rows = read_rows(data, "test", num_items=store.ITEMS)
+    score_RN = contract.load(out / "retriever").score(rows)
+    assert np.allclose(np.exp(score_RN.astype(float)).sum(1), 1, atol=1e-4), (
+        "items of one ID share its probability"
+    )
+    assert (score_RN[:, 0] == score_RN[:, 1]).all() and set(
+        contract.target_ranks(score_RN, np.zeros(len(rows), int)) % 1
+    ) == {0.5}

@@ -118,6 +118,23 @@ def test_scores_are_exact_whole_or_of_some_items(chain, learned):
     assert np.allclose(model.score(nothing), -math.log(store.ITEMS))
 
 
+def test_it_is_a_row_of_the_tables_like_any_item_model(chain, learned, tmp_path):
+    call(
+        "infer.run_baselines",
+        "--models",
+        json.dumps([str(learned)]),
+        "--data",
+        chain.data,
+        "--output_root",
+        tmp_path / "eval",
+    )
+    found = artifacts.read_file(prediction_files(tmp_path / "eval" / f"{learned.name}.test")[0])
+    rows = read_rows(chain.data, "test", num_items=store.ITEMS)
+    best = found.filter(pc.equal(found["example_id"], int(rows.example_ids_R[0])))
+    first = contract.ranked_lists(contract.load(learned).score(rows.take(np.arange(1))), 1)
+    assert best["item_ids"].to_pylist()[0] == first.item_E[:1].tolist()
+
+
 def handmade_users(rows):
     """The same rows as those of other users."""
     return type(rows)(rows.example_ids_R, rows.users_R + 1, rows.offsets, rows.history_H, rows.target_R)
