@@ -105,6 +105,7 @@ def test_the_programs_take_ids_with_tags(tmp_path):
     codes_NL = np.stack(np.unravel_index(np.arange(store.ITEMS), (4, 4, 4)), 1).astype(np.int32)
     classes_NT = np.stack([np.arange(store.ITEMS) // 8, np.arange(store.ITEMS) % 3], 1).astype(np.int32)
     classes_NT[3, 1] = -1
+    codes_NL[1], classes_NT[1] = codes_NL[0], classes_NT[0]
     table = lay_out(
         codes_NL, (4, 4, 4), layout="interleaved", classes_NT=classes_NT, class_sizes=(5, 3)
     ).table
