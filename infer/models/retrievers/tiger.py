@@ -1,18 +1,20 @@
 """A model with semantic-ID tokens (TIGER, HiD-VAE's retriever) as infer/models/contract.py asks for: exact scores of items.
 
 The score of an item is the log-probability of its semantic ID in the model's score space, minus the logarithm of how many items
-share the ID. All items: a search as wide as the catalogue, so every prefix is computed once. Some items of each row: their IDs
+share the ID. All items: every prefix of the catalogue is computed once. Some items of each row: their IDs
 behind the history, all levels in one pass. Of a history longer than the model reads the newest items are read; to a row without
 history every item is alike.
 
 Cost: a decoder position per prefix of the catalogue and row. Affordable for thousands of items, not for millions.
 
-Legend: B rows, R rows of a block, N items, C candidates of a row, S distinct semantic IDs, L levels, T tokens, D hidden size.
+Legend: B rows, R rows of a block, N items, C candidates of a row, S distinct semantic IDs, L levels, M nodes at a depth,
+X candidates of a node, T tokens, D hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ from infer.loading import load_model
 from infer.models.contract import read_settings, save_settings
 from infer.search.prompts import right_pad
 from infer.search.scoring import LevelScorer
-from infer.search.tree import search
 from infer.search.trie import Trie
+from infer.search.trunk import trunk_class
 
 CODES = "codes.npy"
 BLOCK_STATES = 1 << 13  # decoder rows at once
@@ -92,6 +94,24 @@ class TigerScorer:
                 result[at] = self._some(some, items_RC[at]) - self.shared_N[items_RC[at]]
         return result
 
+    @cached_property
+    def children(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per level (parent, code, place among the parent's children), int64 each, of every node below it in the trie's order."""
+        found, sids_SL, above_S = [], self.sids.sids_SL, np.zeros(len(self.sids.sids_SL), np.int64)
+        for level in range(self.sids.num_levels):
+            new_S = np.ones(len(sids_SL), bool)
+            new_S[1:] = (sids_SL[1:, : level + 1] != sids_SL[:-1, : level + 1]).any(1)
+            first_M = np.flatnonzero(new_S)
+            parent_M, code_M = above_S[first_M], sids_SL[first_M, level].astype(np.int64)
+            place_M = np.arange(len(first_M)) - np.searchsorted(parent_M, parent_M)
+            found.append(
+                tuple(
+                    torch.from_numpy(part).to(self.engine.trie.device) for part in (parent_M, code_M, place_M)
+                )
+            )
+            above_S = np.cumsum(new_S) - 1
+        return found
+
     def prompts(self, rows: Rows) -> list[list[int]]:
         """Token ids of every history."""
         histories = self.engine.histories
@@ -102,16 +122,24 @@ class TigerScorer:
         ]
         return self.engine.renderer.prompts(examples)
 
+    @torch.no_grad()
     def _all(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Log-probability of every semantic ID, float32 [B, S]."""
-        engine = self.engine
-        found = search(
-            engine.model, prompts, engine.trie, len(self.sids.sids_SL), engine.settings.score_space
-        )
-        score_BS = torch.full_like(found.scores_BK, float("-inf"))
-        known = found.nodes_BK >= 0
-        score_BS.scatter_(1, found.nodes_BK.clamp(min=0), found.scores_BK.masked_fill(~known, float("-inf")))
-        return score_BS.cpu().numpy()
+        """Log-probability of every semantic ID, float32 [B, S]: every node of the trie is visited once, level by level."""
+        engine, trie = self.engine, self.engine.trie
+        batch, nodes = len(prompts), trie.num_nodes
+        trunk = trunk_class(engine.model)(engine.model, slots=sum(nodes[1:-1]))
+        hidden_BMD = trunk.start(*right_pad(prompts, device=trie.device))
+        scorer = LevelScorer(engine.model, trie, engine.settings.score_space)
+        score_BM = torch.zeros((batch, 1), device=trie.device)
+        for level, (parent_M, code_M, place_M) in enumerate(self.children):
+            node_BM = torch.arange(nodes[level], device=trie.device).expand(batch, -1)
+            step_BMX, at_BMX = scorer(hidden_BMD, level, node_BM)
+            step_BM = step_BMX[:, parent_M, code_M if at_BMX is None else place_M]
+            score_BM = score_BM[:, parent_M] + step_BM
+            if level + 1 < trie.num_levels:
+                token_M = trie.tokens[level][code_M]
+                hidden_BMD = trunk.extend(token_M.expand(batch, -1), parent_M.expand(batch, -1))
+        return score_BM.float().cpu().numpy()
 
     @torch.no_grad()
     def _some(self, prompts: Sequence[Sequence[int]], items_BC: np.ndarray) -> np.ndarray:
