@@ -82,8 +82,10 @@ WORDINGS = {
     "short": Wording(SHORT),
     # Nothing behind the history: the next item follows the last one, so that one row of a user trains all their items.
     "bare": Wording(BARE, plain=frozenset({"history_to_sid"})),
-    # The history and not a word: for models from scratch that learn nothing else (TIGER, flat retrievers).
+    # The history and not a word: for decoders from scratch that learn nothing else.
     "codes": Wording(CODES, plain=frozenset({"history_to_sid"})),
+    # The same between the markers of a turn: an encoder with relative positions counts from them which item is the newest.
+    "turn": Wording(CODES),
     # Whole sentences: a pretrained model already knows what they mean.
     "sentence": Wording(
         SENTENCE,
