@@ -86,7 +86,7 @@ class BuildExamplesArgs:
     caps: dict[str, int] = field(default_factory=dict)
     """most rows of a task, by its name; a seeded sample"""
     wording: str = "short"
-    """named set of templates of data/prompts.py: short, bare, codes, sentence or minionerec"""
+    """named set of templates of data/prompts.py: short, bare, codes, turn, sentence or minionerec"""
     frame: Literal["chat", "alpaca", "plain"] = "chat"
     """how a prompt is laid out: the model's chat template, Alpaca's headings, or plain lines"""
     category: str = "items"

@@ -146,7 +146,10 @@ def test_a_finished_output_is_kept_and_another_is_refused(store: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--wording", "long"], "unknown wording 'long' -> one of short, bare, codes, sentence, minionerec"),
+        (
+            ["--wording", "long"],
+            "unknown wording 'long' -> one of short, bare, codes, turn, sentence, minionerec",
+        ),
         (["--tasks", '["history_to_sid", "history_to_sid"]'], "each only once"),
         (["--tasks", '["chat"]'], "task chat, registry and corpora belong together"),
         (["--tasks", '["gossip"]'], "gossip"),

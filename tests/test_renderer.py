@@ -152,6 +152,7 @@ GOLDEN = {
         "next:<|cid_begin|><s_a_0><s_b_0><s_c_0><|cid_end|><|cid_begin|><s_a_2><s_b_2><s_c_2><|cid_end|><|cid_begin|>"
     ),
     ("ours", "letters", "codes"): "<a_0><b_0><c_0><a_2><b_2><c_2>",
+    ("ours", "letters", "turn"): "<|user|><a_0><b_0><c_0><a_2><b_2><c_2><|assistant|>",
     ("gpt2", "letters", "short"): "next:<a_0><b_0><c_0><a_2><b_2><c_2>\n",
 }
 

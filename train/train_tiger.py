@@ -13,8 +13,8 @@ Differs from the published code: beams cannot leave the catalogue, no de-duplica
 are those of items. HiD-VAE: relative positions instead of learned ones; a token type is part of the token, since every position
 of an ID has rows of its own.
 
-python -m train.train_tiger --config configs/minionerec/tiger.yaml --model outputs/minionerec-industrial/tiger_vocab \\
-    --examples data/industrial/examples/rqkmeans_codes --sids data/industrial/sids/rqkmeans \\
+python -m train.train_tiger --config configs/minionerec/tiger.yaml --model outputs/minionerec-industrial/tiger.vocab \\
+    --examples data/industrial/examples/rqkmeans.tiger --sids data/industrial/sids/rqkmeans \\
     --output_dir outputs/minionerec-industrial/tiger
 """
 
