@@ -1,6 +1,6 @@
 """Generative retrievers as item models: semantic IDs are decoded, items are scored.
 
-tiger    any model with semantic-ID tokens: the exact probability of every item
+tiger    encoder-decoders over semantic IDs: the states of answers, the exact probability of every item
 compact  one position per item (the sum of its tokens), level heads, softmax over the children of a prefix:
          options, tree (nodes and sums over them), network, softmax (loss), scoring (item model), decoding (trunk of `search`)
 """
