@@ -269,13 +269,15 @@ def write_recbole(content: Content, args: ExportArgs, out: Output) -> None:
     for split, rows in content.rows.items():
         told = ((user, history[-args.max_history :], target, at) for user, history, target, at in rows)
         out.write_text(f"{name}/{name}.{split}.inter", atomic.table_text(fields, told))
-    columns = [content.items[field].to_pylist() for field in ("item_id", "title", "categories", "brand")]
+    columns = [
+        content.items[field].to_pylist() for field in ("item_id", "title", "categories", "brand", "raw_id")
+    ]
     # Labels are told apart by commas, as the adapter reads them.
     columns[2] = [", ".join(label.replace(",", " ") for label in path) for path in columns[2]]
-    fields = ["item_id:token", "title:token_seq", "categories:token_seq", "brand:token"]
+    fields = ["item_id:token", "title:token_seq", "categories:token_seq", "brand:token", "source_id:token"]
     out.write_text(f"{name}/{name}.item", atomic.table_text(fields, zip(*columns, strict=True)))
     users = enumerate(content.users)
-    out.write_text(f"{name}/{name}.user", atomic.table_text(["user_id:token", "raw_id:token"], users))
+    out.write_text(f"{name}/{name}.user", atomic.table_text(["user_id:token", "source_id:token"], users))
     lengths = [len(history) for rows in content.rows.values() for _, history, *_ in rows]
     longest = min(max(lengths, default=1), args.max_history)
     out.write_text(f"{name}.yaml", atomic.CONFIG.format(longest=longest))

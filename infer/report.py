@@ -87,6 +87,7 @@ def build(args: ReportArgs, found: list[results.Result], links: list[Link]) -> p
         counts=[("items", items.num_rows), ("users", users), ("interactions", rows)],
         funnel=page.read_funnel(data),
         months=months,
+        raw_months=page.reviews_read(data),
         timed=timed,
         rows=rows,
         quality=page.read_quality(sids_dir),

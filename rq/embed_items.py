@@ -10,6 +10,7 @@ An embedding is a list of parts side by side, each of length 1 per item (unless 
   hf            any local text encoder directory: mean, last-token or cls pooling (--hf.*)
   clip          images by a local CLIP or SigLIP directory (--clip.*); an item without image is a zero row, and counted
   external      vectors of another program (.npy, .parquet, or a folder with embeddings.npy), matched by item, e.g. SASRec's
+  column        a column of items.parquet that holds numbers, e.g. the genre_flags of MovieLens (`normalize: false` keeps 0 and 1)
   given         an embeddings directory of this stage, by `path`
 An item without train rows has no co-occurrence: that part of it becomes what its `fill_neighbours` nearest items in the
 other parts have there (0 leaves zeros). `reduce` then applies PCA, with or without whitening. Rows that stay zero throughout

@@ -197,6 +197,24 @@ def test_whitening_a_direction_without_variance_gives_zeros_and_not_nan():
     assert np.isfinite(white).all() and not white[:, 1:].any() and white[:, 0].std() == pytest.approx(1)
 
 
+def test_a_column_of_numbers_is_a_part():
+    import pyarrow as pa
+
+    from rq.vectors.parts import Part, column_vectors
+
+    table = pa.table({"flags": [[0, 1], [1, 1]], "year": [1995, 2001], "title": ["a", "b"], "gap": [1, None], "uneven": [[1], [1, 2]]})  # fmt: skip
+    assert column_vectors(table, "flags").tolist() == [[0, 1], [1, 1]]
+    assert column_vectors(table, "year").tolist() == [[1995], [2001]]
+    part = Part("column", column="flags", normalize=False)
+    assert part.scaled(column_vectors(table, "flags")).tolist() == [[0, 1], [1, 1]]
+    for name in ("title", "gap", "uneven", "none"):
+        with pytest.raises(InputError, match="items.parquet"):
+            column_vectors(table, name)
+    for wrong in ({"method": "column"}, {"method": "tfidf_svd", "column": "x"}, {"method": "column", "column": "x", "dim": 3}):  # fmt: skip
+        with pytest.raises(InputError, match="column|dim"):
+            Part(**wrong)
+
+
 RAW = ["B0", "B1", "B2"]
 
 

@@ -223,6 +223,32 @@ def test_a_broken_log_line_is_named_and_an_unfinished_one_is_not_read(tmp_path):
         results.read_logs(tmp_path)
 
 
+def test_raw_reviews_over_time_are_kept_and_left_out(tmp_path):
+    assert page.reviews_read(tmp_path) is None
+    read = {"2019-11": 5, "2020-01": 7, "2020-02": 2}
+    funnel = {"steps": [], "months_read": read, "months": {"2020-01": 4, "2020-02": 2}}
+    (tmp_path / "funnel.json").write_text(json.dumps(funnel))
+    figure = page.reviews_read(tmp_path)
+    assert figure.caption == "Raw reviews per month, before any filter" and figure.names == [
+        "kept",
+        "left out",
+    ]
+    bars = re.findall(
+        r'class="bar (s\d)" x="[\d.]+" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', figure.chart
+    )
+    unit = float(bars[-1][1]) / 2
+    assert [(kind, round(float(height) / unit)) for kind, height in bars] == [
+        ("s1", 5),
+        ("s0", 4),
+        ("s1", 3),
+        ("s0", 2),
+    ]
+    funnel["months_read"] = {"1938-04": 1, "2020-01": 7}
+    (tmp_path / "funnel.json").write_text(json.dumps(funnel))
+    assert page.reviews_read(tmp_path).caption == "Raw reviews per 9 months, before any filter"
+    assert page.read_funnel(tmp_path).facts == []
+
+
 def test_the_funnel_leaves_out_what_says_nothing(tmp_path):
     steps = [{"step": "review lines", "rows": 1200}, {"step": "final", "rows": 900, "users": 40, "items": 30}]
     raw = {

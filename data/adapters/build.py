@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.adapters.recipe import Recipe
-from data.shaping.assemble import Coded, Funnel, Prepared, filter_core, finish, split_rows, windows
+from data.shaping.assemble import Coded, Funnel, Prepared, filter_core, finish, months, split_rows, windows
 from data.shaping.coding import dense_by_first_appearance
 from data.shaping.findings import Finding
 from data.shaping.remarks import remarks
@@ -25,6 +25,8 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
         return None, findings
     rows, items = loaded.rows, np.arange(loaded.num_items, dtype=np.int32)
     users = loaded.users
+    if not recipe.filters.keeps_everything and rows.known.any():
+        funnel.facts["months_read"] = months(rows)
     # Not held twice: what comes in is as large as what is left of it.
     loaded = dataclasses.replace(loaded, rows=rows.take(np.arange(0)))
     if loaded.keeps_codes and recipe.filters.keeps_everything:

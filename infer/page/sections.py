@@ -62,7 +62,7 @@ def read_funnel(data: Path) -> ShownFunnel:
     facts = [
         (name.replace("_", " "), _words(value))
         for name, value in raw.items()
-        if value and name not in {"steps", "months", "share_with_time"}
+        if value and name not in {"steps", "months", "months_read", "share_with_time"}
     ]
     return ShownFunnel(raw["steps"], facts)
 
@@ -98,6 +98,28 @@ def reviews_over_time(data: Path) -> tuple[Figure | None, int, int]:
     )
     unit = "month" if width == 1 else f"{width} months"
     return Figure(f"Reviews per {unit}, by split", chart, present), timed.num_rows, table.num_rows
+
+
+def reviews_read(data: Path) -> Figure | None:
+    """Chart by month of the raw reviews, those that the filters kept and those that they left out; None where nothing was
+    filtered or no time is known."""
+    raw = json.loads((data / "funnel.json").read_text()) if (data / "funnel.json").exists() else {}
+    read, kept = raw.get("months_read"), raw.get("months", {})
+    if not read:
+        return None
+    number = {name: int(np.datetime64(name, "M").astype(np.int64)) for name in read}
+    first, last = min(number.values()), max(number.values())
+    width = max(1, -(-(last - first + 1) // MONTH_BARS))
+    stacks = np.zeros((2, (last - first) // width + 1), np.int64)
+    for name, count in read.items():
+        place = (number[name] - first) // width
+        stacks[0, place] += kept.get(name, 0)
+        stacks[1, place] += count - kept.get(name, 0)
+    names = [str(np.datetime64(first + place * width, "M")) for place in range(stacks.shape[1])]
+    label = "raw reviews by month, kept and left out"
+    chart = charts.stacked_bars(names, stacks.tolist(), label=label, every=max(1, -(-len(names) // 6)))
+    unit = "month" if width == 1 else f"{width} months"
+    return Figure(f"Raw reviews per {unit}, before any filter", chart, ["kept", "left out"])
 
 
 def training_figures(log: TrainingLog) -> list[Figure]:
@@ -236,6 +258,7 @@ class Page:
     counts: list[tuple[str, int]]
     funnel: ShownFunnel
     months: Figure | None
+    raw_months: Figure | None
     timed: int
     rows: int
     quality: Quality | None

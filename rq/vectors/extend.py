@@ -158,7 +158,7 @@ def embed_new(
 def _new_rows(fitted: Fitted, number: int, rows: pa.Table, *, shards: Path) -> np.ndarray | None:
     """The block of part `number` for new items [W, D]; zeros for co-occurrence; None on ranks other than 0."""
     part = fitted.parts[number]
-    if part.method in parts.ENCODED:
+    if part.method in (*parts.ENCODED, "column"):
         made: Made = parts.make_part(
             part, fitted.recipe, rows, None, shards=shards / f"part_{number}", where="the new items"
         )

@@ -28,7 +28,7 @@ ENCODED = ("hf", "clip")
 class Part:
     """One block of columns."""
 
-    method: Literal["tfidf_svd", "cooccurrence", "hf", "clip", "given", "external"]
+    method: Literal["tfidf_svd", "cooccurrence", "hf", "clip", "given", "external", "column"]
     """How it is made."""
     dim: int | None = None
     """Columns of tfidf_svd and cooccurrence, 128 unless said. The others have the width of their model or file."""
@@ -42,7 +42,8 @@ class Part:
     """external: file with the item of every row; null = row i is item i."""
     first_row: int = 0
     """external: rows to leave out at the start, e.g. 1 for a matrix whose row 0 is padding."""
-
+    column: str | None = None
+    """column: the column of items.parquet, e.g. genre_flags."""
     keyed_by: Literal["auto", "raw_id", "item_id"] = "auto"
     """external: what its numbers are where they can be read both ways: the source's (raw_id) or ours (also: rows)."""
 
@@ -51,6 +52,10 @@ class Part:
             raise InputError(
                 f"embedding part {self.method}: `path` belongs to {', '.join(FROM_PATH)}, and they need one"
             )
+        if (self.method == "column") != (self.column is not None):
+            raise InputError(f"embedding part {self.method}: `column` belongs to a column part, which needs it")
+        if self.column and self.dim is not None:
+            raise InputError(f"embedding part {self.column}: `dim` is fixed by what it reads -> leave it out")
         if self.method in FROM_PATH and self.dim is not None:
             raise InputError(f"embedding part {self.path}: `dim` is fixed by what it reads -> leave it out")
         if self.method != "external" and (self.ids or self.first_row or self.keyed_by != "auto"):
@@ -97,6 +102,8 @@ def make_part(
         return _encode(part, recipe, items, shards=shards)
     if rank_and_world()[0]:
         return Made(None)
+    if part.method == "column":
+        return Made(part.scaled(column_vectors(items, part.column)))
     if part.method == "tfidf_svd":
         texts = embeddings.item_texts(items, recipe.text_fields)
         x_ND, space = embeddings.tfidf_svd(texts, dim=part.dim or 128, tfidf=recipe.tfidf, seed=recipe.seed)
@@ -120,6 +127,21 @@ def make_part(
     if len(x_ND) != len(items):
         raise InputError(f"{part.path} has {len(x_ND)} rows, {where} has {len(items)} items -> embed again")
     return Made(part.scaled(x_ND))
+
+
+def column_vectors(items: pa.Table, name: str) -> np.ndarray:
+    """float32 [N, D] of a column that holds numbers, or lists of numbers of one length; InputError for any other."""
+    if name not in items.column_names:
+        raise InputError(f"items.parquet has no column {name!r} -> it has {', '.join(items.column_names)}")
+    try:
+        x_ND = np.array(items[name].to_pylist(), np.float32).reshape(len(items), -1)
+    except (ValueError, TypeError):
+        raise InputError(
+            f"items.parquet: column {name} is {items[name].type}, not numbers or lists of numbers of one length -> another column"
+        ) from None
+    if not np.isfinite(x_ND).all():
+        raise InputError(f"items.parquet: column {name} lacks a number in some row -> another column")
+    return x_ND
 
 
 def _encode(part: Part, recipe: Recipe, items: pa.Table, *, shards: Path) -> Made:

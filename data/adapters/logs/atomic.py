@@ -215,7 +215,7 @@ def _users(path: Path | None, ids: pa.Array) -> pa.Table:
         columns |= {
             name: pa.array([row.get(column) for row in told], pa.string())
             for name, column in names.items()
-            if name != "user_id"
+            if name not in ("user_id", "raw_id")
         }
     return pa.table(columns)
 
