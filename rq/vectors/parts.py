@@ -53,7 +53,9 @@ class Part:
                 f"embedding part {self.method}: `path` belongs to {', '.join(FROM_PATH)}, and they need one"
             )
         if (self.method == "column") != (self.column is not None):
-            raise InputError(f"embedding part {self.method}: `column` belongs to a column part, which needs it")
+            raise InputError(
+                f"embedding part {self.method}: `column` belongs to a column part, which needs it"
+            )
         if self.column and self.dim is not None:
             raise InputError(f"embedding part {self.column}: `dim` is fixed by what it reads -> leave it out")
         if self.method in FROM_PATH and self.dim is not None:
