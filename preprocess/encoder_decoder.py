@@ -44,8 +44,8 @@ class EncoderDecoderShape:
     """longest history in tokens, whole items; a longer one loses its oldest items"""
     init_factor: float = 0.4
     """on the standard deviations of T5's random weights"""
-    embedding_std: float = 0.2
-    """standard deviation of the first vectors of tokens; T5's own is 1, from which Adam's steps of 1e-3 take long to get away"""
+    embedding_std: float = 0.05
+    """standard deviation of the first vectors of tokens; T5's own is 1, which learned slower here (configs/minionerec/README.md)"""
 
     def __post_init__(self) -> None:
         if bad := [name for name in NUMBERS if getattr(self, name) <= 0]:
