@@ -36,6 +36,7 @@ from infer.text.thinking import ThinkSettings
 from train.arguments import Tracker
 from train.policy.settings import GrpoSettings, ThoughtSettings
 from train.rewards.spec import RewardSpec, read_specs
+from train.soft_targets import data_of
 from train.trainable import LoraSettings, TrainWhat, check_choice
 from train.windows import newest_rows
 
@@ -111,10 +112,8 @@ class GrpoArgs:
             raise InputError(
                 f"eval_share {self.eval_share} must lie in (0, 1], patience {self.patience} be at least 1 or null"
             )
-        if self.newest_share is not None and (not 0 < self.newest_share <= 1 or self.data is None):
-            raise InputError(
-                f"newest_share {self.newest_share} must lie in (0, 1] and needs --data, which says when a row was"
-            )
+        if self.newest_share is not None and not 0 < self.newest_share <= 1:
+            raise InputError(f"newest_share {self.newest_share} must lie in (0, 1]")
         if self.hints is not None and not self.rollout.hint:
             raise InputError("hints are given, but rollout.hint is false -> rollout.hint true")
         if self.reference is not None and (not self.rollout.beta or self.train_what == "lora"):
@@ -148,7 +147,9 @@ def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
             f"examples {args.examples} have no task {', '.join(args.tasks)} -> build them in stage 07"
         )
     if args.newest_share is not None:
-        chosen = chosen.filter(newest_rows(chosen, args.data, share=args.newest_share))
+        chosen = chosen.filter(
+            newest_rows(chosen, data_of(args.data, args.examples), share=args.newest_share)
+        )
     return chosen.take(sample_rows(chosen.num_rows, args.max_rows, args.seed)).to_pylist()
 
 

@@ -47,6 +47,8 @@ class SftArgs:
     """where checkpoints and final/ go, e.g. outputs/<run>/sft_recommend"""
     tasks: list[str] = field(default_factory=list)
     """train on these tasks of the examples only; empty = all of them"""
+    leave_out_newest: float = 0.0
+    """share of the train rows, the newest, that is left to policy optimisation (train.grpo --newest_share)"""
     max_length: int = 512
     """longest prompt + answer in tokens, at most what the model reads; a longer example is an error"""
     layout: Literal["user_tree", "packed", "padded"] = added("user_tree", before="padded")
@@ -68,7 +70,8 @@ class SftArgs:
     soft_draws: int | None = None
     """answers drawn from the teacher for every window; null = 2. They decide where in the tree of codes is learned, not what"""
     data: str | None = None
-    """prepared data set whose train rows the teacher scores; null = the one that the examples were made from"""
+    """prepared data set whose train rows the teacher scores and whose times say which are new; null = the one that the examples
+    were made from"""
     label_smoothing: float = 0.0
     """share of each label's weight that is spread over the vocabulary"""
     embedding_rate: float = 1.0
@@ -104,6 +107,8 @@ class SftArgs:
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.leave_out_newest < 1:
+            raise InputError(f"leave_out_newest {self.leave_out_newest} must lie in [0, 1)")
         if self.keep_checkpoints < 1:
             raise InputError(f"keep_checkpoints {self.keep_checkpoints} must be at least 1")
         if not 0 <= self.label_smoothing < 1:
@@ -133,7 +138,7 @@ class SftArgs:
         """Options that this layout and this choice of parameters do not read."""
         unread = {"row_tokens"} if self.layout == "padded" else set()
         if self.soft_targets.teacher is None:
-            unread |= {"soft_targets", "soft_draws", "data"}
+            unread |= {"soft_targets", "soft_draws"} | (set() if self.leave_out_newest else {"data"})
         return unread | (set() if self.train_what == "lora" else {"lora"})
 
     @property
@@ -272,6 +277,8 @@ def main(args: SftArgs) -> None:
         )
     if args.soft_targets.teacher is not None:
         inputs |= {"data": data_of(args.data, args.examples), "teacher": args.soft_targets.teacher}
+    if args.leave_out_newest:
+        inputs["data"] = data_of(args.data, args.examples)
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         say_of_another_order(out)
         out.write_text("config.yaml", program.as_yaml(args))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
@@ -21,7 +22,7 @@ def newest_rows(examples: pa.Table, data: str | Path, *, share: float) -> np.nda
     Times 5, 1, 9, 3 and share .5 choose the first and the third row. InputError for a share that leaves no row.
     """
     sequences = artifacts.read(data, artifacts.SEQUENCES)
-    train = sequences.filter(pa.compute.equal(sequences["split"], "train"))
+    train = sequences.filter(pc.equal(sequences["split"], "train"))
     ids_T = train["example_id"].to_numpy()
     time_T = np.full(len(ids_T), np.iinfo(np.int64).min)
     if "timestamp" in train.column_names:

@@ -27,6 +27,7 @@ from train.supervised.item_losses import item_tables
 from train.supervised.soft_answers import SoftAnswers, Softened, soften
 from train.supervised.tokens import TokenRows, cached_rows, render, say_shortened
 from train.supervised.units import Units, single_units, tree_units
+from train.windows import newest_rows
 
 DRAWS = 2  # where nobody says
 MOST_WINDOWS = 64  # of one user that share a trunk: a longer history's windows are spread over steps
@@ -41,6 +42,9 @@ def chosen_rows(table: pa.Table, args: Any) -> np.ndarray:
         )
     kept = pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)) if args.tasks else None
     rows = np.arange(table.num_rows) if kept is None else np.flatnonzero(kept.to_numpy())
+    if args.leave_out_newest:
+        data = data_of(args.data, args.examples)
+        rows = rows[~newest_rows(table.take(rows), data, share=args.leave_out_newest)]
     if not len(rows):
         raise InputError("no examples to train on -> check the tasks of stage 07 and --tasks")
     return rows
