@@ -20,6 +20,7 @@ import errno
 import os
 import re
 import resource
+import shlex
 import signal
 import sys
 import time
@@ -220,6 +221,9 @@ def run(args_class: type[T], main: Callable[[T], None], argv: list[str] | None =
     except BaseException as error:
         if isinstance(error, SystemExit):
             raise
+        if isinstance(error, ServiceError):
+            command = ["python", "-m", name, *(sys.argv[1:] if argv is None else argv)]
+            print(f"to resume: {shlex.join(command)}", file=sys.stderr, flush=True)
         code = _report(error, debug)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,8 +5,9 @@ The first line of the last user turn is a list of words, one per call for that t
 `drip` blanks and never an answer, `hang-up`, `half` (a body that breaks off), `garbage` (no JSON body), and with status
 200 `broken` (JSON that breaks off), `wrong` (JSON of another schema), `prose` (JSON within free text), `fenced`,
 `thought`, `endless` (a thought without end), `cut` (at max_tokens), `empty`, `refusal`, `sorry` (a refusal in words),
-`filter`, `echo` (repeats the Authorization header). Any other word is answered well: {"terms": [...], "call": n}, the
-terms being the first two words of the second line, or bolt and steel.
+`filter`, `key:x` (401 for keys that end in x), `broke:x` (402 for those), `echo` (repeats the Authorization header). Any other word is answered well: {"terms": [...], "call": n}, the
+terms being the first two words of the second line, or bolt and steel. What the client says about its last answer is no
+part of a turn.
 
 A server answers below an address of its own: a call that was meant for another one, whose port this one got, is not seen.
 
@@ -26,6 +27,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from infer.chat.messages import COMPLAINT
 
 SCHEMA = {
     "type": "object",
@@ -62,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self.path.startswith(self.root):
             return self.send({"error": {"message": "this server is another one"}}, status=410)
-        turn = body["messages"][-1]["content"]
+        turn = body["messages"][-1]["content"].split(COMPLAINT)[0]
         with self.log.lock:
             self.log.bodies.append(body)
             self.log.headers.append({name.lower(): value for name, value in self.headers.items()})
@@ -84,7 +87,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def act(self, word: str, good: str) -> None:
         """What `word` says; `good` is the answer without a fault."""
-        if word.isdigit():
+        if word.startswith(("key:", "broke:")):
+            fault, key = word.split(":")
+            self.act(
+                {"key": "401", "broke": "402"}[fault]
+                if self.headers["Authorization"].endswith(key)
+                else "ok",
+                good,
+            )
+        elif word.isdigit():
             code = "insufficient_quota" if word == "402" else None
             error = {
                 "error": {"message": f"injected {word} for {self.headers['Authorization']}", "code": code}

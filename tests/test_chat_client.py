@@ -321,7 +321,8 @@ def test_no_secret_reaches_any_file_or_message(server, tmp_path):
         return made.stderr
 
     run("echo", "500", "400", "ok", "hang-up", name="done", code=0)
-    assert "ERROR 5" in run("401", name="refused", code=5)
+    refused = run("401", name="refused", code=5)
+    assert "ERROR 5" in refused and "to resume: python -m " in refused and "--teacher.model m" in refused
     assert "ERROR 5" in run("402", name="broke", code=5)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 8 and any("cache" in str(path) for path in files)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from configs.program import AlreadyComplete, InputError, as_yaml
-from data.store.configuration import added, config_hash, differences
+from data.store.configuration import added, config_hash, differences, pace
 from data.store.output import Output, open_output
 from rq.train_quantizer import TrainQuantizerArgs
 from train.sft import SftArgs, say_of_another_order
@@ -174,3 +174,16 @@ def test_a_quantizer_of_before_other_constructors_is_the_same():
     del recorded["hidvae"], recorded["opq"]
     recorded["rvq"]["something"] = 3
     assert differences(TrainQuantizerArgs("e", "o", constructor="balanced"), recorded) == []
+
+
+@dataclass
+class Patient(Old):
+    speed: int = pace(1)
+    way: Part = field(default_factory=lambda: Part(name="x"))
+
+
+def test_how_fast_a_run_goes_makes_no_output_foreign(tmp_path):
+    assert write(Patient(str(tmp_path / "a"))) == "started"
+    assert write(Patient(str(tmp_path / "a"), speed=9)) == "kept"
+    old = dataclasses.asdict(Patient("x"))
+    assert [change.key for change in differences(Patient("x", speed=9, kind="b"), old)] == ["kind"]

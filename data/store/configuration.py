@@ -7,6 +7,7 @@ Configurations are compared key by key, so that an option added later makes noth
   a key that the older configuration lacks      counts as the default that it has now, or as what `added` says it meant
   an option group of what was not chosen        does not count; an arguments class names them in `not_chosen(self)`,
                                                 as top-level fields
+  a field made by `pace`                        does not count: how fast and how patiently, not what is written
   keys of free mappings (`trainer`)             have no default: one side without the key is a difference
 """
 
@@ -21,12 +22,18 @@ from data.store.fingerprints import plain, sha256_json
 
 NOT_CONFIGURATION = {"output_dir", "overwrite", "tracker", "tokens_dir"}
 ABSENT = object()
+PACE = "pace"
 BEFORE = "before"  # the key of a field's metadata that says what a configuration without the field meant
 
 
 def added(default: Any, *, before: Any) -> Any:
     """A dataclass field that came later with a `default` that is not what the program did `before` it."""
     return field(default=default, metadata={BEFORE: before})
+
+
+def pace(default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
+    """A dataclass field that decides how fast a run goes or when it gives up, not what it writes."""
+    return field(default=default, default_factory=default_factory, metadata={PACE: True})
 
 
 class Difference(NamedTuple):
@@ -88,7 +95,7 @@ def _compare_fields(
 ) -> list[Difference]:
     found, known = [], {entry.name: entry for entry in fields(new)}
     for name, entry in known.items():
-        if name in uncounted:
+        if name in uncounted or PACE in entry.metadata:
             continue
         usual = _default(entry) if default is ABSENT else getattr(default, name, ABSENT)
         found += _compare(f"{prefix}{name}", getattr(new, name), old.get(name, ABSENT), usual)

@@ -13,14 +13,14 @@ and where calls may overlap
 
     session()    this backend with connections of its own, for one run; `close()` of it cuts off the calls under way
 
-Adding one is a class with these and a branch in `infer.chat.client.chat_client`. Local models: `infer.chat.local`.
+Adding one is a class with these and a branch in `infer.chat.client.chat_client`. Local models: `infer.chat.local`; several servers and
+keys: `infer.chat.servers`.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,8 +53,8 @@ class Backend(Protocol):
 class OpenAIServer:
     """Any server that speaks `POST <base_url>/chat/completions`.
 
-    The key is read from the environment variable `api_key_env` (none for an empty name) and leaves this object only in
-    the request's header; where a server repeats it, it is cut out. `structured` says how the server learns of a schema:
+    The key (empty for a server without) leaves this object only in the request's header; where a server repeats it, it is
+    cut out. Several servers or keys are `infer.chat.servers`. `structured` says how the server learns of a schema:
     `json_schema` (it enforces it), `json_object` (it enforces JSON, the schema is told in words), `prompt` (words only).
     `extra` fields go into the request body last; a null removes a field.
     """
@@ -67,7 +67,7 @@ class OpenAIServer:
         *,
         model: str,
         base_url: str,
-        api_key_env: str,
+        key: str,
         structured: str,
         timeout: float,
         extra: dict[str, Any],
@@ -81,12 +81,7 @@ class OpenAIServer:
             "structured": structured,
             "extra": extra,
         }
-        self._key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
-        if api_key_env and not self._key:
-            raise InputError(
-                f"environment variable {api_key_env} is not set, and {urlsplit(base_url).hostname} may want a key -> "
-                "set it in .env, or give an empty api_key_env"
-            )
+        self._key = key
         self._client: Any = None
 
     def session(self) -> OpenAIServer:
@@ -204,7 +199,7 @@ class OpenAIServer:
                 f"{self._host()} has no model {self.model}: {said} -> check base_url and model"
             ) from None
         if status in LATER or status >= 500:
-            raise TransientFault(said, wait=_asked_wait(error.response.headers)) from None
+            raise TransientFault(said, wait=_asked_wait(error.response.headers), busy=status == 429) from None
         return Reply(text="", rejected=said)
 
     def _host(self) -> str:

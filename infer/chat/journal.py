@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -26,7 +27,8 @@ SETTLED = ("ok", "refused")
 
 class Journal:
     """Appends results to `path`, one process at a time. `done` maps the key of each settled sample to
-    (prompt hash, teacher); failed and invalid samples are absent, so a resumed run asks them again."""
+    (prompt hash, teacher); failed and invalid samples are absent, so a resumed run asks them again. `spent` counts the
+    calls and tokens of all lines; answers from a cache cost nothing."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -37,13 +39,21 @@ class Journal:
             self._claim()
             _mend(self._file)
             self.done: dict[str, tuple[str, str]] = {}
+            self.spent: Counter[str] = Counter()
             for row in _rows(self.path):
+                self._count(row)
                 self.done.pop(row["key"], None)
                 if row["status"] in SETTLED:
                     self.done[row["key"]] = (row.get("prompt_sha256", ""), row.get("teacher", ""))
         except BaseException:
             os.close(self._file)
             raise
+
+    def _count(self, row: dict[str, Any]) -> None:
+        if not row.get("cached"):
+            usage = row.get("usage", {})
+            self.spent["calls"] += row.get("attempts", 0)
+            self.spent["tokens"] += usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)
 
     def _claim(self) -> None:
         try:

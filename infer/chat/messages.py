@@ -20,6 +20,7 @@ STATUSES = ("ok", "failed", "refused", "invalid")
 ROLES = {"system", "user", "assistant"}
 # Far from the seeds that callers count up, so that a second try never repeats another sample.
 SEED_STRIDE = 1_000_003
+COMPLAINT = "\n\nYour last answer could not be used. Answer again, in the form that was asked for. What was wrong with it: "
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 REFUSAL = re.compile(
     r"(?:(?:i['’]m|i am) (?:very |really )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)?[\s,.;:!-]*(?:but )?"
@@ -73,11 +74,14 @@ class ChatRequest:
             [self.messages, self.schema, self.max_tokens, self.temperature, self.seed],
         )
 
-    def again(self, tries: int) -> ChatRequest:
-        """The same question with another seed, for a try after `tries` useless answers."""
-        if not tries or self.seed is None:
+    def again(self, tries: int, error: str = "") -> ChatRequest:
+        """The same question for a try after `tries` useless answers: with another seed, and told what was wrong."""
+        if not tries:
             return self
-        return replace(self, seed=self.seed + tries * SEED_STRIDE)
+        *before, last = self.messages
+        seed = None if self.seed is None else self.seed + tries * SEED_STRIDE
+        told = last | {"content": last["content"] + (COMPLAINT + error if error else "")}
+        return replace(self, seed=seed, messages=[*before, told])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +129,12 @@ class ChatResult:
 class TransientFault(Exception):
     """The service may answer the same request later: timeout, connection, 408, 409, 429, 5xx, half a response.
 
-    `wait` is the number of seconds that the service asked for, or 0.
+    `wait` is the number of seconds that the service asked for, or 0; `busy` says that it is well and wants fewer calls.
     """
 
-    def __init__(self, message: str, *, wait: float = 0.0) -> None:
+    def __init__(self, message: str, *, wait: float = 0.0, busy: bool = False) -> None:
         super().__init__(message)
-        self.wait = wait
+        self.wait, self.busy = wait, busy
 
 
 def judge(request: ChatRequest, reply: Reply) -> tuple[Status, str, Any, str]:

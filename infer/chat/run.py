@@ -1,7 +1,8 @@
 """One run over many requests: who asks when, what is asked again, when to give up.
 
 Service faults wait with exponential backoff and jitter (tenacity), or as long as the service says; useless answers are
-asked again at once, with another seed. A row of requests without any answer ends the run.
+asked again at once, with another seed and the reason. A row of requests without any answer ends the run, and so does a
+spent budget: then the calls under way still finish.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from configs.program import InputError, ServiceError
 from infer.chat.backends import Backend
 from infer.chat.cache import ReplyCache
+from infer.chat.limits import Account, BudgetSpent
 from infer.chat.messages import ChatRequest, ChatResult, Reply, TransientFault, judge
 
 LONGEST_WAIT = 60.0
@@ -73,6 +75,11 @@ class Sample:
             cached=cached,
         )
 
+    @property
+    def complaint(self) -> str:
+        """What was wrong with the last answer."""
+        return self.result.error if self.result else ""
+
     def open(self) -> bool:
         """True while another call is of use."""
         return self.result is None or self.result.status == "invalid"
@@ -88,9 +95,12 @@ class ChatRun:
         *,
         policy: Policy,
         cache: ReplyCache | None,
+        account: Account,
         sink: Callable[[ChatResult], None],
     ) -> None:
         self.backend, self.policy, self.cache, self.sink = backend, policy, cache, sink
+        self.account = account
+        self.spent: BudgetSpent | None = None
         self.stop = threading.Event()
         self._requests = enumerate(requests)
         self._taking, self._finishing = threading.Lock(), threading.Lock()
@@ -99,8 +109,9 @@ class ChatRun:
     def serially(self) -> Iterator[tuple[int, ChatResult]]:
         """(place, result) of every request, asked in this thread."""
         while batch := self._take():
-            self._settle(batch)
-            yield from ((sample.place, sample.result) for sample in batch)
+            yield from self._settle(batch)
+        if self.spent:
+            raise self.spent
 
     def in_threads(self, concurrency: int) -> Iterator[tuple[int, ChatResult]]:
         """(place, result) as they finish, at most `concurrency` calls at a time.
@@ -126,6 +137,8 @@ class ChatRun:
                     working -= 1
                 else:
                     yield outcome
+            if self.spent:
+                raise self.spent
         finally:
             self.stop.set()
             with self._finishing:  # from here on no sink is called
@@ -139,19 +152,20 @@ class ChatRun:
     def _work(self, outcomes: queue.SimpleQueue[Any]) -> None:
         try:
             while not self.stop.is_set() and (batch := self._take()):
-                self._settle(batch)
-                for sample in batch:
-                    outcomes.put((sample.place, sample.result))
+                for outcome in self._settle(batch):
+                    outcomes.put(outcome)
             outcomes.put(None)
         except BaseException as error:
             outcomes.put(error)
 
     def _take(self) -> list[Sample]:
         with self._taking:
+            if self.spent:
+                return []
             return [Sample(place, request) for place, request in islice(self._requests, self.backend.batch)]
 
-    def _settle(self, batch: list[Sample]) -> None:
-        """Bring every sample of `batch` to a result and hand it on."""
+    def _settle(self, batch: list[Sample]) -> list[tuple[int, ChatResult]]:
+        """Bring every sample of `batch` to a result and hand it on; one that the budget does not reach has none."""
         for sample in batch:
             if self.cache and (known := self.cache.get(sample.request)):
                 sample.finish(known, teacher=self.backend.teacher, cached=True)
@@ -160,8 +174,10 @@ class ChatRun:
         asked = [sample for sample in batch if sample.open()]
         if asked:
             self._ask(asked)
-        for sample in batch:
+        made = [sample for sample in batch if sample.result is not None]
+        for sample in made:
             self._hand_on(sample)
+        return [(sample.place, sample.result) for sample in made]
 
     def _ask(self, samples: list[Sample]) -> None:
         from tenacity import Retrying, retry_if_exception_type, sleep_using_event, wait_exponential_jitter
@@ -192,6 +208,8 @@ class ChatRun:
             retrying(self._attempt, samples)
         except UselessAnswer:
             pass  # their results say so
+        except BudgetSpent as spent:
+            self.spent = self.spent or spent
         except TransientFault as fault:
             for sample in samples:
                 if sample.open():
@@ -202,9 +220,15 @@ class ChatRun:
         if self.stop.is_set():
             raise TransientFault("the run has ended")
         samples = [sample for sample in samples if self._askable(sample)]
+        asked = [sample.request.again(sample.useless, sample.complaint) for sample in samples]
+        held = self.account.reserve(asked)
         for sample in samples:
             sample.attempts += 1
-        replies = self.backend.reply([sample.request.again(sample.useless) for sample in samples])
+        replies: list[Reply] = []
+        try:
+            replies = self.backend.reply(asked)
+        finally:
+            self.account.settle(held, [reply.usage for reply in replies])
         for sample, reply in zip(samples, replies, strict=True):
             sample.finish(reply, teacher=self.backend.teacher)
             sample.useless += sample.open()

@@ -20,12 +20,13 @@ import numpy as np
 from configs.program import InputError
 from data.tags import Tags
 from infer.chat.client import ChatRequest, ChatSettings, chat_client, read_results
+from infer.chat.quoting import DATA_RULE, quoted
 from preprocess.tags.graph import tag_vectors
 from rq.vectors.embeddings import unit_rows, zero_rows
 
 SYSTEM = (
     "You file products into a fixed tag hierarchy. For every missing level choose the one candidate that fits the product "
-    "best. Answer with a JSON object and nothing else."
+    "best. Answer with a JSON object and nothing else. " + DATA_RULE
 )
 # (questions, number of the attempt) -> the text of each answer, None where there is none.
 Ask = Callable[[list["Question"], int], list[str | None]]
@@ -94,7 +95,7 @@ class Question:
 
     def prompt(self) -> str:
         """The user message: the item, its known tags, the candidates of every missing level."""
-        lines = ["Product:", self.text, "", "Known tags:"]
+        lines = ["Product:", quoted(self.text), "", "Known tags:"]
         lines += [f"level_{level + 1}: {name}" for level, name in self.known] or ["none"]
         for level, candidates in self.offered:
             lines += ["", f"Candidates for level_{level + 1}:"]
