@@ -10,7 +10,8 @@ and free mappings merge key by key, see configs/overlays.py), then from dotted f
 
 Exit codes: 0 outputs complete and valid, 2 bad input or configuration (nothing written), 3 environment (disk, memory,
 GPU, network), 4 numeric (non-finite loss, illegal decoding), 5 external service, 130/143 interrupted and resumable.
-The last line of a failure is `ERROR <code>: <what> <where> -> <what to do>`; `--debug` adds the traceback.
+The last line of a failure is `ERROR <code>: <what> <where> -> <what to do>`, for code 5 after the command that goes on;
+`--debug` adds the traceback.
 """
 
 from __future__ import annotations
