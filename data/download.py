@@ -4,7 +4,7 @@ reads   the publisher's server, or the files that you placed by hand
 writes  <output_dir>/: the files that the adapter reads, and SHA256SUMS (`sha256sum -c` reads it)
 
 Archives are unpacked by file name and removed. A half download goes on where it stopped; a file that is there already is checked
-against SHA256SUMS, and one that you placed by hand is taken as it is. Without a network the program ends with exit code 3 and
+against SHA256SUMS, and one that you placed by hand is taken as it is (an archive of known checksum is checked). Without a network the program ends with exit code 3 and
 says what to place where; so it does for data that ask for consent. Nothing else here uses the network.
 
 python -m data.download --name ml1m --output_dir data/ml1m/raw
@@ -21,7 +21,7 @@ from configs import program
 from configs.integrity import sha256
 from configs.program import EnvironmentFault, InputError, say
 from data.sources.catalogue import RemoteFile, RemoteSet, remote_set
-from data.sources.fetch import HostDown, Persistence, fetch, published_digest
+from data.sources.fetch import HostDown, Persistence, digest_of, fetch, published_digest
 from data.sources.unpack import unpack
 
 SUMS = "SHA256SUMS"
@@ -45,6 +45,8 @@ class DownloadArgs:
     """how often a broken connection is taken up again"""
 
     def __post_init__(self) -> None:
+        if self.mirror and not self.mirror.startswith(("http://", "https://")):
+            raise InputError(f"mirror {self.mirror!r} is no address -> http://... or https://...")
         if self.timeout <= 0 or self.attempts < 1:
             raise InputError(f"timeout {self.timeout}, attempts {self.attempts} -> above 0")
 
@@ -67,7 +69,12 @@ def write_sums(folder: Path, sums: dict[str, str]) -> None:
 
 
 def present(folder: Path, file: RemoteFile, sums: dict[str, str]) -> list[Path]:
-    """The files in the folder that a remote file gives, when all are there; InputError when one is not what it was."""
+    """The files in the folder that a remote file gives, when all are there; InputError when one is not what it was.
+
+    An archive that is still there was not unpacked to its end.
+    """
+    if file.members and (folder / file.name).exists():
+        return []
     patterns = file.members or (file.name,)
     found = {
         pattern: [
@@ -90,11 +97,13 @@ def present(folder: Path, file: RemoteFile, sums: dict[str, str]) -> list[Path]:
 
 
 def obtain(folder: Path, file: RemoteFile, args: DownloadArgs) -> list[Path]:
-    """Fetch one file, unpack it where it is an archive."""
+    """Fetch one file, unpack it where it is an archive; one that was placed by hand is checked where its checksum is known here."""
     url = f"{args.mirror.rstrip('/')}/{file.name}" if args.mirror else file.url
-    digest = file.digest or (published_digest(file.digest_url, args.patience) if file.digest_url else "")
     target = folder / file.name
-    if not target.exists():
+    if target.exists():
+        require_digest(target, file.digest)
+    else:
+        digest = file.digest or (published_digest(file.digest_url, args.patience) if file.digest_url else "")
         resumed = fetch(url, target, digest=digest, patience=args.patience)
         checked = f"{digest.split(':')[0]} is the publisher's" if digest else "the publisher has no checksum"
         say(f"download: {url}{' (continued)' if resumed else ''}: {target.stat().st_size:,} bytes, {checked}")
@@ -103,6 +112,12 @@ def obtain(folder: Path, file: RemoteFile, args: DownloadArgs) -> list[Path]:
     made = unpack(target, folder, file.members)
     target.unlink()
     return made
+
+
+def require_digest(path: Path, digest: str) -> None:
+    """InputError for a file that is not what its publisher says; "" says nothing."""
+    if digest and (found := digest_of(path, digest.split(":")[0])) != digest:
+        raise InputError(f"{path}: {found}, but the publisher says {digest} -> get the file again")
 
 
 def placement(known: RemoteSet, folder: Path) -> str:

@@ -26,6 +26,7 @@ from data import artifacts
 from data.releases.text import read_json
 from data.sid import SidTable, read_sids, sid_format
 from data.store.checkpoints import require_model
+from data.store.lineage import require_common_data
 from data.store.models import load_config, load_tokenizer, load_weights, write_model
 from data.store.output import open_output
 from preprocess.base_model import settle_generation
@@ -170,6 +171,7 @@ def given_source(args: ExpandVocabArgs, sids: SidTable) -> RowSource | None:
     if args.init == "codebook":
         return from_codebooks(read_codebooks(args.sids, sids.sizes))
     if args.init == "vectors":
+        require_common_data(args.sids, args.embeddings, again="scripts/02_embed_items.sh")
         return from_item_vectors(sids, np.asarray(read_embeddings(args.embeddings)))
     return None
 

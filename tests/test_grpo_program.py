@@ -60,7 +60,10 @@ def test_an_adapter_has_no_second_model_and_starts_at_no_divergence(chain, tmp_p
 def test_the_newest_rows_are_left_by_one_stage_to_the_other(chain, tmp_path):
     run = grpo(chain, tmp_path / "new", "--newest_share", 0.3, "--rollout.beta", 0)
     manifest = json.loads((run / "manifest.json").read_text())
-    assert 0 < manifest["counts"]["prompts"] <= 8
+    assert 0 < manifest["counts"]["prompts"] <= 8 and "data" in manifest["inputs"]
+    other = handmade.write_data(tmp_path / "other", sequences=[("train", 0, [0], 1)])
+    with pytest.raises(InputError, match="made from another state of the data"):
+        grpo(chain, tmp_path / "x", "--newest_share", 0.3, "--data", other)
     with pytest.raises(InputError, match="newest_share 1.5 must lie"):
         grpo(chain, tmp_path / "x", "--newest_share", 1.5)
     with pytest.raises(InputError, match="hints are given, but rollout.hint is false"):

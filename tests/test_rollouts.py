@@ -186,6 +186,7 @@ def test_a_subtree_has_all_siblings_of_the_beams_and_the_catalogue_where_they_ar
         ({"updates": 0}, "updates 0"),
         ({"replay": 1.0}, "replay 1.0 must lie"),
         ({"sync_reference": 10, "beta": 0.0}, "sync_reference 10 .* needs a reference"),
+        ({"sync_reference": 3, "updates": 2}, "sync_reference 3 is no multiple of updates 2"),
         ({"loss": "expected"}, "logprob_space trie"),
         ({"loss": "expected", "logprob_space": "trie", "updates": 2}, "without updates"),
         ({"loss": "expected", "logprob_space": "trie", "baseline": "siblings"}, "without baseline"),

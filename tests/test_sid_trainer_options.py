@@ -119,6 +119,10 @@ def test_replay_gives_the_places_of_flat_groups_to_prompts_that_had_signal(tmp_p
     again = trainer(tmp_path, replay=0.5).replay
     again.read(tmp_path, 0)
     assert list(again.queue) == list(one.replay.queue)
+    with pytest.raises(InputError, match=r"replay 0.2 of a batch of 4 prompts is no prompt -> at least 0.25"):
+        trainer(tmp_path, batch=4, replay=0.2)
+    with pytest.raises(InputError, match="sigma_floor 0.1 bounds what divides"):
+        trainer(tmp_path, loss="dr_grpo", sigma_floor=0.1)
 
 
 def test_the_exact_loss_raises_the_expected_reward_over_the_catalogue(tmp_path):

@@ -16,8 +16,8 @@ from infer.engine import DecodeSettings, Engine
 from infer.text.thinking import ThinkSettings
 from preprocess.vocabulary import add_sid_tokens
 from tests import handmade, tiny
-from train.policy.settings import ThoughtSettings
-from train.policy.text_trainer import TextTrainer
+from train.policy.settings import GrpoSettings, ThoughtSettings
+from train.policy.text_trainer import TextTrainer, check, grpo_fields
 from train.policy.thoughts import ThoughtPolicy
 from train.rewards.mixture import build_mixture
 from train.rewards.needs import Sources
@@ -168,6 +168,14 @@ def test_forced_tokens_and_codes_carry_no_loss(tmp_path) -> None:
         assert not counted[row, end:].any()
 
 
+@pytest.mark.parametrize(("loss", "scale"), [("grpo", "group"), ("dapo", "group"), ("dr_grpo", "none")])
+def test_advantages_are_divided_as_the_loss_has_it(loss: str, scale: str) -> None:
+    thought = ThoughtSettings(max_tokens=4)
+    assert grpo_fields(GrpoSettings(loss=loss), thought, {})["scale_rewards"] == scale
+    asked = GrpoSettings(loss=loss, scale_rewards="batch")
+    assert grpo_fields(asked, thought, {})["scale_rewards"] == "batch"
+
+
 def test_refusals(tmp_path) -> None:
     engine = engine_of()
     with pytest.raises(InputError, match="per level"):
@@ -178,6 +186,8 @@ def test_refusals(tmp_path) -> None:
         ThoughtSettings(tail="sample")
     with pytest.raises(InputError, match="thought.learns"):
         ThoughtSettings(max_tokens=4, learns="codes")
+    with pytest.raises(InputError, match="reference elsewhere: rollouts with thoughts"):
+        check(GrpoSettings(), train_what="all", hints=None, reference="elsewhere")
     engine.mode = "direct"
     with pytest.raises(InputError, match="mode think"):
         ThoughtPolicy(engine, ThoughtSettings(max_tokens=4), group=2, seed=0)

@@ -361,6 +361,12 @@ def test_code_rows_start_at_the_vectors_of_their_items(chain, tmp_path):
         load_weights(AutoModelForSeq2SeqLM, chain.model, dtype="auto").get_input_embeddings().weight.detach()
     )
     assert not torch.allclose(table[263:283], plain[263:283]) and torch.equal(table[:263], plain[:263])
+    other = handmade.write_data(tmp_path / "other")
+    flat = ["--output_dir", tmp_path / "flat", "--parts", "[{method: tfidf_svd, dim: 4}]"]
+    call("rq.embed_items", "--data", other, *flat)
+    assert "made from another state of the data" in refuse(
+        "preprocess.expand_vocab", *flags, "--embeddings", tmp_path / "flat", "--output_dir", tmp_path / "n"
+    )
     assert "embeddings goes with init vectors" in refuse(
         "preprocess.expand_vocab", *flags, "--output_dir", tmp_path / "n"
     )

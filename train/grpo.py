@@ -176,14 +176,15 @@ def hints_of(args: GrpoArgs, trainer: Any, out: Output) -> Any:
     ids = [row["example_id"] for row in trainer.rows]
     if args.hints is not None:
         return read_hints(args.hints, ids, sids=trainer.engine.sids)
-    with trainer.args.main_process_first(desc="hints"):
+    with trainer.args.main_process_first(local=False, desc="hints"):
         if not file.exists():
             trainer.model.eval()
             depths = find_hints(
                 trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
                 space=settings.rollout_space, temperature=settings.temperature,
             )  # fmt: skip
-            write_hints(file, ids, depths, sids=trainer.engine.sids)
+            with out.replacing(FILE) as temporary:
+                write_hints(temporary, ids, depths, sids=trainer.engine.sids)
     return read_hints(file, ids, sids=trainer.engine.sids)
 
 
@@ -234,7 +235,7 @@ def configured(args: GrpoArgs, out: Output) -> Any:
 
     from train.policy.text_trainer import check, grpo_fields
 
-    check(args.rollout, train_what=args.train_what, hints=args.hints)
+    check(args.rollout, train_what=args.train_what, hints=args.hints, reference=args.reference)
     fixed |= grpo_fields(args.rollout, args.thought, args.trainer)
     return trainer_arguments(GRPOConfig, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
 
@@ -325,6 +326,8 @@ def require_whole_updates(config: Any, updates: int) -> None:
 def main(args: GrpoArgs) -> None:
     names = ("model", "examples", "sids", "data", "embeddings", "teacher", "reference", "hints")
     inputs = {name: getattr(args, name) for name in names}
+    if args.newest_share is not None:
+        inputs["data"] = data_of(args.data, args.examples)
     inputs |= {f"reward {file}": file for spec in read_specs(args.rewards) if (file := spec.file)}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         out.write_text("config.yaml", program.as_yaml(args))

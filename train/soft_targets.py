@@ -139,10 +139,11 @@ def require_teacher(teacher: str | Path, data: str | Path, *, num_items: int) ->
 
 
 def data_of(data: str | None, examples: str | Path) -> Path:
-    """The data set whose rows are taught: `data`, or the one that `examples` were made from; InputError where it has moved."""
+    """The data set behind `examples`: `data`, or the one that they were made from; InputError where it has moved, or is another."""
     found = Path(data) if data is not None else data_directory(examples)
     if found is None:
         raise InputError(
             f"{examples} were made from a data set that is not where it was -> say where it is: --data DIRECTORY"
         )
+    require_same_data(examples, found, again="scripts/07_build_examples.sh")
     return found

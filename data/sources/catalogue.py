@@ -128,7 +128,7 @@ def remote_set(name: str, category: str = "") -> RemoteSet:
     ['Video_Games_5.json.gz', 'meta_Video_Games.json.gz']
     """
     if name in BY_CATEGORY:
-        if not category or not category.replace("_", "").isalnum():
+        if not (category.isascii() and category.replace("_", "").isalnum()):
             raise InputError(
                 f"{name} is a set of categories, not {category!r} -> name one: --category Video_Games"
             )

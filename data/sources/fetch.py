@@ -137,8 +137,11 @@ def _take(url: str, part: Path, patience: Persistence) -> bool:
         have = have if continues else 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if version and not version.startswith("W/"):
+        tag = answer.headers.get("ETag", "W/")
+        version = (
+            answer.headers.get("Last-Modified") if tag.startswith("W/") else tag
+        )  # weak ones do not count
+        if version:
             _version_file(part).write_text(version)
         with open(part, "ab" if continues else "wb") as out:
             blocks = iter(lambda: answer.read(BLOCK), b"")

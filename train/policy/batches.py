@@ -18,7 +18,16 @@ from infer.search.tree import Beams
 from infer.search.trie import Trie
 from train.policy.advantages import Advantages, group_advantages, sibling_advantages
 from train.policy.logprobs import BranchScores
-from train.policy.losses import Cells, Clip, LossParts, expected_reward, loss_kind, policy_loss, target_loss
+from train.policy.losses import (
+    Cells,
+    Clip,
+    LossParts,
+    expected_reward,
+    loss_kind,
+    policy_loss,
+    scale_of,
+    target_loss,
+)
 from train.policy.rollouts import Rollouts, target_codes, with_branch
 from train.policy.settings import GrpoSettings
 from train.rewards import RolloutBatch
@@ -97,7 +106,7 @@ def with_cells(batch: Batch, trie: Trie, settings: GrpoSettings, batch_std: Tens
 def _advantages(batch: Batch, settings: GrpoSettings, batch_std: Tensor | float) -> Advantages:
     kind = loss_kind(settings.loss)
     how = {
-        "scale": settings.scale_rewards or kind.scale,
+        "scale": scale_of(settings),
         "floor": settings.sigma_floor,
         "batch_std": batch_std,
     }

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from configs.program import InputError
+from train.policy.settings import GrpoSettings
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,17 @@ def loss_kind(name: str) -> LossKind:
     if name not in LOSSES:
         raise InputError(f"unknown loss {name!r} -> any of {', '.join(LOSSES)}")
     return LOSSES[name]
+
+
+def scale_of(settings: GrpoSettings) -> str:
+    """Whose standard deviation divides the advantages: as asked, else as the loss has it; InputError for a floor of none."""
+    scale = settings.scale_rewards or loss_kind(settings.loss).scale
+    if settings.sigma_floor and scale == "none":
+        raise InputError(
+            f"sigma_floor {settings.sigma_floor} bounds what divides the advantages, and nothing does -> scale_rewards group, "
+            "or sigma_floor 0"
+        )
+    return scale
 
 
 def kl_estimate(reference: Tensor, policy: Tensor, kind: str = "k3") -> Tensor:

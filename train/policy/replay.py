@@ -68,3 +68,12 @@ class Replay:
 
     def read(self, directory: Path, rank: int) -> None:
         self.queue = deque(json.loads((directory / f"replay-{rank}.json").read_text()), maxlen=CAPACITY)
+
+
+def require_room(replay: float, prompts: int) -> None:
+    """InputError where a share of a batch of so many prompts is less than one prompt: nothing would ever be replayed."""
+    if replay and int(replay * prompts) == 0:
+        raise InputError(
+            f"rollout.replay {replay} of a batch of {prompts} prompts is no prompt -> at least {1 / prompts:.3g}, or a larger "
+            "per_device_train_batch_size"
+        )

@@ -111,6 +111,11 @@ class GrpoSettings:
             raise InputError(
                 f"sync_reference {self.sync_reference} must be at least 1 and needs a reference -> beta above 0"
             )
+        if self.sync_reference is not None and self.sync_reference % self.updates:
+            raise InputError(
+                f"sync_reference {self.sync_reference} is no multiple of updates {self.updates}: the reference moves between "
+                "rollouts -> a multiple"
+            )
 
     def _check_rollouts(self) -> None:
         if self.rollouts in DRAWN and self.rollout_space != "trie":

@@ -34,9 +34,9 @@ from train.policy.advantages import flat_groups
 from train.policy.batches import Batch, batch_loss, counts, rollout_batch, with_cells
 from train.policy.dropout import without_dropout
 from train.policy.logprobs import BranchScores, tree_logprobs
-from train.policy.losses import loss_kind
+from train.policy.losses import scale_of
 from train.policy.reference import AdapterReference, Reference
-from train.policy.replay import RepeatedChunks, Replay
+from train.policy.replay import RepeatedChunks, Replay, require_room
 from train.policy.rollouts import join, roll_out, subtree, take_beams
 from train.policy.settings import GrpoSettings
 from train.policy.signal import Signal
@@ -73,7 +73,8 @@ class SidTrainer(SafeTrainer, Trainer):
             raise InputError(
                 f"beta {settings.beta} and a reference model {'given' if reference else 'missing'} do not fit"
             )
-        loss_kind(settings.loss)
+        scale_of(settings)
+        require_room(settings.replay, kwargs["args"].per_device_train_batch_size)
         if not settings.dropout:
             without_dropout(engine.model)
         positions = [{"row": position} for position in range(len(prompts))]
@@ -203,14 +204,10 @@ class SidTrainer(SafeTrainer, Trainer):
         """Batches of the step's rollouts, ready for the loss."""
         made = [self._scored_batch(self._rolled_out(policy, part)) for part in rows]
         made = [self._replayed(policy, batch) for batch in made]
-        batch_std = self._batch_std(made) if self._scale == "batch" else 1.0
+        batch_std = self._batch_std(made) if scale_of(self.settings) == "batch" else 1.0
         made = [with_cells(batch, self.engine.trie, self.settings, batch_std) for batch in made]
         with self._timed("score"), torch.no_grad(), self.accelerator.autocast():
             return [self._with_others(policy, batch) for batch in made]
-
-    @property
-    def _scale(self) -> str:
-        return self.settings.scale_rewards or loss_kind(self.settings.loss).scale
 
     def _rolled_out(self, policy: Any, rows: list[int]) -> Batch:
         """The rollouts of prompts, without rewards."""

@@ -20,6 +20,7 @@ import numpy as np
 from trl import GRPOTrainer
 
 from configs.program import InputError
+from train.policy.losses import scale_of
 from train.policy.settings import GrpoSettings, ThoughtSettings
 from train.policy.thoughts import ThoughtPolicy, ThoughtRollouts
 from train.rewards.mixture import Mixture
@@ -34,7 +35,7 @@ LOSSES = ("grpo", "dapo", "dr_grpo")
 ANSWER_ROOM = 64  # tokens of a completion behind its thought
 
 
-def check(settings: GrpoSettings, *, train_what: str, hints: str | None) -> None:
+def check(settings: GrpoSettings, *, train_what: str, hints: str | None, reference: str | None) -> None:
     """InputError for what rollouts with thoughts cannot be combined with."""
     other = GrpoSettings()
     names = [one.name for one in fields(settings) if one.name not in KNOWN]
@@ -48,18 +49,22 @@ def check(settings: GrpoSettings, *, train_what: str, hints: str | None) -> None
         raise InputError(
             "rollouts with thoughts train whole models without hints -> train_what all, no --hints"
         )
+    if reference is not None:
+        raise InputError(
+            f"reference {reference}: rollouts with thoughts keep to the model that they start from -> remove it"
+        )
 
 
 def grpo_fields(settings: GrpoSettings, thought: ThoughtSettings, trainer: dict[str, Any]) -> dict[str, Any]:
     """Fields of trl.GRPOConfig; the batch size counts prompts in `trainer` and completions in TRL."""
     prompts = int(trainer.get("per_device_train_batch_size", 8))
-    given = {} if settings.scale_rewards is None else {"scale_rewards": settings.scale_rewards}
-    return given | {
+    return {
         "per_device_train_batch_size": prompts * settings.num_generations,
         "num_generations": settings.num_generations,
         "max_completion_length": thought.max_tokens + ANSWER_ROOM,
         "temperature": 1.0,  # the loss is under the model's own probabilities
         "loss_type": settings.loss,
+        "scale_rewards": scale_of(settings),
         "beta": settings.beta,
         "epsilon": settings.epsilon,
         "epsilon_high": settings.epsilon_high,
