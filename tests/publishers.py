@@ -1,4 +1,4 @@
-"""Miniatures of what publishers ship: MovieLens in three forms, KuaiRand, Yelp, with the dirt of the real files."""
+"""Miniatures of what publishers ship: MovieLens in three forms, KuaiRand, Yelp, P5, with the dirt of the real files."""
 
 from __future__ import annotations
 
@@ -141,6 +141,30 @@ def yelp(folder: Path, *, users: int = 20, seed: int = 9) -> list[tuple[str, str
     shops.append(shops[2] | {"name": "Another name"})
     write(folder / "yelp_academic_dataset_business.json.gz", "\n".join(map(json.dumps, shops)) + "\n")
     return rows
+
+
+def p5(folder: Path, *, users: int = 12, items: int = 15, seed: int = 3) -> dict[str, list[str]]:
+    """P5's archive of Amazon 2014: numbers from 1, Python literals, an item without metadata, one twice; {reviewer: ASINs}."""
+    rng = random.Random(seed)
+    asins = {str(n): f"B{n:05d}" for n in range(1, items + 1)}
+    people = {str(n): f"A{n}" for n in range(1, users + 1)}
+    walks = {user: [str(rng.randrange(1, items)) for _ in range(rng.randrange(2, 9))] for user in people}
+    text = "".join(f"{user} {' '.join(walk)}\n" for user, walk in walks.items())
+    write(folder / "sequential_data.txt", text)
+    maps = {
+        "user2id": {name: n for n, name in people.items()},
+        "item2id": {name: n for n, name in asins.items()},
+    }
+    write(folder / "datamaps.json", json.dumps(maps | {"id2user": people, "id2item": asins}))
+    shown = [
+        {"asin": asin, "title": f"Mom\'s lamp &amp; {n}", "brand": "Acme", "price": 3.5,
+         "categories": [["Beauty", f"Level {int(n) % 3}"]], "salesRank": {"Beauty": int(n)}}
+        for n, asin in asins.items() if n != "4"
+    ]  # fmt: skip
+    shown += [shown[0] | {"title": "Another name"}, {"asin": "B99999", "title": "Nobody's"}]
+    write(folder / "meta.json.gz", "\n".join(map(repr, shown)) + "\n")
+    write(folder / "item2attributes.json", json.dumps({n: [int(n), 7] for n in asins if n != "5"}))
+    return {people[user]: [asins[item] for item in walk] for user, walk in walks.items()}
 
 
 def write(path: Path, text: str) -> None:

@@ -242,6 +242,76 @@ def test_yelp_reviews_dates_and_duplicate_businesses(tmp_path):
     assert items["b3"]["categories"] == [] and items["b3"]["description"] == "3 Main St, Reno, NV"
 
 
+def test_p5s_archive_keeps_its_numbers_its_order_and_its_split(tmp_path):
+    own = publishers.p5(tmp_path / "raw")
+    config = ROOT / "configs/hidvae/beauty14_p5/prepare.yaml"
+    call("data.prepare", "--config", config, "--raw", tmp_path / "raw", "--output_dir", tmp_path / "made")
+    users, items, rows, windows = (
+        pq.read_table(tmp_path / f"made/{name}.parquet").to_pylist()
+        for name in ("users", "items", "interactions", "sequences")
+    )
+    assert [row["raw_id"] for row in items] == [f"B{n:05d}" for n in range(1, 16)], "number less 1"
+    assert [row["raw_id"] for row in users] == list(own)
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found[users[row["user_id"]]["raw_id"]].append(items[row["item_id"]]["raw_id"])
+    assert found == own
+    for row in windows:
+        walk = own[users[row["user_id"]]["raw_id"]]
+        names = [items[item]["raw_id"] for item in [*row["history"], row["target"]]]
+        end = {"test": len(walk), "valid": len(walk) - 1}.get(row["split"], len(names))
+        assert names == walk[:end] and (row["split"] != "train" or end <= max(len(walk) - 2, 2))
+    assert items[0]["title"] == "Mom's lamp & 1" and items[0]["categories"] == ["Beauty", "Level 1"]
+    assert (items[3]["title"], items[3]["attribute_ids"]) == ("", [4, 7]) and items[4]["attribute_ids"] == []
+    facts = json.loads((tmp_path / "made/funnel.json").read_text())
+    assert facts["items_without_metadata"] == 1 and facts["items_without_attributes"] == 1
+
+
+def test_s3_rec_ships_the_same_without_names_and_text(tmp_path, capsys):
+    publishers.p5(tmp_path / "raw")
+    archive = made(tmp_path / "raw", "p5")
+    for name in ("datamaps.json", "meta.json.gz"):
+        (tmp_path / "raw" / name).unlink()
+    text = (tmp_path / "raw/sequential_data.txt").read_text()
+    (tmp_path / "raw/sequential_data.txt").unlink()
+    publishers.write(tmp_path / "raw/Beauty.txt.gz", text)
+    (tmp_path / "raw/item2attributes.json").rename(tmp_path / "raw/Beauty_item2attributes.json")
+    prepared = made(tmp_path / "raw", "p5", {"sequences": ["Beauty.txt*"]})
+    assert prepared.sequences.equals(archive.sequences) and prepared.interactions.equals(archive.interactions)
+    listed = sorted({int(item) for line in text.splitlines() for item in line.split()[1:]})
+    assert prepared.items["raw_id"].to_pylist() == [str(n) for n in listed]
+    assert prepared.funnel.facts["items_without_title"] == len(listed)
+    assert any("no item has text" in note for note in prepared.funnel.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda raw: (raw / "sequential_data.txt").unlink(), {}, "no sequences file in .*p5.sequences"),
+        (lambda raw: (raw / "sequential_data.txt").write_text("\n"), {}, "no sequences -> lines of a user"),
+        (lambda raw: publishers.write(raw / "sequential_data.txt.gz", ""), {}, "both match p5.sequences"),
+        (lambda raw: appended(raw, "1 3\n"), {}, r"row 12 \('1'\): a user of an earlier line"),
+        (lambda raw: appended(raw, "2\n"), {}, "a user of an earlier line"),
+        (lambda raw: appended(raw, "77 3\n"), {}, r"row 12 \('77'\): not in datamaps.json"),
+        (lambda raw: (raw / "datamaps.json").write_text('{"id2user": {}}'), {}, "neither id2item nor item2id"),
+        (lambda raw: (raw / "datamaps.json").write_text('{"id2u'), {}, "not JSON"),
+        (lambda raw: None, {"maps": []}, "p5.metadata is found by ASIN -> name p5.maps"),
+        (lambda raw: (raw / "item2attributes.json").write_text('{"1": ["a"]}'), {}, "no lists of attribute"),
+        (lambda raw: (raw / "meta.json.gz").write_bytes((raw / "meta.json.gz").read_bytes()[:90]), {}, "p5.allow_trunc"),
+    ],
+)  # fmt: skip
+def test_p5_says_what_is_wrong(tmp_path, change, options, message):
+    publishers.p5(tmp_path / "raw")
+    change(tmp_path / "raw")
+    with pytest.raises(InputError, match=message):
+        made(tmp_path / "raw", "p5", options)
+
+
+def appended(raw: Path, line: str) -> None:
+    with open(raw / "sequential_data.txt", "a") as file:
+        file.write(line)
+
+
 def test_users_with_one_row_have_no_window_and_are_said(tmp_path, capsys):
     rows = [(1, 1, 4.0, 10**9), (2, 3, 4.0, 10**9), (2, 4, 3.0, 10**9 + 5)]
     prepared = made(publishers.movielens(tmp_path / "raw", "csv", rows), "movielens")

@@ -46,6 +46,10 @@ SETS: dict[str, tuple[str, list[object]]] = {
 RAW = {
     "ml_100k": ("minionerec/ml100k", "ml_100k/raw", [], (943, 1682, 100_000)),
     "ml_latest_small": ("hidvae/ml_latest", "ml_latest_small/raw", [], (610, 9742, 100_836)),
+    "beauty_p5": ("hidvae/beauty14_p5", "amazon14_beauty/raw", [], (22_363, 12_101, 198_502)),
+    "toys_p5": ("hidvae/toys14_p5", "amazon14_toys/raw", [], (19_412, 11_924, 167_597)),
+    "yelp_p5": ("hidvae/beauty14_p5", "yelp/raw", ["--p5.sequences", "[Yelp.txt*]", "--p5.metadata", "[]"],
+                (30_431, 20_033, 316_354)),
     "magazine": ("minionerec/magazine", "raw18_magazine/raw",
                  ["--filters.user_k", 0, "--filters.item_k", 0, "--amazon.drop_duplicates", "true", "--amazon.keep_without_metadata", "true"],
                  (348, 157, 2328)),

@@ -6,11 +6,18 @@ To add one: write its options class and its module, and name both here; the reci
 from __future__ import annotations
 
 from data.adapters.contract import Adapter
-from data.adapters.logs.options import AtomicOptions, KuaiRandOptions, MovieLensOptions, YelpOptions
+from data.adapters.logs.options import (
+    AtomicOptions,
+    KuaiRandOptions,
+    MovieLensOptions,
+    P5Options,
+    YelpOptions,
+)
 from data.adapters.options import AmazonOptions, MimiGenRecOptions, MiniOneRecOptions, TablesOptions
 
 ADAPTERS: dict[str, Adapter] = {
     "amazon": Adapter(AmazonOptions, "data.adapters.amazon", published=True),
+    "p5": Adapter(P5Options, "data.adapters.logs.p5"),
     "tables": Adapter(TablesOptions, "data.adapters.tables", published=True),
     "movielens": Adapter(MovieLensOptions, "data.adapters.logs.movielens"),
     "kuairand": Adapter(KuaiRandOptions, "data.adapters.logs.kuairand"),

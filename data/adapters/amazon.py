@@ -141,11 +141,11 @@ def find_lines(
     if all(map(ratings.is_csv, found)):
         mine = list(ratings.find_ratings(found, options, users))
     else:
-        mine = [_with_event(line, options) for line in _lines(found, users, names.user, names)]
-    return RawLines(mine, first_of_each(_lines(_metadata(raw, options), items, names.item, names)))
+        mine = [_with_event(line, options) for line in lines_of(found, users, names.user, names)]
+    return RawLines(mine, first_of_each(lines_of(_metadata(raw, options), items, names.item, names)))
 
 
-def _lines(files: Sequence[Path], keys: Sequence[str], field: str, names: dump.Fields) -> Iterator[RawLine]:
+def lines_of(files: Sequence[Path], keys: Sequence[str], field: str, names: dump.Fields) -> Iterator[RawLine]:
     """Lines of JSON files whose `field` is one of `keys`."""
     for path in files:
         for number, key, line in _matching(path, keys):

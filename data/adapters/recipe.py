@@ -47,8 +47,8 @@ class _Shared:
                 f"a published split is kept whole, {self.adapter}.{dropping} leaves rows out -> title_filter none,"
                 " keep_without_metadata true, drop_duplicates false"
             )
-        sequences = getattr(self.options, "sequences", None)
-        if not published and sequences is not None and sequences.file:
+        shipped = getattr(getattr(self.options, "sequences", None), "file", "")
+        if not published and shipped:
             raise InputError(
                 f"{self.adapter}.sequences ships a split -> split.kind published, not {self.split.kind}"
             )

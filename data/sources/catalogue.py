@@ -37,13 +37,17 @@ class RemoteSet:
 
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
+P5 = "https://drive.google.com/file/d/1qGxgmx7G_WB7JE4Cn_bEcZ_o_NAJLE3G"  # P5_data.zip
 ZENODO = "https://zenodo.org/records"
 AMAZON14 = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 UCSD = "https://mcauleylab.ucsd.edu/public_datasets/data"
 MOVIELENS_TERMS = "GroupLens: research use, no redistribution for profit; cite Harper and Konstan 2015"
 AMAZON_TERMS = "research use; cite He and McAuley 2016 (2014), Ni et al. 2019 (2018), Hou et al. 2024 (2023)"
 KUAIRAND_TERMS = "CC BY-SA 4.0; cite Gao et al. 2022"
-SUPPLEMENT = ("kuairand_video_captions.csv", "kuairand_video_categories.csv")
+SUPPLEMENT = {
+    "kuairand_video_captions.csv": "md5:9fd4e7587ffd0c8dc289d013858fb229",
+    "kuairand_video_categories.csv": "md5:8a4c772d3d8f8cf65fa1e1eb896f4177",
+}
 
 
 def _movielens(release: str, members: tuple[str, ...], config: str, *, md5: bool = True) -> RemoteSet:
@@ -52,19 +56,25 @@ def _movielens(release: str, members: tuple[str, ...], config: str, *, md5: bool
     return RemoteSet((file,), config, MOVIELENS_TERMS)
 
 
-def _kuairand(size: str, md5: str) -> RemoteSet:
+def _kuairand(size: str, archive_md5: str) -> RemoteSet:
     archive = RemoteFile(
         f"{ZENODO}/10439422/files/KuaiRand-{size}.tar.gz",
-        f"md5:{md5}",
+        f"md5:{archive_md5}",
         members=("log_*.csv", "*_features_*.csv"),
     )
-    texts = tuple(RemoteFile(f"{ZENODO}/18159199/files/{name}") for name in SUPPLEMENT)
+    texts = tuple(RemoteFile(f"{ZENODO}/18159199/files/{name}", md5) for name, md5 in SUPPLEMENT.items())
     return RemoteSet((archive, *texts), "hidvae/kuairand1k", KUAIRAND_TERMS)
 
 
 def _amazon14(category: str, config: str = "template_amazon") -> RemoteSet:
     names = (f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz")
     return RemoteSet(tuple(RemoteFile(f"{AMAZON14}/{name}") for name in names), config, AMAZON_TERMS)
+
+
+def _p5(folder: str) -> RemoteSet:
+    archive = RemoteFile(P5, members=("sequential_data.txt", "datamaps.json", "meta.json.gz"))
+    by_hand = f"Google Drive asks before it gives P5_data.zip, of which the folder {folder} is meant"
+    return RemoteSet((archive,), f"hidvae/{folder}14_p5", AMAZON_TERMS, by_hand)
 
 
 def _amazon18(category: str) -> RemoteSet:
@@ -103,6 +113,9 @@ SETS: dict[str, RemoteSet] = {
     "beauty14_raw": _amazon14("Beauty", "hidvae/beauty14_raw"),
     "sports14": _amazon14("Sports_and_Outdoors", "hidvae/sports14"),
     "toys14_raw": _amazon14("Toys_and_Games", "hidvae/toys14_raw"),
+    "beauty14_p5": _p5("beauty"),
+    "sports14_p5": _p5("sports"),
+    "toys14_p5": _p5("toys"),
     "toys18_raw": replace(_amazon18("Toys_and_Games"), config="mimigenrec/toys18_raw"),
     "yelp_raw": RemoteSet(
         tuple(

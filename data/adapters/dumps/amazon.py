@@ -33,6 +33,7 @@ from data.adapters.item_text import (
     parse_rating,
     title_is_bad,
 )
+from data.adapters.logs.options import P5Options
 from data.adapters.options import AmazonOptions, TitleFilter, Year
 from data.adapters.times import in_seconds
 from data.shaping.coding import Coder
@@ -210,7 +211,7 @@ class Metadata:
     lines: tuple[Lines, ...]
 
 
-def scan_metadata(files: Sequence[Path], item_ids: pa.Array, options: AmazonOptions) -> Metadata:
+def scan_metadata(files: Sequence[Path], item_ids: pa.Array, options: AmazonOptions | P5Options) -> Metadata:
     """First pass over the metadata: `item_ids` are the distinct items of the reviews, the codes of all that follows."""
     names = FIELDS[options.format]
     file = np.full(len(item_ids), -1, np.int32)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError, progress
-from data.adapters.logs.options import YelpOptions
+from data.adapters.logs.options import P5Options, YelpOptions
 from data.adapters.options import AmazonOptions
 
 READ_BYTES = 1 << 20
@@ -71,7 +71,7 @@ class Lines:
         if not self.first_broken:
             self.first_broken = f"{self.path}:{number} ({why})"
 
-    def check(self, options: AmazonOptions | YelpOptions, *, at_end: bool) -> None:
+    def check(self, options: AmazonOptions | P5Options | YelpOptions, *, at_end: bool) -> None:
         """InputError with the first broken line when the share is exceeded; before the end only when it is hopeless.
 
         At the end also for a file that was cut off.

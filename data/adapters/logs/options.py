@@ -1,4 +1,4 @@
-"""Options of the adapters that read a publisher's log: MovieLens, KuaiRand, Yelp, RecBole's atomic files."""
+"""Options of the adapters that read a publisher's log: MovieLens, KuaiRand, Yelp, RecBole's atomic files, P5's archive."""
 
 from __future__ import annotations
 
@@ -98,3 +98,35 @@ class AtomicOptions:
     """likewise; words are separated by spaces, labels by commas where it has any"""
     time_unit: Literal["s", "ms"] = "s"
     """unit of the times"""
+
+
+@dataclass(frozen=True)
+class P5Options:
+    """A folder of P5's archive, or of S3-Rec: whole sequences of numbers, the names of the numbers, item text.
+
+    Of every list of file patterns the first that matches counts; of the three last ones none has to.
+    """
+
+    GROUP: ClassVar[str] = "p5"
+    KIND: ClassVar[str] = "metadata"
+    format: ClassVar[Literal[2014]] = 2014
+    sequences: list[str] = field(default_factory=lambda: ["sequential_data.txt*"])
+    """lines of a user and his items, oldest first"""
+    maps: list[str] = field(default_factory=lambda: ["datamaps.json*", "*datamaps.json*"])
+    """id2user and id2item (or user2id and item2id): reviewer ids and ASINs of the numbers; none = the numbers are the raw ids"""
+    metadata: list[str] = field(default_factory=lambda: ["meta.json*", "meta_*.json*"])
+    """lines of JSON, or Python literals, with the asin of an item; none = no item has text"""
+    attributes: list[str] = field(default_factory=lambda: ["item2attributes.json*", "*item2attributes.json*"])
+    """S3-Rec's numbered attributes of an item, a column of their own"""
+    max_bad_share: float = 0.01
+    """largest share of broken lines of metadata"""
+    allow_truncated: bool = False
+    """use the whole lines of metadata that ends in the middle of a line or of its gzip stream"""
+
+    def __post_init__(self) -> None:
+        if not self.sequences:
+            raise InputError("p5.sequences is empty -> name the file of the sequences")
+        if self.metadata and not self.maps:
+            raise InputError("p5.metadata is found by ASIN -> name p5.maps too, or set p5.metadata []")
+        if not 0 <= self.max_bad_share < 1:
+            raise InputError(f"p5.max_bad_share is {self.max_bad_share} -> between 0 and 1")
