@@ -198,6 +198,10 @@ def main(args: TrainCompactArgs) -> None:
         raise InputError(
             "augment makes histories for a teacher to answer -> soft_targets.teacher, or augment.ratio 0"
         )
+    if args.augment.ratio and args.windows == "single":
+        raise InputError(
+            "made histories are as many as users' windows, and single has one per row -> windows rows or chains"
+        )
     inputs = {
         "data": args.data, "sids": args.sids, "embeddings": args.embeddings, "teacher": args.soft_targets.teacher,
     }  # fmt: skip

@@ -50,6 +50,8 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+if len(sys.argv) < 2:
+    sys.exit("usage: python topk.py SASRec [--name=value ...]")
 model_name, sys.argv[1:2] = sys.argv[1], []
 config = Config(model=model_name, dataset="{name}", config_file_list=["{name}.yaml"])
 init_seed(config["seed"], config["reproducibility"])

@@ -210,6 +210,15 @@ def of_candidates(scores_BKX: Tensor, at_BKX: Tensor | None, codes_BK: Tensor) -
     return scores_BKX.masked_fill(~here_BKX, float("-inf")).amax(-1)
 
 
+def elementwise_slope(transform: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
+    """The slope of an elementwise function at each value, of the same shape."""
+    import torch
+
+    with torch.enable_grad():
+        leaf = raw.detach().requires_grad_()
+        return torch.autograd.grad(transform(leaf).sum(), leaf)[0]
+
+
 def logits_transform(config: Any, temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
     """What happens to logits after the output layer, elementwise: the model's scale and soft cap, then the temperature.
 

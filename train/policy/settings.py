@@ -178,6 +178,8 @@ class ThoughtSettings:
             raise InputError(
                 f"thought.temperature {self.temperature}: greedy thoughts of a group are all the same -> above 0"
             )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"thought.top_p {self.top_p} must lie in (0, 1]")
         for name, value, known in (("tail", self.tail, TAILS), ("learns", self.learns, LEARNS)):
             if value not in known:
                 raise InputError(f"unknown thought.{name} {value!r} -> one of {', '.join(known)}")

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infer.search.scoring import elementwise_slope
+
 BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of one block's float32 logits
 LEAST_COLUMNS = 4096
 
@@ -65,7 +67,7 @@ class _Normaliser(torch.autograd.Function):
             for part in _parts(hidden_RD, weight_VD):
                 raw_RW = _raw(hidden_RD, weight_VD, bias_V, part, dtype)
                 logits_RW = ctx.transform(raw_RW)
-                slope_of = None if logits_RW is raw_RW else _elementwise_slope(ctx.transform, raw_RW)
+                slope_of = None if logits_RW is raw_RW else elementwise_slope(ctx.transform, raw_RW)
                 slope_RW = (logits_RW - log_R[:, None]).exp_().mul_(slope_R[:, None])
                 if slope_of is not None:
                     slope_RW *= slope_of
@@ -97,9 +99,3 @@ def _raw(
 ) -> Tensor:
     bias_W = None if bias_V is None else bias_V[part].to(dtype)
     return torch.nn.functional.linear(hidden_RD.to(dtype), weight_VD[part].to(dtype), bias_W).float()
-
-
-def _elementwise_slope(transform: Callable[[Tensor], Tensor], raw_RW: Tensor) -> Tensor:
-    with torch.enable_grad():
-        leaf = raw_RW.detach().requires_grad_()
-        return torch.autograd.grad(transform(leaf).sum(), leaf)[0]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from infer.search.scoring import logits_transform
+from infer.search.scoring import elementwise_slope, logits_transform
 from train.new_rows import NAME
 
 BLOCK_BYTES = {
@@ -175,7 +175,7 @@ def _block(
     raw_mV = torch.nn.functional.linear(hidden_mD, weight_VD, bias_V).float()
     logits_mV, slope_of = transform(raw_mV), None
     if logits_mV is not raw_mV:
-        slope_of = _elementwise_slope(transform, raw_mV)
+        slope_of = elementwise_slope(transform, raw_mV)
     (row_s, token_s, share_s), size = target, logits_mV.shape[1]
     norm_m = logits_mV.logsumexp(1)
     loss_m = norm_m.index_add(0, row_s, share_s * logits_mV[row_s, token_s], alpha=-1)
@@ -189,9 +189,3 @@ def _block(
     if slope_of is not None:
         slope_mV *= slope_of
     return (loss_m * weights_m).sum(), slope_mV
-
-
-def _elementwise_slope(transform: Callable[[Tensor], Tensor], raw_mV: Tensor) -> Tensor:
-    with torch.enable_grad():
-        leaf = raw_mV.detach().requires_grad_()
-        return torch.autograd.grad(transform(leaf).sum(), leaf)[0]

@@ -94,6 +94,8 @@ def load(directory: Path, *, device: str | None = None) -> CompactScorer:
     settings = read_settings(directory)
     tensors: dict[str, Any] = load_file(directory / FILE)
     shape = CompactShape.from_json(settings["shape"])
+    if "codes_NL" not in tensors:
+        raise InputError(f"{directory}/{FILE} has no semantic IDs (codes_NL) -> train it again")
     with torch.random.fork_rng(devices=[]):
         network = CompactModel(shape, tensors["codes_NL"].numpy())
     wanted = {name: value.shape for name, value in network.state_dict().items()}
