@@ -77,6 +77,13 @@ TAGS = Schema(
     {},
     frozenset(),
 )
+TIDS = Schema(
+    "tids.parquet",
+    "scripts/05_generate_tids.sh",
+    {"item_id": pa.int32(), "terms": TEXT_LIST, "source": pa.string()},
+    {},
+    frozenset(),
+)
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 ANSWER = pa.struct(
     [

@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
     log: Log
     root: str
     latency = 0.0
+    write: Callable[[str, int], tuple[str, str]] | None = None
+    """(last user turn, number of the call for it) -> (fault word, answer without a fault), where a test has its own"""
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
@@ -78,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(self.latency)
             second = turn.split("\n")[1:2]
             terms = (second and second[0].split()[:2]) or ["bolt", "steel"]
-            self.act(words[min(call, len(words)) - 1], json.dumps({"terms": terms, "call": call}))
+            word, good = words[min(call, len(words)) - 1], json.dumps({"terms": terms, "call": call})
+            self.act(*(self.write(turn, call) if self.write else (word, good)))
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
@@ -173,18 +176,22 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 1024
 
 
-def make_server(*, latency: float = 0.0) -> tuple[Server, str, Log]:
+def make_server(*, latency: float = 0.0, write: Any = None) -> tuple[Server, str, Log]:
     """A bound server, its base URL and its log; `serve_forever` starts it."""
     log, root = Log(), f"/{uuid.uuid4().hex}/v1"
-    handler = type("LoggingHandler", (Handler,), {"log": log, "root": root, "latency": latency})
+    handler = type(
+        "LoggingHandler",
+        (Handler,),
+        {"log": log, "root": root, "latency": latency, "write": write and staticmethod(write)},
+    )
     server = Server(("127.0.0.1", 0), handler)
     return server, f"http://127.0.0.1:{server.server_address[1]}{root}", log
 
 
 @contextmanager
-def serving(*, latency: float = 0.0) -> Iterator[tuple[str, Log]]:
+def serving(*, latency: float = 0.0, write: Any = None) -> Iterator[tuple[str, Log]]:
     """(base URL, log) of a server in a thread."""
-    server, url, log = make_server(latency=latency)
+    server, url, log = make_server(latency=latency, write=write)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield url, log

@@ -20,6 +20,7 @@ PROGRAM_OF = {
     "prepare": "data.prepare",
     "embed*": "rq.embed_items",
     "tags*": "preprocess.complete_tags",
+    "tids*": "preprocess.generate_tids",
     "quantizer*": "rq.train_quantizer",
     "assign*": "rq.assign_sids",
     "tiger*_examples": "preprocess.build_examples",

@@ -21,6 +21,7 @@ STAGES = {
     "scripts/02_embed_items.sh": ["rq.embed_items"],
     "scripts/03_complete_tags.sh": ["preprocess.complete_tags"],
     "scripts/04_build_sids.sh": ["rq.train_quantizer", "rq.assign_sids"],
+    "scripts/05_generate_tids.sh": ["preprocess.generate_tids"],
     "scripts/07_build_examples.sh": ["preprocess.build_examples"],
     "scripts/08_expand_vocab.sh": ["preprocess.init_base_model", "preprocess.expand_vocab"],
     "scripts/train_baselines.sh": ["infer.run_baselines", "infer.evaluate"],
@@ -71,7 +72,9 @@ def script(echo: Path, name: str, *flags: str, code: int = 0, **variables: str) 
 def test_the_choice_is_said_first_and_the_programs_follow(echo, name):
     dataset = {"scripts/03_complete_tags.sh": {"DATASET": "scientific"}}.get(name, {"DATASET": "office"})
     first, *calls = script(echo, name, **dataset)
-    paper = "hidvae" if "03" in name else "minionerec"
+    paper = {"scripts/03_complete_tags.sh": "hidvae", "scripts/05_generate_tids.sh": "navigen"}.get(
+        name, "minionerec"
+    )
     assert first.startswith(
         f"{Path(name).name}: PAPER={paper} DATASET={dataset['DATASET']} CONFIG={dataset['DATASET']}"
     )

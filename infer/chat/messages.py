@@ -26,7 +26,7 @@ REFUSAL = re.compile(
     r"(?:(?:i['’]m|i am) (?:very |really )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)?[\s,.;:!-]*(?:but )?"
     r"(?:as an ai(?: language model| assistant)?,? )?"
     r"i(?:(?: can['’]?t| can ?not| won['’]?t|(?: am|['’]m) (?:not able|unable) to)(?: be able to)? "
-    r"(?:help|assist|provide|comply|fulfil|answer|generate|create|write|produce|do that|continue|engage|complete|support)"
+    r"(?:help|assist|provide|comply|fulfil|answer|generate|create|write|produce|do that|continue|engage|complete|support|describe|identify|view|access)"
     r"| must decline)"
     r"|(?:很?抱歉|对不起).{0,8}(?:无法|不能)|我(?:无法|不能)(?:提供|回答|协助|帮助|满足)",
     re.IGNORECASE,
