@@ -74,7 +74,7 @@ class GenerateTidsArgs:
 
 
 @dataclass
-class ItemTexts:
+class CaptionTexts:
     """Per item its text, None without one, and then `sources` says why."""
 
     texts: list[str | None]
@@ -112,12 +112,12 @@ def main(args: GenerateTidsArgs) -> None:
         program.say(f"generate_tids: {summary(report)}")
 
 
-def item_captions(items: pa.Table, args: GenerateTidsArgs) -> ItemTexts:
+def item_captions(items: pa.Table, args: GenerateTidsArgs) -> CaptionTexts:
     """The text of every item: its caption, or its own columns; InputError for captions of other items only."""
     if args.captions is None:
         texts = embeddings.item_texts(items, args.text_fields)
         known = [None if text == embeddings.EMPTY_TEXT else text for text in texts]
-        return ItemTexts(known, [None if text else "no_caption" for text in known])
+        return CaptionTexts(known, [None if text else "no_caption" for text in known])
     given = read_captions(args.captions)
     ids = items["raw_id"].to_pylist()
     foreign = (given.texts.keys() | given.empty | given.refused) - set(ids)
@@ -132,10 +132,10 @@ def item_captions(items: pa.Table, args: GenerateTidsArgs) -> ItemTexts:
         )
     texts = [given.texts.get(key) for key in ids]
     why = ["caption_refused" if key in given.refused else "no_caption" for key in ids]
-    return ItemTexts(texts, [None if text else reason for text, reason in zip(texts, why, strict=True)])
+    return CaptionTexts(texts, [None if text else reason for text, reason in zip(texts, why, strict=True)])
 
 
-def requests(texts: ItemTexts, ask: TermChat) -> Iterator[ChatRequest]:
+def requests(texts: CaptionTexts, ask: TermChat) -> Iterator[ChatRequest]:
     """A question for every item with a text."""
     for item, text in enumerate(texts.texts):
         if text:
@@ -143,7 +143,7 @@ def requests(texts: ItemTexts, ask: TermChat) -> Iterator[ChatRequest]:
 
 
 def by_chat(
-    texts: ItemTexts, args: GenerateTidsArgs, answers: Path
+    texts: CaptionTexts, args: GenerateTidsArgs, answers: Path
 ) -> tuple[list[list[str]], list[str | None], dict[str, int]]:
     """(terms, sources, counts of the run); ServiceError where too many items have no answer."""
     client = chat_client(args.ask.client)
@@ -170,7 +170,7 @@ def by_chat(
 
 
 def with_keywords(
-    items: pa.Table, texts: ItemTexts, terms: list[Any], sources: list[str | None], *, most: int
+    items: pa.Table, texts: CaptionTexts, terms: list[Any], sources: list[str | None], *, most: int
 ) -> tuple[list[Any], list[str | None]]:
     """(terms, sources) with keywords where an item has a text and no terms."""
     keywords = Keywords(items, texts.texts, most=most)
