@@ -116,6 +116,8 @@ def item_captions(items: pa.Table, args: GenerateTidsArgs) -> CaptionTexts:
     """The text of every item: its caption, or its own columns; InputError for captions of other items only."""
     if args.captions is None:
         texts = embeddings.item_texts(items, args.text_fields)
+        remedy = "a file of captions (--captions), or other text_fields"
+        embeddings.require_text(texts, args.text_fields, needed_by="a textual identifier", remedy=remedy)
         known = [None if text == embeddings.EMPTY_TEXT else text for text in texts]
         return CaptionTexts(known, [None if text else "no_caption" for text in known])
     given = read_captions(args.captions)

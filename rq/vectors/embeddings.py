@@ -57,6 +57,12 @@ class Tfidf:
             raise InputError(f"tfidf.stop_words {self.stop_words!r} is unknown -> english or null")
 
 
+def require_text(texts: Sequence[str], fields: Sequence[str], *, needed_by: str, remedy: str) -> None:
+    """InputError where no item has text; `remedy` is what to do about it."""
+    if all(text == EMPTY_TEXT for text in texts):
+        raise InputError(f"no item has text in {', '.join(fields)}, which {needed_by} needs -> {remedy}")
+
+
 def item_texts(items: pa.Table, fields: Sequence[str] = TEXT_FIELDS) -> list[str]:
     """The given columns of every item, one per line; EMPTY_TEXT where all are empty.
 

@@ -107,7 +107,7 @@ def make_part(
     if part.method == "column":
         return Made(part.scaled(column_vectors(items, part.column)))
     if part.method == "tfidf_svd":
-        texts = embeddings.item_texts(items, recipe.text_fields)
+        texts = texts_of(items, recipe, needed_by="tfidf_svd")
         x_ND, space = embeddings.tfidf_svd(texts, dim=part.dim or 128, tfidf=recipe.tfidf, seed=recipe.seed)
         return Made(x_ND, space)
     if part.method == "cooccurrence":
@@ -146,10 +146,18 @@ def column_vectors(items: pa.Table, name: str) -> np.ndarray:
     return x_ND
 
 
+def texts_of(items: pa.Table, recipe: Recipe, *, needed_by: str) -> list[str]:
+    """The text of every item; InputError where no item has any."""
+    texts = embeddings.item_texts(items, recipe.text_fields)
+    remedy = "other text_fields, or parts without text (cooccurrence)"
+    embeddings.require_text(texts, recipe.text_fields, needed_by=needed_by, remedy=remedy)
+    return texts
+
+
 def _encode(part: Part, recipe: Recipe, items: pa.Table, *, shards: Path) -> Made:
     counts: dict[str, int] = {}
     if part.method == "hf":
-        texts = embeddings.item_texts(items, recipe.text_fields)
+        texts = texts_of(items, recipe, needed_by="hf")
         counts["items_without_text"] = sum(text == embeddings.EMPTY_TEXT for text in texts)
         x_ND = encoders.encode_texts(
             texts, model=part.path, options=recipe.hf, seed=recipe.seed, shards=shards

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from configs.program import InputError
 from infer.models.sequential.options import TextOptions
 from rq.vectors import embeddings
 
@@ -24,11 +23,8 @@ BLOCK = 512  # items whose similarities to all others are held at once
 def require_texts(items: pa.Table, options: TextOptions, *, needed_by: list[str], where: str) -> list[str]:
     """The text of every item; InputError naming the options that need it where no item has any."""
     texts = embeddings.item_texts(items, options.fields)
-    if all(text == embeddings.EMPTY_TEXT for text in texts):
-        raise InputError(
-            f"{where}: no item has text in {', '.join(options.fields)}, which {', '.join(needed_by)} need -> "
-            "leave these options out, or prepare the data with item texts"
-        )
+    remedy = f"leave it out, or prepare {where} with item texts"
+    embeddings.require_text(texts, options.fields, needed_by=", ".join(needed_by), remedy=remedy)
     return texts
 
 
