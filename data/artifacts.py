@@ -84,6 +84,15 @@ TIDS = Schema(
     {},
     frozenset(),
 )
+REASONING = Schema(
+    "reasoning.parquet",
+    "scripts/06_write_reasoning.sh",
+    {"key": pa.int64(), "kind": pa.string(), "split": pa.string(), "text": pa.string(), "teacher": pa.string(),
+     "prompt_sha256": pa.string(), "status": pa.string(), "attempts": pa.int32()},
+    {"history_terms": pa.list_(TEXT_LIST), "target_terms": TEXT_LIST, "sample_id": pa.string(), "user_id": pa.int32(),
+     "target": pa.int32()},
+    frozenset({"user_id", "target"}),
+)  # fmt: skip
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 ANSWER = pa.struct(
     [

@@ -1,0 +1,139 @@
+"""What a teacher wrote for a data set: reasoning about rows of it, instructions, distilled thoughts; one text a row.
+
+A directory `<data>/reasoning/<name>` holds texts of one kind per row of sequences (`key` is its example_id):
+
+    identifier      a paragraph that reads the terms of a history and ends in those of the target
+    instruction     the prompt for an image or video that an evolutionary search ended with
+    reasoning       a paragraph that leads from the history to such a prompt
+
+Items inside a text are placeholders, `[[item:123]]`, which become semantic IDs or titles when examples are built: a new set of
+semantic IDs leaves the texts as they are. `escaped` keeps what only looks like one; `rendered` undoes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.program import InputError
+from data import artifacts
+
+KINDS = ("identifier", "instruction", "reasoning")
+WITH_TEXT = ("ok", "repaired")
+STATUSES = (*WITH_TEXT, "rejected", "refused", "failed")
+PLACEHOLDER = re.compile(r"\[\[item:(\d+)\]\]")
+_LOOKALIKE, _ESCAPED = re.compile(r"\[\[(\\*)item:"), re.compile(r"\[\[\\(\\*)item:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaughtText:
+    """One row. A text is there exactly where `status` is ok (the first answer) or repaired (asked for again)."""
+
+    key: int
+    """example_id of the row of sequences; of a foreign file the place of the sample"""
+    kind: str
+    split: str
+    """of the row whose history and target the teacher saw"""
+    text: str
+    teacher: str
+    """backend and model; `heuristic:...` is a rule in place of a model"""
+    prompt_sha256: str
+    """of all calls that led to the text"""
+    status: str
+    """ok, repaired, or why there is no text: rejected (by a check of its content), refused, failed"""
+    attempts: int
+    """calls made for the sample, in this and earlier runs"""
+    history_terms: Sequence[Sequence[str]] = ()
+    """the TIDs of the history, oldest first"""
+    target_terms: Sequence[str] = ()
+    sample_id: str = ""
+    """of a foreign file"""
+    user_id: int | None = None
+    target: int | None = None
+    """item"""
+
+
+def placeholder(item: int) -> str:
+    """How a text names an item."""
+    return f"[[item:{item}]]"
+
+
+def escaped(text: str) -> str:
+    r"""Raw text in which nothing is a placeholder: escaped("see [[item:7]]") is "see [[\item:7]]"."""
+    return _LOOKALIKE.sub(r"[[\\\1item:", text)
+
+
+def rendered(text: str, named: Callable[[int], str]) -> str:
+    r"""`text` with every placeholder replaced by `named(item)` and what was escaped as it was.
+
+    rendered(escaped(x), named) == x, and rendered("[[item:7]] or [[\\item:7]]", str) is "7 or [[item:7]]".
+    """
+    parts = PLACEHOLDER.split(text)
+    parts[::2] = [_ESCAPED.sub(r"[[\1item:", part) for part in parts[::2]]
+    parts[1::2] = [named(int(item)) for item in parts[1::2]]
+    return "".join(parts)
+
+
+def reasoning_table(rows: Iterable[TaughtText]) -> pa.Table:
+    """The table of `artifacts.REASONING`; InputError for a row that is none."""
+    rows = list(rows)
+    columns = {
+        name: pa.array([getattr(row, name) for row in rows], kind)
+        for name, kind in (artifacts.REASONING.required | artifacts.REASONING.optional).items()
+    }
+    return _checked(pa.table(columns), "reasoning", None)
+
+
+def read_reasoning(
+    directory: str | Path, *, kind: str | None = None, num_items: int | None = None
+) -> pa.Table:
+    """The texts of a finished directory, in the order of its rows; InputError for another kind or a faulty row.
+
+    With `num_items` every placeholder must name an item of 0..N-1.
+    """
+    table = _checked(artifacts.read(directory, artifacts.REASONING), str(directory), num_items)
+    if kind is not None and (other := set(table["kind"].to_pylist()) - {kind}):
+        raise InputError(
+            f"{directory} holds texts of kind {', '.join(sorted(other))}, not {kind} -> give a directory of that kind"
+        )
+    return table
+
+
+def texts_by_key(table: pa.Table) -> dict[int, str]:
+    """{key: text} of the rows that have a text, placeholders not yet rendered."""
+    having = table.filter(pc.is_in(table["status"], pa.array(WITH_TEXT)))
+    return dict(zip(having["key"].to_pylist(), having["text"].to_pylist(), strict=True))
+
+
+def _checked(table: pa.Table, where: str, num_items: int | None) -> pa.Table:
+    keys = table["key"].to_pylist()
+    if len(set(keys)) < len(keys):
+        twice = Counter(keys).most_common(1)[0][0]
+        raise InputError(f"{where}: key {twice} comes twice -> one text per row and kind")
+    columns = (table[name].to_pylist() for name in ("key", "kind", "split", "status", "text"))
+    for key, kind, split, status, text in zip(*columns, strict=True):
+        if problem := _problem(kind, split, status, text, num_items):
+            raise InputError(f"{where}: key {key}: {problem} -> run {artifacts.REASONING.written_by} again")
+    return table
+
+
+def _problem(kind: str, split: str, status: str, text: str, num_items: int | None) -> str:
+    """What is wrong with a row, "" where nothing is."""
+    for name, value, known in (
+        ("kind", kind, KINDS),
+        ("split", split, artifacts.SPLITS),
+        ("status", status, STATUSES),
+    ):
+        if value not in known:
+            return f"{name} {value!r} is none of {', '.join(known)}"
+    if bool(text.strip()) != (status in WITH_TEXT):
+        return f"status {status} with a text of {len(text)} characters"
+    if num_items is not None and (far := [i for i in map(int, PLACEHOLDER.findall(text)) if i >= num_items]):
+        return f"its text names item {far[0]}, outside 0..{num_items - 1}"
+    return ""
