@@ -2,7 +2,7 @@
 
 The same trunk and scores as `infer.search.tree`, under the whole vocabulary; at every depth some beams complete a sequence and
 leave into a pool of the K best, as in beam search of transformers: an ending counts only where it stands among the K best
-candidates of its depth, and K beams always go on. Runs to the longest sequence: nothing is read back on the way.
+candidates of its depth, and K beams always go on. Every `LOOK`-th depth is read back, to stop where nothing can change.
 
 Legend: B prompts, K beams, X candidates of a beam.
 """
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from configs.program import InputError, NumericError
 from infer.search.prompts import right_pad
+from infer.search.sampling import Ancestral
 from infer.search.scoring import LevelScorer, Parity
 from infer.search.token_trie import TokenTrie
 from infer.search.tree import grow
 from infer.search.trunk import trunk_class
 
 ENDED = Parity(terminator=True)
+LOOK = 4
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def search_tokens(
         pool = _merge(pool, _among_best(ending_BK, ongoing_BF, beams), rows_BK, length, parity)
         if depth < trie.num_levels:
             scores_BK, flat_BK = ongoing_BF.topk(widths[depth + 1], dim=1)
+            if depth % LOOK == LOOK - 1 and not parity.length_penalty and _settled(scores_BK, pool[0]):
+                break
             parent_BK, column_BK = flat_BK // step_BKX.shape[2], flat_BK % step_BKX.shape[2]
             token_BK = trie.tokens[depth][codes_BKX.flatten(1).gather(1, flat_BK)]
             nodes_BK = trie.child_at(depth, nodes_BK.gather(1, parent_BK), column_BK).clamp(min=0)
@@ -88,6 +92,59 @@ def search_tokens(
             if depth + 1 < trie.num_levels or parity.terminator:
                 hidden_BKD = trunk.extend(token_BK, parent_BK)
     scores_BK, rows_BK = pool
+    return _checked(rows_BK, scores_BK)
+
+
+@torch.no_grad()
+def draw_tokens(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    trie: TokenTrie,
+    draws: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    keys: Sequence[int] | None = None,
+) -> TokenBeams:
+    """`draws` independent sequences of `trie` per prompt, repeats and all, in the order of the draw.
+
+    Every token is drawn from the model's distribution over those that may follow; the score is the log-probability of the
+    draw. No sequence may begin another one. keys: see `infer.search.sampling`. Raises as `search_tokens` does.
+    """
+    if draws < 1:
+        raise InputError(f"draws {draws} must be positive")
+    if not trie.prefix_free:
+        raise InputError("a sequence begins another one -> give each the token that ends it")
+    trunk = trunk_class(model)(model, slots=draws * trie.num_levels)
+    hidden_BKD = trunk.start(*right_pad(prompt_ids, device=trie.device))
+    scorer = LevelScorer(model, trie, "trie", Parity(temperature=temperature), trunk.tokens_BT)
+    batch = len(prompt_ids)
+    choice = Ancestral(seed, keys).begin(batch, draws, trie.device)
+    nodes_BK = torch.zeros((batch, 1), dtype=torch.long, device=trie.device)
+    scores_BK, rows_BK = torch.zeros((batch, 1), device=trie.device), nodes_BK - 1
+    for depth in range(trie.num_levels):
+        step_BKX, codes_BKX = scorer(hidden_BKD, depth, nodes_BK)
+        # An ended draw stays where it is; what stands in its place is not read.
+        step_BKX = step_BKX.masked_fill((rows_BK >= 0)[..., None], 0.0)
+        parent_BK, column_BK, scores_BK = choice(scores_BK, step_BKX, draws, codes_BKX)
+        rows_BK = rows_BK.gather(1, parent_BK)
+        flat_BK = parent_BK * step_BKX.shape[2] + column_BK
+        token_BK = trie.tokens[depth][codes_BKX.flatten(1).gather(1, flat_BK)]
+        nodes_BK = trie.child_at(depth, nodes_BK.gather(1, parent_BK), column_BK).clamp(min=0)
+        rows_BK = rows_BK.where(rows_BK >= 0, trie.ends[depth + 1][nodes_BK])
+        if depth % LOOK == LOOK - 1 and (rows_BK >= 0).all():
+            break
+        if depth + 1 < trie.num_levels:
+            hidden_BKD = trunk.extend(token_BK, parent_BK)
+    return _checked(rows_BK, scores_BK)
+
+
+def _settled(ongoing_BK: Tensor, pool_BK: Tensor) -> bool:
+    """Whether nothing that goes on can still come into the pool: scores only fall. NaN goes on, and is found at the end."""
+    return bool((ongoing_BK[:, 0] <= pool_BK[:, -1]).all())
+
+
+def _checked(rows_BK: Tensor, scores_BK: Tensor) -> TokenBeams:
     if scores_BK.isnan().any():
         raise NumericError(
             "the model's scores are not finite -> the checkpoint is damaged or training diverged"

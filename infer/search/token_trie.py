@@ -9,6 +9,7 @@ Legend: S sequences, T tokens of the longest, M nodes at a depth, C different to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,15 @@ class TokenTrie:
             end_M[nodes_S[complete]] = order_S[complete]
             ends.append(end_M)
         return ends
+
+    @cached_property
+    def prefix_free(self) -> bool:
+        """Whether no sequence begins another one."""
+        nodes = (self.ends[depth][: len(level.ptr) - 1] >= 0 for depth, level in enumerate(self.levels))
+        return not any(
+            bool((ends & (level.ptr.diff() > 0)).any())
+            for ends, level in zip(nodes, self.levels, strict=True)
+        )
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,150 @@
+"""Textual identifiers (TIDs) decoded under a trie: whatever the model wants to say, every answer is a TID of the catalogue.
+
+    trie = TidTrie(read_tids(directory), tokenizer)                  # or ending=BEFORE_INSTRUCTION
+    for found in decode_tids(model, prompts, trie, beams=40): ...    # per prompt its DecodedTids, best first
+
+A prompt ends where the JSON of the answer begins. What every answer begins with (`{"target_tid":["`) is put behind it, the
+search runs over the tokens that tell TIDs apart, and what all of them end with is added without asking the model. The
+tokens are those of the whole text, as in training. Two items of one TID are one leaf, and an answer names both.
+
+Relations: infer.search.token_trie and token_tree search; infer.text.json_strings writes the instruction behind a TID.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any
+
+from configs.program import InputError
+from data.tids import Tids
+from infer.search.scoring import Parity
+from infer.search.token_trie import TokenTrie
+
+OPENING = '{"target_tid":'
+ALONE = "}"
+BEFORE_INSTRUCTION = ',"target_ins":"'
+
+
+@dataclass(frozen=True)
+class DecodedTid:
+    """terms; item_ids: all items that have them; score: the log-probability of the tokens that tell TIDs apart;
+    ids: all tokens of the answer up to the end of `ending`, those that were given included."""
+
+    terms: tuple[str, ...]
+    item_ids: tuple[int, ...]
+    score: float
+    ids: tuple[int, ...]
+
+
+class TidTrie:
+    """The TIDs of a catalogue as the tokens in which an answer is written.
+
+    ending: what follows the list of terms; BEFORE_INSTRUCTION where the answer goes on with an instruction.
+    Fields: prefix_ids, suffix_ids (what every answer begins and ends with), trie (over what lies between), terms and items
+    (per sequence of the trie), shared_items (how many items have a TID that another one has too). InputError for a
+    catalogue without TIDs.
+    """
+
+    def __init__(self, tids: Tids, tokenizer: Any, *, ending: str = ALONE, device: Any = "cpu") -> None:
+        groups = tids.groups
+        if not groups:
+            raise InputError("no item has a textual identifier -> write them first (stage 05)")
+        texts = [OPENING + terms_json(terms) + ending for terms in groups]
+        by_ids: dict[tuple[int, ...], tuple[tuple[str, ...], list[int]]] = {}
+        rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for ids, (terms, items) in zip(rows, groups.items(), strict=True):
+            # A tokenizer that drops case or accents writes two TIDs alike: one leaf.
+            by_ids.setdefault(tuple(ids), (terms, []))[1].extend(items)
+        self.prefix_ids, middles, self.suffix_ids = _without_common(list(by_ids))
+        self.terms = [terms for terms, _ in by_ids.values()]
+        self.items = [tuple(sorted(items)) for _, items in by_ids.values()]
+        self.shared_items = sum(len(items) for items in self.items if len(items) > 1)
+        self.trie = TokenTrie(middles, device=device)
+        self._middles = middles
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    def answer(self, sequence: int, score: float) -> DecodedTid:
+        """What a sequence of the trie stands for."""
+        ids = (*self.prefix_ids, *self._middles[sequence], *self.suffix_ids)
+        return DecodedTid(self.terms[sequence], self.items[sequence], score, ids)
+
+    def __str__(self) -> str:
+        return f"{len(self)} TIDs of {sum(map(len, self.items))} items, {self.shared_items} of which share theirs"
+
+
+def terms_json(terms: Sequence[str]) -> str:
+    """A TID as compact JSON.
+
+    >>> terms_json(("steel", "écrou"))
+    '["steel","écrou"]'
+    """
+    return json.dumps(list(terms), ensure_ascii=False, separators=(",", ":"))
+
+
+def _without_common(
+    rows: list[tuple[int, ...]],
+) -> tuple[tuple[int, ...], list[tuple[int, ...]], tuple[int, ...]]:
+    """(what all rows begin with, what lies between, what they end with); no row between begins another one."""
+    if len(rows) == 1:
+        return rows[0][:-1], [rows[0][-1:]], ()
+    front = len(commonprefix(rows))
+    room = min(map(len, rows)) - front - 1
+    back = min(len(commonprefix([row[::-1] for row in rows])), room)
+    while back and not prefix_free([row[front : len(row) - back] for row in rows]):
+        back -= 1
+    middles = [row[front : len(row) - back] for row in rows]
+    return rows[0][:front], middles, rows[0][len(rows[0]) - back :]
+
+
+def prefix_free(rows: Sequence[tuple[int, ...]]) -> bool:
+    """Whether no row is the beginning of another; equal rows are."""
+    ordered = sorted(rows)
+    return all(after[: len(row)] != row for row, after in zip(ordered, ordered[1:], strict=False))
+
+
+def decode_tids(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    trie: TidTrie,
+    *,
+    beams: int = 1,
+    samples: int = 0,
+    temperature: float = 1.0,
+    seed: int = 0,
+    keys: Sequence[int] | None = None,
+    batch_size: int = 64,
+) -> list[list[DecodedTid]]:
+    """Per prompt (token ids) its `beams` best TIDs, distinct, fewer where the catalogue has fewer; 1 beam is greedy.
+
+    With `samples` as many independent draws instead, from the model's distribution over what is legal at `temperature`;
+    their score is the log-probability of being drawn. keys: an integer per prompt (default its number), which with the seed
+    decides its draws, whatever is beside it in a batch. Scores of beams are under the whole vocabulary. Raises InputError
+    for an empty prompt, NumericError (exit 4) for scores that are not finite.
+    """
+    from infer.search.token_tree import draw_tokens, search_tokens
+
+    if not all(prompts):
+        raise InputError("empty prompt -> every prompt needs at least one token")
+    keys = range(len(prompts)) if keys is None else keys
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    found: list[list[DecodedTid]] = [[] for _ in prompts]
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = [[*prompts[row], *trie.prefix_ids] for row in rows]
+        if samples:
+            own = [keys[row] for row in rows]
+            made = draw_tokens(model, batch, trie.trie, samples, temperature=temperature, seed=seed, keys=own)
+        else:
+            made = search_tokens(model, batch, trie.trie, beams, parity=Parity())
+        for row, sequences, scores in zip(rows, made.rows_BK.tolist(), made.scores_BK.tolist(), strict=True):
+            found[row] = [
+                trie.answer(number, score)
+                for number, score in zip(sequences, scores, strict=True)
+                if number >= 0
+            ]
+    return found
