@@ -244,22 +244,32 @@ def vocabulary(tokenizer: Any, *, json_text: bool, banned_ids: frozenset[int] = 
     known = _CACHE.setdefault(tokenizer, {})
     key = (banned_ids | {len(tokenizer)}, json_text)
     if key not in known:
-
-        def decode(ids: list[int]) -> str:
-            return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-        zero = tokenizer("0", add_special_tokens=False)["input_ids"][-1]
-        left_out = banned_ids | set(tokenizer.all_special_ids)
-        tokens = []
-        for token in range(len(tokenizer)):
-            if token in left_out:
-                continue
-            # Behind a "0" a token of a new word shows its leading space, which decoding it alone would drop.
-            text, alone = decode([zero, token])[1:], decode([token])
-            if text and REPLACEMENT not in text and not (json_text and min(text) < " "):
-                tokens.append((token, text, len(text) > len(alone)))
+        tokens = [row for row in token_texts(tokenizer, banned_ids) if not (json_text and min(row[1]) < " ")]
         if not tokens:
             raise InputError("this tokenizer has no ordinary tokens -> constrained text needs some")
+        decode = _decoder(tokenizer)
         data = TokenEnforcerTokenizerData(tokens, decode, tokenizer.eos_token_id, False, len(tokenizer))
         known[key] = Vocabulary(data, frozenset(token for token, text, _ in tokens if text[0] in SPACE))
     return known[key]
+
+
+def token_texts(tokenizer: Any, banned_ids: frozenset[int] = frozenset()) -> list[tuple[int, str, bool]]:
+    """(token, its text behind other text, whether it begins a word) of every ordinary token that is whole characters."""
+    decode, left_out = _decoder(tokenizer), banned_ids | set(tokenizer.all_special_ids)
+    zero = tokenizer("0", add_special_tokens=False)["input_ids"][-1]
+    tokens = []
+    for token in range(len(tokenizer)):
+        if token in left_out:
+            continue
+        # Behind a "0" a token of a new word shows its leading space, which decoding it alone would drop.
+        text, alone = decode([zero, token])[1:], decode([token])
+        if text and REPLACEMENT not in text:
+            tokens.append((token, text, len(text) > len(alone)))
+    return tokens
+
+
+def _decoder(tokenizer: Any) -> Any:
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    return decode
