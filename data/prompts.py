@@ -1,7 +1,7 @@
 """Every template in one place. A wording is a named set of templates, one per task; `data.tasks` fills them in.
 
 Fields: {sids} the history as semantic IDs, {titles} the history as titles, one a line behind "- ", {sid} one semantic ID,
-{title}, {description}, {preference}, {category} what the shop sells. The history stands last before a fixed ending, so that
+{title}, {description}, {preference}, {terms} the inside of a JSON list of terms, {category} what the shop sells. The history stands last before a fixed ending, so that
 cutting its oldest items never touches the instruction.
 
 A name may begin with a frame, `alpaca:sentence`: the frame says how a prompt is laid out (FRAMES), the wording what it says.
@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from configs.program import InputError
-from data.wordings import BARE, CODES, SENTENCE, SHORT, STEPS, STEPS_INSTRUCTIONS
+from data.wordings import BARE, CODES, FIELDS, SENTENCE, SHORT, STEPS, STEPS_INSTRUCTIONS
 
 PLAIN = (
     "text"  # role of a message that is no turn of a conversation: the answer goes on with it and has no end
@@ -39,6 +39,7 @@ class Wording:
 
     Prompts of the tasks in `plain` are text that the answer goes on with: no chat template, nothing behind the history.
     instructions: by task, what comes before the user's input; of several one is drawn by the example's id.
+    json_sids: an answer that is a semantic ID is written as JSON too (data/answers.py), as terms are in every wording.
     """
 
     templates: dict[str, str]
@@ -47,6 +48,7 @@ class Wording:
     plain: frozenset[str] = frozenset()
     instructions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     frame: str = "chat"
+    json_sids: bool = False
 
     def user(self, task: str, **fields: str) -> str:
         """The user's input of `task`, without instruction; InputError when this wording has none."""
@@ -94,6 +96,13 @@ WORDINGS = {
     ),
     # Instruction and input apart, eleven instructions for titles: the structure of MiniOneRec's prompts, in our words.
     "minionerec": Wording(STEPS, separator=", ", instructions=STEPS_INSTRUCTIONS),
+    # Fields and JSON answers: the structure of NaviGen's prompts, in our words.
+    "navigen": Wording(
+        FIELDS,
+        system="You know every item by its cid, a semantic ID, and by its tid, a list of terms. Answer in JSON and with nothing else.",
+        separator='","',
+        json_sids=True,
+    ),
 }
 
 

@@ -7,9 +7,11 @@
 
 Training, rollouts, evaluation and serving call these and nothing else, so all of them see the same bytes.
 
+An answer in JSON (data/answers.py: terms always, semantic IDs with `json_sids`) has its fixed first words in the prompt.
+
 Modes: `direct` - the answer starts right after the assistant header; `empty_think` - after an empty think block (a
 reasoning model's own way of not thinking); `think` - after an open think block: the thought comes first, then
-`close_thought` leads from its last token to the first of the semantic ID. Where a chat template writes these blocks itself
+`close_thought` leads from its last token to the first of the answer. Where a chat template writes these blocks itself
 (`enable_thinking`), its own way of writing them is taken. An example whose answer begins with a thought is always `think`.
 """
 
@@ -22,6 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.program import InputError
+from data import answers
 from data.prompts import FRAMED, PLAIN, TITLE_LINE, Wording
 from data.sid import SidTable, SidVocab
 from data.signals import ITEM_TOKEN, Signals
@@ -32,14 +35,16 @@ THINK_START, THINK_END = "<think>", "</think>"
 HISTORY_TASKS = frozenset(
     {
         "history_to_sid", "history_to_title", "history_to_description", "titles_to_sid", "titles_to_title",
-        "reason_then_sid",
+        "reason_then_sid", "history_to_tid", "history_to_instruction",
     }
 )  # fmt: skip
+# Tasks whose rows may have a thought before the answer: those that have one are trained with it.
+MAY_THINK = frozenset({"chat", "history_to_sid", "history_to_tid", "history_to_instruction"})
 MODES = {"direct": "", "empty_think": f"<think>\n\n{THINK_END}\n\n", "think": "<think>\n"}
 
 
 class Renderer:
-    """Renders for one tokenizer and one SidVocab.
+    """Renders for one tokenizer and one SidVocab; `answer_vocab` is that vocabulary as answers are written.
 
     `max_prompt` tokens bound the prompts of HISTORY_TASKS: an over-long history loses its oldest items, never the
     instruction; `shortened` counts such prompts by task. Prompts of other tasks are not cut. Without a chat template a prompt
@@ -53,11 +58,16 @@ class Renderer:
         vocab: SidVocab,
         *,
         max_prompt: int | None = None,
+        json_sids: bool = False,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no eos token -> set one before expanding the vocabulary")
         self.tokenizer = tokenizer
-        self.vocab = vocab
+        self.vocab = self.answer_vocab = vocab
+        self._head_ids = self._encode(answers.HEAD)
+        if json_sids:
+            ends = (self._encode(text) for text in (answers.SID_HEAD, answers.SID_END))
+            self.answer_vocab = vocab.within(*ends)
         self.max_prompt = max_prompt
         self.shortened: Counter[str] = Counter()
         self.bos_ids = _bos_ids(tokenizer)
@@ -85,15 +95,16 @@ class Renderer:
         """`prompts` without a bound."""
         modes = [_mode(example, mode) for example in examples]
         texts = [self._prompt_text(example, own) for example, own in zip(examples, modes, strict=True)]
-        prefix = self.vocab.prefix_ids
         return [
-            [
-                *self._start_ids(example),
-                *ids,
-                *(prefix if example.task in SID_TASKS and own != "think" else ()),
-            ]
+            [*self._start_ids(example), *ids, *(() if own == "think" else self._prefix_ids(example.task))]
             for example, own, ids in zip(examples, modes, self._encode_all(texts), strict=True)
         ]
+
+    def _prefix_ids(self, task: str) -> Sequence[int]:
+        """The ids that every answer of `task` begins with; the prompt holds them."""
+        if task in SID_TASKS:
+            return self.answer_vocab.prefix_ids
+        return self._head_ids if task in answers.TERM_TASKS else ()
 
     def _cut(self, example: Example, ids: list[int], mode: str) -> list[int]:
         """The prompt of the longest end of the history that `max_prompt` holds; one item must stay."""
@@ -136,23 +147,25 @@ class Renderer:
         return self._answers([example])[0]
 
     def _answers(self, examples: Sequence[Example]) -> list[list[int]]:
-        texts: dict[int, str] = {}
-        answers: list[list[int]] = []
+        texts: list[tuple[int, str]] = []
+        made: list[list[int]] = []
         for row, example in enumerate(examples):
-            answers.append([])
+            made.append([])
             if example.task in SID_TASKS:
                 if example.answer.sid is None:
                     raise InputError(
                         f"example {example.example_id} ({example.task}) has no semantic ID as its answer"
                     )
-                answers[row] = self.vocab.encode(example.answer.sid)[len(self.vocab.prefix_ids) :]
-            elif example.answer.text is None:
-                raise InputError(f"example {example.example_id} ({example.task}) has no text as its answer")
+                made[row] = self.answer_vocab.encode(example.answer.sid)[len(self.answer_vocab.prefix_ids) :]
             else:
-                texts[row] = example.answer.text
-        for row, ids in zip(texts, self._encode_all(list(texts.values())), strict=True):
-            answers[row] = ids
-        return answers
+                texts += [(row, piece) for piece in answer_pieces(example)]
+        for (row, _), ids in zip(texts, self._encode_all([piece for _, piece in texts]), strict=True):
+            made[row] += ids
+        return made
+
+    def piece_ids(self, *pieces: str) -> list[int]:
+        """Ids of pieces of a JSON answer, each tokenised by itself."""
+        return [token for ids in self._encode_all(list(pieces)) for token in ids]
 
     def think_end_id(self) -> int:
         """The token that ends a thought; InputError where the tokenizer has no single token for it."""
@@ -169,13 +182,12 @@ class Renderer:
         return self._encode(reasoning.strip() + "\n")
 
     def close_thought(self, task: str, *, finished: bool) -> list[int]:
-        """The ids between a thought and its answer: end marker, blank line and, for a semantic ID, its prefix tokens.
+        """The ids between a thought and its answer: end marker, blank line and what every answer of the task begins with.
 
         A thought that was cut off (not `finished`) gets the newline before the marker as well.
         """
         self.think_end_id()
-        prefix = self.vocab.prefix_ids if task in SID_TASKS else ()
-        return [*self._encode(("" if finished else "\n") + THINK_END + "\n\n"), *prefix]
+        return [*self._encode(("" if finished else "\n") + THINK_END + "\n\n"), *self._prefix_ids(task)]
 
     def terminator_ids(self, mode: str = "direct") -> list[int]:
         """The token that ends an answer: the tokenizer's eos, which closes the assistant turn in a chat template."""
@@ -212,7 +224,7 @@ class Renderer:
             "template": self.tokenizer.chat_template,
             "start": self.bos_ids,
             "end": self.terminator_ids(),
-            "vocab": self.vocab.to_json(),
+            "vocab": self.answer_vocab.to_json(),
             "max_prompt": self.max_prompt,
         }
 
@@ -223,13 +235,15 @@ class Renderer:
             if stop in ids:
                 ids = ids[: ids.index(stop)]
         if task in SID_TASKS:
-            codes = self.vocab.parse([*self.vocab.prefix_ids, *ids])
+            codes = self.answer_vocab.parse([*self.answer_vocab.prefix_ids, *ids])
             return None if codes is None else Answer(sid=codes)
-        return Answer(
-            text=self.tokenizer.decode(
-                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            ).strip()
-        )
+        text = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        ).strip()
+        if task not in answers.TERM_TASKS:
+            return Answer(text=text)
+        read = answers.read_answer(task, answers.HEAD + text)
+        return Answer(text=read.text, terms=read.terms) if read.how == "strict" else None
 
     def _start_ids(self, example: Example) -> list[int]:
         """[BOS] in front of plain text where the tokenizer puts one; a chat template writes its own."""
@@ -264,6 +278,16 @@ class Renderer:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
+def answer_pieces(example: Example) -> list[str]:
+    """The text of an answer that is no semantic ID, behind what its prompt holds of it; InputError where it has none."""
+    answer, task = example.answer, example.task
+    of_terms, told = task in answers.TERM_TASKS, task != "sid_to_tid" and task != "history_to_tid"
+    if of_terms and not answer.terms or told and answer.text is None:
+        what = "terms" if of_terms and not answer.terms else "text"
+        raise InputError(f"example {example.example_id} ({task}) has no {what} as its answer")
+    return answers.pieces(task, answer.terms, answer.text)[1:] if of_terms else [answer.text]
+
+
 def _plain(example: Example) -> bool:
     """Whether the answer goes on with the prompt: nothing behind it, no terminator."""
     return all(message["role"] == PLAIN for message in example.messages)
@@ -278,7 +302,7 @@ def _mode(example: Example, mode: str) -> str:
     """The mode of one example: an answer that begins with a thought is behind an open think block."""
     if not example.messages:
         return "direct"
-    thought = example.task == "reason_then_sid" or (example.task == "chat" and example.answer.reasoning)
+    thought = example.task == "reason_then_sid" or (example.task in MAY_THINK and example.answer.reasoning)
     return "think" if thought else mode
 
 

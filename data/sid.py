@@ -285,6 +285,11 @@ class SidVocab:
             else None
         )
 
+    def within(self, before: Sequence[int], behind: Sequence[int]) -> SidVocab:
+        """The same codes with further fixed tokens around every semantic ID."""
+        prefix, suffix = (*before, *self.prefix_ids), (*self.suffix_ids, *behind)
+        return SidVocab(self.format, self.levels, prefix, suffix, self.sids_sha256)
+
     def check(self, table: SidTable, *, model: str | Path, sids: str | Path) -> None:
         """Refuse semantic IDs that this model was not expanded with, unless they are those with new items appended."""
         earlier = (read_manifest(sids) or {}).get("facts", {}).get("extends", [])

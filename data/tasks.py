@@ -9,8 +9,11 @@
     with a written preference                    sequence_narrative      text that recites SIDs and titles
     reason_then_sid      SIDs so far -> preference as a thought, next SID
     preference_to_sid    preference -> next SID
+    with textual identifiers (data/tids.py)
+    sid_to_tid           SID -> TID              history_to_tid          SIDs so far -> next TID
+    tid_to_sid           TID -> SID              history_to_instruction  SIDs so far -> next TID, an instruction
 
-SID: an item's semantic ID. Narratives are plain text: no prompt, every token is learned. `chat` rows come from files
+SID: an item's semantic ID. A history task may have a thought before its answer (data/reasoning.py). Narratives are plain text: no prompt, every token is learned. `chat` rows come from files
 (preprocess/corpora.py); what else TASKS names needs text of a teacher.
 """
 
@@ -20,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from data.answers import listed
 from data.prompts import Wording, title_lines
 from data.sid import SidFormat, SidTable
 from data.signals import Signals
@@ -78,7 +82,7 @@ class Example:
 class TaskContext:
     """All that a task function needs besides its row: the items' codes and texts, and how they are written.
 
-    titles, descriptions, brands, categories: one text per item, empty where there is none that may be shown.
+    titles, descriptions, brands, categories: one text per item, empty where there is none that may be shown; terms: TIDs.
     """
 
     sids: SidTable
@@ -90,6 +94,7 @@ class TaskContext:
     categories: Sequence[str] = field(default_factory=list)
     category: str = "items"
     signals: Signals | None = None
+    terms: Sequence[Sequence[str]] = field(default_factory=list)
     _sid_texts: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     def sid_text(self, item: int) -> str:
@@ -126,6 +131,18 @@ def description_to_sid(context: TaskContext, *, item: int) -> Example:
     return _of_item(context, "description_to_sid", item, answer, description=context.descriptions[item])
 
 
+def sid_to_tid(context: TaskContext, *, item: int) -> Example:
+    """An item's terms from its semantic ID."""
+    answer = Answer(item_id=item, terms=tuple(context.terms[item]))
+    return _of_item(context, "sid_to_tid", item, answer, sid=context.sid_text(item))
+
+
+def tid_to_sid(context: TaskContext, *, item: int) -> Example:
+    """An item's semantic ID from its terms."""
+    terms = listed(context.terms[item])
+    return _of_item(context, "tid_to_sid", item, context.sid_answer(item), terms=terms)
+
+
 def item_narrative(context: TaskContext, *, item: int) -> Example:
     """Sentences that say title, brand, categories and description of a semantic ID, as far as the item has them."""
     columns = {
@@ -146,7 +163,10 @@ def _of_item(context: TaskContext, task: str, item: int, answer: Answer, **field
 
 @dataclass(frozen=True)
 class TaskWindow:
-    """A row of sequences.parquet, its `key` the example_id there; `environment`: its signal of the moment, where known."""
+    """A row of sequences.parquet, its `key` the example_id there; `environment`: its signal of the moment, where known.
+
+    thought: text before the answer; instruction: text of history_to_instruction, None where nobody wrote one.
+    """
 
     key: int
     history: Sequence[int]
@@ -154,6 +174,8 @@ class TaskWindow:
     user_id: int | None = None
     environment: str | None = None
     weight: float = 1.0
+    thought: str | None = None
+    instruction: str | None = None
 
 
 def history_to_sid(
@@ -164,7 +186,22 @@ def history_to_sid(
 
 
 def _next_sid(context: TaskContext, window: TaskWindow) -> Example:
-    return _of_history(context, "history_to_sid", window, context.sid_answer(window.target))
+    answer = context.sid_answer(window.target, reasoning=window.thought)
+    return _of_history(context, "history_to_sid", window, answer)
+
+
+def history_to_tid(context: TaskContext, window: TaskWindow) -> Example:
+    """The next item's terms from the semantic IDs of the history."""
+    terms = tuple(context.terms[window.target])
+    answer = Answer(item_id=window.target, terms=terms, reasoning=window.thought)
+    return _of_history(context, "history_to_tid", window, answer)
+
+
+def history_to_instruction(context: TaskContext, window: TaskWindow) -> Example:
+    """The next item's terms and an instruction for an image or video of it, from the semantic IDs of the history."""
+    terms = tuple(context.terms[window.target])
+    answer = Answer(window.target, text=window.instruction, reasoning=window.thought, terms=terms)
+    return _of_history(context, "history_to_instruction", window, answer)
 
 
 def history_to_title(context: TaskContext, window: TaskWindow) -> Example:
@@ -252,6 +289,8 @@ ITEM_TASKS: dict[str, Callable[..., Example]] = {
     "sid_to_title": sid_to_title,
     "title_to_sid": title_to_sid,
     "description_to_sid": description_to_sid,
+    "sid_to_tid": sid_to_tid,
+    "tid_to_sid": tid_to_sid,
     "item_narrative": item_narrative,
 }
 WINDOW_TASKS: dict[str, Callable[..., Example]] = {
@@ -261,6 +300,8 @@ WINDOW_TASKS: dict[str, Callable[..., Example]] = {
     "titles_to_sid": titles_to_sid,
     "titles_to_title": titles_to_title,
     "sequence_narrative": sequence_narrative,
+    "history_to_tid": history_to_tid,
+    "history_to_instruction": history_to_instruction,
 }
 PREFERENCE_TASKS: dict[str, Callable[..., Example]] = {
     "reason_then_sid": reason_then_sid,

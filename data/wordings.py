@@ -16,6 +16,10 @@ SHORT = {
     "titles_to_title": "next title:\n{titles}",
     "reason_then_sid": "think, then next:{sids}",
     "preference_to_sid": "next for: {preference}",
+    "sid_to_tid": "terms of:{sid}",
+    "tid_to_sid": 'sid of terms: "{terms}"',
+    "history_to_tid": "next terms:{sids}",
+    "history_to_instruction": "next terms, picture:{sids}",
 }
 BARE = SHORT
 CODES = SHORT | {"history_to_sid": "{sids}"}
@@ -42,6 +46,15 @@ SENTENCE = {
     "preference_to_sid": (
         "This is known of a customer's taste: {preference}\nWhich item will they choose next?"
     ),
+    "sid_to_tid": "Which terms describe item {sid}? Answer in JSON.",
+    "tid_to_sid": 'Which item is described by the terms "{terms}"?',
+    "history_to_tid": (
+        "A customer chose these items, oldest first: {sids}. Which terms describe the item they will choose next? Answer in JSON."
+    ),
+    "history_to_instruction": (
+        "A customer chose these items, oldest first: {sids}. Which terms describe the item they will choose next, and which "
+        "instruction draws an image or a video of it for them? Answer in JSON."
+    ),
 }
 
 STEPS = {
@@ -57,6 +70,15 @@ STEPS = {
     "titles_to_title": "The customer chose these {category}, in this order:\n{titles}",
     "reason_then_sid": "Items the customer chose so far, one after the other: {sids}. What do they prefer, and which one follows?",
     "preference_to_sid": "What the customer prefers: {preference}\nWhich item follows?",
+    "sid_to_tid": 'Item: "{sid}"\nWhich terms describe it? Answer in JSON.',
+    "tid_to_sid": 'Terms: "{terms}"\nWhich item is it?',
+    "history_to_tid": (
+        "Items the customer chose so far, one after the other: {sids}. Which terms describe the one that follows? Answer in JSON."
+    ),
+    "history_to_instruction": (
+        "Items the customer chose so far, one after the other: {sids}. Which terms describe the one that follows, and which "
+        "instruction draws it for them? Answer in JSON."
+    ),
 }
 _NEXT = "Predict the next item of a customer."
 _WHICH = "Answer a question about which item is meant."
@@ -85,6 +107,24 @@ STEPS_INSTRUCTIONS = {
     ),
     "reason_then_sid": ("Analyse what a customer prefers, then predict the next item.",),
     "preference_to_sid": ("Predict the next item from what a customer prefers.",),
+    "sid_to_tid": ("Describe an item in a few terms.",),
+    "tid_to_sid": (_WHICH,),
+    "history_to_tid": (_NEXT,),
+    "history_to_instruction": (
+        "Predict the next item of a customer and write an instruction for a picture of it.",
+    ),
+}
+
+# The fields as NaviGen names them; whatever it has no task for is asked as in SENTENCE.
+FIELDS = SENTENCE | {
+    "history_to_sid": 'hist_cid: ["{sids}"]\nWhich item comes next? Answer with a JSON object that has target_cid.',
+    "sid_to_tid": "cid: {sid}\nMap the cid to its tid. Answer with a JSON object that has target_tid.",
+    "tid_to_sid": 'tid: ["{terms}"]\nMap the tid to its cid. Answer with a JSON object that has target_cid.',
+    "history_to_tid": 'hist_cid: ["{sids}"]\nWhich tid comes next? Answer with a JSON object that has target_tid.',
+    "history_to_instruction": (
+        'hist_cid: ["{sids}"]\nWhich tid comes next, and which instruction makes an image or a video of it for this user? Answer '
+        "with a JSON object that has target_tid and target_ins."
+    ),
 }
 
 ITEM_CLAUSES = {

@@ -137,7 +137,7 @@ class Engine:
     def catalogues(self) -> Catalogues:
         """Built on first use, on the device where the model is by then (a trainer moves it)."""
         device = next(self.model.parameters()).device
-        return Catalogues(self.sids, self.renderer.vocab, device=device)
+        return Catalogues(self.sids, self.renderer.answer_vocab, device=device)
 
     @property
     def trie(self) -> Trie:
@@ -168,7 +168,7 @@ class Engine:
     @property
     def answer_tokens(self) -> int:
         """Tokens of an answer that are scored."""
-        end = len(self.renderer.vocab.suffix_ids) + 1 if self.settings.terminator else 0
+        end = len(self.renderer.answer_vocab.suffix_ids) + 1 if self.settings.terminator else 0
         return self.sids.num_levels + end
 
     def prompt_room(self) -> int | None:
@@ -180,7 +180,7 @@ class Engine:
         if context is None:
             return None
         thought = self.thought_room if self.mode == "think" else 0
-        room = context - thought - self.sids.num_levels - len(self.renderer.vocab.suffix_ids)
+        room = context - thought - self.sids.num_levels - len(self.renderer.answer_vocab.suffix_ids)
         return room if room >= 1 else None
 
     def check_context(self, longest: int, *, before_answer: int = 0) -> None:
@@ -362,7 +362,8 @@ def load_engine(
         directory, device="cpu" if trainable else device, trainable=trainable, loading=loading
     )
     bound = prompt_bound(directory, settings.max_prompt)
-    renderer = Renderer(tokenizer, vocab, max_prompt=bound)
+    json_sids = named_wording(facts["wording"]).json_sids
+    renderer = Renderer(tokenizer, vocab, max_prompt=bound, json_sids=json_sids)
     signals = read_signals(examples_dir, tokenizer)
     engine = Engine(
         model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think, signals=signals

@@ -4,10 +4,11 @@
         --data data/toystore --sids data/toystore/sids/rqkmeans --output_dir data/toystore/examples/rqkmeans
 
 reads   <data>/  items.parquet, sequences.parquet      <sids>/  sids.parquet
+        <tids>/  tids.parquet (stage 05)  <reasoning>/  reasoning.parquet (stage 06), for the tasks of dual identifiers
 writes  <output_dir>/  train.parquet, valid.parquet, test.parquet; with --held_out_items also held_out.parquet
 
 train holds the tasks that are asked for, one row per train sequence or item and task (train/README.md lists them); valid and
-test hold history_to_sid rows only. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
+test hold history_to_sid rows, and history_to_tid and history_to_instruction where train has them. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
 that a shop has before the first purchase, not an interaction.
 """
 
@@ -27,10 +28,12 @@ from data import artifacts
 from data.prompts import wording
 from data.sid import read_sids, sid_format
 from data.signals import Signals, environment_words, item_words, user_words, write_signals
+from data.store.lineage import require_same_data
 from data.store.output import PARQUET, Output, open_output
 from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TaskContext
+from data.tids import read_tids
 from preprocess.corpora import Converted, Corpus, convert, read_registry
-from preprocess.examples import SCHEMA, ItemTexts, check_belong, row_keys, tables
+from preprocess.examples import SCHEMA, ItemTexts, check_belong, row_keys, tables, text_kind
 from preprocess.mixture import (
     ExampleSources,
     SplitPlan,
@@ -41,13 +44,14 @@ from preprocess.mixture import (
     plan_split,
 )
 from preprocess.preferences import read_preferences
+from preprocess.taught import read_taught
 
 STAGE, VERSION = "build_examples", 1
 HELD_OUT = "held_out"
 Task = Literal[
     "history_to_sid", "sid_to_title", "title_to_sid", "description_to_sid", "history_to_title", "titles_to_sid",
     "titles_to_title", "history_to_description", "item_narrative", "sequence_narrative", "reason_then_sid", "chat",
-    "preference_to_sid",
+    "preference_to_sid", "sid_to_tid", "tid_to_sid", "history_to_tid", "history_to_instruction",
 ]  # fmt: skip
 
 
@@ -86,7 +90,7 @@ class BuildExamplesArgs:
     caps: dict[str, int] = field(default_factory=dict)
     """most rows of a task, by its name; a seeded sample"""
     wording: str = "short"
-    """named set of templates of data/prompts.py: short, bare, codes, turn, sentence or minionerec"""
+    """named set of templates of data/prompts.py: short, bare, codes, turn, sentence, minionerec or navigen"""
     frame: Literal["chat", "alpaca", "plain"] = "chat"
     """how a prompt is laid out: the model's chat template, Alpaca's headings, or plain lines"""
     category: str = "items"
@@ -115,6 +119,10 @@ class BuildExamplesArgs:
     """weigh sequences by the value of their target (price and train rows), mean 1"""
     preferences: str | None = None
     """file with what customers prefer (preprocess/preferences.py), for reason_then_sid and preference_to_sid"""
+    tids: str | None = None
+    """textual identifiers of the items (stage 05), for sid_to_tid, tid_to_sid, history_to_tid and history_to_instruction"""
+    reasoning: list[str] = field(default_factory=list)
+    """texts of a teacher (stage 06), a directory per kind: thoughts of history tasks and instructions (preprocess/taught.py)"""
     registry: str | None = None
     """file that names conversations and instructions of others (preprocess/corpora.py), for chat"""
     corpora: list[str] = field(default_factory=list)
@@ -146,6 +154,11 @@ class BuildExamplesArgs:
         if bool(set(self.shares) & set(PREFERENCE_TASKS)) != (self.preferences is not None):
             raise InputError(
                 f"preferences and a task of {', '.join(PREFERENCE_TASKS)} belong together -> give both or none"
+            )
+        of_tids = [task for task in self.shares if text_kind(task) == "tid"]
+        if bool(of_tids) != (self.tids is not None):
+            raise InputError(
+                f"tids {self.tids} and tasks {of_tids or list(self.shares)} do not go together -> give both, or neither"
             )
         if len({"chat" in self.shares, self.registry is not None, bool(self.corpora)}) > 1:
             raise InputError("task chat, registry and corpora belong together -> give all or none")
@@ -188,6 +201,9 @@ def main(args: BuildExamplesArgs) -> None:
         "registry": args.registry,
     }
     inputs |= {f"corpus {corpus.name}": str(corpus.path) for corpus in corpora}
+    # Absent where they are not asked for: an output that was made before there were such tasks stays as it is.
+    inputs |= {"tids": args.tids} if args.tids else {}
+    inputs |= {f"reasoning {number}": directory for number, directory in enumerate(args.reasoning)}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         for split, plan in plans.items():
             write_split(out, split, plan)
@@ -196,6 +212,9 @@ def main(args: BuildExamplesArgs) -> None:
             write_signals(out, context.signals)
         out.counts["tasks"] = {split: dict(plan.by_task) for split, plan in plans.items()}
         out.counts["skipped"] = {split: plan.skipped for split, plan in plans.items()}
+        if args.reasoning:
+            out.counts["taught"] = {kind: len(texts) for kind, texts in sources.taught.texts.items()}
+            out.counts["taught_left_out"] = sources.taught.left_out
         out.facts |= {
             "sids_sha256": context.sids.sha256,
             "wording": args.wording_name,
@@ -217,11 +236,12 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
         ItemTexts.read(column, kind).shown
         for column, kind in ((items["brand"].to_pylist(), "brand"), (category_texts(items), "category"))
     )
+    terms = read_tids(args.tids, num_items=sids.num_items).terms if args.tids else []
     context = TaskContext(
         sids, sid_format(args.format), wording(args.wording_name), titles.shown, descriptions.shown, brands, categories,
-        args.category, read_signal_words(args, items, table) if args.signals else None,
+        args.category, read_signal_words(args, items, table) if args.signals else None, terms,
     )  # fmt: skip
-    sources = ExampleSources(sids, items, table, titles, descriptions)
+    sources = ExampleSources(sids, items, table, titles, descriptions, tids=ItemTexts.of_terms(terms))
     found = ([], {})
     if args.preferences:
         raw_ids = items["raw_id"].to_pylist()
@@ -230,7 +250,10 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
     if corpora:
         held = np.flatnonzero(sources.sequences.split != "train")
         made = convert(corpora, context, set(row_keys(sources.sequences, held, sids)))
-    return context, replace(sources, preferences=found, corpora=made)
+    for directory in filter(None, (args.tids, *args.reasoning)):
+        require_same_data(directory, args.data, again="scripts/05_generate_tids.sh and stage 06")
+    taught = read_taught(args.reasoning, context, sources.sequences)
+    return context, replace(sources, preferences=found, corpora=made, taught=taught)
 
 
 def read_signal_words(args: BuildExamplesArgs, items: pa.Table, table: pa.Table) -> Signals:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts
+from data.answers import listed
 from data.rows import sample_rows
 from data.sid import SidTable
 from data.store.lineage import require_same_data
@@ -106,6 +107,15 @@ class ItemTexts:
         shown = tuple("" if reason else text for text, reason in zip(plain, reasons, strict=True))
         return cls(shown, reasons)
 
+    @classmethod
+    def of_terms(cls, terms: Sequence[Sequence[str]]) -> ItemTexts:
+        """Textual identifiers, as they stand in a JSON list."""
+        shown = tuple(map(listed, terms))
+        reasons = tuple(
+            "no_tid" if not text else "reserved_marker" if RESERVED.search(text) else "" for text in shown
+        )
+        return cls(shown, reasons)
+
     @property
     def usable_N(self) -> np.ndarray:
         """bool [N]"""
@@ -118,8 +128,10 @@ def plain_texts(texts: Sequence[str]) -> list[str]:
 
 
 def text_kind(task: str) -> str:
-    """Which text of an item a task shows or asks for: title, description, or nothing."""
-    return next((kind for kind in ("description", "title") if kind in task), "")
+    """Which text of an item a task shows or asks for: title, description, tid, or nothing."""
+    if task == "history_to_instruction":
+        return "tid"
+    return next((kind for kind in ("description", "title", "tid") if kind in task), "")
 
 
 def item_rows(task: str, texts: ItemTexts, sids: SidTable) -> tuple[np.ndarray, dict[str, int]]:
@@ -138,10 +150,11 @@ def item_rows(task: str, texts: ItemTexts, sids: SidTable) -> tuple[np.ndarray, 
         [texts.shown[item] for item in usable],
         [tuple(row) for row in sids.codes_NL[usable].tolist()],
     )
-    question, answer = (codes, names) if task == "sid_to_title" else (names, codes)
+    of_sid = task.startswith("sid_to_")
+    question, answer = (codes, names) if of_sid else (names, codes)
     kept = _consistent(question, answer)
     if not kept.all():
-        skipped["ambiguous_sid" if task == "sid_to_title" else f"ambiguous_{kind}"] = int((~kept).sum())
+        skipped["ambiguous_sid" if of_sid else f"ambiguous_{kind}"] = int((~kept).sum())
     return usable[kept], dict(skipped)
 
 

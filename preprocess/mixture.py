@@ -29,6 +29,15 @@ from preprocess.examples import (
     window_rows,
 )
 from preprocess.preferences import Preference, preference_examples
+from preprocess.taught import Taught
+
+# Tasks of a history whose answer is a text of the target, which must be there.
+ANSWERED_BY_TEXT = frozenset(
+    {
+        "history_to_title", "history_to_description", "titles_to_title", "history_to_tid",
+        "history_to_instruction",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +69,15 @@ class ExampleSources:
     descriptions: ItemTexts
     preferences: tuple[list[Preference], dict[str, int]] = ((), {})
     corpora: Converted = field(default_factory=Converted)
+    tids: ItemTexts = field(default_factory=lambda: ItemTexts((), ()))
+    taught: Taught = field(default_factory=Taught)
 
     @cached_property
     def sequences(self) -> Sequences:
         return Sequences.from_table(self.table)
 
     def texts(self, task: str) -> ItemTexts:
-        return self.descriptions if text_kind(task) == "description" else self.titles
+        return {"description": self.descriptions, "tid": self.tids}.get(text_kind(task), self.titles)
 
 
 @dataclass
@@ -90,7 +101,8 @@ class SplitPlan:
 
 
 def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixture: TaskMixture) -> SplitPlan:
-    """The examples of one split: every task of the mixture in train, histories with the next item in valid and test.
+    """The examples of one split: every task of the mixture in train, in valid and test histories with the next item, and with
+    its TID and instruction where train has them.
 
     InputError for a task of train without a row, with the reasons.
     """
@@ -102,7 +114,8 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
         if len(kept) < len(rows):
             skipped["repeated"] = len(rows) - len(kept)
         rows = kept
-    for task in mixture.shares if split == "train" else ["history_to_sid"]:
+    asked = [task for task in mixture.shares if text_kind(task) == "tid" and task in WINDOW_TASKS]
+    for task in mixture.shares if split == "train" else ["history_to_sid", *asked]:
         if task in WINDOW_TASKS:
             chosen = _add_windows(plan, task, split, rows, skipped, context, sources, mixture)
         elif task in ITEM_TASKS:
@@ -172,16 +185,17 @@ def _add_windows(
     mixture: TaskMixture,
 ) -> np.ndarray:
     sequences = sources.sequences
-    texts = (
-        sources.texts(task)
-        if task in ("history_to_title", "history_to_description", "titles_to_title")
-        else None
-    )
+    texts = sources.texts(task) if task in ANSWERED_BY_TEXT else None
     chosen, left_out = window_rows(
         task, sequences, rows, texts=texts, titles=sources.titles, max_history=mixture.max_history
     )
     left_out = skipped | left_out
     values = None
+    if split == "train" and task == "history_to_instruction":
+        told_N = sources.taught.instructed(sequences.example_id[chosen])
+        if not told_N.all():
+            left_out["no_instruction"] = int((~told_N).sum())
+        chosen = chosen[told_N]
     if split == "train":
         chosen = chosen[_sample(task, len(chosen), left_out, mixture)]
         if mixture.values:
@@ -191,7 +205,8 @@ def _add_windows(
     windows = sequences.windows(
         chosen, max_history=mixture.max_history, environments=environments, values_N=values
     )
-    plan.add(task, window_examples(context, task, windows), len(chosen), left_out)
+    joined = sources.taught.join(task, windows)
+    plan.add(task, window_examples(context, task, joined), len(chosen), left_out)
     return chosen
 
 

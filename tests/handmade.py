@@ -25,8 +25,10 @@ from configs import program
 from configs.integrity import content_hash, sha256
 from configs.program import ROOT
 from data import artifacts
+from data.reasoning import TaughtText, reasoning_table
 from data.store.manifest import read_manifest, sealed
 from data.store.output import open_output
+from data.tids import tid_table
 from preprocess.base_model import train_tokenizer
 
 TITLES = [
@@ -43,6 +45,10 @@ TITLES = [
     "Wood glue",  # 10
     "Wood glue",  # 11: same title and same semantic ID as item 10
 ]
+TERMS = [  # a TID per item
+    ("steel bolt", "metric"), ("nut", "steel"), ("washer", "brass"), (), ("part",), ("nut", "brass"), ("nut", "brass", "small"),
+    ("nut", "steel"), ("nail gun",), ("hammer",), ("glue",), ("glue",),
+]  # fmt: skip
 SIZES = (4, 3, 5)
 CODES = np.array(
     [[0, 0, 0], [0, 1, 2], [1, 2, 4], [1, 0, 0], [1, 0, 1], [2, 2, 2], [2, 2, 2], [3, 0, 4], [3, 1, 1], [3, 2, 0],
@@ -107,6 +113,32 @@ def write_sids(
     with open_output(Made(), "assign_sids", version=1, inputs={"data": data}, directory=directory) as out:
         out.write_table("sids.parquet", pa.table(table))
         out.facts["sizes"] = list(sizes)
+    return directory
+
+
+def write_tids(directory: Path, *, data: Path, terms: Sequence[Sequence[str]] = TERMS) -> Path:
+    """Textual identifiers of the items."""
+    table = tid_table(terms, ["keywords" if row else "no_caption" for row in terms])
+    with open_output(Made(), "generate_tids", version=1, inputs={"data": data}, directory=directory) as out:
+        out.write_table("tids.parquet", table)
+    return directory
+
+
+def write_taught(directory: Path, *, data: Path, kind: str, texts: dict[int, str], **changes: Any) -> Path:
+    """Texts of a teacher by the example id of their row, which says split and target; `changes` to all rows."""
+    rows = {row["example_id"]: row for row in artifacts.read_sequences(data).to_pylist()}
+    made = [
+        TaughtText(
+            **{
+                "key": key, "kind": kind, "split": rows[key]["split"], "text": text, "teacher": "heuristic:test",
+                "prompt_sha256": "", "status": "ok", "attempts": 1, "target": rows[key]["target"],
+            }
+            | changes
+        )
+        for key, text in texts.items()
+    ]  # fmt: skip
+    with open_output(Made(), "teach", version=1, inputs={"data": data}, directory=directory) as out:
+        out.write_table("reasoning.parquet", reasoning_table(made))
     return directory
 
 

@@ -26,13 +26,26 @@ from data.tasks import (
     from_row,
 )
 from preprocess.vocabulary import add_sid_tokens
-from tests.handmade import CODES, SEQUENCES, SIZES, call, refuse, tokenizer, write_data, write_sids
+from tests.handmade import (
+    CODES,
+    SEQUENCES,
+    SIZES,
+    TERMS,
+    call,
+    refuse,
+    tokenizer,
+    write_data,
+    write_sids,
+    write_taught,
+    write_tids,
+)  # fmt: skip
 
 PROGRAM = "preprocess.build_examples"
 TABLE = SidTable(CODES, SIZES)
 ALL = [*WINDOW_TASKS, *ITEM_TASKS, "reason_then_sid", "preference_to_sid", "chat"]
 SID = ["".join(f"<{letter}_{code}>" for letter, code in zip("abc", codes, strict=True)) for codes in CODES]
 LIKES = "They like small things of steel."
+TOLD = {100: 'A "nut" on oak.', 101: "A washer [[item:0]] would fit.", 103: "Drops of glue.\nWarm light."}
 PREFERENCES = [
     {"split": "train", "user": 0, "user_preference": LIKES, "context": {"history_items": ["B0000"], "target_item": "B0001"}},
     {"split": "train", "user": 0, "user_preference": {"a": ["Nuts"], "b": "bolts"},
@@ -78,6 +91,10 @@ def write_texts(root: Path) -> list[object]:
         root / "registry.json",
         "--corpora",
         '["talk", "shop"]',
+        "--tids",
+        root / "tids",
+        "--reasoning",
+        json.dumps([str(root / "told")]),
     ]
 
 
@@ -86,6 +103,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tasks")
     data = write_data(root / "data")
     write_sids(root / "sids", data=data)
+    write_tids(root / "tids", data=data)
+    write_taught(root / "told", data=data, kind="instruction", texts=TOLD)
     write_texts(root)
     return root
 
@@ -118,11 +137,18 @@ def test_what_each_task_asks_and_answers(store: Path) -> None:
         "history_to_sid": history + "Which item will they choose next?",
         "history_to_title": history + "What is the title of the item they will choose next?",
         "history_to_description": history + "How is the item described that they will choose next?",
+        "history_to_tid": history + "Which terms describe the item they will choose next? Answer in JSON.",
+        "history_to_instruction": history
+        + "Which terms describe the item they will choose next, and which instruction draws "
+        "an image or a video of it for them? Answer in JSON.",
         "titles_to_sid": titles + "Which item will they choose next?",
         "titles_to_title": titles + "What is the title of what they will choose next?",
     }
     title = 'Brass "gold" washer {5}'
-    assert {task: example.answer.text or example.answer.sid for task, example in second.items()} == {
+    said = {task: example.answer for task, example in second.items()}
+    assert {task: answer.text or answer.sid or answer.terms for task, answer in said.items()} == {
+        "history_to_tid": TERMS[2],
+        "history_to_instruction": f"A washer {SID[0]} would fit.",
         "history_to_sid": (1, 2, 4),
         "titles_to_sid": (1, 2, 4),
         "history_to_title": title,
@@ -324,9 +350,8 @@ def test_one_prompt_for_training_rollouts_and_evaluation(store: Path, name: str)
     made = build(store, f"{frame}-{base}", "--wording", base, "--frame", frame)
     assert set(made) == set(ALL)
     words = tokenizer("ours")
-    renderer = Renderer(
-        words, add_sid_tokens(words, sid_format("letters"), SIZES, sids_sha256=TABLE.sha256).vocab
-    )
+    vocab = add_sid_tokens(words, sid_format("letters"), SIZES, sids_sha256=TABLE.sha256).vocab
+    renderer = Renderer(words, vocab, json_sids=wording(base).json_sids)
     facts = read_manifest(store / "examples" / f"{frame}-{base}")["facts"]
     serving = HistoryRenderer(renderer, TABLE, wording(facts["wording"]))
     for task, rows in made.items():
@@ -336,25 +361,28 @@ def test_one_prompt_for_training_rollouts_and_evaluation(store: Path, name: str)
                 assert serving.prompt_ids(example.history) == prompt
             text, answer = words.decode(prompt), example.answer
             if task not in ("chat", "preference_to_sid") and not set(example.history) & set(example.target):
-                assert (answer.text or renderer.vocab.format.text(answer.sid)) not in text
+                said = [answer.text, *(answer.terms or ()), answer.sid and vocab.format.text(answer.sid)]
+                assert not [one for one in said if one and one in text]
             completion = renderer.completions([example])[0]
             goes_on = not example.messages or (
                 base in ("bare", "codes") and task == "history_to_sid" and example.example_id < 1000
             )
             assert (completion[-1] == words.eos_token_id) != goes_on
             if task == "reason_then_sid":
+                head = '{"target_cid":"' * wording(base).json_sids
                 assert text.endswith("<think>\n") and words.decode(completion).startswith(
-                    answer.reasoning + "\n</think>\n\n<a_"
+                    answer.reasoning + f"\n</think>\n\n{head}<a_"
                 )
-                completion = completion[-1 - len(SIZES) :]
+                completion = completion[-1 - len(renderer.answer_ids(example)) :]
             if task != "chat":
-                assert renderer.parse(task, completion) == Answer(sid=answer.sid, text=answer.text)
+                read = Answer(sid=answer.sid, text=answer.text, terms=answer.terms)
+                assert renderer.parse(task, completion) == read
             if frame != "chat" and example.messages and example.example_id < example_id("chat", 0):
                 assert "<|" not in text and len(example.messages) == 1
 
 
 def test_there_is_a_template_of_every_task() -> None:
-    asked = (set(ALL) | SID_TASKS) - {"item_narrative", "sequence_narrative", "chat", "tid_to_sid"}
+    asked = (set(ALL) | SID_TASKS) - {"item_narrative", "sequence_narrative", "chat"}
     assert all(set(made.templates) == asked for made in WORDINGS.values())
     assert len(SEQUENCES) == 8
 

@@ -79,6 +79,7 @@ def test_training_and_inference_see_the_same_ids(fmt):
     assert rows.tolist() == [0]
     assert built[0] + words.answer_ids(row) + words.terminator_ids("think") == prompt + target
     # Direct answers and an empty think block: the evaluation prompt is the training prefix as well.
+    row = replace(history, answer=Answer(sid=(2, 1, 3)))
     for mode, block in (("direct", ""), ("empty_think", "<think>\n\n</think>\n\n")):
         prompt, target = words.supervised(row, mode)
         assert words.tokenizer.decode(prompt + target).endswith(f"<|assistant|>{block}{sid}{end}")

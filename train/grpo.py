@@ -19,7 +19,7 @@ python -m train.grpo --config configs/toy/grpo.yaml --model outputs/quickstart/s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -30,7 +30,7 @@ from data import artifacts
 from data.rows import sample_rows
 from data.store.configuration import added
 from data.store.output import Output, open_output
-from data.tasks import SID_TASKS, from_row
+from data.tasks import SID_TASKS, Answer, from_row
 from infer.engine import DecodeSettings, load_engine
 from infer.text.thinking import ThinkSettings
 from train.arguments import Tracker
@@ -294,7 +294,9 @@ def train(args: GrpoArgs, out: Output) -> None:
         decode,
         rewards=rewards,
         rows=rows,
-        prompts=engine.renderer.prompts([from_row(row) for row in rows], engine.mode),
+        prompts=engine.renderer.prompts(
+            [replace(from_row(row), answer=Answer()) for row in rows], engine.mode
+        ),
         validate=validator,
         args=config,
         processing_class=engine.renderer.tokenizer,

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from data import artifacts
 from data.cards import Cards
+from data.renderer import answer_pieces
 from data.store.lineage import data_directory
 from data.tasks import SID_TASKS, Example, from_row
 from infer.engine import Engine
@@ -70,7 +71,9 @@ class Samples:
             "task": example.task,
             "example_id": example.example_id,
             "prompt": "\n".join(str(message["content"]) for message in example.messages),
-            "answer": self._named(example.target[0]) if example.task in SID_TASKS else example.answer.text,
+            "answer": self._named(example.target[0])
+            if example.task in SID_TASKS
+            else "".join(answer_pieces(example)),
         }
 
     def _named(self, item: int) -> str:
@@ -99,8 +102,10 @@ class Samples:
             stop_ids=[renderer.terminator_ids()[-1]],
         )
         return [
-            renderer.parse(example.task, text.ids).text
-            for example, (text,) in zip(self.texts, made, strict=True)
+            renderer.tokenizer.decode(
+                text.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ).strip()
+            for (text,) in made
         ]
 
 

@@ -54,7 +54,7 @@ def _search(engine: Engine, prompt: list[int]) -> LevelBeams:
 
 def _engine_of(engine: Engine, sids: SidTable) -> Engine:
     """The same engine over semantic IDs of fewer levels, or over fewer of them."""
-    vocab = engine.renderer.vocab
+    vocab = engine.renderer.answer_vocab
     suffix = vocab.suffix_ids if sids.num_levels == engine.sids.num_levels else ()
     shorter = SidVocab(vocab.format, vocab.levels[: sids.num_levels], vocab.prefix_ids, suffix)
     renderer = Renderer(engine.renderer.tokenizer, shorter)

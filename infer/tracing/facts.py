@@ -19,7 +19,6 @@ from configs.program import InputError
 from data import artifacts
 from data.artifacts import SPLITS
 from data.predictions import Predictions
-from data.renderer import Renderer
 from data.rows import Rows, SequenceRow, sequence_row
 from data.sid import SidTable
 from data.store.output import require_manifest
@@ -191,7 +190,7 @@ def prompt_facts(engine: Engine, example: Example) -> dict[str, Any]:
     """Text and token ids of the prompt and the answer; whether items were cut and whether serving renders the same."""
     renderer = engine.renderer
     ids = renderer.prompt_ids(example, engine.mode)
-    uncut = Renderer(renderer.tokenizer, renderer.vocab).prompt_ids(example, engine.mode)
+    uncut = renderer.uncut([example], engine.mode)[0]
     answer = renderer.answer_ids(example)
     return {
         "wording": engine.wording,

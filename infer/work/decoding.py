@@ -6,6 +6,7 @@ Legend: N examples, K beams, R returned semantic IDs of all examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from configs.program import InputError
 from data import artifacts
 from data.rows import sample_rows
 from data.sid import SidTable
-from data.tasks import from_row
+from data.tasks import Answer, from_row
 from infer.engine import Engine
 from infer.text.thinking import read_thoughts, thoughts_table
 
@@ -53,8 +54,9 @@ def shortened_rows(engine: Engine, file: Path, rows_N: np.ndarray) -> int:
 
 
 def prompts_of(engine: Engine, examples: pa.Table) -> list[list[int]]:
-    """Prompt ids of every example, in the engine's mode."""
-    return engine.renderer.prompts([from_row(row) for row in examples.to_pylist()], engine.mode)
+    """Prompt ids of every example, in the engine's mode; the known answer has no part in them."""
+    rows = [replace(from_row(row), answer=Answer()) for row in examples.to_pylist()]
+    return engine.renderer.prompts(rows, engine.mode)
 
 
 def predict(

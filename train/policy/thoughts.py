@@ -54,7 +54,7 @@ class ThoughtPolicy:
             batch_size=settings.batch_size, seed=seed,
         )  # fmt: skip
         self.writer = TransformersWriter(engine.model, engine.renderer, think)
-        vocab = engine.renderer.vocab
+        vocab = engine.renderer.answer_vocab
         self.end_ids = [*vocab.suffix_ids, *engine.renderer.terminator_ids("think")]
 
     def roll_out(

@@ -118,7 +118,7 @@ def softening(
         soft_N=taught_N,
         probabilities=taught.dense,
         sids=sids,
-        vocab=engine.renderer.vocab,
+        vocab=engine.renderer.answer_vocab,
         share=args.soft_targets.share,
         draws=draws_of(args),
         seed=args.seed,
