@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,8 @@ from infer.search.trie import Trie, sparse_level
 from tests import families, tiny
 from tests.row_layout import row_logprobs
 from train.policy.logprobs import tree_logprobs
-from train.scale import normaliser
-from train.scale.normaliser import full_normaliser
+from train.scale import tables
+from train.scale.tables import lookups_of, table_scores
 
 SIZES = (6, 5, 4)
 
@@ -103,23 +105,66 @@ def test_entropy_and_legal_mass_are_those_of_the_distribution_over_codes():
     assert trie_space.log_mass_PGL.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kept", [0, 2**30])
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
-def test_the_streamed_normaliser_has_the_gradient_of_the_plain_one(kind, monkeypatch):
-    monkeypatch.setattr(normaliser, "LEAST_COLUMNS", 32)
-    monkeypatch.setattr(normaliser, "BLOCK_BYTES", {"cpu": 4, "cuda": 4})
+def test_rows_and_the_streamed_normaliser_have_the_gradients_of_the_plain_ones(kind, kept, monkeypatch):
+    monkeypatch.setattr(tables, "LEAST_COLUMNS", 32)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", {"cpu": 4, "cuda": 4})
+    monkeypatch.setattr(tables, "KEPT_BYTES", {"cpu": kept, "cuda": kept})
     model = families.model(kind, vocab_size=150)
     scorer = LevelScorer(model, Trie(tiny.catalogue(np.random.default_rng(0), items=9, sizes=(4, 4)), tiny.vocabulary((4, 4))), "full", Parity(temperature=1.3))  # fmt: skip
-    torch.manual_seed(0)
+    columns_C = torch.tensor([3, 140, 7])
     values = []
     for streamed in (True, False):
         hidden_RD = torch.randn(7, scorer.weight_VD.shape[1], generator=torch.Generator().manual_seed(1))
         hidden_RD.requires_grad_()
+        given = (hidden_RD, scorer.weight_VD, scorer.bias_V, scorer.transform)
         if streamed:
-            log_R = full_normaliser(hidden_RD, scorer.weight_VD, scorer.bias_V, scorer.transform)
+            rows_CD, log_R = table_scores(*given, columns_C=columns_C, normalise=True)
         else:
+            rows_CD = scorer.weight_VD[columns_C]
             log_R = scorer.transform(hidden_RD @ scorer.weight_VD.t()).logsumexp(1)
-        (log_R * torch.arange(7)).sum().backward()
-        values.append((log_R.detach(), hidden_RD.grad, scorer.weight_VD.grad.clone()))
+        ((log_R * torch.arange(7)).sum() + rows_CD.square().sum()).backward()
+        values.append((log_R.detach(), rows_CD.detach(), hidden_RD.grad, scorer.weight_VD.grad.clone()))
         model.zero_grad()
     for ours, plain in zip(*values, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [None, 5])
+def test_lookups_write_into_the_gradient_of_the_head(padding):
+    """Tied table: the gradient of embeddings and head is the plain one, and it is one tensor of the table's size."""
+    model = families.model("qwen3", vocab_size=150, tied=True)
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    model.get_input_embeddings().padding_idx = padding
+    ids_BT = torch.tensor([[5, 9, 5, 140]])
+    gradients = []
+    for shared in (True, False):
+        model.zero_grad()
+        with lookups_of(model) if shared else nullcontext() as lookups:
+            hidden_BTD = model.base_model(ids_BT).last_hidden_state
+        assert not shared or lookups.weight is not None
+        weight_VD = lookups.weight if shared else model.get_output_embeddings().weight
+        _, log_R = table_scores(
+            hidden_BTD[0], weight_VD, None, lambda logits: logits, columns_C=torch.tensor([], dtype=torch.long), normalise=True
+        )  # fmt: skip
+        log_R.sum().backward()
+        gradients.append(model.get_input_embeddings().weight.grad.clone())
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
+    assert gradients[0][9].abs().sum() > 0
+
+
+def test_lookups_alone_still_reach_the_table():
+    model = families.model("qwen3", vocab_size=150, tied=True)
+    with lookups_of(model):
+        model.base_model(torch.tensor([[5, 9]])).last_hidden_state.square().sum().backward()
+    grad_VD = model.get_input_embeddings().weight.grad
+    assert (grad_VD.abs().sum(1) > 0).nonzero().flatten().tolist() == [5, 9]
+
+
+def test_lookups_leave_other_tables_alone():
+    for model in (families.model("gemma2", vocab_size=150), families.model("gpt2", vocab_size=150)):
+        model.get_input_embeddings().weight.requires_grad_(False)
+        with lookups_of(model) as lookups:
+            model.base_model(torch.tensor([[5, 9]]))
+        assert lookups.weight is None

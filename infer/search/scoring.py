@@ -80,6 +80,7 @@ class LevelScorer:
         self.transform = logits_transform(model.config, parity.temperature)
         self.trie, self.score_space, self.parity = trie, score_space, parity
         self.context_BS = context_BS if parity.repetition_penalty != 1 else None
+        self.rows: dict[int, Tensor] = {}  # of each level, where the caller has read them from the table
 
     def __call__(
         self,
@@ -96,7 +97,9 @@ class LevelScorer:
         """
         codes_BKX, penalty_BKX = self.trie.candidates(level, nodes_BK)
         seen_BKC = self._seen(self.trie.tokens[level], path_BKl)
-        logits_BKC = self._penalised(self._logits(hidden_BKD, self.trie.columns[level]), seen_BKC, "logits")
+        logits_BKC = self._penalised(
+            self._logits(hidden_BKD, self.trie.columns[level], self.rows.get(level)), seen_BKC, "logits"
+        )
         logits_BKX = logits_BKC if codes_BKX is None else logits_BKC.gather(-1, codes_BKX)
         if self.score_space == "full":
             norm_BK = self.full_normaliser(hidden_BKD, path_BKl) if full_BK is None else full_BK
@@ -121,11 +124,12 @@ class LevelScorer:
         scores_BK1 = self._penalised(logits_BK1, seen_BK1, "logits") - full_BK[..., None]
         return self._penalised(scores_BK1, seen_BK1, "logprobs").squeeze(-1)
 
-    def _logits(self, hidden: Tensor, columns: slice | Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, columns: slice | Tensor, weight_CD: Tensor | None = None) -> Tensor:
         import torch
 
+        weight_CD = self.weight_VD[columns] if weight_CD is None else weight_CD
         bias = None if self.bias_V is None else self.bias_V[columns]
-        return self.transform(torch.nn.functional.linear(hidden, self.weight_VD[columns], bias).float())
+        return self.transform(torch.nn.functional.linear(hidden, weight_CD, bias).float())
 
     def _seen(self, tokens_C: Tensor, path_BKl: Tensor | None) -> Tensor | None:
         """Which columns are tokens of the context or of the beam's path, bool [B, K or 1, C]; None without a penalty."""

@@ -22,7 +22,7 @@ from infer.search.prompts import right_pad
 from infer.search.scoring import LevelScorer, Parity
 from infer.search.tree import Beams
 from infer.search.trie import Trie
-from train.scale.normaliser import full_normaliser
+from train.scale.tables import lookups_of, table_scores
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,27 @@ def tree_logprobs(
     depths = _depths(codes_PGL, prefixes_PGL, first_slot=ids_PT.shape[1])
     ids_PN, positions_PN, allowed_PNN = _layout(trie, codes_PGL, depths, ids_PT, lengths_P)
     inner = getattr(model, "module", model)
-    output = model(
-        input_ids=ids_PN,
-        attention_mask=AttentionMasks(inner)(allowed_PNN, positions_PN, positions_PN),
-        position_ids=positions_PN,
-        use_cache=False,
-        output_hidden_states=True,
-        logits_to_keep=1,
-    )
+    with lookups_of(inner) as lookups:
+        output = model(
+            input_ids=ids_PN,
+            attention_mask=AttentionMasks(inner)(allowed_PNN, positions_PN, positions_PN),
+            position_ids=positions_PN,
+            use_cache=False,
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
     hidden_PND = output.hidden_states[-1]
     scorer = LevelScorer(inner, trie, space, Parity(temperature=temperature))
     states = [
         (depth.row_n, lengths_P - 1 if level == 0 else depth.slot_n) for level, depth in enumerate(depths)
     ]
     hidden_nD = torch.cat([hidden_PND[rows, slots] for rows, slots in states])
-    norm_n = None
-    if space == "full":
-        norm_n = full_normaliser(hidden_nD, scorer.weight_VD, scorer.bias_V, scorer.transform)
+    weight_VD = scorer.weight_VD if lookups.weight is None else lookups.weight
+    rows_CD, norm_n = table_scores(
+        hidden_nD, weight_VD, scorer.bias_V, scorer.transform,
+        columns_C=torch.cat(list(trie.tokens)), normalise=space == "full",
+    )  # fmt: skip
+    scorer.rows = dict(enumerate(rows_CD.split([len(tokens_C) for tokens_C in trie.tokens])))
     parts, start = [], 0
     for level in range(levels):
         here = slice(start, start + len(depths[level].row_n))

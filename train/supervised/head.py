@@ -45,12 +45,14 @@ def head_loss(
     *,
     smoothing: float = 0.0,
     soft: SoftLabels | None = None,
+    weight_VD: Tensor | None = None,
 ) -> Tensor:
     """Sum over labels of weight * ((1 - s) * -log p(label) + s * mean over V of -log p); float32 scalar.
 
     -log p(label) of a soft label is sum_i share_i * -log p(token_i).
 
     Where only some rows of the output table train (train/new_rows.py), they get their gradient and it alone is computed.
+    weight_VD: the output layer's weight as another reader of it passed it on (train/scale/tables.py).
     Labels IGNORED count nothing. The model's own scale and soft cap of logits are applied (Gemma 2, Granite, Cohere).
     s = 0.1, V = 4, logits 0: log 4 = 1.386 whatever the label is.
     """
@@ -62,7 +64,7 @@ def head_loss(
     rows_RD, ids_R = (None, None) if rows is None else (rows.head, rows.ids_R)
     return _HeadLoss.apply(
         hidden_MD,
-        head.weight,
+        head.weight if weight_VD is None else weight_VD,
         bias,
         rows_RD,
         ids_R,

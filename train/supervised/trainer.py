@@ -24,6 +24,7 @@ from train.safety import SafeTrainer
 from train.samples import Samples
 from train.scale.gathering import WholeCopy, inside_forward, reduce_in_float32, shards_weights
 from train.scale.sparing import SpareCheckpoints
+from train.scale.tables import lookups_of
 from train.scale.work import peak_here, work_of
 from train.supervised.batches import IGNORED, SOFT, Batches, visible
 from train.supervised.head import SoftLabels, head_loss
@@ -48,10 +49,11 @@ def answer_loss(
     def score(output: Any) -> Tensor:
         hidden_MD = output.hidden_states[-1].flatten(0, 1)[batch["states"]]
         return head_loss(
-            inner, hidden_MD, batch["labels"], weights_M / divisor, smoothing=smoothing, soft=soft
-        )
+            inner, hidden_MD, batch["labels"], weights_M / divisor, smoothing=smoothing, soft=soft,
+            weight_VD=lookups.weight,
+        )  # fmt: skip
 
-    with inside_forward(inner, score):
+    with lookups_of(inner) as lookups, inside_forward(inner, score):
         return model(
             input_ids=batch["input_ids"],
             position_ids=positions_BT,
