@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 INSTRUCTION_TASK = "history_to_instruction"
 TERM_TASKS = frozenset({"sid_to_tid", "history_to_tid", INSTRUCTION_TASK})
@@ -58,6 +58,23 @@ def pieces(task: str, terms: Sequence[str], text: str | None) -> list[str]:
     """
     made = [HEAD, listed(terms), after_terms(task)]
     return [*made, inside(text or ""), TEXT_END] if task == INSTRUCTION_TASK else made
+
+
+def piece_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that stand behind others, each tokenised by itself.
+
+    A tokenizer that puts a blank in front of every text (Llama's) reads them behind a line break, which is taken off again.
+    """
+    if not texts:
+        return []
+
+    def encode(some: Sequence[str]) -> list[list[int]]:
+        return tokenizer(list(some), add_special_tokens=False)["input_ids"]
+
+    one, front = encode(["a", "\n"])
+    if tokenizer.decode(one + one, clean_up_tokenization_spaces=False) == "aa":
+        return encode(texts)
+    return [ids[len(front) :] for ids in encode([f"\n{text}" for text in texts])]
 
 
 def read_answer(task: str, text: str) -> ReadAnswer:

@@ -64,9 +64,10 @@ class Renderer:
             raise InputError("the tokenizer has no eos token -> set one before expanding the vocabulary")
         self.tokenizer = tokenizer
         self.vocab = self.answer_vocab = vocab
-        self._head_ids = self._encode(answers.HEAD)
+        self._head_ids, *ends = answers.piece_ids(
+            tokenizer, [answers.HEAD, answers.SID_HEAD, answers.SID_END]
+        )
         if json_sids:
-            ends = (self._encode(text) for text in (answers.SID_HEAD, answers.SID_END))
             self.answer_vocab = vocab.within(*ends)
         self.max_prompt = max_prompt
         self.shortened: Counter[str] = Counter()
@@ -148,9 +149,9 @@ class Renderer:
 
     def _answers(self, examples: Sequence[Example]) -> list[list[int]]:
         texts: list[tuple[int, str]] = []
-        made: list[list[int]] = []
+        pieces: list[tuple[int, str]] = []
+        made: list[list[int]] = [[] for _ in examples]
         for row, example in enumerate(examples):
-            made.append([])
             if example.task in SID_TASKS:
                 if example.answer.sid is None:
                     raise InputError(
@@ -158,14 +159,13 @@ class Renderer:
                     )
                 made[row] = self.answer_vocab.encode(example.answer.sid)[len(self.answer_vocab.prefix_ids) :]
             else:
-                texts += [(row, piece) for piece in answer_pieces(example)]
-        for (row, _), ids in zip(texts, self._encode_all([piece for _, piece in texts]), strict=True):
+                kind = pieces if example.task in answers.TERM_TASKS else texts
+                kind.extend((row, piece) for piece in answer_pieces(example))
+        encoded = self._encode_all([text for _, text in texts])
+        encoded += answers.piece_ids(self.tokenizer, [piece for _, piece in pieces])
+        for (row, _), ids in zip([*texts, *pieces], encoded, strict=True):
             made[row] += ids
         return made
-
-    def piece_ids(self, *pieces: str) -> list[int]:
-        """Ids of pieces of a JSON answer, each tokenised by itself."""
-        return [token for ids in self._encode_all(list(pieces)) for token in ids]
 
     def think_end_id(self) -> int:
         """The token that ends a thought; InputError where the tokenizer has no single token for it."""

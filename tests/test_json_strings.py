@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError
+from data.answers import BETWEEN, HEAD
 from infer.text.generate import TextSettings
 from infer.text.json_strings import DEAD, FRESH, PLAIN, string_table, write_strings
-from infer.text.tids import BEFORE_INSTRUCTION, TidTrie, decode_tids
+from infer.text.tids import TidTrie, decode_tids
 from tests import handmade, tiny
 from tests.test_tid_decoding import catalogue
 
@@ -30,14 +31,14 @@ def tokenizer(request):
 )
 def test_tid_and_instruction_together_are_json_whatever_the_model_is(tokenizer, how):
     rng = np.random.default_rng(0)
-    trie = TidTrie(catalogue(rng, 30), tokenizer, ending=BEFORE_INSTRUCTION)
+    trie = TidTrie(catalogue(rng, 30), tokenizer, ending=BETWEEN)
     model = tiny.model(vocab_size=len(tokenizer) + 3, seed=1)  # padded rows of the head are no tokens
     prompts = [rng.integers(5, len(tokenizer), rng.integers(1, 9)).tolist() for _ in range(12)]
     tids = [row[0] for row in decode_tids(model, prompts, trie)]
     behind = [[*prompt, *tid.ids] for prompt, tid in zip(prompts, tids, strict=True)]
     cut = 0
     for tid, texts in zip(tids, write_strings(model, tokenizer, behind, how), strict=True):
-        opened = tokenizer.decode(list(tid.ids), clean_up_tokenization_spaces=False)
+        opened = HEAD + tokenizer.decode(list(tid.ids), clean_up_tokenization_spaces=False)
         for one in texts:
             assert json.loads(opened + one.raw + '"}') == {
                 "target_tid": list(tid.terms),

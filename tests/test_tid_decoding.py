@@ -11,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.program import InputError, NumericError
+from data.answers import BETWEEN, END, HEAD, TEXT_END, pieces
+from data.renderer import Renderer
+from data.sid import SidVocab, sid_format
+from data.tasks import Answer, Example
 from data.tids import Tids
 from infer.search.token_tree import draw_tokens
 from infer.search.token_trie import TokenTrie
-from infer.text.tids import ALONE, BEFORE_INSTRUCTION, TidTrie, decode_tids, prefix_free
+from infer.text.tids import TidTrie, decode_tids, prefix_free
 from tests import families, handmade, tiny
 from tests.oracle import score
 
@@ -35,7 +39,7 @@ def tokenizer(request):
     return handmade.tokenizer(request.param)
 
 
-@pytest.mark.parametrize("ending", [ALONE, BEFORE_INSTRUCTION])
+@pytest.mark.parametrize("ending", [END, BETWEEN])
 def test_every_way_of_decoding_gives_tids_of_the_catalogue(tokenizer, ending):
     """2 x 3 tokenizers x 40 prompts x (1 + 7 + 5) answers, from a random model."""
     rng = np.random.default_rng(0)
@@ -48,19 +52,22 @@ def test_every_way_of_decoding_gives_tids_of_the_catalogue(tokenizer, ending):
         assert {len(row) for row in found} == {options.get("beams", options.get("samples", 1))}
         for one in (one for row in found for one in row):
             assert list(one.item_ids) == groups[one.terms] and np.isfinite(one.score)
-            text = tokenizer.decode(list(one.ids), clean_up_tokenization_spaces=False)
-            whole = json.loads(text if ending == ALONE else text + '"}')
+            text = HEAD + tokenizer.decode(list(one.ids), clean_up_tokenization_spaces=False)
+            whole = json.loads(text if ending == END else text + TEXT_END)
             assert whole["target_tid"] == list(one.terms)
     assert trie.shared_items == sum(len(items) for items in groups.values() if len(items) > 1) > 0
     assert str(trie) == f"{len(groups)} TIDs of {sum(map(len, groups.values()))} items, {trie.shared_items} of which share theirs"  # fmt: skip
 
 
-def test_the_tokens_are_those_of_the_whole_text(tokenizer):
+def test_the_tokens_are_those_that_training_writes(tokenizer):
     tids = catalogue(np.random.default_rng(1), 50)
     trie, model = TidTrie(tids, tokenizer), tiny.model(vocab_size=len(tokenizer))
+    renderer = Renderer(tokenizer, SidVocab(sid_format("letters"), ()))
     for one in decode_tids(model, [[5, 6]], trie, beams=len(trie))[0]:
-        text = json.dumps({"target_tid": list(one.terms)}, ensure_ascii=False, separators=(",", ":"))
-        assert list(one.ids) == tokenizer(text, add_special_tokens=False)["input_ids"]
+        example = Example(0, "sid_to_tid", (), Answer(terms=one.terms))
+        assert list(one.ids) == renderer.answer_ids(example)
+        text = tokenizer.decode(list(one.ids), clean_up_tokenization_spaces=False)
+        assert HEAD + text == "".join(pieces("sid_to_tid", one.terms, None))
 
 
 def test_enough_beams_give_every_tid_its_exact_score():

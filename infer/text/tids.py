@@ -1,37 +1,33 @@
 """Textual identifiers (TIDs) decoded under a trie: whatever the model wants to say, every answer is a TID of the catalogue.
 
-    trie = TidTrie(read_tids(directory), tokenizer)                  # or ending=BEFORE_INSTRUCTION
+    trie = TidTrie(read_tids(directory), tokenizer)                  # or ending=BETWEEN: an instruction follows
     for found in decode_tids(model, prompts, trie, beams=40): ...    # per prompt its DecodedTids, best first
 
-A prompt ends where the JSON of the answer begins. What every answer begins with (`{"target_tid":["`) is put behind it, the
-search runs over the tokens that tell TIDs apart, and what all of them end with is added without asking the model. The
-tokens are those of the whole text, as in training. Two items of one TID are one leaf, and an answer names both.
+A prompt ends with what every answer begins with, `{"target_tid":["`, as data.renderer makes it. The search runs over the
+tokens that tell TIDs apart, and what all of them end with is added without asking the model. The tokens are those of
+training (data/answers.py). Two items of one TID are one leaf, and an answer names both.
 
 Relations: infer.search.token_trie and token_tree search; infer.text.json_strings writes the instruction behind a TID.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
 from configs.program import InputError
+from data.answers import END, listed, piece_ids
 from data.tids import Tids
 from infer.search.scoring import Parity
 from infer.search.token_trie import TokenTrie
-
-OPENING = '{"target_tid":'
-ALONE = "}"
-BEFORE_INSTRUCTION = ',"target_ins":"'
 
 
 @dataclass(frozen=True)
 class DecodedTid:
     """terms; item_ids: all items that have them; score: the log-probability of the tokens that tell TIDs apart;
-    ids: all tokens of the answer up to the end of `ending`, those that were given included."""
+    ids: all tokens behind the prompt up to the end of `ending`."""
 
     terms: tuple[str, ...]
     item_ids: tuple[int, ...]
@@ -42,22 +38,21 @@ class DecodedTid:
 class TidTrie:
     """The TIDs of a catalogue as the tokens in which an answer is written.
 
-    ending: what follows the list of terms; BEFORE_INSTRUCTION where the answer goes on with an instruction.
-    Fields: prefix_ids, suffix_ids (what every answer begins and ends with), trie (over what lies between), terms and items
+    ending: what follows the terms, data.answers.after_terms of the task.
+    Fields: prefix_ids, suffix_ids (what the tokens of all answers begin and end with), trie (over what lies between), terms and items
     (per sequence of the trie), shared_items (how many items have a TID that another one has too). InputError for a
     catalogue without TIDs.
     """
 
-    def __init__(self, tids: Tids, tokenizer: Any, *, ending: str = ALONE, device: Any = "cpu") -> None:
+    def __init__(self, tids: Tids, tokenizer: Any, *, ending: str = END, device: Any = "cpu") -> None:
         groups = tids.groups
         if not groups:
             raise InputError("no item has a textual identifier -> write them first (stage 05)")
-        texts = [OPENING + terms_json(terms) + ending for terms in groups]
         by_ids: dict[tuple[int, ...], tuple[tuple[str, ...], list[int]]] = {}
-        rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        behind, *rows = piece_ids(tokenizer, [ending, *map(listed, groups)])
         for ids, (terms, items) in zip(rows, groups.items(), strict=True):
             # A tokenizer that drops case or accents writes two TIDs alike: one leaf.
-            by_ids.setdefault(tuple(ids), (terms, []))[1].extend(items)
+            by_ids.setdefault((*ids, *behind), (terms, []))[1].extend(items)
         self.prefix_ids, middles, self.suffix_ids = _without_common(list(by_ids))
         self.terms = [terms for terms, _ in by_ids.values()]
         self.items = [tuple(sorted(items)) for _, items in by_ids.values()]
@@ -75,15 +70,6 @@ class TidTrie:
 
     def __str__(self) -> str:
         return f"{len(self)} TIDs of {sum(map(len, self.items))} items, {self.shared_items} of which share theirs"
-
-
-def terms_json(terms: Sequence[str]) -> str:
-    """A TID as compact JSON.
-
-    >>> terms_json(("steel", "écrou"))
-    '["steel","écrou"]'
-    """
-    return json.dumps(list(terms), ensure_ascii=False, separators=(",", ":"))
 
 
 def _without_common(
