@@ -248,10 +248,23 @@ def test_the_expected_reward_knows_missing_items_and_the_exact_kl():
     rewards = torch.tensor([[1.0, NAN, 0.5]])
     found = expected_reward(policy, rewards, 2, beta=0.1, reference_PFL=reference)
     p, q = policy.detach()[0, :, 0], reference[0, :, 0]
-    value = sum(p[i].exp() * (rewards[0, i] - 0.1 * (p[i] - q[i])) for i in (0, 2)) / 2
-    assert float(found.loss) == pytest.approx(-float(value), rel=1e-5)
+    shares = p[[0, 2]].exp() / p[[0, 2]].exp().sum()
+    value = float(shares @ (rewards[0, [0, 2]] - 0.1 * (p - q)[[0, 2]])) / 2
+    assert float(found.loss) == pytest.approx(-value, rel=1e-5)
     found.loss.backward()
     assert logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
+
+
+def test_a_constant_added_to_the_rewards_of_some_items_moves_nothing_to_or_from_the_others():
+    """Two of three items, rewards far below 0, as logs of probabilities are: the third neither gains nor loses by it."""
+    grads = []
+    for shift in (0.0, -20.0):
+        logits = torch.tensor([0.4, 0.1, -0.3], requires_grad=True)
+        policy = logits.log_softmax(0)[None, :2, None]
+        expected_reward(policy, torch.tensor([[1.0, 0.5]]) + shift, 1).loss.backward()
+        grads.append(logits.grad)
+    torch.testing.assert_close(*grads)
+    assert grads[0][0] < 0 < grads[0][1] and abs(float(grads[0][2])) < 1e-6
 
 
 def test_the_likelihood_of_targets_is_a_weighted_cross_entropy():

@@ -178,9 +178,10 @@ def expected_reward(
 ) -> LossParts:
     """-sum over items of p(item) * (reward - beta * log(p / p_reference)), over `prompts`: exact, nothing is drawn.
 
-    The log-probabilities are those of score space trie, where those of all legal items sum to one; with fewer items than
-    that the others count as reward 0. NaN rewards take no part. Probabilities .6, .4 and rewards 1, 0 give -.6 with the
-    slope (-.6, 0) by the log-probabilities: what a sampled REINFORCE gradient is in expectation.
+    The log-probabilities are those of score space trie, where those of all legal items sum to one. With fewer items than
+    that each other one counts as the mean of those that are here: what a constant added to all rewards would do to the rest
+    is nothing. NaN rewards take no part. Probabilities .6, .4 and rewards 1, 0 give -.6 with the slope (-.24, .24) by the
+    log-probabilities: what a sampled REINFORCE gradient with a baseline is in expectation.
     """
     known_PF = ~rewards_PF.isnan()
     policy_PFL = policy_PFL.masked_fill(~known_PF[..., None], 0.0)
@@ -190,7 +191,11 @@ def expected_reward(
     if reference_PFL is not None:
         kl_PFL = policy_PFL - reference_PFL.masked_fill(~known_PF[..., None], 0.0)
         gain_PF = gain_PF - beta * kl_PFL.sum(2)
-    loss = -(log_PF.exp() * gain_PF).masked_fill(~known_PF, 0.0).sum() / max(int(prompts), 1)
+    share_PF = log_PF.exp().masked_fill(~known_PF, 0.0)
+    with torch.no_grad():
+        mean_P1 = (share_PF * gain_PF).sum(1, keepdim=True) / share_PF.sum(1, keepdim=True).clamp(min=1e-30)
+        above_PF = (gain_PF - mean_P1).masked_fill(~known_PF, 0.0)
+    loss = -((share_PF * above_PF).sum() + mean_P1.sum()) / max(int(prompts), 1)
     return LossParts(loss, kl_PFL.detach(), torch.zeros_like(kl_PFL, dtype=torch.bool))
 
 
