@@ -26,7 +26,7 @@ from configs.program import InputError, progress, say
 from data.store.configuration import pace
 from infer.chat.backends import Backend, Heuristic, Recorded, check_base_url
 from infer.chat.cache import ReplyCache
-from infer.chat.journal import SETTLED, Journal, read_results
+from infer.chat.journal import SETTLED, Journal, Unanswered, distinct, read_results
 from infer.chat.limits import Account, Budget, BudgetSpent, Forecast, prompt_tokens
 from infer.chat.messages import STATUSES, ChatRequest, ChatResult
 from infer.chat.run import ChatRun, Policy
@@ -215,7 +215,7 @@ class ChatClient:
 
         Raises ServiceError where the service is down or rejects the key, or the budget is spent.
         """
-        requests = list(_distinct(requests))
+        requests = list(distinct(requests))
         account = Account(self.settings.budget)
         made = self._results(iter(requests), concurrency, account, sink=lambda result: None)
         results = dict(progress(made, label=label, total=len(requests), unit="answer"))
@@ -229,20 +229,31 @@ class ChatClient:
         concurrency: int | None = None,
         label: str = "chat",
         changed: Literal["ask", "refuse"] = "ask",
+        follow: Callable[[ChatResult], Iterable[ChatRequest]] | None = None,
+        total: int | None = None,
     ) -> dict[str, int]:
         """Append a result for every request that `path` does not hold yet; returns what is to be known of this run.
 
         Samples that the file holds as ok or refused are kept; failed and invalid ones are asked again. A kept sample
         whose prompt or teacher is another now is asked again (`changed="ask"`) or an InputError (`"refuse"`).
-        `requests` may be a generator: only those under way are in memory. Counts: one per status, kept, changed,
-        cached, calls, and prompt_tokens, completion_tokens of the calls. Read the file with `read_results`.
+        `requests` may be a generator: only those under way are in memory. `follow` names the requests, with keys of their
+        own, to which a result leads, kept or new; with it `total` says how many there may be in all. Counts: one per status,
+        kept, changed, cached, calls, and prompt_tokens, completion_tokens of the calls. Read the file with `read_results`.
         """
         counts = Counter(dict.fromkeys((*STATUSES, *COUNTS), 0))
-        total = len(requests) if hasattr(requests, "__len__") else None
+        if total is None and hasattr(requests, "__len__"):
+            total = len(requests)
         with Journal(path) as journal:
             account = Account(self.settings.budget, **journal.spent)
-            new = self._unanswered(requests, journal, counts, refuse=changed == "refuse")
-            made = self._results(new, concurrency, account, sink=journal.append)
+            new = Unanswered(
+                requests, journal, counts, teacher=self.teacher, refuse=changed == "refuse", follow=follow
+            )
+
+            def keep(result: ChatResult) -> None:
+                journal.append(result)
+                new.answered(result)
+
+            made = self._results(new, concurrency, account, sink=keep)
             done, told = 0, time.monotonic()
             try:
                 for _, result in progress(made, label=label, total=total, unit="answer"):
@@ -266,7 +277,7 @@ class ChatClient:
         """What `run_to_file` of the same arguments is going to cost; nobody is asked and nothing is written."""
         answered = read_results(path) if Path(path).exists() else {}
         total, new = 0, []
-        for request in _distinct(requests):
+        for request in distinct(requests):
             total += 1
             known = answered.get(request.key)
             kept = known is not None and known.status in SETTLED
@@ -291,36 +302,3 @@ class ChatClient:
         if self.backend.parallel:
             return run.in_threads(self.settings.concurrency if concurrency is None else concurrency)
         return run.serially()
-
-    def _unanswered(
-        self, requests: Iterable[ChatRequest], journal: Journal, counts: Counter[str], *, refuse: bool
-    ) -> Iterator[ChatRequest]:
-        """The requests that the file has no answer to; the others are counted."""
-        for request in _distinct(requests):
-            known = journal.done.get(request.key)
-            if known == (request.prompt_sha256, self.teacher):
-                counts["kept"] += 1
-                continue
-            if known is not None and refuse:
-                what = (
-                    "prompt"
-                    if known[0] != request.prompt_sha256
-                    else f"teacher ({known[1]}, not {self.teacher})"
-                )
-                raise InputError(
-                    f"{journal.path}: {request.key!r} was answered for another {what} -> choose another file"
-                )
-            counts["changed"] += known is not None
-            yield request
-
-
-def _distinct(requests: Iterable[ChatRequest]) -> Iterator[ChatRequest]:
-    """`requests`; InputError for a key that comes twice."""
-    seen: set[str] = set()
-    for request in requests:
-        if request.key in seen:
-            raise InputError(
-                f"two requests have the key {request.key!r} -> keys name samples, make them unique"
-            )
-        seen.add(request.key)
-        yield request

@@ -11,14 +11,14 @@ import fcntl
 import json
 import os
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
-from infer.chat.messages import STATUSES, ChatResult
+from infer.chat.messages import STATUSES, ChatRequest, ChatResult
 
 FIELDS = {field.name for field in fields(ChatResult)}
 # A model that has refused refuses again; what failed or was broken may come out well in the next run.
@@ -82,6 +82,71 @@ class Journal:
         with self._lock:
             os.fsync(self._file)
             os.close(self._file)
+
+
+class Unanswered:
+    """An iterator over the requests that a journal has no answer to; the others are counted as kept.
+
+    With `follow`, an answer, kept or new (`answered`), may lead to further requests, which come before the rest: the
+    iterator can then go on after it has ended. A kept sample whose prompt or teacher is another now is changed: asked again,
+    or with `refuse` an InputError, as is a key that comes twice.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[ChatRequest],
+        journal: Journal,
+        counts: Counter[str],
+        *,
+        teacher: str,
+        refuse: bool,
+        follow: Callable[[ChatResult], Iterable[ChatRequest]] | None,
+    ) -> None:
+        self._requests, self._further = distinct(requests), deque[ChatRequest]()
+        self._journal, self._counts, self._teacher, self._refuse = journal, counts, teacher, refuse
+        self._follow = follow
+        self._kept = read_results(journal.path) if follow else {}
+
+    def answered(self, result: ChatResult) -> None:
+        """Take note of a new answer."""
+        if self._follow:
+            self._further.extend(self._follow(result))
+
+    def __iter__(self) -> Unanswered:
+        return self
+
+    def __next__(self) -> ChatRequest:
+        while True:
+            request = self._further.popleft() if self._further else next(self._requests)
+            known = self._journal.done.get(request.key)
+            if known == (request.prompt_sha256, self._teacher):
+                self._counts["kept"] += 1
+                if self._follow:
+                    self.answered(self._kept.pop(request.key))
+                continue
+            if known is not None and self._refuse:
+                what = (
+                    "prompt"
+                    if known[0] != request.prompt_sha256
+                    else f"teacher ({known[1]}, not {self._teacher})"
+                )
+                raise InputError(
+                    f"{self._journal.path}: {request.key!r} was answered for another {what} -> choose another file"
+                )
+            self._counts["changed"] += known is not None
+            return request
+
+
+def distinct(requests: Iterable[ChatRequest]) -> Iterator[ChatRequest]:
+    """`requests`; InputError for a key that comes twice."""
+    seen: set[str] = set()
+    for request in requests:
+        if request.key in seen:
+            raise InputError(
+                f"two requests have the key {request.key!r} -> keys name samples, make them unique"
+            )
+        seen.add(request.key)
+        yield request
 
 
 def read_results(path: str | Path) -> dict[str, ChatResult]:

@@ -2,7 +2,8 @@
 
 Service faults wait with exponential backoff and jitter (tenacity), or as long as the service says; useless answers are
 asked again at once, with another seed and the reason. A row of requests without any answer ends the run, and so does a
-spent budget: then the calls under way still finish.
+spent budget: then the calls under way still finish. Requests may lead to further ones: where the iterator of requests has
+none while calls are under way, it is asked again after each of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from infer.chat.limits import Account, BudgetSpent
 from infer.chat.messages import ChatRequest, ChatResult, Reply, TransientFault, judge
 
 LONGEST_WAIT = 60.0
+LONGEST_SLEEP = 0.2  # of a thread without a request: the run may have ended
 LAST_SECONDS = (
     5.0  # for threads to end once their calls are cut off: one may still be looking up the server's name
 )
@@ -103,8 +105,8 @@ class ChatRun:
         self.spent: BudgetSpent | None = None
         self.stop = threading.Event()
         self._requests = enumerate(requests)
-        self._taking, self._finishing = threading.Lock(), threading.Lock()
-        self._unanswered = 0
+        self._changed, self._finishing = threading.Condition(), threading.Lock()
+        self._unanswered = self._under_way = 0
 
     def serially(self) -> Iterator[tuple[int, ChatResult]]:
         """(place, result) of every request, asked in this thread."""
@@ -159,10 +161,14 @@ class ChatRun:
             outcomes.put(error)
 
     def _take(self) -> list[Sample]:
-        with self._taking:
-            if self.spent:
-                return []
-            return [Sample(place, request) for place, request in islice(self._requests, self.backend.batch)]
+        with self._changed:
+            while not (self.spent or self.stop.is_set()):
+                taken = list(islice(self._requests, self.backend.batch))
+                if taken or not self._under_way:
+                    self._under_way += len(taken)
+                    return [Sample(place, request) for place, request in taken]
+                self._changed.wait(LONGEST_SLEEP)
+            return []
 
     def _settle(self, batch: list[Sample]) -> list[tuple[int, ChatResult]]:
         """Bring every sample of `batch` to a result and hand it on; one that the budget does not reach has none."""
@@ -177,6 +183,9 @@ class ChatRun:
         made = [sample for sample in batch if sample.result is not None]
         for sample in made:
             self._hand_on(sample)
+        with self._changed:
+            self._under_way -= len(batch)
+            self._changed.notify_all()
         return [(sample.place, sample.result) for sample in made]
 
     def _ask(self, samples: list[Sample]) -> None:
