@@ -26,12 +26,13 @@ for number in $STAGES; do
         03) bash scripts/03_complete_tags.sh ;;
         04) bash scripts/04_build_sids.sh ;;
         05) bash scripts/05_generate_tids.sh ;;
+        06) bash scripts/06_write_reasoning.sh ;;
         07) bash scripts/07_build_examples.sh ;;
         08) bash scripts/08_expand_vocab.sh; unset MODEL ;;
         09) bash sft.sh; unset MODEL; trained=sft_$STAGE ;;
         10) bash rl.sh; unset MODEL; trained=grpo ;;
         11) NAME=$trained bash evaluate.sh ;;
         baselines) bash scripts/train_baselines.sh ;;
-        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 07 08 09 10 11 or baselines" >&2; exit 2 ;;
+        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 or baselines" >&2; exit 2 ;;
     esac
 done

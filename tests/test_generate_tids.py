@@ -92,7 +92,7 @@ def test_one_object_is_no_map(tmp_path):
         ('{"a": ["x"]}', "caption of 'a' is no text"),
         ('[{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]', "'a' has two captions"),
         ('{"id": "a", "text": "x"}\nnot JSON', "line 2 is not JSON"),
-        ("7", "the object is no caption"),
+        ("7", "entry 0 is no caption"),
     ],
 )
 def test_captions_of_no_shape_are_refused(tmp_path, text, message):

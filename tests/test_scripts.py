@@ -22,6 +22,11 @@ STAGES = {
     "scripts/03_complete_tags.sh": ["preprocess.complete_tags"],
     "scripts/04_build_sids.sh": ["rq.train_quantizer", "rq.assign_sids"],
     "scripts/05_generate_tids.sh": ["preprocess.generate_tids"],
+    "scripts/06_write_reasoning.sh": [
+        "preprocess.reason_identifiers",
+        "preprocess.search_prompts",
+        "preprocess.distill_reasoning",
+    ],
     "scripts/07_build_examples.sh": ["preprocess.build_examples"],
     "scripts/08_expand_vocab.sh": ["preprocess.init_base_model", "preprocess.expand_vocab"],
     "scripts/train_baselines.sh": ["infer.run_baselines", "infer.evaluate"],
@@ -72,9 +77,9 @@ def script(echo: Path, name: str, *flags: str, code: int = 0, **variables: str) 
 def test_the_choice_is_said_first_and_the_programs_follow(echo, name):
     dataset = {"scripts/03_complete_tags.sh": {"DATASET": "scientific"}}.get(name, {"DATASET": "office"})
     first, *calls = script(echo, name, **dataset)
-    paper = {"scripts/03_complete_tags.sh": "hidvae", "scripts/05_generate_tids.sh": "navigen"}.get(
-        name, "minionerec"
-    )
+    papers = {"scripts/03_complete_tags.sh": "hidvae"}
+    papers |= dict.fromkeys(("scripts/05_generate_tids.sh", "scripts/06_write_reasoning.sh"), "navigen")
+    paper = papers.get(name, "minionerec")
     assert first.startswith(
         f"{Path(name).name}: PAPER={paper} DATASET={dataset['DATASET']} CONFIG={dataset['DATASET']}"
     )
@@ -231,7 +236,7 @@ def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them
     )
     assert all("--overwrite true" in call for call in calls if "infer.report" not in call)
     assert not [call for call in script(echo, name)[1:] if "--overwrite" in call]
-    extra = {f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE")}
+    extra = {f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL")}
     calls = script(echo, name, "--overwrite", **extra)[1:]
     assert any(call.endswith("--overwrite --resamples 7") for call in calls[1:])
 

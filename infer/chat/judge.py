@@ -12,7 +12,6 @@ only are the chat client's. A rule in place of a model is the client's backend `
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 
 from configs.program import InputError
 from infer.chat.client import ChatClient, ChatRequest
-from infer.chat.quoting import CLOSE, DATA_RULE, OPEN, quoted
+from infer.chat.quoting import DATA_RULE, quoted, unquoted
 
 QUALITY = ("specificity", "creativity", "content_quality", "visual_generatability")
 ALIGNMENT = ("instruction_to_target", "instruction_to_predicted", "predicted_to_target")
@@ -36,7 +35,6 @@ SYSTEM = (
 )
 TOKENS_PER_SAMPLE = 160
 WORD = re.compile(r"[^\W_]+")
-FRAME = re.compile(f"{OPEN}(.*){CLOSE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +135,7 @@ def word_overlap(request: ChatRequest) -> dict[str, dict[str, float]]:
     An alignment is the share of the second text's words that the first has; the qualities are the share of different words
     among an instruction's words times words / 25, at most 1.
     """
-    texts = [json.loads(text) for text in FRAME.findall(request.messages[-1]["content"])]
+    texts = unquoted(request.messages[-1]["content"])
     made = {}
     for number, (target, predicted, instruction) in enumerate(zip(*[iter(texts)] * 3, strict=True), start=1):
         words = WORD.findall(instruction.lower())

@@ -56,26 +56,34 @@ def read_captions(path: str | Path) -> Captions:
     return made
 
 
-def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(place, id, caption) of every entry."""
+def json_entries(path: Path) -> list[tuple[str, Any]] | dict[str, Any]:
+    """(place, value) of every entry of a list or of JSON lines; an object as it is."""
     raw = path.read_bytes()
     try:
         whole = json.loads(raw)
     except ValueError:
-        for number, line in enumerate(raw.splitlines(), start=1):
-            if line.strip():
-                yield _entry(path, f"line {number}", _loaded(path, number, line))
-        return
-    if isinstance(whole, list):
-        for number, row in enumerate(whole):
-            yield _entry(path, f"entry {number}", row)
-    elif isinstance(whole, dict) and not _is_entry(whole):
-        for key, text in whole.items():
+        lines = enumerate(raw.splitlines(), start=1)
+        return [(f"line {number}", _loaded(path, number, line)) for number, line in lines if line.strip()]
+    if isinstance(whole, dict):
+        return whole
+    return [
+        (f"entry {number}", row) for number, row in enumerate(whole if isinstance(whole, list) else [whole])
+    ]
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(place, id, caption) of every entry."""
+    entries = json_entries(path)
+    if isinstance(entries, list):
+        for where, row in entries:
+            yield _entry(path, where, row)
+    elif _is_entry(entries):
+        yield _entry(path, "the object", entries)
+    else:
+        for key, text in entries.items():
             if not isinstance(text, str):
                 raise InputError(f"{path}: the caption of {key!r} is no text -> {_SHAPES}")
             yield f"key {key!r}", key, text
-    else:
-        yield _entry(path, "the object", whole)
 
 
 _SHAPES = f"an entry has {' or '.join(IDS)}, and {', '.join(TEXTS[:-1])} or {TEXTS[-1]}"

@@ -1,0 +1,119 @@
+"""Rules in place of a teacher, for backend `heuristic` only: a chain that runs in seconds without a model, marked in every row.
+
+What they write is made of the data in the question, so that it depends on history and target, and passes the same checks as
+a teacher's text. It is no supervision worth a claim: scores come from a hash, sentences from a handful of moulds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from typing import Any
+
+from infer.chat.client import ChatRequest
+from infer.chat.quoting import unquoted
+from preprocess.teacher.evolution import CHILDREN, FOUNDERS, WEIGHTS
+from preprocess.teacher.search import CANDIDATES
+
+PLACES = (
+    "on an oak table",
+    "by a wide window",
+    "on dark slate",
+    "in a bright studio",
+    "on a stone ledge",
+    "in a quiet room",
+)
+STYLES = (
+    "a crisp product view",
+    "a painterly still life",
+    "a candid close-up",
+    "a wide editorial frame",
+    "a graphic poster",
+)
+CAMERAS = (
+    "50 mm lens at eye level",
+    "macro lens from above",
+    "low angle with shallow focus",
+    "slow orbit around it",
+)
+MOODS = (
+    "soft morning light",
+    "cool side light",
+    "amber evening glow",
+    "even white light",
+    "hard contrast and long shadows",
+)
+DETAILS = (
+    "fine texture in view",
+    "dust in the air",
+    "a plain ground",
+    "crisp edges",
+    "muted colours with one accent",
+)
+
+
+def heuristic_identifier(request: ChatRequest) -> str:
+    """A paragraph that walks through the items and ends in the target."""
+    *items, target = unquoted(request.messages[-1]["content"])
+    return (
+        f"I read what was chosen so far from the oldest to the latest and look for what comes back. {_walk(items)} I set "
+        f"aside what appears only once, and I weigh the latest of them most, as I take it that tastes move. I therefore "
+        f"expect the next to be {target}."
+    )
+
+
+def heuristic_distillation(request: ChatRequest) -> str:
+    """A paragraph from the items to the target and a way to write the prompt."""
+    *items, _, notes, _, target = unquoted(request.messages[-1]["content"])
+    looks = notes.count("\nLook ")
+    return (
+        f"I start from what was chosen so far. {_walk(items)} My drafts tried it close to home, halfway and boldly, and I "
+        f"looked at them {looks + 1} times: the plain one was clear and dull, the bold one striking and vague. I kept what was "
+        f"clear and took over light and view from the other. All of it leads me to {target}, so I would write the prompt "
+        "around one thing in view, its place, the light on it and the camera, and leave its name unsaid."
+    )
+
+
+def heuristic_search(request: ChatRequest) -> dict[str, Any]:
+    """Drafts for the target, or scores of drafts."""
+    step, said = request.key.partition(" ")[2].split()[0], unquoted(request.messages[-1]["content"])
+    if step == "judge":
+        return dict(zip(CANDIDATES, map(_scores, said[1:]), strict=True))
+    if step == "founders":
+        *items, _, target = said
+        return {mode: _draft(f"{mode} {target}", items, target) for mode in FOUNDERS}
+    *items, _, target, better, _, other, _ = said
+    turned = f"{target} {better} {other}"
+    return {mode: _draft(f"{mode} {turned}", items, target) for mode in CHILDREN}
+
+
+def _walk(items: list[str]) -> str:
+    """What the items have in common, and the latest of them."""
+    counts = Counter(term for item in items for term in item.split(", "))
+    (common, times), *_ = counts.most_common(1)
+    shared = (
+        f"I see {common} in {times} of {len(items)}"
+        if times > 1
+        else f"I see {len(items)} of them with little in common"
+    )
+    return f"{shared}, and the latest is {items[-1]}, which I take for my best clue."
+
+
+def _draft(seed: str, items: list[str], target: str) -> dict[str, str]:
+    place, style, camera, mood, detail = (
+        options[zlib.crc32(f"{number} {seed}".encode()) % len(options)]
+        for number, options in enumerate((PLACES, STYLES, CAMERAS, MOODS, DETAILS))
+    )
+    known = [term for item in items for term in item.split(", ")[:3] if term not in target] or [
+        "what is there"
+    ]
+    company = known[zlib.crc32(seed.encode()) % len(known)]
+    prompt = (
+        f"{style.capitalize()} of one thing {place}, made to go with {company}; {camera}, {mood}, {detail}."
+    )
+    return {"prompt": prompt, "reasoning": f"One thing in view, with {mood}."}
+
+
+def _scores(prompt: str) -> dict[str, Any]:
+    made = {name: 5 + zlib.crc32(f"{name} {prompt}".encode()) % 46 / 10 for name in WEIGHTS}
+    return made | {"reasoning": "A hash of the prompt, no judgement."}
