@@ -138,6 +138,19 @@ def test_shared_tokens_by_hand() -> None:
     assert pairs == [(4, 14), (5, 15), (9, 16), (10, 17), (2, 12), (3, 13)]
 
 
+@pytest.mark.parametrize("layout", ["user_tree", "packed"])
+def test_a_long_unit_makes_fewer_rows(layout: str) -> None:
+    """One user of 60 tokens and nine of 20, rows of 24: not ten rows of 64 slots (of 640 then 240 are used), but four."""
+    rng = np.random.default_rng(0)
+    sequences = [(rng.integers(1, VOCAB, length).tolist(), [5]) for length in (60, *[20] * 9)]
+    groups = tasks = np.zeros(10, int)
+    batches = packed(layout, sequences, groups + np.arange(10), tasks, step_windows=99)
+    batch = batches[0]
+    assert batch["input_ids"].shape == (4, 64) and batch["real_tokens"] == 60 + 9 * 20
+    model = tiny.model(vocab_size=VOCAB)
+    assert_equal(model, answer_loss(model, batch), reference(model, sequences))
+
+
 @given(st.integers(0, 10**6), st.sampled_from(["user_tree", "packed", "padded"]), st.integers(1, 3))
 @settings(deadline=None, max_examples=30)
 def test_every_epoch_has_every_window_once(seed: int, layout: str, processes: int) -> None:

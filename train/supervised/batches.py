@@ -136,8 +136,8 @@ class Batches(torch.utils.data.Dataset):
         roots = units.root_U[chosen_U]
         if self.row_tokens is None:
             number = len(chosen_U)
-        else:
-            number = max(1, -(-int(sizes.sum()) // self.row_tokens))
+        else:  # all rows are as long as the longest unit makes one: then they may as well be filled
+            number = max(1, -(-int(sizes.sum()) // max(self.row_tokens, int((sizes + roots).max()))))
         row_U, slot_U = np.zeros(len(chosen_U), np.int64), np.zeros(len(chosen_U), np.int64)
         fill, root_slots = [0] * number, {}
         for u in np.argsort(-sizes, kind="stable").tolist():
