@@ -35,6 +35,9 @@ class Server:
     asked: list[tuple[str, str]] = field(default_factory=list)
     ranges: bool = True
     weak: bool = False
+    shift: int | None = (
+        0  # bytes that a piece begins later than it was asked for; None: it does not say where
+    )
     address: str = ""
 
 
@@ -59,7 +62,10 @@ def server() -> Iterator[Server]:
                     self.send_header("Content-Range", f"bytes */{len(data)}")
                     self.send_header("Content-Length", "0")
                     return self.end_headers()
+                begin += state.shift or 0
             self.send_response(206 if begin else 200)
+            if begin and state.shift is not None:
+                self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
             self.send_header("Content-Length", str(len(data) - begin))
             self.send_header("ETag", 'W/"1"' if state.weak else tag)
             if state.weak:
@@ -103,6 +109,15 @@ def test_a_half_download_goes_on_in_the_next_run(server, tmp_path, ranges):
     server.ranges = ranges
     assert fetch(f"{server.address}/a.bin", tmp_path / "a.bin", digest=md5(ANY), patience=QUICK)
     assert (tmp_path / "a.bin").read_bytes() == ANY and server.asked == [("/a.bin", "bytes=100000-")]
+
+
+@pytest.mark.parametrize("shift", [-100, 4096, None])
+def test_a_piece_that_begins_elsewhere_is_not_taken(server, tmp_path, shift):
+    """There is no checksum that would notice."""
+    server.files["/a.bin"], server.stop_after, server.shift = ANY, [100_000], shift
+    assert not fetch(f"{server.address}/a.bin", tmp_path / "a.bin", digest="", patience=QUICK)
+    assert (tmp_path / "a.bin").read_bytes() == ANY
+    assert [asked for _, asked in server.asked] == ["", "bytes=100000-", ""]
 
 
 @pytest.mark.parametrize("weak", [False, True])

@@ -134,6 +134,9 @@ def _take(url: str, part: Path, patience: Persistence) -> bool:
         return False
     with answer:
         continues = answer.status == 206
+        if continues and _start_of(answer.headers.get("Content-Range", "")) != have:
+            part.unlink()  # a piece from elsewhere: nothing says that it fits, so the whole file is asked for
+            return False
         have = have if continues else 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
@@ -149,6 +152,16 @@ def _take(url: str, part: Path, patience: Persistence) -> bool:
             for block in progress(blocks, label=url.rsplit("/", 1)[1], total=expected, unit="MiB"):
                 out.write(block)
     return total is None or part.stat().st_size == total
+
+
+def _start_of(content_range: str) -> int | None:
+    """Where a piece begins.
+
+    >>> _start_of("bytes 70000-1279999/1280000")
+    70000
+    """
+    found = re.match(r"bytes (\d+)-\d+/", content_range)
+    return int(found[1]) if found else None
 
 
 def _version_file(part: Path) -> Path:
