@@ -12,6 +12,7 @@ from tests import handmade, tiny
 from tests.ranks import together
 from tests.test_sid_trainer import PROMPTS, flat, stepped, trainer
 from train.policy.batches import batch_loss
+from train.policy.hints import find_hints, find_hints_together
 from train.policy.reference import AdapterReference, Reference, require_same_tokens
 
 
@@ -257,6 +258,29 @@ def test_two_processes_take_the_step_of_one(tmp_path):
         for mine, theirs in zip(log, lines, strict=True):
             for key in ("loss", "reward", "kl", "kl_p99", "entropy", "distinct_items", "hit_rate"):
                 assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=2e-4), key
+
+
+def _hints(path):
+    one, searched = trainer(path), []
+    plain = one.engine.batches
+    one.engine.batches = lambda prompts: searched.append(len(prompts)) or plain(prompts)
+    found = find_hints_together(
+        one.engine, one.prompts, one.targets_R, group=2, space="full", temperature=1.0
+    )
+    return found, searched[0]
+
+
+def test_hints_are_found_by_all_processes_together(tmp_path):
+    one = trainer(tmp_path)
+    alone = find_hints(one.engine, one.prompts, one.targets_R, group=2, space="full", temperature=1.0)
+    assert len(set(alone.tolist())) > 1
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    shares = together(_hints, tmp_path / "three", world=3)
+    assert [share for _, share in shares] == [len(range(rank, PROMPTS, 3)) for rank in range(3)]
+    assert all((found == alone).all() for found, _ in shares)
 
 
 def test_newest_rows_are_those_with_the_latest_times(tmp_path):

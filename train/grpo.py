@@ -169,22 +169,23 @@ def load_reference(args: GrpoArgs, engine: Any, decode: DecodeSettings) -> Any:
 
 
 def hints_of(args: GrpoArgs, trainer: Any, out: Output) -> Any:
-    """Codes of the target that each prompt is given, found by the first process and kept in hints.parquet."""
-    from train.policy.hints import FILE, find_hints, read_hints, write_hints
+    """Codes of the target that each prompt is given, found by all processes together and kept in hints.parquet."""
+    from train.policy.hints import FILE, find_hints_together, read_hints, write_hints
 
     settings, file = args.rollout, out.path / FILE
     ids = [row["example_id"] for row in trainer.rows]
     if args.hints is not None:
         return read_hints(args.hints, ids, sids=trainer.engine.sids)
-    with trainer.args.main_process_first(local=False, desc="hints"):
-        if not file.exists():
-            trainer.model.eval()
-            depths = find_hints(
-                trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
-                space=settings.rollout_space, temperature=settings.temperature,
-            )  # fmt: skip
+    if not file.exists():
+        trainer.model.eval()
+        depths = find_hints_together(
+            trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
+            space=settings.rollout_space, temperature=settings.temperature,
+        )  # fmt: skip
+        if out.leads:
             with out.replacing(FILE) as temporary:
                 write_hints(temporary, ids, depths, sids=trainer.engine.sids)
+    trainer.accelerator.wait_for_everyone()
     return read_hints(file, ids, sids=trainer.engine.sids)
 
 

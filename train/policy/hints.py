@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,8 @@ def find_hints(
     depth_R = np.full(len(prompts), engine.sids.num_levels - 1, np.int8)
     left = np.arange(len(prompts))
     for depth in range(engine.sids.num_levels - 1):
+        if not len(left):
+            break
         found = []
         batches = engine.batches([prompts[row] for row in left])
         for batch in progress(batches, label=f"hints of {depth} codes", unit="batch"):
@@ -67,8 +70,25 @@ def find_hints(
             found.append(rows[hit_B])
         depth_R[np.concatenate(found)] = depth
         left = np.setdiff1d(left, np.concatenate(found))
-        if not len(left):
-            break
+    return depth_R
+
+
+def find_hints_together(
+    engine: Engine, prompts: Sequence[Sequence[int]], targets_R: np.ndarray, **options: Any
+) -> np.ndarray:
+    """As find_hints, the rows divided among the processes of a run: every one of them calls this and gets all depths.
+
+    They search about as long as one another, so none waits at a barrier until its time is up.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    rank, world = PartialState().process_index, PartialState().num_processes
+    mine = np.arange(rank, len(prompts), world)
+    found = find_hints(engine, [prompts[row] for row in mine], targets_R[mine], **options)
+    depth_R = np.empty(len(prompts), np.int8)
+    for other, depths in enumerate(gather_object([found])):
+        depth_R[other::world] = depths
     return depth_R
 
 
