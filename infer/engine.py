@@ -21,7 +21,7 @@ import numpy as np
 from configs.program import InputError
 from data.prompts import wording as named_wording
 from data.renderer import MODES, HistoryRenderer, Renderer
-from data.sid import SidTable, read_sids, read_vocab, sid_format
+from data.sid import SidTable, SidVocab, read_sids, read_vocab, sid_format
 from data.signals import Signals, read_signals
 from data.store.checkpoints import require_model
 from infer.loading import USUAL, LoadSettings, context_length, examples_facts, load_model, prompt_bound
@@ -132,6 +132,15 @@ class Engine:
         self.wording = wording
         self.mode, self.think = mode, think or ThinkSettings()
         self.histories = HistoryRenderer(renderer, sids, named_wording(wording), mode=mode, signals=signals)
+
+    def over(self, vocab: SidVocab, sids: SidTable, settings: DecodeSettings) -> Engine:
+        """The same model over semantic IDs of fewer levels, or over fewer of them; prompts are never cut."""
+        renderer = Renderer(self.renderer.tokenizer, vocab)
+        return Engine(self.model, renderer, sids, settings, wording=self.wording, mode=self.mode)
+
+    def told(self, ids: Sequence[int]) -> str:
+        """Tokens of a prompt or an answer as a person reads them."""
+        return self.renderer.tokenizer.decode(ids)
 
     @cached_property
     def catalogues(self) -> Catalogues:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import AlreadyComplete, InputError, say
 from data import artifacts
 from data.rows import Rows, read_rows
@@ -81,14 +82,18 @@ class FuseArgs:
         fitted = self.scale == "fitted"
         if not fitted and (isinstance(self.scale, str) or not (isfinite(self.scale) and self.scale > 0)):
             raise InputError(f"scale {self.scale!r} must be a number above 0, or fitted")
-        if self.scale != 1 and self.how != "product":
-            raise InputError(
-                f"scale {self.scale} says how peaked a product is, not a {self.how} -> --how product, or scale 1"
-            )
         if wrong := set(self.splits) - set(artifacts.SPLITS):
             raise InputError(f"unknown split {sorted(wrong)[0]!r} -> one of {', '.join(artifacts.SPLITS)}")
         if min(self.pool_k, self.depth) < 1:
             raise InputError(f"pool_k {self.pool_k} and depth {self.depth} must be at least 1")
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(("pool_k",), self.how == "pool", "how pool"),
+            Need(("scale",), self.how == "product", "how product"),
+        ]
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ class OneFusion:
     overwrite: bool
     scale: float | str = 1.0
 
-    def not_chosen(self) -> set[str]:
-        return set() if self.how == "pool" else {"pool_k"}
+    def needs(self) -> list[Need]:
+        return [Need(("pool_k",), self.how == "pool", "how pool")]
 
 
 @dataclass(frozen=True)

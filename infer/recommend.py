@@ -27,15 +27,16 @@ import numpy as np
 import pyarrow as pa
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError, say, warn
 from data import artifacts
 from data.sid import read_sids
 from data.store.claim import rank_and_world
 from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
-from infer.engine import DecodeSettings, Engine, load_engine
+from infer.engine import DecodeSettings, Engine
 from infer.loading import context_length, examples_facts, prompt_bound
-from infer.models import contract
+from infer.models.retrievers.engines import open_engine
 from infer.search.allowed import item_ids
 from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
 from infer.work import shards
@@ -98,8 +99,6 @@ class RecommendArgs:
             raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
         if self.mode not in MODES:
             raise InputError(f"unknown mode {self.mode!r} -> one of {', '.join(MODES)}")
-        if self.only_thoughts and self.mode != "think":
-            raise InputError(f"only_thoughts with mode {self.mode} -> --mode think")
         if self.only_thoughts and self.of is not None and self.shard is None:
             raise InputError("--of without --shard joins finished shards -> without only_thoughts")
         if self.of is not None and self.of < 1 or self.shard is not None and self.of is None:
@@ -110,10 +109,11 @@ class RecommendArgs:
             raise InputError("--of is for jobs without a launcher; torchrun's processes are shards already")
         if self.mode == "think" and self.think.writer == "vllm" and rank_and_world()[1] > 1:
             raise InputError("vLLM does not run under a launcher here -> start jobs with --shard and --of")
+        require_needs(self)
 
-    def not_chosen(self) -> set[str]:
-        """Options of thoughts, where nothing thinks."""
-        return set() if self.mode == "think" else {"think"}
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("think", "only_thoughts"), self.mode == "think", "mode think")]
 
 
 def main(args: RecommendArgs) -> None:
@@ -191,12 +191,7 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
 
 
 def load(args: RecommendArgs, *, device: str | None) -> Engine:
-    path = Path(args.model)
-    if (path / contract.FILE).exists() and not (path / "config.json").exists():
-        from infer.models.retrievers import compact_decoding
-
-        return compact_decoding.load_engine(args.model, args.sids, args.decode, device=device, mode=args.mode)
-    return load_engine(
+    return open_engine(
         args.model, args.sids, args.examples, args.decode, device=device, mode=args.mode, think=args.think
     )
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
@@ -123,8 +124,13 @@ class RunBaselinesArgs:
             )
         if wrong := set(self.splits) - set(artifacts.SPLITS):
             raise InputError(f"unknown split {sorted(wrong)[0]!r} -> one of {', '.join(artifacts.SPLITS)}")
+        require_needs(self)
         if self.depth < 1:
             raise InputError(f"depth {self.depth} must be at least 1")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("tune",), bool(set(self.models) & set(TUNED)), f"one of the models {', '.join(TUNED)}")]
 
 
 def is_directory(model: str) -> bool:

@@ -1,6 +1,6 @@
 """A small HTTP endpoint and one page: pick a history, see what the model recommends and the way to each semantic ID.
 
-reads   a model directory with SID tokens, data/<D>, its sids/<name> and examples/<name>
+reads   a model directory with SID tokens or a compact generator, data/<D>, its sids/<name> and examples/<name>
 writes  nothing; answers on http://127.0.0.1:8000 until SIGINT (exit code 130) or SIGTERM (143)
 
 Needs requirements-serve.txt. Only this machine can ask, unless --allow_remote; there are no accounts and no encryption, so
@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import EnvironmentFault, InputError, say
-from infer.engine import DecodeSettings, load_engine
+from infer.engine import DecodeSettings
+from infer.models.retrievers.engines import open_engine
 from infer.server.catalogue import read_catalogue
 from infer.server.service import Service
 from infer.server.web import make_app
@@ -37,7 +39,7 @@ class ServeArgs:
     """Recommendations over HTTP."""
 
     model: str
-    """model directory with SID tokens, e.g. outputs/<run>/grpo/final"""
+    """model directory with SID tokens, e.g. outputs/<run>/grpo/final, or a compact generator (decode.score_space trie)"""
     data: str
     """prepared data set: titles, categories, users"""
     sids: str
@@ -77,6 +79,11 @@ class ServeArgs:
                 f"host {self.host} can be reached from other machines, and this server knows no accounts"
                 " -> 127.0.0.1, or --allow_remote"
             )
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("think",), self.mode == "think", "mode think")]
 
 
 def is_local(host: str) -> bool:
@@ -156,7 +163,7 @@ def serve(app: Any, bound: socket.socket) -> None:
 def main(args: ServeArgs) -> None:
     require_packages()
     with bind(args.host, args.port) as bound:
-        engine = load_engine(
+        engine = open_engine(
             args.model,
             args.sids,
             args.examples,

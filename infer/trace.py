@@ -31,7 +31,8 @@ from data.rows import SequenceRow, read_train_log
 from data.store.fingerprints import plain
 from data.store.inputs import fingerprint, same_input
 from data.store.output import require_manifest
-from infer.engine import DecodeSettings, Engine, load_engine
+from infer.engine import DecodeSettings, Engine
+from infer.models.retrievers.engines import open_engine
 from infer.search.prefixes import Prefixes
 from infer.tracing.beams import beam_facts, level_beams, list_of
 from infer.tracing.facts import (
@@ -64,7 +65,7 @@ class TraceArgs:
     sids: str
     """SID directory that the model was expanded with"""
     model: str
-    """model directory with SID tokens"""
+    """model directory with SID tokens, or a compact generator (decode.score_space trie)"""
     raw: str | None = None
     """folder of the raw files: the user's and the items' lines are looked up there"""
     predictions: str | None = None
@@ -114,7 +115,7 @@ def trace(args: TraceArgs) -> dict[str, Any]:
     if args.predictions:
         config = require_manifest(args.predictions, written_by=artifacts.PREDICTIONS.written_by)["config"]
     settings, mode = traceable(config, args.decode, args.mode, where=args.predictions)
-    engine = load_engine(args.model, args.sids, args.examples, settings, device=args.device, mode=mode)
+    engine = open_engine(args.model, args.sids, args.examples, settings, device=args.device, mode=mode)
     if tables.items.num_rows != engine.sids.num_items:
         raise InputError(
             f"{args.sids} has {engine.sids.num_items} items, {args.data} {tables.items.num_rows} -> assign the SIDs again"

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
@@ -162,6 +163,11 @@ class BuildExamplesArgs:
             )
         if len({"chat" in self.shares, self.registry is not None, bool(self.corpora)}) > 1:
             raise InputError("task chat, registry and corpora belong together -> give all or none")
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("user_buckets",), "user_bucket" in self.signals, "signal user_bucket")]
 
     @property
     def shares(self) -> dict[str, float]:

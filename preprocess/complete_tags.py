@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data import tags as tagging
@@ -146,11 +147,15 @@ class CompleteTagsArgs:
             raise InputError(
                 f"clusters.sizes {self.clusters.sizes} must have one number per level ({self.paths.levels})"
             )
+        require_needs(self)
 
-    def not_chosen(self) -> set[str]:
+    def needs(self) -> list[Need]:
         """Options of methods that complete nothing."""
         options = {"graph": "graph", "llm": "llm", "cluster": "clusters"}
-        return {group for method, group in options.items() if method not in self.complete}
+        return [
+            Need((group,), method in self.complete, f"complete [{method}]")
+            for method, group in options.items()
+        ]
 
 
 def main(args: CompleteTagsArgs) -> None:

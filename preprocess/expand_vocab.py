@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.releases.text import read_json
@@ -98,6 +99,11 @@ class ExpandVocabArgs:
             raise InputError("data goes with init titles or keywords -> give both or neither")
         if (self.init == "vectors") != (self.embeddings is not None):
             raise InputError("embeddings goes with init vectors -> give both or neither")
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("keywords",), self.init == "keywords", "init keywords")]
 
 
 def main(args: ExpandVocabArgs) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError, ServiceError
 from data import artifacts
 from data import tids as identifiers
@@ -67,10 +68,15 @@ class GenerateTidsArgs:
             )
         if not 0 <= self.most_failed <= 1:
             raise InputError(f"most_failed {self.most_failed} is a share of items -> 0 to 1")
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is not set."""
+        return [Need(("text_fields",), self.captions is None, "without captions")]
 
     def not_chosen(self) -> set[str]:
-        """What decides when a run gives up, not what it writes; columns that are not read."""
-        return {"dry_run", "most_failed"} | ({"text_fields"} if self.captions else set())
+        """What decides when a run gives up, not what it writes."""
+        return {"dry_run", "most_failed"}
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
@@ -64,15 +65,21 @@ class InitBaseModelArgs:
     overwrite: bool = False
     """replace an output of another configuration"""
 
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(("t5",), self.kind == "t5", "kind t5"),
+            Need(("shape",), self.kind == "qwen3", "kind qwen3"),
+        ]
+
     def not_chosen(self) -> set[str]:
-        """Options that are not read."""
-        if self.like is not None:
-            return {"shape", "t5", "vocab_size", "wording", "tasks"}
-        return {"t5"} if self.kind == "qwen3" else {"shape"}
+        """What a recipe says of a model that is then taken from elsewhere."""
+        return {"shape", "vocab_size", "wording", "tasks"} if self.like is not None else set()
 
     def __post_init__(self) -> None:
         if self.like is not None and self.kind != "qwen3":
             raise InputError(f"like takes its architecture from a model -> leave out --kind {self.kind}")
+        require_needs(self)
         if unknown := [task for task in self.tasks if task not in wording(self.wording).templates]:
             raise InputError(f"tasks {unknown} have no words in wording {self.wording} -> leave them out")
 

@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.store import output
@@ -86,13 +87,19 @@ class EmbedArgs:
             )
         if self.fill_neighbours < 0:
             raise InputError(f"fill_neighbours {self.fill_neighbours} is negative -> 0 or more")
+        require_needs(self)
 
-    def not_chosen(self) -> set[str]:
-        """Options of methods that no part has; with `like` all that it decides."""
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
         options = {"tfidf_svd": "tfidf", "cooccurrence": "cooccurrence", "hf": "hf", "clip": "clip"}
-        if self.like is not None:
-            return {*options.values(), "parts", "text_fields", "reduce", "fill_neighbours"}
-        return set(options.values()) - {options.get(part.method) for part in self.parts}
+        methods, alike = (
+            {part.method for part in self.parts},
+            ("parts", "text_fields", "reduce", "fill_neighbours"),
+        )
+        of_parts = [
+            Need((group,), method in methods, f"a part {method}") for method, group in options.items()
+        ]
+        return [*of_parts, Need((*options.values(), *alike), self.like is None, "without `like`")]
 
     @property
     def recipe(self) -> Recipe:

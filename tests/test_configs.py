@@ -88,6 +88,8 @@ def parse_config(path: Path) -> Any:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in given:
             argv += [f"--{field.name}", "made-up" if hints[field.name] in (str, Path) else "[made-up]"]
+    if path.stem.endswith("_distilled"):  # the command names the teacher
+        argv += ["--soft_targets.teacher", "made-up"]
     return program.parse(cls, argv)[0]
 
 

@@ -70,7 +70,8 @@ def test_a_product_from_members_to_the_table(chain, run, tmp_path):
     best = [read.items_M[start] for start in read.offsets[:-1]]
     assert (np.take_along_axis(expected, np.array(best)[:, None], 1)[:, 0] >= expected.max(1) - 1e-6).all()
     stamps = [path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")]
-    call(*fuse, "--pool_k", 7)  # nothing of a product
+    with pytest.raises(InputError, match="pool_k 7 is read only with how pool"):
+        call(*fuse, "--pool_k", 7)
     assert [path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")] == stamps
     # As any other model: answered by run_baselines, measured, compared.
     again = tmp_path / "again"
@@ -131,7 +132,7 @@ def test_caches_of_the_catalogue_fuse_to_what_the_models_do(chain, run, tmp_path
     for model, directory in zip(models, caches, strict=True):
         cached(directory, model=model, rows=rows["test"], k=ITEMS)
     for how in ("product", "mixture", "pool"):
-        flags = ("--how", how, "--splits", "[test]", "--pool_k", 5)
+        flags = ("--how", how, "--splits", "[test]", *(("--pool_k", 5) if how == "pool" else ()))
         for name, members in (("exact", models), ("cached", caches)):
             call(*command(chain, tmp_path / how, members, *flags, name=name))
         exact, other = (contract.load(tmp_path / how / "baselines" / name) for name in ("exact", "cached"))

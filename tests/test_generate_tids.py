@@ -52,7 +52,7 @@ def data(tmp_path):
 
 
 def flags(url: str, data, **more: object) -> list[object]:
-    chosen = {"data": data, "output_dir": data / "tids/x", "ask.client.backend": "openai", "ask.client.model": "fake", "ask.client.base_url": url, "ask.client.api_key_env": "", "ask.client.backoff": 0.01, "text_fields": "[title]"}  # fmt: skip
+    chosen = {"data": data, "output_dir": data / "tids/x", "ask.client.backend": "openai", "ask.client.model": "fake", "ask.client.base_url": url, "ask.client.api_key_env": "", "ask.client.backoff": 0.01} | ({} if "captions" in more else {"text_fields": "[title]"})  # fmt: skip
     return [part for name, value in (chosen | more).items() for part in (f"--{name}", value)]
 
 
@@ -212,9 +212,11 @@ def test_a_spent_budget_keeps_its_state_and_goes_on(data):
         changed = handmade.refuse("preprocess.generate_tids", *asked, "--ask.most_terms", 4)
         assert "ask.most_terms 10 -> 4" in changed, "a changed question under a half-finished run"
         (data / "c.json").write_text('{"B0000": "a bolt"}')
-        assert "captions" in handmade.refuse(
+        assert "text_fields ['title'] is read only without captions" in handmade.refuse(
             "preprocess.generate_tids", *asked, "--captions", data / "c.json"
         )
+        other = flags(url, data, captions=data / "c.json", **{"ask.client.budget.calls": 3})
+        assert "input captions" in handmade.refuse("preprocess.generate_tids", *other)
         handmade.succeed("preprocess.generate_tids", *flags(url, data, **{"ask.client.budget.calls": 6}))
         assert len(log.bodies) == 6, "nothing is asked twice"
 

@@ -66,5 +66,5 @@ def test_the_newest_rows_are_left_by_one_stage_to_the_other(chain, tmp_path):
         grpo(chain, tmp_path / "x", "--newest_share", 0.3, "--data", other)
     with pytest.raises(InputError, match="newest_share 1.5 must lie"):
         grpo(chain, tmp_path / "x", "--newest_share", 1.5)
-    with pytest.raises(InputError, match="hints are given, but rollout.hint is false"):
+    with pytest.raises(InputError, match="hints nowhere.parquet is read only with rollout.hint true"):
         grpo(chain, tmp_path / "x", "--hints", "nowhere.parquet")

@@ -200,7 +200,7 @@ def test_thoughts_and_beams_are_two_steps_on_disk(chain, tmp_path):
     """Interrupted between the steps, cut into shards or not: the same thoughts, the same predictions."""
     once, apart = tmp_path / "model.test.think", tmp_path / "apart.test.think"
     handmade.call("infer.recommend", *flags(chain, once, *THINK))
-    with pytest.raises(InputError, match="only_thoughts with mode direct"):
+    with pytest.raises(InputError, match="only_thoughts True is read only with mode think"):
         handmade.call("infer.recommend", *flags(chain, apart, "--only_thoughts", "true"))
     handmade.call("infer.recommend", *flags(chain, apart, *THINK, "--only_thoughts", "true"))
     assert not (apart / "manifest.json").exists() and not list(apart.glob("predictions-*"))

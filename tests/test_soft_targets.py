@@ -127,7 +127,7 @@ def test_what_cannot_teach_is_refused(taught, tmp_path):
     for wrong in ({"share": 0.0}, {"share": 1.5}, {"temperature": 0.0}, {"k": 0}):
         with pytest.raises(InputError, match="soft_targets."):
             SoftTargets("teacher", **wrong)
-    with pytest.raises(InputError, match="without a teacher"):
+    with pytest.raises(InputError, match="soft_targets.scores x is read only with soft_targets.teacher"):
         SoftTargets(scores="x")
 
 
@@ -145,7 +145,9 @@ def test_scales_that_cannot_be(taught, tmp_path):
         "--output_root",
         tmp_path,
     )
-    assert "--how product, or scale 1" in refuse(*fuse, "--how", "mixture", "--scale", "fitted")
+    assert "scale fitted is read only with how product" in refuse(
+        *fuse, "--how", "mixture", "--scale", "fitted"
+    )
     assert "must be a number above 0, or fitted" in refuse(*fuse, "--scale", "best")
     call(*fuse, "--scale", "2.0", "--splits", "[]")
     call(*fuse[:6], tmp_path / "y", *fuse[7:], "--weights", "[1.0,1.0]", "--splits", "[]")

@@ -25,8 +25,15 @@ from train.scratch import loop
 
 SMALL = [
     "--model.hidden", 8, "--model.heads", 2, "--model.layers", 1, "--model.feedforward", 2, "--loop.epochs", 2, "--loop.rows", 64,
-    "--text.dim", 6, "--text.similar", 5,
 ]  # fmt: skip
+
+
+def sized(flags: tuple[object, ...]) -> list[object]:
+    """Small sizes of what the flags ask for; others would be refused."""
+    few = {"--text.table": ["--text.dim", 6], "--text.kernel": ["--text.similar", 5]}
+    return [part for name, size in few.items() if name in flags for part in size]
+
+
 LEARNS = [
     "--model.hidden", 16, "--model.dropout", 0.1, "--loop.epochs", 20, "--loop.learning_rate", 0.02, "--loop.patience", 4,
 ]  # fmt: skip
@@ -64,6 +71,7 @@ def command(chain, directory: Path, *flags: object) -> tuple[object, ...]:
         "--output_dir",
         directory,
         *SMALL,
+        *sized(flags),
         *flags,
     )
 

@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError, say, warn
 from data import artifacts
 from data.rows import sample_rows
@@ -35,7 +36,7 @@ from infer.engine import DecodeSettings, load_engine
 from infer.text.thinking import ThinkSettings
 from train.arguments import Tracker
 from train.policy.settings import GrpoSettings, ThoughtSettings
-from train.rewards.spec import RewardSpec, read_specs
+from train.rewards.spec import RewardSpec, read_specs, wanted
 from train.soft_targets import data_of
 from train.trainable import LoraSettings, TrainWhat, check_choice
 from train.windows import newest_rows
@@ -114,19 +115,28 @@ class GrpoArgs:
             )
         if self.newest_share is not None and not 0 < self.newest_share <= 1:
             raise InputError(f"newest_share {self.newest_share} must lie in (0, 1]")
-        if self.hints is not None and not self.rollout.hint:
-            raise InputError("hints are given, but rollout.hint is false -> rollout.hint true")
-        if self.reference is not None and (not self.rollout.beta or self.train_what == "lora"):
-            raise InputError(
-                "a reference model is given, but the KL term has none to draw to (beta 0) or is that without the adapter (lora) "
-                "-> remove it"
-            )
+        require_needs(self)
         check_choice(self.train_what, self.lora)
         wrong = sorted(set(self.tasks) - SID_TASKS)
         if wrong or not self.tasks:
             raise InputError(
                 f"tasks {wrong or 'none given'} have no semantic-ID answer -> any of {', '.join(sorted(SID_TASKS))}"
             )
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        rewarded = wanted(read_specs(self.rewards))
+        return [
+            Need(("teacher",), "teacher" in rewarded, "a reward that needs a teacher"),
+            Need(("embeddings",), "embeddings" in rewarded, "a reward that needs embeddings"),
+            Need(
+                ("data",), self.newest_share is not None or bool(rewarded & {"titles", "popularity"}),
+                "newest_share or a reward that needs titles or popularity",
+            ),
+            Need(("hints",), self.rollout.hint, "rollout.hint true"),
+            Need(("reference",), self.rollout.beta > 0, "rollout.beta above 0"),
+            Need(("reference",), self.train_what != "lora", "another train_what than lora, whose reference is the model without the adapter"),
+        ]  # fmt: skip
 
     def not_chosen(self) -> set[str]:
         """Options that this choice of parameters does not read."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.store.configuration import added
 from data.store.output import Output, open_output
@@ -133,12 +134,19 @@ class SftArgs:
                 f"trainer.train_sampling_strategy sorts what is padded, and layout {self.layout} pads nothing "
                 "-> remove it or set layout to padded"
             )
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        taught = self.soft_targets.teacher is not None
+        return [
+            Need(("soft_draws",), taught, "a teacher (--soft_targets.teacher, TEACHER of sft.sh)"),
+            Need(("data",), taught or self.leave_out_newest > 0, "soft_targets.teacher or leave_out_newest"),
+        ]
 
     def not_chosen(self) -> set[str]:
         """Options that this layout and this choice of parameters do not read."""
         unread = {"row_tokens"} if self.layout == "padded" else set()
-        if self.soft_targets.teacher is None:
-            unread |= {"soft_targets", "soft_draws"} | (set() if self.leave_out_newest else {"data"})
         return unread | (set() if self.train_what == "lora" else {"lora"})
 
     @property
@@ -271,10 +279,6 @@ def say_of_another_order(out: Output) -> None:
 
 def main(args: SftArgs) -> None:
     inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
-    if args.soft_targets.teacher is None and args.soft_draws is not None:
-        raise InputError(
-            f"soft_draws {args.soft_draws} are answers of a teacher -> name one: --soft_targets.teacher, TEACHER of sft.sh"
-        )
     if args.soft_targets.teacher is not None:
         inputs |= {"data": data_of(args.data, args.examples), "teacher": args.soft_targets.teacher}
     if args.leave_out_newest:

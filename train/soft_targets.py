@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.rows import Rows, read_rows
 from data.store.lineage import data_directory, require_same_data
@@ -51,8 +52,13 @@ class SoftTargets:
             raise InputError(f"soft_targets.temperature {self.temperature} must be positive and finite")
         if self.k is not None and self.k < 1:
             raise InputError(f"soft_targets.k {self.k} must be at least 1, or null")
-        if self.teacher is None and self.scores is not None:
-            raise InputError("soft_targets.scores without a teacher -> soft_targets.teacher")
+        require_needs(self, "soft_targets.")
+
+    def needs(self) -> list[Need]:
+        """All that is said of a teacher."""
+        return [
+            Need(("share", "temperature", "k", "scores"), self.teacher is not None, "soft_targets.teacher")
+        ]
 
     def place(self, rows: str) -> Path:
         """Where the teacher's scores of the rows of that name are kept."""

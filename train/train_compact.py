@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.rows import Rows
@@ -69,17 +70,28 @@ class TrainCompactArgs:
 
     def __post_init__(self) -> None:
         require_text_options(self.model, self.text)
-        if self.embeddings is not None and self.text.table == "none":
-            raise InputError("--embeddings is read by text.table alone -> text.table add, or leave it out")
         if self.windows == "chains" and (self.soft_targets.teacher is not None or self.model.users):
             raise InputError(
                 "chains are no rows that a teacher has answered, and have no users -> windows rows, or neither"
             )
+        if self.augment.ratio and self.windows == "single":
+            raise InputError(
+                "made histories are as many as users' windows, and single has one per row -> windows rows or chains"
+            )
+        require_needs(self)
 
-    def not_chosen(self) -> set[str]:
-        """Options that decide nothing of the model."""
-        untaught = {"soft_targets"} if self.soft_targets.teacher is None else set()
-        return untaught | (set() if self.augment.ratio else {"augment"})
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(("embeddings",), self.text.table != "none", "text.table add"),
+            Need(("text.similar",), self.text.kernel, "text.kernel true"),
+            Need(
+                ("text.dim", "text.fields", "text.tfidf"),
+                bool(self.text_options()),
+                "text.table or text.kernel",
+            ),
+            Need(("augment.ratio",), self.soft_targets.teacher is not None, "soft_targets.teacher"),
+        ]
 
     def text_options(self) -> list[str]:
         """The options that look into item texts."""
@@ -192,16 +204,6 @@ def train(args: TrainCompactArgs, out: Output) -> None:
 
 
 def main(args: TrainCompactArgs) -> None:
-    if (
-        args.augment.ratio and args.soft_targets.teacher is None
-    ):  # a recipe names shares, the command the teacher
-        raise InputError(
-            "augment makes histories for a teacher to answer -> soft_targets.teacher, or augment.ratio 0"
-        )
-    if args.augment.ratio and args.windows == "single":
-        raise InputError(
-            "made histories are as many as users' windows, and single has one per row -> windows rows or chains"
-        )
     inputs = {
         "data": args.data, "sids": args.sids, "embeddings": args.embeddings, "teacher": args.soft_targets.teacher,
     }  # fmt: skip

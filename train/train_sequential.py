@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
 from data.rows import Rows
@@ -82,15 +83,7 @@ class TrainSequentialArgs:
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
-        unused = [name for name in TRUNKS if name != self.trunk and getattr(self, name) != _fresh(name)]
-        if unused:
-            raise InputError(
-                f"options of {unused[0]} are given, but the trunk is {self.trunk} -> {self.trunk}, or --trunk {unused[0]}"
-            )
-        if self.embeddings is not None and self.text.table == "none":
-            raise InputError(
-                "--embeddings is read by text.table alone -> text.table add or init, or leave it out"
-            )
+        require_needs(self)
         beside = {"text.kernel": self.text.kernel, "scorer.copy": self.scorer.copy}
         if any(beside.values()) and (self.loss.kind != "ce" or self.loss.dro_alpha):
             names = " and ".join(name for name, given in beside.items() if given)
@@ -98,9 +91,20 @@ class TrainSequentialArgs:
                 f"{names} are learned by the cross-entropy over all items -> loss.kind ce without dro_alpha"
             )
 
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        trunks = [Need((name,), name == self.trunk, f"trunk {name}") for name in TRUNKS]
+        texts = ("text.dim", "text.fields", "text.tfidf")
+        return [
+            *trunks,
+            Need(("embeddings",), self.text.table != "none", "text.table add or init"),
+            Need(("text.similar",), self.text.kernel, "text.kernel true"),
+            Need(texts, bool(self.text_options()), "text.table, text.kernel or loss.neighbour_share"),
+        ]
+
     def not_chosen(self) -> set[str]:
         """Options that decide nothing of the model."""
-        return {*TRUNKS, "item_vectors"} - {self.trunk}
+        return {"item_vectors"}
 
     def text_options(self) -> list[str]:
         """The options that look into item texts."""
@@ -110,10 +114,6 @@ class TrainSequentialArgs:
             "loss.neighbour_share": self.loss.neighbour_share > 0,
         }
         return [name for name, given in asked.items() if given]
-
-
-def _fresh(name: str) -> Any:
-    return TrainSequentialArgs.__dataclass_fields__[name].default_factory()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Configurations are compared key by key, so that an option added later makes noth
   a key that the older configuration lacks      counts as the default that it has now, or as what `added` says it meant
   an option group of what was not chosen        does not count; an arguments class names them in `not_chosen(self)`,
                                                 as top-level fields
+  an option that nothing reads (configs/needs.py) does not count
   a field made by `pace`                        does not count: how fast and how patiently, not what is written
   keys of free mappings (`trainer`)             have no default: one side without the key is a difference
 """
@@ -18,6 +19,7 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.needs import unread
 from data.store.fingerprints import plain, sha256_json
 
 NOT_CONFIGURATION = {"output_dir", "overwrite", "tracker", "tokens_dir"}
@@ -62,6 +64,7 @@ def differences(args: Any, old: dict[str, Any], *, apart_from: Collection[str] =
     uncounted = NOT_CONFIGURATION | set(apart_from)
     if hasattr(args, "not_chosen"):
         uncounted |= set(args.not_chosen())
+    uncounted |= unread(args)
     return _compare_fields("", args, old, ABSENT, uncounted)
 
 
@@ -91,29 +94,34 @@ def earlier_configuration(
 
 
 def _compare_fields(
-    prefix: str, new: Any, old: dict[str, Any], default: Any, uncounted: Collection[str] = ()
+    prefix: str, new: Any, old: dict[str, Any], default: Any, uncounted: Collection[str]
 ) -> list[Difference]:
     found, known = [], {entry.name: entry for entry in fields(new)}
     for name, entry in known.items():
-        if name in uncounted or PACE in entry.metadata:
+        if f"{prefix}{name}" in uncounted or PACE in entry.metadata:
             continue
         usual = _default(entry) if default is ABSENT else getattr(default, name, ABSENT)
-        found += _compare(f"{prefix}{name}", getattr(new, name), old.get(name, ABSENT), usual)
-    gone = [key for key in old if key not in known and key not in uncounted]
+        found += _compare(f"{prefix}{name}", getattr(new, name), old.get(name, ABSENT), usual, uncounted)
+    gone = [key for key in old if key not in known and f"{prefix}{key}" not in uncounted]
     return found + [Difference(f"{prefix}{key}", plain(old[key]), ABSENT) for key in gone]
 
 
-def _compare(key: str, new: Any, old: Any, default: Any) -> list[Difference]:
+def _compare(key: str, new: Any, old: Any, default: Any, uncounted: Collection[str]) -> list[Difference]:
     if old is ABSENT:
         old = plain(default)
     if is_dataclass(new) and isinstance(old, dict):
-        return _compare_fields(f"{key}.", new, old, default if type(default) is type(new) else ABSENT)
+        return _compare_fields(
+            f"{key}.", new, old, default if type(default) is type(new) else ABSENT, uncounted
+        )
     if isinstance(new, dict) and isinstance(old, dict):
         keys = [*old, *(name for name in new if name not in old)]
         pairs = [(name, new.get(name, ABSENT), old.get(name, ABSENT)) for name in keys]
-        return [part for name, *pair in pairs for part in _compare(f"{key}.{name}", *pair, ABSENT)]
+        return [part for name, *pair in pairs for part in _compare(f"{key}.{name}", *pair, ABSENT, uncounted)]
     if isinstance(new, (list, tuple)) and isinstance(old, (list, tuple)) and len(new) == len(old):
-        parts = [_compare(f"{key}[{i}]", *pair, ABSENT) for i, pair in enumerate(zip(new, old, strict=True))]
+        parts = [
+            _compare(f"{key}[{i}]", *pair, ABSENT, uncounted)
+            for i, pair in enumerate(zip(new, old, strict=True))
+        ]
         found = [part for one in parts for part in one]
         whole = found and not any(is_dataclass(part) for part in new)
         return [Difference(key, plain(old), plain(new))] if whole else found

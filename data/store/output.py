@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.integrity import sha256
+from configs.needs import unread
 from configs.program import (
     ROOT,
     AlreadyComplete,
@@ -272,11 +273,12 @@ def _changes(
         found += ["configuration"] if old is None else map(str, differences(args, old, apart_from=inputs))
     old_inputs = {name: _digest(entry) for name, entry in record.get("inputs", {}).items()}
     names = [*old_inputs, *(name for name in identity["inputs"] if name not in old_inputs)]
+    unused = unread(args)  # an earlier run may have been given what nothing read
     current = identity["inputs"]
     return found + [
         f"input {name}"
         for name in names
-        if not same_input(inputs.get(name), old_inputs.get(name), current.get(name))
+        if name not in unused and not same_input(inputs.get(name), old_inputs.get(name), current.get(name))
     ]
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from configs.needs import Need, require_needs
 from configs.program import EnvironmentFault, InputError
 from data import artifacts
 from data.artifacts import INT_LIST, Schema
@@ -81,7 +82,16 @@ class ThinkSettings:
                 raise InputError(f"unknown think.{name} {value!r} -> one of {', '.join(known)}")
         if not 0 < self.gpu_memory <= 1:
             raise InputError(f"think.gpu_memory {self.gpu_memory} must lie in (0, 1]")
+        require_needs(self, "think.")
         self.text()
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(("top_p", "top_k"), self.temperature > 0, "think.temperature above 0"),
+            Need(("aggregate",), self.thoughts > 1, "think.thoughts above 1"),
+            Need(("gpu_memory",), self.writer == "vllm", "think.writer vllm"),
+        ]
 
     def text(self) -> TextSettings:
         """The same for infer.text.generate."""

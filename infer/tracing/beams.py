@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from data.predictions import Predictions, from_table
-from data.renderer import Renderer
 from data.sid import SidTable, SidVocab
 from infer.engine import Engine
 from infer.search.prefixes import Prefixes
@@ -57,11 +56,10 @@ def _engine_of(engine: Engine, sids: SidTable) -> Engine:
     vocab = engine.renderer.answer_vocab
     suffix = vocab.suffix_ids if sids.num_levels == engine.sids.num_levels else ()
     shorter = SidVocab(vocab.format, vocab.levels[: sids.num_levels], vocab.prefix_ids, suffix)
-    renderer = Renderer(engine.renderer.tokenizer, shorter)
     settings = engine.settings
     if sids.num_levels < engine.sids.num_levels:  # what only concerns a finished answer
         settings = replace(settings, terminator=False, length_penalty=0.0)
-    return Engine(engine.model, renderer, sids, settings, wording=engine.wording, mode=engine.mode)
+    return engine.over(shorter, sids, settings)
 
 
 def target_scores(

@@ -196,11 +196,11 @@ def prompt_facts(engine: Engine, example: Example) -> dict[str, Any]:
         "wording": engine.wording,
         "mode": engine.mode,
         "ids": ids,
-        "text": renderer.tokenizer.decode(ids),
+        "text": engine.told(ids),
         "tokens_cut": len(uncut) - len(ids),
         "served_alike": engine.histories.prompt_ids(example.history) == ids,
         "answer_ids": answer,
-        "answer_text": renderer.tokenizer.decode(answer),
+        "answer_text": engine.told(answer),
     }
 
 
@@ -274,7 +274,10 @@ def traceable(
         raise InputError(
             f"{where} was decoded with other settings than --decode -> leave out --decode or --predictions"
         )
-    settings, mode = settings if stored else asked, (config or {}).get("mode") or mode
+    stored_mode = (config or {}).get("mode") or mode
+    if mode not in ("direct", stored_mode):
+        raise InputError(f"{where} was decoded with mode {stored_mode} -> leave out --mode or --predictions")
+    settings, mode = settings if stored else asked, stored_mode
     if (config or {}).get("allowed"):
         raise InputError(
             f"{where} was decoded with --allowed, a trace searches the whole catalogue -> leave out --predictions"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.store.configuration import added
 from infer.search.trie import SCORE_SPACES
@@ -88,6 +89,22 @@ class GrpoSettings:
         self._check_ranges()
         self._check_rollouts()
         self._check_loss()
+        require_needs(self, "rollout.")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        sampled = self.loss != "expected"
+        return [
+            Need(("use_bias_correction_kl", "kl"), self.beta > 0, "beta above 0"),
+            Need(
+                ("use_bias_correction_kl", "kl", "epsilon", "epsilon_high", "delta"),
+                sampled,
+                "a loss of drawn rollouts",
+            ),
+            Need(("sync_reference",), self.beta > 0, "beta above 0"),
+            Need(("sync_mixup",), self.sync_reference is not None, "sync_reference"),
+            Need(("hint_loss",), self.hint, "hint true"),
+        ]
 
     def _check_ranges(self) -> None:
         for name in ("hint_loss", "target_loss", "sigma_floor"):
@@ -107,10 +124,8 @@ class GrpoSettings:
             raise InputError(
                 f"replay {self.replay} must lie in [0, 1), sync_mixup {self.sync_mixup} in (0, 1]"
             )
-        if self.sync_reference is not None and (self.sync_reference < 1 or not self.beta):
-            raise InputError(
-                f"sync_reference {self.sync_reference} must be at least 1 and needs a reference -> beta above 0"
-            )
+        if self.sync_reference is not None and self.sync_reference < 1:
+            raise InputError(f"sync_reference {self.sync_reference} must be at least 1")
         if self.sync_reference is not None and self.sync_reference % self.updates:
             raise InputError(
                 f"sync_reference {self.sync_reference} is no multiple of updates {self.updates}: the reference moves between "
@@ -128,8 +143,6 @@ class GrpoSettings:
                 "rollouts stochastic_beam weighs items by the probability with which they were drawn -> logprob_space trie, "
                 "without add_ground_truth"
             )
-        if self.hint_loss and not self.hint:
-            raise InputError("hint_loss without hints -> hint true")
 
     def _check_loss(self) -> None:
         given = [name for name in ("baseline", "scale_rewards") if getattr(self, name) is not None]
@@ -169,11 +182,7 @@ class ThoughtSettings:
             raise InputError(
                 f"thought.max_tokens {self.max_tokens} must not be negative, batch_size {self.batch_size} at least 1"
             )
-        changed = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
-        if changed and not self.max_tokens:
-            raise InputError(
-                f"thought.{changed[0]} is given, but nothing is thought -> thought.max_tokens above 0"
-            )
+        require_needs(self, "thought.")
         if self.max_tokens and not self.temperature > 0:
             raise InputError(
                 f"thought.temperature {self.temperature}: greedy thoughts of a group are all the same -> above 0"
@@ -183,3 +192,8 @@ class ThoughtSettings:
         for name, value, known in (("tail", self.tail, TAILS), ("learns", self.learns, LEARNS)):
             if value not in known:
                 raise InputError(f"unknown thought.{name} {value!r} -> one of {', '.join(known)}")
+
+    def needs(self) -> list[Need]:
+        """All but the length need one."""
+        others = tuple(one.name for one in fields(self) if one.name != "max_tokens")
+        return [Need(others, self.max_tokens > 0, "thought.max_tokens above 0")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -36,6 +37,16 @@ class RewardSpec:
         """The file that holds the function; None for a reward of ours."""
         path, colon, _ = self.name.rpartition(":")
         return path if colon else None
+
+
+def wanted(specs: Sequence[RewardSpec]) -> set[str]:
+    """What the rewards need (train/rewards/needs.py), as far as their names are known."""
+    from train.rewards import registry
+
+    known = registry()
+    return {need for spec in specs for need in spec.needs}.union(
+        *(known[spec.name].needs for spec in specs if spec.name in known)
+    )
 
 
 def read_specs(rewards: list[str | RewardSpec]) -> list[RewardSpec]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.rows import Rows
 from infer.models.contract import block_rows
@@ -44,6 +45,11 @@ class Augmentation:
             raise InputError(
                 f"augment: ratio {self.ratio} is more than variants {self.variants} -> more variants"
             )
+        require_needs(self, "augment.")
+
+    def needs(self) -> list[Need]:
+        """How histories are made, where some are."""
+        return [Need(("variants", "drop", "replace", "seed"), self.ratio > 0, "augment.ratio above 0")]
 
 
 def made_windows(

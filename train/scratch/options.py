@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.needs import Need, require_needs
 from configs.program import InputError
 
 
@@ -84,3 +85,14 @@ class ItemLoss:
             raise InputError(
                 "loss.neighbour_share spreads a target of the cross-entropy alone -> loss.kind ce without dro_alpha, or 0"
             )
+        require_needs(self, "loss.")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(
+                ("negatives",), self.kind == "bce" or self.dro_alpha > 0, "loss.kind bce or dro_alpha above 0"
+            ),
+            Need(("dro_beta",), self.dro_alpha > 0, "loss.dro_alpha above 0"),
+            Need(("neighbours",), self.neighbour_share > 0, "loss.neighbour_share above 0"),
+        ]

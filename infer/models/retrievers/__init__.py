@@ -2,5 +2,5 @@
 
 tiger    encoder-decoders over semantic IDs: the states of answers, the exact probability of every item
 compact  one position per item (the sum of its tokens), level heads, softmax over the children of a prefix:
-         options, tree (nodes and sums over them), network, softmax (loss), scoring (item model), decoding (trunk of `search`)
+         engines (the one door for models of all kinds), options, tree (nodes and sums over them), network, softmax (loss), scoring (item model), decoding (trunk of `search`)
 """

@@ -72,13 +72,7 @@ class CompactLevelScorer:
     """Log-probabilities of the legal children of every beam's node; InputError for settings that need a vocabulary."""
 
     def __init__(self, trunk: CompactTrunk, trie: Trie, score_space: str, parity: Parity) -> None:
-        if score_space != "trie":
-            raise InputError(
-                f"a compact generator has probabilities among the children of a prefix alone, no score space {score_space} -> "
-                "score_space trie"
-            )
-        if parity.repetition_penalty != 1:
-            raise InputError("a compact generator repeats no tokens -> repetition_penalty 1")
+        require_possible(score_space, parity)
         self.trunk, self.trie, self.temperature = trunk, trie, parity.temperature
         network = trunk.model.network
         self.features = network.features(trunk.recent_BJ)
@@ -133,6 +127,17 @@ class CompactLevelScorer:
         return own_BK
 
 
+def require_possible(score_space: str, parity: Parity) -> None:
+    """InputError for settings that need a vocabulary."""
+    if score_space != "trie":
+        raise InputError(
+            f"a compact generator has probabilities among the children of a prefix alone, no score space {score_space} -> "
+            "score_space trie"
+        )
+    if parity.repetition_penalty != 1:
+        raise InputError("a compact generator repeats no tokens -> repetition_penalty 1")
+
+
 def vocab_of(sids: SidTable) -> SidVocab:
     """Tokens 0, 1, 2, ... for the codes of all levels."""
     firsts = np.cumsum([0, *sids.sizes])
@@ -144,17 +149,35 @@ def vocab_of(sids: SidTable) -> SidVocab:
 
 
 class ItemPrompts:
-    """Examples as prompts of a compact generator; it stands where others have a Renderer and a HistoryRenderer."""
+    """Examples as prompts of a compact generator; it stands where others have a Renderer and a HistoryRenderer.
+
+    users: whether the model has vectors of users; without them all are unknown.
+    """
 
     max_prompt = None
 
-    def __init__(self, vocab: SidVocab, *, num_items: int, positions: int) -> None:
-        self.vocab, self.num_items, self.positions = vocab, num_items, positions
+    def __init__(self, vocab: SidVocab, *, num_items: int, positions: int, users: bool) -> None:
+        self.vocab = self.answer_vocab = vocab
+        self.num_items, self.positions, self.users = num_items, positions, users
 
     def prompts(self, examples: Sequence[Any], mode: str = "direct") -> list[list[int]]:
         """Of data.tasks.Example, or of histories of item ids; the newest items that the model reads."""
-        pairs = [(getattr(one, "user_id", None), getattr(one, "history", one)) for one in examples]
-        return [[0 if user is None else user + 1, *history[-self.positions :]] for user, history in pairs]
+        return [self.prompt_ids(example, mode) for example in examples]
+
+    def prompt_ids(self, example: Any, mode: str = "direct") -> list[int]:
+        """The prompt of one of them."""
+        user = getattr(example, "user_id", None) if self.users else None
+        history = getattr(example, "history", example)
+        return [0 if user is None else user + 1, *history[-self.positions :]]
+
+    def uncut(self, examples: Sequence[Any], mode: str = "direct") -> list[list[int]]:
+        """The same with whole histories."""
+        return [[*self.prompt_ids(one)[:1], *one.history] for one in examples]
+
+    def answer_ids(self, example: Any) -> list[int]:
+        """The codes of an example's answer as tokens."""
+        codes = example.answer.sid
+        return [int(level.token_ids[code]) for level, code in zip(self.vocab.levels, codes, strict=True)]
 
     def example(self, history: Sequence[int]) -> list[int]:
         item_ids(history, self.num_items, "history")
@@ -170,13 +193,22 @@ class ItemPrompts:
 class CompactEngine(Engine):
     """An Engine whose prompts are item ids."""
 
-    def __init__(self, model: CompactDecoder, sids: SidTable, settings: DecodeSettings) -> None:
+    def __init__(
+        self, model: CompactDecoder, sids: SidTable, settings: DecodeSettings, vocab: SidVocab | None = None
+    ) -> None:
         self.model, self.sids, self.settings = model, sids, settings
         self.wording, self.mode = "items", "direct"
-        positions = model.scorer.positions
         self.renderer = self.histories = ItemPrompts(
-            model.vocab, num_items=sids.num_items, positions=positions
-        )
+            vocab or model.vocab, num_items=sids.num_items, positions=model.scorer.positions,
+            users=model.network.shape.model.users > 0,
+        )  # fmt: skip
+
+    def over(self, vocab: SidVocab, sids: SidTable, settings: DecodeSettings) -> CompactEngine:
+        return CompactEngine(self.model, sids, settings, vocab)
+
+    def told(self, ids: Sequence[int]) -> str:
+        """Its tokens are numbers: a user (0: unknown) and items, or codes."""
+        return " ".join(map(str, ids))
 
     def check_context(self, longest: int, *, before_answer: int = 0) -> None:
         """Nothing to check: prompts hold what the model reads."""
@@ -190,7 +222,10 @@ def load_engine(
     device: str | None = None,
     mode: str = "direct",
 ) -> CompactEngine:
-    """An Engine of a saved compact generator; InputError for other semantic IDs, a mode with thoughts, another kind of model."""
+    """An Engine of a saved compact generator.
+
+    InputError for other semantic IDs, a mode with thoughts, settings that need a vocabulary, another kind of model.
+    """
     saved, sids = read_settings(directory), read_sids(sids_dir)
     if saved["kind"] != "compact":
         raise InputError(
@@ -203,6 +238,7 @@ def load_engine(
             f"{directory} was trained on other semantic IDs than {sids_dir} ({saved['sids_sha256'][:12]} against "
             f"{sids.sha256[:12]}) -> train it again, or name its semantic IDs"
         )
+    require_possible(settings.score_space, settings.parity)
     return CompactEngine(
         CompactDecoder(load(Path(directory), device=device), sids, name=str(directory)), sids, settings
     )
