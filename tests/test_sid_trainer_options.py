@@ -260,6 +260,41 @@ def test_two_processes_take_the_step_of_one(tmp_path):
                 assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=2e-4), key
 
 
+def _uneven(path, batch, accumulate, meets=False, **options):
+    """Prompts of 9 tokens, one of 27; how often this process went backward, and the weights."""
+    one, passes = trainer(path, batch=batch, accumulate=accumulate, reward=by_rank, steps=1, **options), []
+    one.prompts = [prompt * (3 if row == 1 else 1) for row, prompt in enumerate(one.prompts)]
+    one.meets_in_every_backward = meets  # as under ZeRO-2
+    plain = one.compute_loss
+    one.compute_loss = lambda *args, **kwargs: passes.append(1) or plain(*args, **kwargs)
+    one.train()
+    return len(passes), flat(one.model).numpy()
+
+
+def _split(path):
+    return _uneven(path, 4, 1, tokens_per_forward=68)
+
+
+def _meeting(path):
+    return _uneven(path, 4, 1, meets=True, tokens_per_forward=68)
+
+
+def test_processes_that_meet_in_every_backward_go_as_often(tmp_path):
+    """Long prompts fall unevenly on two processes, whose micro-batches are split by tokens; the step is that of one."""
+    passes, whole = _uneven(tmp_path, 8, 1)
+    assert passes == 1
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    alone = together(_split, tmp_path / "alone")
+    assert alone[0][0] != alone[1][0], "otherwise nothing is uneven"
+    meeting = together(_meeting, tmp_path / "two")
+    assert meeting[0][0] == meeting[1][0] >= max(count for count, _ in alone)
+    for _, weights in (*alone, *meeting):
+        np.testing.assert_allclose(weights, whole, atol=2e-5, rtol=1e-3)
+
+
 def _hints(path):
     one, searched = trainer(path), []
     plain = one.engine.batches

@@ -176,3 +176,18 @@ def batch_loss(
         weights_PL = weights_PL + (free_PL & batch.hinted_PL) * (settings.hint_loss / hints)
         loss = loss + target_loss(scored.logps_PGL[:, 0], weights_PL)
     return loss, own, parts
+
+
+def parts_of(widths: Sequence[int], *, bound: int) -> list[list[int]]:
+    """Rows in parts, the widest first, so that rows times the widest of a part meet the bound where there is more than one.
+
+    >>> parts_of([4, 10, 5, 5], bound=10)
+    [[1], [2, 3], [0]]
+    """
+    order = sorted(range(len(widths)), key=lambda row: -widths[row])
+    parts, start = [], 0
+    while start < len(order):
+        stop = start + max(1, bound // widths[order[start]])
+        parts.append(order[start:stop])
+        start = stop
+    return parts

@@ -31,7 +31,7 @@ from configs.program import InputError, ProgramError, warn
 from infer.engine import Engine
 from infer.search.tree import Beams
 from train.policy.advantages import flat_groups
-from train.policy.batches import Batch, batch_loss, counts, rollout_batch, with_cells
+from train.policy.batches import Batch, batch_loss, counts, parts_of, rollout_batch, with_cells
 from train.policy.dropout import without_dropout
 from train.policy.logprobs import BranchScores, tree_logprobs
 from train.policy.losses import scale_of
@@ -86,6 +86,8 @@ class SidTrainer(SafeTrainer, Trainer):
         self.targets_R = engine.sids.sid_of_item_N[[row["target"][0] for row in rows]]
         self.branch_scores = branch_scores
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the step, here
+        # DeepSpeed sums gradients as they come (ZeRO-2): processes wait for one another in every backward
+        self.meets_in_every_backward = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         self.whole_steps = settings.updates  # a checkpoint between updates would lose their rollouts
         self.signal, self.replay = Signal(), Replay(settings.replay)
         self.pending: list[Batch] = []
@@ -152,11 +154,13 @@ class SidTrainer(SafeTrainer, Trainer):
         batch, total = inputs["batch"], torch.zeros((), device=self.args.device)
         self.seen += len(batch.rows)
         parts = self._parts(batch.prompts)
+        idle = self._most_parts(len(parts)) - len(parts)
+        parts = parts[:1] * idle + parts
         with self._timed("update"):
             for place, rows in enumerate(parts):
                 part = batch if len(parts) == 1 else batch.take(rows)
                 with nullcontext() if place == len(parts) - 1 else self._not_yet(model):
-                    given = {"batch": part, "row": torch.tensor(part.rows)}
+                    given = {"batch": part, "row": torch.tensor(part.rows), "idle": place < idle}
                     total = total + super().training_step(model, given, num_items_in_batch)
         return total
 
@@ -168,11 +172,17 @@ class SidTrainer(SafeTrainer, Trainer):
         loss, scores, parts = batch_loss(
             model, batch, self.totals, self.engine.trie, self.settings, self._score
         )
-        self.signal.scores(scores, parts, batch.cells.mask_PGL)
-        loss = (
-            loss * self.accelerator.num_processes
-        )  # DDP averages gradients; the counts are those of all ranks
+        if not inputs["idle"]:
+            self.signal.scores(scores, parts, batch.cells.mask_PGL)
+        # DDP averages gradients; the counts are those of all ranks
+        loss = loss * (0 if inputs["idle"] else self.accelerator.num_processes)
         return (loss, {}) if return_outputs else loss
+
+    def _most_parts(self, count: int) -> int:
+        """Parts that the process with most has of this micro-batch, where all must go backward equally often; else `count`."""
+        if not self.meets_in_every_backward:
+            return count
+        return int(self.accelerator.gather(torch.tensor([count], device=self.args.device)).max())
 
     def _score(self, model: Any, prompts: Sequence[Sequence[int]], beams: Beams) -> BranchScores:
         """Scores of some prompts' rollouts; without a gradient in parts of `tokens_per_forward`."""
@@ -189,16 +199,10 @@ class SidTrainer(SafeTrainer, Trainer):
         return BranchScores(*(torch.cat(values)[back.to(values[0].device)] for values in columns))
 
     def _parts(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Rows of each forward, in order, so that rows times the longest prompt and its branches meet the bound."""
+        """Rows of each forward, in order."""
         branches = self.settings.num_generations * (self.engine.sids.num_levels - 1)
-        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-        parts, start = [], 0
-        while start < len(order):
-            width = len(prompts[order[start]]) + branches
-            stop = start + max(1, self.settings.tokens_per_forward // width)
-            parts.append(order[start:stop])
-            start = stop
-        return parts
+        widths = [len(prompt) + branches for prompt in prompts]
+        return parts_of(widths, bound=self.settings.tokens_per_forward)
 
     def _made(self, policy: Any, rows: list[list[int]]) -> list[Batch]:
         """Batches of the step's rollouts, ready for the loss."""

@@ -50,7 +50,8 @@ def require_sharding(accelerator: Any, *, trainable: bool) -> None:
         )
     if shards_weights(accelerator) and not trainable:
         raise InputError(
-            "this trainer decodes with the weights that it trains, so they cannot be split between processes -> "
+            "this trainer decodes with the weights that it trains and reads the output layer behind its forward, so they cannot be "
+            "split between processes -> "
             "ACCELERATE_CONFIG=configs/accelerate/zero2.yaml or ddp.yaml"
         )
 
