@@ -149,7 +149,7 @@ def test_tuning_takes_the_best_point_on_valid(run):
 def test_finished_directories_are_kept_and_a_sample_is_seeded(run):
     root, data, command = run
     assert succeed(*command, "--tune.shrinks", "[0.0,4.0]").count("already complete") == 10
-    assert "another run" in refuse(*command, "--models", "[pop]", "--depth", 20)
+    assert "another run" in refuse(*command[:-2], "--models", "[pop]", "--depth", 20)
     sampled = (
         "infer.run_baselines",
         "--data",

@@ -68,3 +68,100 @@ def test_the_newest_rows_are_left_by_one_stage_to_the_other(chain, tmp_path):
         grpo(chain, tmp_path / "x", "--newest_share", 1.5)
     with pytest.raises(InputError, match="hints nowhere.parquet is read only with rollout.hint true"):
         grpo(chain, tmp_path / "x", "--hints", "nowhere.parquet")
+
+
+def test_what_one_stage_leaves_the_next_one_learns(chain, tmp_path, monkeypatch):
+    """SFT without the newest rows, GRPO from its model on those: no row twice, none lost, the later ones."""
+    from data import artifacts
+    from train.safety import SafeTrainer
+
+    learned, plain = [], SafeTrainer.equip
+
+    def equip(self, *args, example_ids, **options):
+        learned.append(list(example_ids))
+        return plain(self, *args, example_ids=example_ids, **options)
+
+    monkeypatch.setattr(SafeTrainer, "equip", equip)
+    handmade.call(
+        "train.sft", *chain.flags(), "--leave_out_newest", 0.4, "--tasks", "[history_to_sid]", "--output_dir", tmp_path / "sft",
+        "--valid_rows", 8, "--valid_beams", 10, "--trainer.max_steps", 2, "--trainer.per_device_train_batch_size", 8,
+    )  # fmt: skip
+    all_rows = ["--newest_share", 0.4, "--max_rows", "null", "--rollout.hint", "true"]
+    handmade.call(
+        "train.grpo",
+        *chain.flags(model=tmp_path / "sft/final"),
+        *SHORT,
+        *all_rows,
+        "--output_dir",
+        tmp_path / "grpo",
+    )
+    older, newer = learned
+    assert sorted(newer) == sorted(pq.read_table(tmp_path / "grpo/hints.parquet")["example_id"].to_pylist())
+    examples = artifacts.read(chain.examples, artifacts.EXAMPLES, file="train.parquet")
+    rows = [
+        row["example_id"]
+        for row in examples.select(["example_id", "task"]).to_pylist()
+        if row["task"] == "history_to_sid"
+    ]
+    assert sorted([*older, *newer]) == sorted(rows) and len(set(rows)) == len(rows)
+    times = artifacts.read_sequences(chain.data).select(["example_id", "timestamp"]).to_pylist()
+    age = {row["example_id"]: (row["timestamp"] or 0, row["example_id"]) for row in times}
+    assert max(age[row] for row in older) < min(age[row] for row in newer)
+    assert 0.3 < len(newer) / len(rows) < 0.5
+
+
+def test_all_tasks_of_the_published_mixture_are_rolled_out(chain, tmp_path):
+    """MiniOneRec's and MIMIGenRec's: histories, titles, descriptions, histories of titles; an item's question has no history for
+    the teacher. Answers that are text (their RL has those tasks switched off) are refused."""
+    from train.grpo import GrpoArgs, prompt_rows
+
+    tasks = ["history_to_sid", "title_to_sid", "description_to_sid", "titles_to_sid"]
+    examples, named = tmp_path / "examples", f"[{','.join(tasks)}]"
+    handmade.call(
+        "preprocess.build_examples",
+        "--data",
+        chain.data,
+        "--sids",
+        chain.sids,
+        "--output_dir",
+        examples,
+        "--tasks",
+        named,
+        "--caps",
+        "{history_to_sid: 12, titles_to_sid: 12}",
+    )
+    handmade.call(
+        "infer.run_baselines",
+        "--models",
+        "[pop]",
+        "--data",
+        chain.data,
+        "--output_root",
+        tmp_path / "eval",
+        "--splits",
+        "[]",
+    )
+    rewards = [
+        "--rewards",
+        "[exact_match, rank_aware, collaborative]",
+        "--teacher",
+        tmp_path / "baselines/pop",
+    ]
+    flags = [*chain.flags(examples=examples), "--tasks", named, *SHORT, "--max_rows", "null", *rewards]
+    handmade.call(
+        "train.grpo", *flags, "--trainer.per_device_train_batch_size", 20, "--output_dir", tmp_path / "run"
+    )
+    args = GrpoArgs(str(chain.model), str(examples), str(chain.sids), "x", tasks=tasks)
+    rows = prompt_rows(args)
+    assert {row["task"] for row in rows} == set(tasks)
+    for row in rows:
+        asked = " ".join(message["content"] for message in row["messages"])
+        assert row["answer"]["sid"] is not None and "".join(
+            f"<{'abc'[level]}_{code}>" for level, code in enumerate(row["answer"]["sid"])
+        ) not in (asked if row["target"][0] not in row["history"] else ""), row
+    assert {"reward/collaborative", "reward/exact_match", "zero_variance_share"} <= {
+        key for line in log(tmp_path / "run") for key in line
+    }
+    for task in ("sid_to_title", "history_to_title"):
+        with pytest.raises(InputError, match=f"tasks .'{task}'. have no semantic-ID answer"):
+            GrpoArgs("m", "e", "s", "o", tasks=[task])

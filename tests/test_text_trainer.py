@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from configs.program import InputError
 from data.renderer import Renderer
 from data.sid import SidTable, sid_format
 from infer.engine import DecodeSettings, Engine
+from infer.search.tree import search
 from infer.text.thinking import ThinkSettings
 from preprocess.vocabulary import add_sid_tokens
 from tests import handmade, tiny
+from tests.ranks import together
 from train.policy.settings import GrpoSettings, ThoughtSettings
-from train.policy.text_trainer import TextTrainer, check, grpo_fields
+from train.policy.text_trainer import TextTrainer, check, grpo_fields, total_rewards
 from train.policy.thoughts import ThoughtPolicy
 from train.rewards.mixture import build_mixture
 from train.rewards.needs import Sources
@@ -105,7 +108,9 @@ def test_the_greedy_tail_is_that_of_one_beam_behind_the_thought() -> None:
     assert np.allclose(scores[:, 0], made.batch.scores_PG.ravel(), atol=1e-4)
 
 
-def make_trainer(tmp_path, engine: Engine, *, reward, steps: int, rate: float = 5e-3, **settings):
+def make_trainer(
+    tmp_path, engine: Engine, *, reward, steps: int, rate: float = 5e-3, batch: int = 16, **settings
+):
     from trl import GRPOConfig
 
     rows, prompts = examples(engine, 8)
@@ -113,7 +118,7 @@ def make_trainer(tmp_path, engine: Engine, *, reward, steps: int, rate: float = 
     file = tmp_path / f"reward_{len(list(tmp_path.iterdir()))}.py"  # a file is loaded once in a process
     file.write_text(reward)
     config = GRPOConfig(
-        output_dir=str(tmp_path / "out"), max_steps=steps, per_device_train_batch_size=16, num_generations=GROUP, beta=0.0,
+        output_dir=str(tmp_path / "out"), max_steps=steps, per_device_train_batch_size=batch, num_generations=GROUP, beta=0.0,
         learning_rate=rate, lr_scheduler_type="constant", use_cpu=True, bf16=False, report_to=[], save_strategy="no",
         logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, max_completion_length=64, seed=0,
     )  # fmt: skip
@@ -166,6 +171,91 @@ def test_forced_tokens_and_codes_carry_no_loss(tmp_path) -> None:
     last = inputs["completion_mask"].sum(1) - 1 - one.policy.engine.sids.num_levels
     for row, end in enumerate(last.tolist()):
         assert not counted[row, end:].any()
+
+
+def test_thoughts_that_were_cut_off_can_be_left_out(tmp_path) -> None:
+    """A group's baseline is then that of its finished rollouts, and the others have no reward."""
+    cut_PG, made = np.arange(8 * GROUP).reshape(8, GROUP) % 3 == 0, {}
+    for drop in (False, True):
+        one = make_trainer(tmp_path, engine_of(), reward=LOW, steps=1, drop_unfinished=drop)
+        rolled = replace(one.policy.roll_out(one.rows, one.prompts, step=0), unfinished_PG=cut_PG)
+        made[drop] = total_rewards(one, rolled)
+    assert [reward is None for reward in made[True]] == cut_PG.ravel().tolist()
+    assert all(a == b for a, b in zip(made[True], made[False], strict=True) if a is not None)
+    assert None not in made[False]
+
+
+def partial_groups(path) -> str:
+    with pytest.raises(InputError) as caught:
+        make_trainer(path, engine_of(), reward=LOW, steps=1, batch=GROUP // 2)
+    return str(caught.value)
+
+
+def test_a_process_with_half_a_group_is_refused(tmp_path) -> None:
+    paths = [tmp_path / "two"]
+    paths[0].mkdir()
+    for said in together(partial_groups, *paths):
+        assert said.startswith(
+            f"a process rolls out {GROUP // 2} completions at once, which groups of {GROUP} do not divide"
+        )
+
+
+def test_an_unmodified_trainer_of_trl_is_driven_by_the_search(tmp_path) -> None:
+    """Beams of the trie as completions: best first, legal, none twice; the target becomes likelier."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    engine, seen = engine_of(), []
+    engine.mode = "direct"
+    rows, _ = examples(engine, 4)
+    prompts = [engine.renderer.prompt_ids(engine.histories.example(row["history"])) for row in rows]
+    end = engine.renderer.terminator_ids()[:1]
+
+    def by_search(asked, trainer):
+        group = trainer.num_generations
+        at = [int(prompt) for prompt in asked[::group]]
+        assert list(asked) == [str(one) for one in at for _ in range(group)], "groups side by side"
+        trainer.model.eval()
+        found = search(trainer.model, [prompts[one] for one in at], engine.trie, group, "full")
+        trainer.model.train()
+        tokens = torch.stack(
+            [engine.trie.tokens[level][found.codes_BKL[..., level]] for level in range(3)], 2
+        )
+        hits = (
+            found.nodes_BK
+            == torch.tensor([int(TABLE.sid_of_item_N[rows[one]["target"][0]]) for one in at])[:, None]
+        )
+        seen.append((found, hits))
+        return {
+            "prompt_ids": [prompts[one] for one in at for _ in range(group)],
+            "completion_ids": [[*ids, *end] for ids in tokens.flatten(0, 1).tolist()],
+            "logprobs": None,
+            "hit": hits.flatten().tolist(),
+        }
+
+    def hits(completions, hit, **columns):
+        assert {"prompts", "trainer_state"} <= columns.keys(), "what TRL adds is taken"
+        return [float(one) for one in hit]
+
+    config = GRPOConfig(
+        output_dir=str(tmp_path / "out"), max_steps=12, per_device_train_batch_size=4 * 8, num_generations=8, beta=0.0,
+        learning_rate=5e-3, lr_scheduler_type="constant", use_cpu=True, bf16=False, report_to=[], save_strategy="no",
+        logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, max_completion_length=8, seed=0,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=engine.model, reward_funcs=hits, rollout_func=by_search, args=config, processing_class=engine.renderer.tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": [str(at) for at in range(4)]}),
+    )  # fmt: skip
+    trainer.train()
+    for found, _ in seen:
+        assert (found.scores_BK.diff(dim=1) <= 1e-5).all() and (found.counts_B == 8).all()
+        assert all(len(set(nodes)) == 8 and min(nodes) >= 0 for nodes in found.nodes_BK.tolist())
+    lines = [line for line in trainer.state.log_history if "grad_norm" in line]
+    assert max(line["grad_norm"] for line in lines) > 0
+    rewards = [line["reward"] for line in lines]
+    assert max(rewards) <= 1 / 8 + 1e-6, "one beam of a group is the target at most"
+    places = [float(hits_BK.float().argmax(1)[hits_BK.any(1)].float().mean()) for _, hits_BK in seen]
+    assert np.mean(places[-3:]) < np.mean(places[:3]), "the target rises among the beams"
 
 
 @pytest.mark.parametrize(("loss", "scale"), [("grpo", "group"), ("dapo", "group"), ("dr_grpo", "none")])
