@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
@@ -103,12 +102,6 @@ def read_reasoning(
             f"{directory} holds texts of kind {', '.join(sorted(other))}, not {kind} -> give a directory of that kind"
         )
     return table
-
-
-def texts_by_key(table: pa.Table) -> dict[int, str]:
-    """{key: text} of the rows that have a text, placeholders not yet rendered."""
-    having = table.filter(pc.is_in(table["status"], pa.array(WITH_TEXT)))
-    return dict(zip(having["key"].to_pylist(), having["text"].to_pylist(), strict=True))
 
 
 def _checked(table: pa.Table, where: str, num_items: int | None) -> pa.Table:

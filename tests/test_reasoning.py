@@ -16,7 +16,6 @@ from data.reasoning import (
     read_reasoning,
     reasoning_table,
     rendered,
-    texts_by_key,
 )
 from data.store.output import open_output
 from tests.handmade import Made
@@ -47,7 +46,7 @@ def test_placeholders_become_what_an_item_is_called():
 
 def test_a_directory_comes_back(tmp_path):
     table = read_reasoning(written(tmp_path / "r", ROW, NONE), kind="identifier", num_items=4)
-    assert texts_by_key(table) == {100: "I see [[item:3]], so bolt."}
+    assert table["text"].to_pylist() == ["I see [[item:3]], so bolt.", ""]
     assert table["history_terms"].to_pylist()[0] == [["nut"]] and table["target"].to_pylist() == [1, 1]
     with pytest.raises(InputError, match="kind identifier, not instruction"):
         read_reasoning(tmp_path / "r", kind="instruction")
