@@ -324,6 +324,12 @@ def test_samples_without_an_answer_are_asked_again_by_the_next_run(data):
         )
         handmade.succeed(SEARCH, *search(url, data, **quick))
         assert len(log.bodies) == 12 + 4 + 4
+        lost = search(url, data, **quick, most_failed=1, output_dir=data / "reasoning/lost")
+        log.calls.clear()
+        handmade.succeed(SEARCH, *lost)
+    table = read_reasoning(data / "reasoning/lost")
+    assert (set(table["status"].to_pylist()), set(table["text"].to_pylist())) == ({"failed"}, {""})
+    assert (data / "reasoning/lost/trace.jsonl").read_text() == ""
 
 
 def test_without_a_key_nothing_is_asked(data, monkeypatch):
