@@ -4,7 +4,7 @@ reads   a directory of prompts (preprocess.search_prompts)
 writes  <output_dir>/reasoning.parquet (data/reasoning.py, kind reasoning), calls.parquet, answers/answers.jsonl, manifest.json
 
 The paragraph is a model's thought before an instruction: in the first person, without the words of the search (selection,
-crossover, mutation, founder, elite, mate, but for terms of the target), the target's terms in its second half. What is not so
+crossover, mutation, founder, elite, mate, but for terms of the target), the target's terms near its end. What is not so
 is asked for again with the reason (status repaired), and given up after `ask.repairs` times (rejected, no text).
 Differs from NaviGen, which takes any text with an I in it for first-person.
 

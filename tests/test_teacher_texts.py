@@ -196,9 +196,15 @@ def test_words_of_the_search_are_banned_but_not_within_terms(word):
     assert paragraphs.banned("material, estimate, profoundly selective", BANNED, []) == []
 
 
-def test_the_target_is_named_in_the_second_half():
-    early = DISTILLED.replace("brass, and", "and").replace("a pen", "a brass pen")
-    assert distilled_problem(early, SAMPLE) == "its second half does not name brass"
+def test_the_target_is_named_near_the_end():
+    long = "I look at a brass pen. " + "It is one more thing to write with. " * 9
+    early = DISTILLED.replace("brass, and", "and")
+    assert distilled_problem(long + DISTILLED, SAMPLE) == ""
+    assert distilled_problem(long + early, SAMPLE) == "its end does not name brass"
+    ten = [f"word{n} of it" for n in range(10)]  # 30 words, and 30 after them
+    assert (
+        paragraphs.missing_near_end(f"I took {', '.join(ten)}. " + "So I write it plainly. " * 6, ten) == []
+    )
 
 
 # Drafts.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 SHORTEST, LONGEST = 20, 400  # words
+CLOSING = 40  # words that may follow the target
 LIST_LINE = re.compile(r"^\s*(?:[-*•#]|\d+[.)])\s", re.MULTILINE)
 SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
 I_WORD = re.compile(r"[\"'“‘(]*I(?:['’](?:m|ve|d|ll))?")
@@ -65,10 +66,10 @@ def ends_with(text: str, terms: Sequence[str]) -> bool:
 
 
 def missing_near_end(text: str, terms: Sequence[str]) -> list[str]:
-    """The terms that the second half of a text does not name."""
+    """The terms that the end of a text does not name: its second half, or as many words as the terms have and 40 more."""
     words = text.split()
-    half = " ".join(words[len(words) // 2 :])
-    return [term for term in terms if not named(half, term)]
+    end = max(len(words) // 2, sum(len(term.split()) for term in terms) + CLOSING)
+    return [term for term in terms if not named(" ".join(words[-end:]), term)]
 
 
 def banned(text: str, pattern: re.Pattern[str], terms: Sequence[str]) -> list[str]:

@@ -53,24 +53,19 @@ DETAILS = (
 
 
 def heuristic_identifier(request: ChatRequest) -> str:
-    """A paragraph that walks through the items and ends in the target."""
+    """A paragraph that says what the items share and ends in the target."""
     *items, target = unquoted(request.messages[-1]["content"])
-    return (
-        f"I read what was chosen so far from the oldest to the latest and look for what comes back. {_walk(items)} I set "
-        f"aside what appears only once, and I weigh the latest of them most, as I take it that tastes move. I therefore "
-        f"expect the next to be {target}."
-    )
+    return f"I look for what comes back in all that was chosen so far. {_walk(items)} So I expect the next to be {target}."
 
 
 def heuristic_distillation(request: ChatRequest) -> str:
     """A paragraph from the items to the target and a way to write the prompt."""
     *items, _, notes, _, target = unquoted(request.messages[-1]["content"])
-    looks = notes.count("\nLook ")
+    looks = notes.count("\nLook ") + 1
     return (
-        f"I start from what was chosen so far. {_walk(items)} My drafts tried it close to home, halfway and boldly, and I "
-        f"looked at them {looks + 1} times: the plain one was clear and dull, the bold one striking and vague. I kept what was "
-        f"clear and took over light and view from the other. All of it leads me to {target}, so I would write the prompt "
-        "around one thing in view, its place, the light on it and the camera, and leave its name unsaid."
+        f"I look for what comes back in all that was chosen so far. {_walk(items)} My drafts went from plain to bold, and after "
+        f"{looks} looks I kept what was clear in them. They lead me to {target}, so I would write one thing in view, with its "
+        "place, light and camera, and leave its name unsaid."
     )
 
 
@@ -88,15 +83,10 @@ def heuristic_search(request: ChatRequest) -> dict[str, Any]:
 
 
 def _walk(items: list[str]) -> str:
-    """What the items have in common, and the latest of them."""
-    counts = Counter(term for item in items for term in item.split(", "))
-    (common, times), *_ = counts.most_common(1)
-    shared = (
-        f"I see {common} in {times} of {len(items)}"
-        if times > 1
-        else f"I see {len(items)} of them with little in common"
-    )
-    return f"{shared}, and the latest is {items[-1]}, which I take for my best clue."
+    """What most of the items have in common, and the latest of them."""
+    (common, times), *_ = Counter(term for item in items for term in item.split(", ")).most_common(1)
+    latest = ", ".join(items[-1].split(", ")[:3])
+    return f"Most often I see {common} ({times} of {len(items)}), and the latest is {latest}."
 
 
 def _draft(seed: str, items: list[str], target: str) -> dict[str, str]:

@@ -76,5 +76,5 @@ def distilled_problem(text: str, sample: TermSample) -> str:
     if words := paragraphs.banned(text, BANNED, sample.target):
         return f"it uses the words {', '.join(words)}"
     if missing := paragraphs.missing_near_end(text, sample.target):
-        return f"its second half does not name {', '.join(missing)}"
+        return f"its end does not name {', '.join(missing)}"
     return ""
