@@ -391,3 +391,14 @@ def test_a_file_of_foreign_samples_goes_through_the_chain(tmp_path):
         ["ink"],
     ]
     assert table["user_id"].to_pylist() == [None, None] and table["key"].to_pylist() == [0, 1]
+
+
+def test_recorded_answers_give_the_same_prompts_again(data):
+    heuristic(data, "i", "s")
+    answers = data / "reasoning/s/answers/answers.jsonl"
+    recorded = ("--ask.client.backend", "recorded", "--ask.client.recording", answers)
+    again = ("--reasoning", data / "reasoning/i", "--output_dir", data / "reasoning/again", *recorded)
+    handmade.succeed(SEARCH, *again)
+    first, second = (read_reasoning(data / "reasoning" / name) for name in ("s", "again"))
+    assert second.drop(["teacher"]) == first.drop(["teacher"])
+    assert set(second["teacher"].to_pylist()) == {"recorded:heuristic:heuristic_search"}
