@@ -119,6 +119,15 @@ PREDICTIONS = Schema(
     frozenset({"codes", "text"}),
 )
 
+INSTRUCTIONS = Schema(
+    "instructions.parquet",
+    "scripts/12_instruct.sh",
+    {"example_id": pa.int64(), "user_id": pa.int32(), "target_item": pa.int32(), "terms": TEXT_LIST,
+     "instruction": pa.string(), "thought": pa.string(), "constrained": pa.bool_(), "status": pa.string()},
+    {"item_ids": INT_LIST, "score": pa.float32(), "forced_close": pa.bool_(), "answer": pa.string()},
+    frozenset({"user_id", "score"}),
+)  # fmt: skip
+
 
 def conform(table: pa.Table, schema: Schema, *, where: str) -> pa.Table:
     """`table` with the schema's columns cast to its types, extras after them; InputError naming the first bad column."""

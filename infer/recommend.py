@@ -101,12 +101,7 @@ class RecommendArgs:
             raise InputError(f"unknown mode {self.mode!r} -> one of {', '.join(MODES)}")
         if self.only_thoughts and self.of is not None and self.shard is None:
             raise InputError("--of without --shard joins finished shards -> without only_thoughts")
-        if self.of is not None and self.of < 1 or self.shard is not None and self.of is None:
-            raise InputError(f"shard {self.shard} of {self.of} -> give both, e.g. --shard 0 --of 8")
-        if self.shard is not None and not 0 <= self.shard < self.of:
-            raise InputError(f"shard {self.shard} must lie in 0..{self.of - 1}")
-        if self.of is not None and rank_and_world()[1] > 1:
-            raise InputError("--of is for jobs without a launcher; torchrun's processes are shards already")
+        shards.check_shard(self.shard, self.of)
         if self.mode == "think" and self.think.writer == "vllm" and rank_and_world()[1] > 1:
             raise InputError("vLLM does not run under a launcher here -> start jobs with --shard and --of")
         require_needs(self)
@@ -253,8 +248,8 @@ def settings_facts(args: RecommendArgs) -> dict[str, Any]:
 
 def conclude(args: RecommendArgs, out: Output, plan: shards.Plan, facts: dict[str, Any]) -> None:
     """Join what the shards made and fill the manifest."""
-    schema = pa.schema(list(THOUGHTS.required.items())) if args.mode == "think" else None
-    summed = shards.finish(out, plan, thoughts_schema=schema)
+    joined = {shards.THOUGHTS: pa.schema(list(THOUGHTS.required.items()))} if args.mode == "think" else {}
+    summed = shards.finish(out, plan, joined=joined)
     out.counts |= {"examples": len(plan.rows_N), "predictions": summed["predictions"]}
     out.facts |= facts | {"users_per_second": summed["users_per_second"]}
     if args.mode == "think":

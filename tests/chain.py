@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from data import artifacts
 from tests import handmade, store
 
 
@@ -52,3 +54,33 @@ def build_chain(root: Path) -> Chain:
     )
     handmade.call("preprocess.expand_vocab", "--model", base, "--sids", made.sids, "--output_dir", made.model)
     return made
+
+
+@dataclass(frozen=True)
+class Dual:
+    """The chain's store with TIDs and examples of dual identifiers."""
+
+    model: Path
+    sids: Path
+    tids: Path
+    examples: Path
+
+    def flags(self, output: Path, *more: object) -> list[object]:
+        """--model --sids --tids --examples --output_dir of infer.instruct, and `more`."""
+        flags = [part for name, path in vars(self).items() for part in (f"--{name}", path)]
+        return [*flags, "--output_dir", output, *more]
+
+
+def build_dual(chain: Chain, root: Path) -> Dual:
+    """TIDs that some items share and some lack, an instruction for every row, and examples of them."""
+    terms = [("shelf", f"thing {item % 30}") if item % 9 else () for item in range(store.ITEMS)]
+    tids = handmade.write_tids(root / "tids", data=chain.data, terms=terms)
+    rows = artifacts.read_sequences(chain.data).to_pylist()
+    texts = {row["example_id"]: f"A thing on a shelf, light {row['user_id'] % 3}." for row in rows}
+    told = handmade.write_taught(root / "told", data=chain.data, kind="instruction", texts=texts)
+    handmade.call(
+        "preprocess.build_examples", "--data", chain.data, "--sids", chain.sids, "--tids", tids, "--reasoning",
+        json.dumps([str(told)]), "--tasks", '["history_to_sid", "sid_to_tid", "tid_to_sid", "history_to_instruction"]',
+        "--output_dir", root / "examples",
+    )  # fmt: skip
+    return Dual(chain.model, chain.sids, tids, root / "examples")

@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.chain import Chain, build_chain
+from tests.chain import Chain, Dual, build_chain, build_dual
 
 # A machine under load is slow, not wrong: no test sets a deadline of its own.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,3 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return build_chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="session")
+def dual(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Dual:
+    return build_dual(chain, tmp_path_factory.mktemp("dual"))

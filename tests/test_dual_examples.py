@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import artifacts
-from data.answers import HEAD, pieces, read_answer
+from data.answers import BETWEEN, HEAD, pieces, read_answer
 from data.prompts import wording
 from data.renderer import Renderer
 from data.sid import SidTable, sid_format
 from data.store.output import read_manifest
 from data.tasks import Answer, Example, from_row
+from data.tids import read_tids
+from infer.text.thinking import Thought, answer_prompts
+from infer.text.tids import TidTrie
 from preprocess.vocabulary import add_sid_tokens
 from tests.handmade import (
     CODES,
@@ -120,7 +124,9 @@ def test_what_does_not_go_together_is_refused(store: Path) -> None:
     line = refuse(
         "preprocess.build_examples", *flags(store, "no", "instruction"), "--tasks", '["history_to_sid"]'
     )
-    assert "tids" in line and "do not go together" in line
+    assert "tids are for none of the tasks ['history_to_sid']" in line
+    without = [flag for flag in flags(store, "no", "instruction") if flag not in ("--tids", store / "tids")]
+    assert "need textual identifiers" in refuse("preprocess.build_examples", *without)
     line = refuse("preprocess.build_examples", *flags(store, "no"))
     assert "gives no train example of history_to_instruction (1 empty_history, 4 no_instruction)" in line
 
@@ -160,6 +166,39 @@ def test_the_bytes_of_every_task_in_the_published_format(store: Path) -> None:
     assert seen("history_to_instruction", 1) == (
         '{"target_tid":["|' + f'{TERMS[1][0]}","steel"],"target_ins":"{TOLD[100]}"}}<|end|>'
     )
+
+
+def test_inference_stands_where_training_stood(store: Path) -> None:
+    """Prompt, thought and what closes it, TID and what follows it: id for id those of a training row."""
+    kinds = ("instruction", "identifier", "reasoning")
+    for name, fmt, kind in (
+        ("navigen", "navigen", "gpt2"),
+        ("short", "letters", "llama"),
+        ("sentence", "letters", "ours"),
+    ):
+        made = build(store, f"golden_{name}", *kinds, options=("--wording", name, "--format", fmt))
+        words = tokenizer(kind)
+        for token in ("<think>", "</think>"):
+            words.add_tokens(token)
+        vocab = add_sid_tokens(words, sid_format(fmt), SIZES, sids_sha256=SidTable(CODES, SIZES).sha256).vocab
+        renderer = Renderer(words, vocab, json_sids=wording(name).json_sids)
+        trie = TidTrie(read_tids(store / "tids"), words, ending=BETWEEN)
+        tids = {one: trie.answer(number, 0.0).ids for number, one in enumerate(trie.terms)}
+        for row in made["train"]:
+            prompt, completion = renderer.supervised(row)
+            asked = replace(row, answer=Answer())
+            if row.answer.reasoning:
+                thought = Thought(tuple(renderer.thought_ids(row.answer.reasoning)), True)
+                start = renderer.prompt_ids(asked, "think")
+                assert start == prompt
+                ((start,), _) = answer_prompts([start], [[thought]], renderer, task=row.task)
+            else:
+                start = renderer.prompt_ids(asked)
+                assert start == prompt and "<think>" not in words.decode(prompt + completion)
+            assert start + renderer.answer_ids(row) + renderer.terminator_ids() == prompt + completion
+            if row.task == "history_to_instruction":
+                ids = tids[row.answer.terms]
+                assert renderer.answer_ids(row)[: len(ids)] == list(ids)
 
 
 TEXT = st.text(min_size=1).filter(lambda text: text.strip())

@@ -63,6 +63,11 @@ class TidTrie:
     def __len__(self) -> int:
         return len(self.terms)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer."""
+        return len(self.prefix_ids) + max(map(len, self._middles)) + len(self.suffix_ids)
+
     def answer(self, sequence: int, score: float) -> DecodedTid:
         """What a sequence of the trie stands for."""
         ids = (*self.prefix_ids, *self._middles[sequence], *self.suffix_ids)

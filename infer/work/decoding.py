@@ -25,14 +25,16 @@ from infer.text.thinking import read_thoughts, thoughts_table
 TASK = "history_to_sid"
 
 
-def selected_rows(task: pa.ChunkedArray, *, max_rows: int | None, seed: int, where: str) -> np.ndarray:
-    """Positions int64 of the history_to_sid rows of a task column, or of a seeded sample of `max_rows` of them, ascending.
+def selected_rows(
+    task: pa.ChunkedArray, *, max_rows: int | None, seed: int, where: str, wanted: str = TASK
+) -> np.ndarray:
+    """Positions int64 of the rows of a task column that are `wanted`, or of a seeded sample of `max_rows` of them, ascending.
 
     InputError naming `where` (the file of the split) when there are none.
     """
-    rows = np.flatnonzero(pc.equal(task, TASK).to_numpy())
+    rows = np.flatnonzero(pc.equal(task, wanted).to_numpy())
     if not len(rows):
-        empty = "no rows at all" if not len(task) else "no history_to_sid rows"
+        empty = "no rows at all" if not len(task) else f"no {wanted} rows"
         raise InputError(
             f"{where} has {empty} -> prepare the data with that split, build the examples with that task"
         )

@@ -28,10 +28,11 @@ import pyarrow.parquet as pq
 from configs.program import Clock, EnvironmentFault, InputError
 from data import artifacts
 from data.predictions import part_name
+from data.store.claim import rank_and_world
 from data.store.output import PARQUET, Output
 
 FOLDER = "chunks"
-PREDICTIONS, THOUGHTS = "predictions", "thoughts"
+PREDICTIONS, THOUGHTS, INSTRUCTIONS = "predictions", "thoughts", "instructions"
 READ_ROWS = 4096
 STALL_SECONDS = 1800
 PART_SCHEMA = pa.schema(
@@ -96,6 +97,16 @@ def claim_shared(directory: str | Path, opened: AbstractContextManager[Output]) 
     return claimed[0]
 
 
+def check_shard(shard: int | None, of: int | None) -> None:
+    """InputError for a shard that is none of `of`, or that a launcher has chosen already."""
+    if of is not None and of < 1 or shard is not None and of is None:
+        raise InputError(f"shard {shard} of {of} -> give both, e.g. --shard 0 --of 8")
+    if shard is not None and not 0 <= shard < of:
+        raise InputError(f"shard {shard} must lie in 0..{of - 1}")
+    if of is not None and rank_and_world()[1] > 1:
+        raise InputError("--of is for jobs without a launcher; torchrun's processes are shards already")
+
+
 def claim_file(path: Path) -> Path:
     """Where shards take turns; outside the output, which would be refused as foreign with it."""
     return path.with_name(f".{path.name}.claim")
@@ -144,13 +155,16 @@ def work(
 
 
 def write_part(out: Output, plan: Plan, steps: Sequence[tuple[int, float]]) -> None:
-    """This shard's part of the predictions, chunk by chunk, and then the mark that it is done.
-
-    steps: (rows made now, seconds) of each step; the mark keeps rows per second through all of them, null after a resume
-    that had nothing to do in one.
-    """
+    """This shard's part of the predictions, chunk by chunk, and then the mark that it is done."""
     chunks = [chunk_path(out, PREDICTIONS, chunk) for chunk in plan.chunks(plan.shard)]
-    entries = join_files(out, part_name(plan.shard, plan.of), chunks, PART_SCHEMA)
+    mark_done(out, plan, steps, entries=join_files(out, part_name(plan.shard, plan.of), chunks, PART_SCHEMA))
+
+
+def mark_done(out: Output, plan: Plan, steps: Sequence[tuple[int, float]], *, entries: int) -> None:
+    """The mark of a shard. steps: (rows made now, seconds) of each step; entries: rows of what came out.
+
+    It keeps rows per second through all steps, null after a resume that had nothing to do in one.
+    """
     measured = all(rows and seconds for rows, seconds in steps)
     rate = 1 / sum(seconds / rows for rows, seconds in steps) if measured else None
     mark = {"users_per_second": rate, "predictions": entries}
@@ -203,16 +217,16 @@ def missing_shards(out: Output, plan: Plan) -> list[int]:
     return [shard for shard in range(plan.of) if not (folder / mark_name(shard, plan.of)).exists()]
 
 
-def finish(out: Output, plan: Plan, *, thoughts_schema: pa.Schema | None) -> dict[str, Any]:
-    """Join the thoughts, drop what was only for resuming, and add up the marks.
+def finish(out: Output, plan: Plan, *, joined: dict[str, pa.Schema]) -> dict[str, Any]:
+    """Join the chunks of the kinds `joined` into <kind>.parquet, drop what was only for resuming, and add up the marks.
 
     {"predictions": rows written, "users_per_second": summed over the shards, None where none was measured}.
     """
     folder = out.path / FOLDER
     marks = [json.loads((folder / mark_name(shard, plan.of)).read_text()) for shard in range(plan.of)]
-    if thoughts_schema is not None:
-        files = (chunk_path(out, THOUGHTS, chunk) for chunk in range(plan.num_chunks))
-        join_files(out, "thoughts.parquet", files, thoughts_schema)
+    for kind, schema in joined.items():
+        files = (chunk_path(out, kind, chunk) for chunk in range(plan.num_chunks))
+        join_files(out, f"{kind}.parquet", files, schema)
     parts = {part_name(shard, plan.of) for shard in range(plan.of)}
     for path in [*out.path.glob("predictions-*.parquet"), *out.path.glob(".predictions-*.tmp")]:
         if path.name not in parts:

@@ -1,0 +1,197 @@
+"""Stage 12, second half: how good instructions are, by their terms, their words and, where one is asked for, by a judge.
+
+reads   instructions (of infer.instruct), the TIDs of the items
+writes  <instructions>/metrics/metrics.json, metrics.tsv (one row, 4 decimals), rows.parquet (a row each), manifest.json
+
+    parse/strict, repaired, unreadable      what could be read; `cut` and `forced_close` count texts and thoughts ended by force
+    tid/precision, recall, f1, exact        terms against those of the next item; tid/legal: they are a TID of the catalogue;
+                                            tid/item: the next item is meant, items of one TID being equally likely
+    quality/...                             infer/metrics/instructions.py, over rows with an instruction
+    judge/...                               seven scores in [0, 1], their means, and how many rows have a grade
+
+A judge is a chat model (`judge.client`): a grade that fails is no score and is left out of the means. Backend `heuristic` grades by a
+rule that says so in `protocol`. Without a backend nobody judges. Differs from NaviGen, which evaluates terms only.
+
+python -m infer.grade --instructions outputs/quickstart/instructions/sft_dual.test --tids data/toystore/tids/keywords
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs import program
+from configs.program import InputError, say
+from data import artifacts
+from data.store.lineage import require_common_data
+from data.store.output import open_output, require_manifest
+from data.tids import Tids, read_tids
+from infer.chat.client import ChatSettings, chat_client
+from infer.chat.judge import SCORES, Grade, GradedSample, Judge, word_overlap
+from infer.metrics import instructions
+from infer.metrics.measure import Columns, entry
+from infer.metrics.significance import Clusters
+from infer.tables.results import one_row
+
+STAGE, VERSION = "grade", 1
+STATUSES = {"ok": "strict", "cut": "strict", "repaired": "repaired", "unreadable": "unreadable"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """Who judges."""
+
+    client: ChatSettings = field(default_factory=ChatSettings)
+    """the chat model; backend none: nobody"""
+    batch: int = 4
+    """instructions per call"""
+    seed: int | None = 42
+    """of the judge's sampling; servers may ignore it"""
+    max_rows: int | None = None
+    """judge the first rows only; null = all"""
+
+
+@dataclass
+class GradeArgs:
+    """Metrics of instructions."""
+
+    instructions: str
+    """directory of infer.instruct, outputs/<run>/instructions/<model>.<split>"""
+    tids: str
+    """TID directory with which they were written"""
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    """a chat model's opinion"""
+    output_dir: str | None = None
+    """null = <instructions>/metrics"""
+    resamples: int = 1000
+    """bootstrap resamples of the users"""
+    seed: int = 0
+    """of the bootstrap"""
+    overwrite: bool = False
+    """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or self.judge.max_rows is not None and self.judge.max_rows < 1:
+            raise InputError(
+                f"resamples {self.resamples}, judge.max_rows {self.judge.max_rows} -> at least 1"
+            )
+
+
+def main(args: GradeArgs) -> None:
+    judge = None
+    if args.judge.client.backend != "none":  # without its key it stops here, before anything else
+        client = chat_client(args.judge.client, heuristic=word_overlap)
+        judge = Judge(client, batch=args.judge.batch, seed=args.judge.seed)
+    directory = args.output_dir or str(Path(args.instructions) / "metrics")
+    inputs = {"instructions": args.instructions, "tids": args.tids}
+    with open_output(args, STAGE, version=VERSION, inputs=inputs, directory=directory) as out:
+        require_common_data(args.instructions, args.tids, again="scripts/12_instruct.sh")
+        table = artifacts.read(args.instructions, artifacts.INSTRUCTIONS)
+        facts = require_manifest(args.instructions, written_by=artifacts.INSTRUCTIONS.written_by)["facts"]
+        rows, tids = table.to_pylist(), read_tids(args.tids)
+        columns = row_columns(rows, tids)
+        asked = [row for row in rows[: args.judge.max_rows] if row["instruction"] and judge]
+        grades = judge.grade([sample(row, tids) for row in asked]) if asked else []
+        by_row = dict(zip((row["example_id"] for row in asked), grades, strict=True))
+        columns |= judge_columns([row["example_id"] for row in rows], by_row)
+        metrics = summary(columns, users=table["user_id"], resamples=args.resamples, seed=args.seed)
+        metrics |= diversity(table["instruction"].to_pylist())
+        known = {
+            name: facts.get(name)
+            for name in ("split", "mode", "constrained", "model", "model_hash", "max_rows")
+        }
+        judges = sorted({grade.judge for grade in grades if grade})
+        protocol = known | {"rows": table.num_rows, "resamples": args.resamples, "judge": judges or None}
+        out.write_json("metrics.json", metrics | {"protocol": protocol})
+        out.write_text("metrics.tsv", one_row(metrics))
+        ids = {name: table[name] for name in ("example_id", "user_id", "target_item", "status")}
+        out.write_table("rows.parquet", pa.table(ids | columns))
+        out.counts |= {"rows": table.num_rows, "graded": sum(grade is not None for grade in grades)}
+        say(f"{Path(args.instructions).name}, {table.num_rows:,} rows")
+        for name, value in metrics.items():
+            say(f"  {name:<28} {value['value']:.4f}" + ("" if value["low"] is None else f" [{value['low']:.4f}, {value['high']:.4f}]"))  # fmt: skip
+
+
+def row_columns(rows: list[dict[str, Any]], tids: Tids) -> dict[str, np.ndarray]:
+    """Metrics of every row, float64 [N]; NaN where one says nothing of a row."""
+    made: dict[str, list[float]] = {}
+    groups = tids.groups
+    overlap = instructions.self_overlap([row["instruction"] for row in rows])
+    for row, shared in zip(rows, overlap.tolist(), strict=True):
+        target, text = tids.terms[row["target_item"]], row["instruction"]
+        found = {f"parse/{name}": float(STATUSES[row["status"]] == name) for name in set(STATUSES.values())}
+        found |= {
+            "parse/cut": float(row["status"] == "cut"),
+            "parse/forced_close": float(row["forced_close"]),
+        }
+        found |= {
+            f"tid/{name}": value for name, value in instructions.term_scores(row["terms"], target).items()
+        }
+        items = row["item_ids"]
+        found["tid/legal"] = float(tuple(row["terms"]) in groups)
+        found["tid/item"] = (row["target_item"] in items) / max(len(items), 1)
+        told = {
+            "quality/specificity": instructions.specificity(text),
+            "quality/term_coverage": instructions.term_coverage(text, row["terms"]),
+            "quality/concealment": instructions.concealment(text, target),
+            "quality/self_overlap": shared,
+        }
+        found |= told if text else dict.fromkeys(told, np.nan)
+        for name, value in found.items():
+            made.setdefault(name, []).append(value)
+    return {name: np.array(values, np.float64) for name, values in sorted(made.items())}
+
+
+def sample(row: dict[str, Any], tids: Tids) -> GradedSample:
+    """What a judge hears of a row."""
+    return GradedSample(
+        key=str(row["example_id"]),
+        target_terms=tids.terms[row["target_item"]],
+        predicted_terms=row["terms"],
+        instruction=row["instruction"],
+    )
+
+
+def judge_columns(example_ids: list[int], grades: dict[int, Grade | None]) -> dict[str, np.ndarray]:
+    """Scores of every row as `row_columns` gives them; `grades` has the rows that a judge was asked about, None where it failed."""
+    if not grades:
+        return {}
+    given = [grades.get(example) for example in example_ids]
+    columns: dict[str, list[float]] = {
+        "graded": [
+            float(grades[example] is not None) if example in grades else np.nan for example in example_ids
+        ]
+    }
+    for name in SCORES:
+        columns[name] = [np.nan if grade is None else grade.scores[name] for grade in given]
+    for name in ("quality", "semantic"):
+        columns[name] = [np.nan if grade is None else getattr(grade, name) for grade in given]
+    return {f"judge/{name}": np.array(values, np.float64) for name, values in columns.items()}
+
+
+def summary(
+    columns: dict[str, np.ndarray], *, users: pa.ChunkedArray, resamples: int, seed: int
+) -> dict[str, dict[str, float | None]]:
+    """Means over the rows that a column says something of, with intervals by bootstrap over users."""
+    # A row without a user is a user of its own.
+    users_N = np.array([-1 - row if user is None else user for row, user in enumerate(users.to_pylist())])
+    means = Columns(Clusters(users_N, resamples=resamples, seed=seed))
+    for name, values in columns.items():
+        known = np.isfinite(values)
+        if known.any():
+            means.add([name], np.nan_to_num(values)[:, None], known.astype(np.float64)[:, None])
+    return means.summary()
+
+
+def diversity(texts: list[str]) -> dict[str, dict[str, float | None]]:
+    """Over all instructions together."""
+    told = [text for text in texts if text]
+    return {f"quality/distinct_{n}": entry(instructions.distinct_n(told, n)) for n in (1, 2)}
+
+
+if __name__ == "__main__":
+    program.run(GradeArgs, main)
