@@ -9,6 +9,8 @@
 #   RUN=qwen3 STAGE=pretrained EXAMPLES=sentence NUM_GPUS=8 bash sft.sh           # sft_pretrained.yaml
 #   RUN=qwen3 STAGE=pretrained EXAMPLES=sentence SIZE=1.7B CARD=24 bash sft.sh    # batch, mode and sharding for the card, by estimate
 #   STAGE=distilled TEACHER=outputs/minionerec-industrial/baselines/teacher bash sft.sh
+#   PAPER=navigen STAGE=identifiers EXAMPLES=identifiers bash sft.sh              # two stages: the new tokens first,
+#   PAPER=navigen STAGE=dual EXAMPLES=dual bash sft.sh                            # then all of the model, from there
 #   PAPER=toy DATASET=toystore RUN=quickstart bash sft.sh
 set -euo pipefail
 
@@ -25,7 +27,10 @@ TEACHER=${TEACHER:-}                # item model whose probabilities are answers
 SIZE=${SIZE:-}                      # 0.5B | 0.6B | 1.5B | 1.7B | 3B | 4B with CARD=GB of a GPU: see python -m configs.sizes
 CARD=${CARD:-}
 source "$(dirname "$0")/scripts/env.sh"
-MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/vocab}
+case $STAGE in
+    dual*) MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/sft_identifiers/final} ;;   # a first stage is not skipped by accident
+    *) MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/vocab} ;;
+esac
 
 config_flags "sft_$STAGE"
 recipe_flags

@@ -156,10 +156,9 @@ class BuildExamplesArgs:
             raise InputError(
                 f"preferences and a task of {', '.join(PREFERENCE_TASKS)} belong together -> give both or none"
             )
-        of_tids = [task for task in self.shares if text_kind(task) == "tid"]
-        if bool(of_tids) != (self.tids is not None):
+        if self.tids is not None and not self.of_tids:
             raise InputError(
-                f"tids {self.tids} and tasks {of_tids or list(self.shares)} do not go together -> give both, or neither"
+                f"tids are for none of the tasks {list(self.shares)} -> leave them out, or add a task"
             )
         if len({"chat" in self.shares, self.registry is not None, bool(self.corpora)}) > 1:
             raise InputError("task chat, registry and corpora belong together -> give all or none")
@@ -173,6 +172,11 @@ class BuildExamplesArgs:
     def shares(self) -> dict[str, float]:
         """The share of each task."""
         return self.tasks if isinstance(self.tasks, dict) else dict.fromkeys(self.tasks, 1.0)
+
+    @property
+    def of_tids(self) -> list[str]:
+        """The tasks that read terms."""
+        return [task for task in self.shares if text_kind(task) == "tid"]
 
     @property
     def wording_name(self) -> str:
@@ -231,6 +235,10 @@ def main(args: BuildExamplesArgs) -> None:
 
 def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskContext, ExampleSources]:
     """Everything that examples are made of, read and checked against each other."""
+    if args.of_tids and args.tids is None:  # a recipe does not name them, so parsing cannot ask for them
+        raise InputError(
+            f"tasks {args.of_tids} need textual identifiers -> --tids, of scripts/05_generate_tids.sh"
+        )
     items, sids = artifacts.read_items(args.data), read_sids(args.sids)
     check_belong(args.data, args.sids, num_items=len(items), num_sids=sids.num_items)
     table = artifacts.read_sequences(args.data, num_items=sids.num_items)

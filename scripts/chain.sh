@@ -32,7 +32,8 @@ for number in $STAGES; do
         09) bash sft.sh; unset MODEL; trained=sft_$STAGE ;;
         10) bash rl.sh; unset MODEL; trained=grpo ;;
         11) NAME=$trained bash evaluate.sh ;;
+        12) NAME=$trained bash scripts/12_instruct.sh ;;
         baselines) bash scripts/train_baselines.sh ;;
-        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 or baselines" >&2; exit 2 ;;
+        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 or baselines" >&2; exit 2 ;;
     esac
 done

@@ -40,6 +40,7 @@ PROGRAM_OF = {
     "sft_*": "train.sft",
     "grpo*": "train.grpo",
     "recommend": "infer.recommend",
+    "instruct*": "infer.instruct",
     "evaluate": "infer.evaluate",
     "baselines": "infer.run_baselines",
     "sequential_*": "train.train_sequential",

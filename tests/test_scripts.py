@@ -44,6 +44,7 @@ STAGES = {
     "sft.sh": ["train.sft"],
     "rl.sh": ["train.grpo"],
     "evaluate.sh": ["infer.recommend", "infer.evaluate", "infer.report"],
+    "scripts/12_instruct.sh": ["infer.instruct", "infer.grade"],
 }
 FLAGGED = {
     "scripts/train_tiger.sh": "train.train_tiger"
@@ -78,7 +79,9 @@ def test_the_choice_is_said_first_and_the_programs_follow(echo, name):
     dataset = {"scripts/03_complete_tags.sh": {"DATASET": "scientific"}}.get(name, {"DATASET": "office"})
     first, *calls = script(echo, name, **dataset)
     papers = {"scripts/03_complete_tags.sh": "hidvae"}
-    papers |= dict.fromkeys(("scripts/05_generate_tids.sh", "scripts/06_write_reasoning.sh"), "navigen")
+    papers |= dict.fromkeys(
+        ("scripts/05_generate_tids.sh", "scripts/06_write_reasoning.sh", "scripts/12_instruct.sh"), "navigen"
+    )
     paper = papers.get(name, "minionerec")
     assert first.startswith(
         f"{Path(name).name}: PAPER={paper} DATASET={dataset['DATASET']} CONFIG={dataset['DATASET']}"
@@ -107,6 +110,38 @@ def test_a_data_set_reads_the_recipe_then_its_own_overlay(echo, tmp_path):
         (copy / "configs/paper" / file).touch()
     (call,) = script(echo, str(copy / "rl.sh"), PAPER="paper", DATASET="d", CONFIG="shop")[1:]
     assert re.findall(r"--config (\S+)", call) == ["configs/paper/grpo.yaml", "configs/paper/shop/grpo.yaml"]
+
+
+def test_the_stages_of_dual_identifiers_follow_each_other(echo):
+    shop = {"PAPER": "navigen", "DATASET": "office", "TIDS": "words", "RUN": "r"}
+    (call,) = script(echo, "scripts/07_build_examples.sh", TASKS="identifiers", **shop)[1:]
+    assert "configs/navigen/examples_identifiers.yaml --tids data/office/tids/words" in call
+    assert call.endswith("examples/identifiers") and "--reasoning" not in call
+    (call,) = script(echo, "scripts/07_build_examples.sh", TASKS="dual", **shop)[1:]
+    kinds = ", ".join(
+        f'"data/office/reasoning/words_{kind}"' for kind in ("identifiers", "instructions", "thoughts")
+    )
+    assert f"--reasoning [{kinds}]" in call and call.endswith("examples/dual")
+    (call,) = script(echo, "sft.sh", STAGE="identifiers", EXAMPLES="identifiers", **shop)[1:]
+    assert "--model outputs/r/vocab " in call and "--output_dir outputs/r/sft_identifiers " in call
+    (call,) = script(
+        echo, "sft.sh", STAGE="identifiers_rows", NAME="sft_identifiers", EXAMPLES="identifiers", **shop
+    )[1:]
+    assert "sft_identifiers_rows.yaml" in call and "--output_dir outputs/r/sft_identifiers " in call
+    for stage in ("dual", "dual_published"):
+        (call,) = script(echo, "sft.sh", STAGE=stage, EXAMPLES="dual", **shop)[1:]
+        assert (
+            "--model outputs/r/sft_identifiers/final " in call
+            and f"--output_dir outputs/r/sft_{stage} " in call
+        )
+    instruct, grade = script(echo, "scripts/12_instruct.sh", MODE="two_stage", **shop)[1:]
+    assert (
+        "--model outputs/r/sft_dual/final " in instruct
+        and "outputs/r/instructions/sft_dual.test.two_stage" in instruct
+    )
+    assert (
+        "--instructions outputs/r/instructions/sft_dual.test.two_stage --tids data/office/tids/words" in grade
+    )
 
 
 def test_names_of_variants_and_outputs(echo):
@@ -236,7 +271,7 @@ def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them
     )
     assert all("--overwrite true" in call for call in calls if "infer.report" not in call)
     assert not [call for call in script(echo, name)[1:] if "--overwrite" in call]
-    extra = {f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL")}
+    extra = {f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GRADE")}
     calls = script(echo, name, "--overwrite", **extra)[1:]
     assert any(call.endswith("--overwrite --resamples 7") for call in calls[1:])
 

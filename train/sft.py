@@ -25,6 +25,7 @@ from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.store.configuration import added
 from data.store.output import Output, open_output
+from data.tasks import TASKS
 from infer.engine import DecodeSettings, load_engine
 from infer.loading import LoadSettings, context_length
 from train.arguments import Tracker
@@ -48,6 +49,8 @@ class SftArgs:
     """where checkpoints and final/ go, e.g. outputs/<run>/sft_recommend"""
     tasks: list[str] = field(default_factory=list)
     """train on these tasks of the examples only; empty = all of them"""
+    task_weights: dict[str, float] = field(default_factory=dict)
+    """weight of a task's rows in the loss; 1 for tasks that are not named"""
     leave_out_newest: float = 0.0
     """share of the train rows, the newest, that is left to policy optimisation (train.grpo --newest_share)"""
     max_length: int = 512
@@ -95,7 +98,8 @@ class SftArgs:
     samples: int = 2
     """validation rows, and rows of each text task, whose answers samples.jsonl shows at every validation; 0 = none"""
     item_loss_rows: int = 0
-    """rows of every item task whose loss a validation logs, as fit and of held-out items (train/supervised/item_losses.py)"""
+    """rows of every task whose loss a validation logs: item tasks as fit and of held-out items, TIDs and instructions on valid
+    rows (train/supervised/item_losses.py)"""
     keep_checkpoints: int = 2
     """newest checkpoints kept; the best one always stays"""
     seed: int = 0
@@ -110,6 +114,10 @@ class SftArgs:
     def __post_init__(self) -> None:
         if not 0 <= self.leave_out_newest < 1:
             raise InputError(f"leave_out_newest {self.leave_out_newest} must lie in [0, 1)")
+        if wrong := [name for name, weight in self.task_weights.items() if name not in TASKS or weight <= 0]:
+            raise InputError(
+                f"task_weights.{wrong[0]} {self.task_weights[wrong[0]]} -> a task, and a weight above 0"
+            )
         if self.keep_checkpoints < 1:
             raise InputError(f"keep_checkpoints {self.keep_checkpoints} must be at least 1")
         if not 0 <= self.label_smoothing < 1:

@@ -91,6 +91,19 @@ def make_batches(
     )
 
 
+def weighted(table: pa.Table, weights: dict[str, float]) -> pa.Table:
+    """The examples, their weights times those of their tasks; InputError for a task that is not among them."""
+    if not weights:
+        return table
+    tasks = table["task"].to_pylist()
+    if missing := weights.keys() - set(tasks):
+        raise InputError(
+            f"task_weights names {min(missing)}, of which there is no row to train on -> leave it out"
+        )
+    made = table["weight"].to_numpy() * np.array([weights.get(task, 1.0) for task in tasks], np.float32)
+    return table.set_column(table.column_names.index("weight"), "weight", pa.array(made, pa.float32()))
+
+
 def draws_of(args: Any) -> int:
     """Answers drawn for a window."""
     return DRAWS if args.soft_draws is None else args.soft_draws
@@ -138,7 +151,7 @@ def train_batches(args: Any, out: Output, engine: Any, config: Any) -> tuple[pa.
     chosen = chosen_rows(table, args)
     place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
     rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
-    table = table.take(chosen)
+    table = weighted(table.take(chosen), args.task_weights)
     tasks = set(table["task"].unique().to_pylist())
     shortened = {task: count for task, count in rendered.shortened.items() if task in tasks}
     say_shortened(shortened, engine.renderer.max_prompt)
