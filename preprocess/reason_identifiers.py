@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.rows import sample_rows
@@ -82,14 +83,17 @@ class ReasonIdentifiersArgs:
 
     def __post_init__(self) -> None:
         check_arguments(self.ask, most_failed=self.most_failed, max_samples=self.max_samples)
-        if self.samples and (self.data or self.tids):
-            raise InputError("samples stands in place of data and tids -> give one or the other")
-        if self.samples is None and (self.item_terms or self.append_valid or self.samples_split != "train"):
-            raise InputError("item_terms, append_valid and samples_split are of samples -> leave them out")
-        if self.samples is not None and self.splits != ["train"]:
-            raise InputError(
-                "splits is of data -> samples_split says of which split the targets of samples are"
-            )
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set, or is not."""
+        own = ("data", "tids", "splits")
+        foreign = ("item_terms", "append_valid", "samples_split")
+        return [
+            Need(own, self.samples is None, "without samples"),
+            Need(foreign, self.samples is not None, "samples"),
+            Need(("seed",), self.max_samples is not None, "max_samples"),
+        ]
 
     def not_chosen(self) -> set[str]:
         """What decides when a run gives up, not what it writes."""

@@ -27,6 +27,7 @@ from typing import Literal
 import pyarrow as pa
 
 from configs import program
+from configs.needs import Need, require_needs
 from data.artifacts import text_array
 from data.reasoning import read_reasoning
 from data.store import output
@@ -76,6 +77,11 @@ class SearchPromptsArgs:
     def __post_init__(self) -> None:
         check_arguments(self.ask, most_failed=self.most_failed, max_samples=self.max_samples)
         check_rounds(self.rounds)
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("seed",), self.max_samples is not None, "max_samples")]
 
     def not_chosen(self) -> set[str]:
         """What decides when a run gives up, not what it writes."""

@@ -94,6 +94,8 @@ REQUIRED = {
     "preprocess.init_base_model": "--data d --output_dir o",
     "preprocess.complete_tags": "--data d --output_dir o",
     "preprocess.generate_tids": "--data d --output_dir o --ask.client.backend heuristic",
+    "preprocess.reason_identifiers": "--output_dir o --ask.client.backend heuristic",
+    "preprocess.search_prompts": "--reasoning r --output_dir o --ask.client.backend heuristic",
     "rq.embed_items": "--data d --output_dir o",
 }
 CLASSES = {
@@ -103,6 +105,7 @@ CLASSES = {
     "infer.fuse": "FuseArgs", "preprocess.build_examples": "BuildExamplesArgs",
     "preprocess.expand_vocab": "ExpandVocabArgs", "preprocess.init_base_model": "InitBaseModelArgs",
     "preprocess.complete_tags": "CompleteTagsArgs", "preprocess.generate_tids": "GenerateTidsArgs",
+    "preprocess.reason_identifiers": "ReasonIdentifiersArgs", "preprocess.search_prompts": "SearchPromptsArgs",
     "rq.embed_items": "EmbedArgs",
 }  # fmt: skip
 
@@ -128,6 +131,9 @@ def parsed(module: str, flags: str) -> Any:
         ("train.grpo", "--reference r", "reference r", ("--rollout.beta 0", "")),
         ("train.grpo", "--reference r", "reference r", ("--train_what lora", "")),
         ("train.grpo", "--thought.top_p 0.5", "thought.top_p 0.5", ("", "--thought.max_tokens 9")),
+        ("preprocess.reason_identifiers", "--append_valid true", "append_valid True", ("", "--samples s")),
+        ("preprocess.reason_identifiers", "--tids t", "tids t", ("--samples s", "--data d")),
+        ("preprocess.search_prompts", "--seed 3", "seed 3", ("", "--max_samples 9")),
         ("train.sft", "--soft_targets.share 0.5", "soft_targets.share 0.5", ("", "--soft_targets.teacher t")),
         ("train.sft", "--soft_targets.k 50", "soft_targets.k 50", ("", "--soft_targets.teacher t")),
         ("train.sft", "--soft_draws 3", "soft_draws 3", ("", "--soft_targets.teacher t")),

@@ -320,13 +320,19 @@ def test_without_a_key_nothing_is_asked(data, monkeypatch):
     ("arguments", "said"),
     [
         (["--ask.client.backend", "heuristic"], "nothing to read is named"),
-        (["--data", "d", "--samples", "s", "--ask.client.backend", "heuristic"], "one or the other"),
+        (
+            ["--data", "d", "--samples", "s", "--ask.client.backend", "heuristic"],
+            "data d is read only without samples",
+        ),
         (["--data", "d", "--tids", "t"], "no teacher is chosen"),
         (
             ["--data", "d", "--tids", "t", "--ask.client.backend", "heuristic", "--append_valid", "true"],
-            "of samples",
+            "append_valid True is read only with samples",
         ),
-        (["--samples", "s", "--ask.client.backend", "heuristic", "--splits", "[test]"], "samples_split says"),
+        (
+            ["--samples", "s", "--ask.client.backend", "heuristic", "--splits", "[test]"],
+            "read only without samples",
+        ),
         (["--samples", "s", "--ask.client.backend", "heuristic", "--max_samples", "0"], "max_samples is 0"),
     ],
 )
