@@ -16,6 +16,7 @@ from data.store.checkpoints import require_sound
 from data.store.fingerprints import safetensors_header, sha256_bytes, sha256_json
 from data.store.manifest import MANIFEST, read_manifest, require_undamaged
 
+PIPELINE = "model_index.json"  # of diffusers: a folder per component
 SMALL_FILES = {".json", ".jinja", ".model", ".txt"}
 
 
@@ -70,6 +71,11 @@ def fingerprint(path: str | Path, known: dict[str, Any] | None = None) -> str:
     if (path / "config.json").exists():
         require_sound(path)
         return model_fingerprint(path)
+    if (path / PIPELINE).is_file():
+        folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+        return sha256_json(
+            [model_fingerprint(path), *([folder.name, model_fingerprint(folder)] for folder in folders)]
+        )
     raise InputError(
         f"{path} is neither a finished output (no {MANIFEST}) nor a model directory -> run the stage that writes it"
     )

@@ -1,0 +1,54 @@
+"""What the tests of generation share: tiny random models built once, instructions by hand, and a maker that draws at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from data import artifacts
+from data.store.output import open_output
+from generation.pictures import check_picture
+from tests.handmade import Made
+
+SIZE = (16, 16)
+
+
+def write_instructions(directory: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> Path:
+    """An output of stage 12; each row at least example_id, user_id, target_item, terms, instruction."""
+    kinds = artifacts.INSTRUCTIONS.required
+    usual = {"thought": "", "constrained": True, "status": "ok"}
+    columns = {name: pa.array([(usual | row)[name] for row in rows], kind) for name, kind in kinds.items()}
+    with open_output(Made(), "instruct", version=1, inputs={}, directory=directory) as out:
+        out.write_table("instructions.parquet", pa.table(columns))
+        out.facts |= {"split": "test", "model": "by hand"} | facts
+    return directory
+
+
+class Sketch:
+    """A maker whose pictures are noise of their seed. `bad`: prompts that raise; `black`: prompts that come out black."""
+
+    suffix, outside = ".png", False
+
+    def __init__(self, *, batch: int = 2, bad: Sequence[str] = (), black: Sequence[str] = ()) -> None:
+        self.batch, self.bad, self.black = batch, bad, black
+        self.drawn: list[str] = []
+
+    def refusal(self, prompt: str) -> str | None:
+        return "too long" if len(prompt) > 40 else None
+
+    def make(self, requests: Sequence[Any], seeds: Sequence[int], files: Sequence[Path]) -> list[str | None]:
+        if any(request.prompt in self.bad for request in requests):
+            raise RuntimeError("a prompt that breaks the model")
+        for request, seed, file in zip(requests, seeds, files, strict=True):
+            pixels = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+            Image.fromarray(pixels * (request.prompt not in self.black)).save(file, "PNG")
+            self.drawn.append(request.uid)
+        return [None] * len(files)
+
+    def check(self, file: Path) -> Any:
+        return check_picture(file, size=SIZE)
