@@ -29,7 +29,7 @@ from data.store.output import open_output
 from generation.makers.pipelines import adapter_file, require_pipeline
 from generation.makers.zimage import CLASSES, ZImage, ZImageSettings
 from generation.production import already_said, conclude, produce, require_no_refusals
-from generation.requests import RequestSettings, read_requests, require_one_source
+from generation.requests import RequestSettings, read_requests
 
 STAGE, VERSION = "generate_images", 1
 
@@ -64,9 +64,6 @@ class GenerateImagesArgs:
     """print what would be drawn and write nothing"""
     overwrite: bool = False
     """replace an output of another configuration"""
-
-    def __post_init__(self) -> None:
-        require_one_source(self.requests.source, self.instructions, self.prompts, self.examples)
 
 
 def main(args: GenerateImagesArgs) -> None:

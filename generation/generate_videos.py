@@ -32,7 +32,7 @@ from generation.makers.opensora import OpenSora, OpenSoraSettings
 from generation.makers.pipelines import require_pipeline
 from generation.makers.video_diffusers import CLASSES, VideoDiffusers, VideoSettings
 from generation.production import already_said, conclude, produce, require_no_refusals
-from generation.requests import MediaRequest, RequestSettings, read_requests, require_one_source
+from generation.requests import MediaRequest, RequestSettings, read_requests
 
 STAGE, VERSION = "generate_videos", 1
 SCRATCH = ".opensora.tmp"
@@ -74,7 +74,6 @@ class GenerateVideosArgs:
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
-        require_one_source(self.requests.source, self.instructions, self.prompts, self.examples)
         if (self.model is not None) != (self.maker == "diffusers"):
             raise InputError(
                 "maker diffusers takes --model, a local pipeline; Open-Sora's are in --opensora.{t5,vae,dit}"

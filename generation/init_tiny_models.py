@@ -18,9 +18,10 @@ from typing import Any
 
 from configs import program
 from data.store.output import Output, open_output
+from generation.pictures import TINY
 
 STAGE, VERSION = "init_tiny_models", 1
-ZIMAGE, WAN, CLIP = "tiny-random-zimage", "tiny-random-wan", "tiny-random-clip"
+ZIMAGE, WAN, CLIP = f"{TINY}zimage", f"{TINY}wan", f"{TINY}clip"
 SPECIAL = ("<|pad|>", "<|end|>", "<|start|>", "<|unk|>")
 TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>{% endfor %}"

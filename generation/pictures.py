@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+TINY = "tiny-random-"  # what the models of init_tiny_models are named: they draw noise, and whoever shows it says so
 BLANK = 1.0  # standard deviation of the grey levels (0 to 255) at or below which a picture shows nothing
 NEAR = 4  # bits of 64 in which two pictures that look alike differ at most
 SHEET_PICTURES, SHEET_COLUMNS, CELL = 48, 8, 160

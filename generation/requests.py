@@ -127,6 +127,14 @@ def read_requests(
     dataset: str,
 ) -> list[MediaRequest]:
     """The chosen requests in the order of their file; InputError where there is none, or a source has nothing to say."""
+    if (instructions is None) == (prompts is None):
+        raise InputError(
+            "prompts come from one place -> either --instructions (stage 12) or --prompts (JSON lines)"
+        )
+    if settings.source == "oracle" and prompts is None and examples is None:
+        raise InputError(
+            "source oracle reads a teacher's instructions -> --examples data/<D>/examples/<name>"
+        )
     if prompts is not None:
         found = list(_of_file(Path(prompts), kind, settings.source, dataset))
     else:
@@ -140,20 +148,6 @@ def read_requests(
     if not chosen:
         raise InputError(f"{prompts or instructions} has no row of type {kind} to draw -> check the file, --requests.ids and --requests.first")  # fmt: skip
     return [replace(request, prompt=worded(request.prompt, settings)) for request in chosen]
-
-
-def require_one_source(
-    source: str, instructions: str | None, prompts: str | None, examples: str | None
-) -> None:
-    """InputError unless there is one place that prompts come from, and for an oracle one that its words come from."""
-    if (instructions is None) == (prompts is None):
-        raise InputError(
-            "prompts come from one place -> either --instructions (stage 12) or --prompts (JSON lines)"
-        )
-    if source == "oracle" and prompts is None and examples is None:
-        raise InputError(
-            "source oracle reads a teacher's instructions -> --examples data/<D>/examples/<name>"
-        )
 
 
 def worded(prompt: str, settings: RequestSettings) -> str:

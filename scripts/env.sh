@@ -14,8 +14,8 @@ if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/_
 fi
 
 # A variable that is nearly one of ours was meant to be it.
-VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT IMPORT_ARGS CONFIG DATASET DATA_ROOT DISTILL_ARGS EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GRADE_ARGS MAIN_ADDRESS MAIN_PORT MEMBERS MODE MODEL NAME
-NODE_RANK NUM_GPUS NUM_NODES OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SIDS SIZE SPLIT STAGE STAGES TAGS TASKS TEACHER TIDS TRACKER"
+VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT CLIP CONFIG DATASET DATA_ROOT DISTILL_ARGS EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GALLERY_ARGS GRADE_ARGS IMAGE_MODEL IMPORT_ARGS ITEM_IMAGES MAIN_ADDRESS MAIN_PORT MAKER MEMBERS MODE MODEL NAME
+NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SIDS SIZE SOURCE SPLIT STAGE STAGES TAGS TASKS TEACHER TIDS TRACKER VIDEO_MODEL"
 
 # differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
 differs_by_a_slip() {
@@ -132,4 +132,21 @@ launch() {
     "$PYTHON" -m configs.parallel --config_file "$config"
     "$PYTHON" -m accelerate.commands.launch --config_file "$config" --num_processes "$((gpus * nodes))" \
         ${machines[@]+"${machines[@]}"} -m "$@"
+}
+
+# name_media: WRITTEN becomes the name of what stage 12 wrote, MEDIA that of what is made of it.
+name_media() {
+    WRITTEN=$NAME.$SPLIT
+    if [ "$MODE" != direct_json_prefix ]; then WRITTEN=$WRITTEN.$MODE; fi
+    MEDIA=$WRITTEN
+    if [ "$SOURCE" != prediction ]; then MEDIA=$MEDIA.$SOURCE; fi
+}
+
+# show_media KIND FLAGS...: measures and gallery of what stage 13 or 14 made; nothing after a --dry_run among its flags.
+show_media() {
+    case " $* " in *" --dry_run false "*) ;; *" --dry_run"*) return ;; esac
+    # shellcheck disable=SC2086
+    "$PYTHON" -m generation.evaluate_media --media "$OUTPUT_ROOT/$RUN/$1/$MEDIA" --data "$DATA_ROOT/$DATASET" \
+        ${CLIP:+--model "$CLIP"} ${ITEM_IMAGES:+--item_images "$ITEM_IMAGES"} \
+        --output_dir "$OUTPUT_ROOT/$RUN/gallery/$1.$MEDIA" ${SHARED[@]+"${SHARED[@]}"} $GALLERY_ARGS
 }

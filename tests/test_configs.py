@@ -41,6 +41,8 @@ PROGRAM_OF = {
     "grpo*": "train.grpo",
     "recommend": "infer.recommend",
     "instruct*": "infer.instruct",
+    "images": "generation.generate_images",
+    "videos": "generation.generate_videos",
     "evaluate": "infer.evaluate",
     "baselines": "infer.run_baselines",
     "sequential_*": "train.train_sequential",

@@ -15,6 +15,7 @@ from PIL import Image
 from configs.program import InputError, NumericError
 from data import artifacts
 from data.store.output import open_output
+from generation import alignment
 from generation.pictures import Faulty, check_picture, contact_sheet, difference_hash, near_pairs
 from generation.production import conclude, produce
 from generation.requests import MediaRequest, RequestSettings, as_lines, normalised, read_requests
@@ -231,3 +232,31 @@ def test_nothing_more_is_tried_where_everything_fails(tmp_path):
     with pytest.raises(NumericError, match="the first 8 rows all failed"):
         draw(tmp_path / "o", requests, maker)
     assert len(list((tmp_path / "o/chunks").glob("*.json"))) == 8
+
+
+def test_a_picture_beside_its_own_and_the_words_of_others():
+    """Three rows of users 1, 1 and 2 in two dimensions, by hand."""
+    texts = alignment.unit(np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]], np.float32))
+    histories = alignment.profiles(texts, [[0, 1], [2], [0]])
+    half = np.sqrt(0.5)
+    assert histories[0] == pytest.approx([(1 + half) / 2, half / 2]) and np.isnan(histories[1]).all()
+    pictures = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    others = alignment.other_rows(np.array([1, 1, 2]), count=1, seed=0)
+    assert others[:2].tolist() == [[2], [2]] and others[2, 0] in (0, 1)
+    found = alignment.against_others(pictures, histories, np.array([[2, 1], [0, 0], [0, 1]]))
+    assert found["own"][0] == pytest.approx((1 + half) / 2) and np.isnan(found["own"][1])
+    assert found["others"][0] == 1 and found["win"][0] == 0, (
+        "row 1 has no history: it does not count among the others"
+    )
+    assert (found["own"][2], found["others"][2], found["win"][2]) == (0, pytest.approx(half / 2), 0)
+    even = alignment.against_others(pictures, np.ones((3, 2)), np.array([[1], [2], [0]]))
+    assert even["win"].tolist() == [0.5, 0.5, 0.5] and even["gap"].tolist() == [0, 0, 0]
+    with pytest.raises(InputError, match="all rows are of one user"):
+        alignment.other_rows(np.array([4, 4]), count=1, seed=0)
+
+
+def test_means_and_intervals_leave_out_what_is_unknown():
+    columns = {"a": np.array([1.0, np.nan, 3.0]), "b": np.full(3, np.nan)}
+    summary = alignment.summarised(columns, np.array([1, 2, 3]), resamples=200, seed=0)
+    assert summary.keys() == {"a"} and summary["a"]["value"] == 2
+    assert summary["a"]["low"] == 1 and summary["a"]["high"] == 3

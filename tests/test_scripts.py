@@ -41,6 +41,8 @@ STAGES = {
     ],
     "scripts/train_compact.sh": ["train.train_compact", "infer.recommend", "infer.evaluate"],
     "scripts/fuse.sh": ["infer.fuse", "infer.evaluate"],
+    "scripts/13_generate_images.sh": ["generation.generate_images", "generation.evaluate_media"],
+    "scripts/14_generate_videos.sh": ["generation.generate_videos", "generation.evaluate_media"],
     "sft.sh": ["train.sft"],
     "rl.sh": ["train.grpo"],
     "evaluate.sh": ["infer.recommend", "infer.evaluate", "infer.report"],
@@ -79,9 +81,14 @@ def test_the_choice_is_said_first_and_the_programs_follow(echo, name):
     dataset = {"scripts/03_complete_tags.sh": {"DATASET": "scientific"}}.get(name, {"DATASET": "office"})
     first, *calls = script(echo, name, **dataset)
     papers = {"scripts/03_complete_tags.sh": "hidvae"}
-    papers |= dict.fromkeys(
-        ("scripts/05_generate_tids.sh", "scripts/06_write_reasoning.sh", "scripts/12_instruct.sh"), "navigen"
+    numbers = (
+        "05_generate_tids",
+        "06_write_reasoning",
+        "12_instruct",
+        "13_generate_images",
+        "14_generate_videos",
     )
+    papers |= dict.fromkeys((f"scripts/{number}.sh" for number in numbers), "navigen")
     paper = papers.get(name, "minionerec")
     assert first.startswith(
         f"{Path(name).name}: PAPER={paper} DATASET={dataset['DATASET']} CONFIG={dataset['DATASET']}"
@@ -142,6 +149,18 @@ def test_the_stages_of_dual_identifiers_follow_each_other(echo):
     assert (
         "--instructions outputs/r/instructions/sft_dual.test.two_stage --tids data/office/tids/words" in grade
     )
+
+
+def test_media_are_named_after_their_instructions(echo):
+    variables = {"RUN": "r", "MODE": "two_stage", "SOURCE": "oracle", "CLIP": "/clip", "DATASET": "office"}
+    draw, show = script(echo, "scripts/13_generate_images.sh", "--seed", "7", MODEL="/z", **variables)[1:]
+    assert "--model /z --instructions outputs/r/instructions/sft_dual.test.two_stage " in draw
+    assert "--requests.source oracle --dataset office" in draw
+    assert draw.endswith("--output_dir outputs/r/images/sft_dual.test.two_stage.oracle --seed 7")
+    assert "--media outputs/r/images/sft_dual.test.two_stage.oracle --data data/office --model /clip" in show
+    assert show.endswith("--output_dir outputs/r/gallery/images.sft_dual.test.two_stage.oracle")
+    (call,) = script(echo, "scripts/14_generate_videos.sh", "--dry_run", MAKER="diffusers", MODEL="/w")[1:]
+    assert "--maker diffusers --model /w " in call and call.endswith("videos/sft_dual.test --dry_run")
 
 
 def test_names_of_variants_and_outputs(echo):
@@ -272,6 +291,10 @@ def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them
     assert all("--overwrite true" in call for call in calls if "infer.report" not in call)
     assert not [call for call in script(echo, name)[1:] if "--overwrite" in call]
     extra = {f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GRADE")}
+
+    extra = {
+        f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GALLERY")
+    }
     calls = script(echo, name, "--overwrite", **extra)[1:]
     assert any(call.endswith("--overwrite --resamples 7") for call in calls[1:])
 

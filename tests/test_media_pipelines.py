@@ -1,4 +1,4 @@
-"""Stage 13 on tiny random weights: real diffusers code, real processes, kills; what it refuses."""
+"""Stages 13 and 14 on tiny random weights, and their gallery: real diffusers code, real processes, kills; what they refuse."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from PIL import Image
 
 from configs import program
 from data import artifacts
+from generation import alignment
 from generation.generate_images import GenerateImagesArgs, main
-from generation.init_tiny_models import CLIP, ZIMAGE
+from generation.init_tiny_models import CLIP, WAN, ZIMAGE
 from generation.makers import pipelines
+from generation.makers.frames import read_video
 from generation.makers.zimage import ZImage, ZImageSettings
-from tests.handmade import call, refuse, run, succeed
+from tests.handmade import SEQUENCES, call, refuse, run, succeed, write_data, write_sids
+from tests.media import write_instructions
 
 PROGRAM = "generation.generate_images"
 SMALL = ("--zimage.width", 32, "--zimage.height", 32, "--zimage.steps", 2)
@@ -258,3 +261,153 @@ def test_two_processes_killed_and_resumed(tiny, tmp_path):
 @pytest.mark.long
 def test_two_processes_killed_and_resumed_at_length(tiny, tmp_path):
     killed_and_resumed(tiny, tmp_path, 32)
+
+
+VIDEOS = "generation.generate_videos"
+SHORT = (
+    "--video.width",
+    32,
+    "--video.height",
+    32,
+    "--video.num_frames",
+    5,
+    "--video.steps",
+    2,
+    "--video.container",
+    "webp",
+)
+
+
+def test_videos_of_a_pipeline_in_this_process(tiny, tmp_path, monkeypatch):
+    file = tmp_path / "p.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"uid": "u1", "dataset": d, "prompt": p}) + "\n"
+            for d, p in (("x", "a bolt"), ("y", "a drum"))
+        )
+    )
+    flags = ("--maker", "diffusers", "--prompts", file, "--device", "cpu", *SHORT, "--model", tiny / WAN)
+    succeed(VIDEOS, *flags, "--output_dir", tmp_path / "o")
+    rows = artifacts.read(tmp_path / "o", artifacts.MEDIA).to_pylist()
+    assert [(row["frames"], row["width"], row["height"], row["path"]) for row in rows] == [
+        (5, 32, 32, f"files/{d}/u1.webp") for d in "xy"
+    ]
+    first, second = (np.stack(list(read_video(tmp_path / "o" / row["path"]))) for row in rows)
+    assert first.shape == (5, 32, 32, 3) and np.abs(first.astype(int) - second).max() > 20
+    length = refuse(VIDEOS, *flags, "--output_dir", tmp_path / "a", "--video.num_frames", 82)
+    assert (
+        "82 frames of 32x32 -> 4k + 1 frames, width and height in multiples of 16 for WanPipeline" in length
+    )
+    other = refuse(VIDEOS, *flags[:-1], tiny / ZIMAGE, "--output_dir", tmp_path / "a")
+    assert (
+        "is a ZImagePipeline -> pass a WanPipeline or LTXPipeline" in other and not (tmp_path / "a").exists()
+    )
+    monkeypatch.setenv("PATH", "/nowhere")
+    line = refuse(VIDEOS, *flags, "--video.container", "mp4", "--output_dir", tmp_path / "b", code=3)
+    assert (
+        "ffmpeg, which is not installed" in line and "also writes --video.container webp without it" in line
+    )
+
+
+ROWS = [
+    {"example_id": 102, "user_id": 0, "target_item": 6, "terms": ["nut", "<b>brass</b>"], "instruction": "A nut <script>alert(1)</script>"},
+    {"example_id": 103, "user_id": 1, "target_item": 8, "terms": ["nail gun"], "instruction": "A nail gun & a lamp"},
+    {"example_id": 104, "user_id": 2, "target_item": 0, "terms": [], "instruction": "A bolt"},
+    {"example_id": 107, "user_id": 0, "target_item": 6, "terms": ["nut"], "instruction": ""},
+]  # fmt: skip
+
+
+def test_media_are_measured_and_shown(tiny, tmp_path):
+    data = write_data(tmp_path / "shop")
+    sids = write_sids(tmp_path / "shop/sids/s", data=data)
+    made = write_instructions(tmp_path / "i", ROWS)
+    succeed(
+        PROGRAM,
+        "--model",
+        tiny / ZIMAGE,
+        "--instructions",
+        made,
+        "--output_dir",
+        tmp_path / "m",
+        *SMALL,
+        "--skip_refused",
+    )
+    pictures = tmp_path / "items"
+    pictures.mkdir()
+    for item in (0, 1, 5, 6):
+        shade = np.random.default_rng(item).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(shade).save(pictures / f"B{item:04d}.png")
+    flags = ("--media", tmp_path / "m", "--data", data, "--sids", sids, "--resamples", 50)
+    succeed(
+        "generation.evaluate_media",
+        *flags,
+        "--model",
+        tiny / CLIP,
+        "--item_images",
+        pictures,
+        "--output_dir",
+        tmp_path / "g",
+    )
+    metrics = json.loads((tmp_path / "g/metrics.json").read_text())
+    rows = artifacts.read_file(tmp_path / "g/rows.parquet")
+    assert metrics["all/made_share"]["value"] == 0.75 and metrics["all/refused_share"]["value"] == 0.25
+    for name in ("alignment/prompt", "personalisation/titles", "personalisation/pictures"):
+        assert {f"{name}.{part}" for part in ("own", "others", "gap", "win")} <= metrics.keys()
+        gap = metrics[f"{name}.own"]["value"] - metrics[f"{name}.others"]["value"]
+        assert metrics[f"{name}.gap"]["value"] == pytest.approx(gap, abs=2e-6)
+    assert (
+        rows["personalisation/titles.own"].null_count
+        + sum(np.isnan(rows["personalisation/titles.own"].to_numpy()))
+        == 1
+    ), "an empty history is unknown, not 0"
+    assert metrics["protocol"]["random_weights"] == [ZIMAGE, CLIP]
+    html = (tmp_path / "g/index.html").read_text()
+    assert (
+        "<script" not in html
+        and "A nut &lt;script&gt;" in html
+        and "&lt;b&gt;brass" in html
+        and "http" not in html.replace("http-equiv", "")
+    )
+    assert (
+        html.count("data:image/jpeg;base64,") == html.count("<article") == 3
+        and "Random weights: tiny-random-zimage and" in html
+    )
+    assert "Brass nut" in html and "<code>&lt;a_2&gt;&lt;b_2&gt;&lt;c_2&gt;</code>" in html
+    succeed("generation.evaluate_media", *flags, "--output_dir", tmp_path / "plain")
+    assert {
+        name
+        for name in json.loads((tmp_path / "plain/metrics.json").read_text())
+        if not name.startswith("all/")
+    } == {"protocol"}
+    assert "is a qwen3 model -> pass a CLIP or SigLIP" in refuse(
+        "generation.evaluate_media",
+        *flags,
+        "--model",
+        tiny / ZIMAGE / "text_encoder",
+        "--output_dir",
+        tmp_path / "n",
+    )
+    assert "pass the --data that the media was made for" in refuse(
+        "generation.evaluate_media",
+        "--media",
+        tmp_path / "m",
+        "--data",
+        write_data(tmp_path / "b", sequences=SEQUENCES[:2]),
+        "--output_dir",
+        tmp_path / "n",
+    )
+
+
+def test_texts_are_encoded_as_clip_does(tiny):
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+
+    texts = ["a bolt", "a much longer text about a drum " * 9]
+    ids = AutoTokenizer.from_pretrained(tiny / CLIP)(
+        texts, padding=True, truncation=True, max_length=77, return_tensors="pt"
+    )
+    with torch.no_grad():
+        out = CLIPModel.from_pretrained(tiny / CLIP)(
+            **ids, pixel_values=torch.zeros(1, 3, 32, 32)
+        ).text_embeds
+    assert np.abs(alignment.encode_texts(texts, model=str(tiny / CLIP)) - out.numpy()).max() < 1e-5
