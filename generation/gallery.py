@@ -44,7 +44,7 @@ SHARES = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class Pictured:
     """One row of the gallery. picture: a data address of a JPEG."""
 
     uid: str
@@ -68,7 +68,7 @@ class Gallery:
     data: str
     protocol: dict[str, Any]
     metrics: dict[str, dict[str, float | None]]
-    stories: list[Shown]
+    stories: list[Pictured]
 
 
 def stories_of(
@@ -80,7 +80,7 @@ def stories_of(
     *,
     count: int,
     seed: int,
-) -> list[Shown]:
+) -> list[Pictured]:
     """A seeded sample, not chosen by outcome, in the order of the rows."""
     cards = Cards(items, sids, None if sids is None else sid_format("letters"))
     return [
@@ -89,13 +89,13 @@ def stories_of(
     ]
 
 
-def _shown(row: dict[str, Any], picture: Path, history: Sequence[int], cards: Cards) -> Shown:
+def _shown(row: dict[str, Any], picture: Path, history: Sequence[int], cards: Cards) -> Pictured:
     target = row["target_item"]
     inline = base64.b64encode(thumbnail(picture, longest=LONGEST_SIDE)).decode()
     size = f"{row['width']} x {row['height']}" + (
         f", {row['frames']} frames" if row["type"] == "video" else ""
     )
-    return Shown(
+    return Pictured(
         row["uid"],
         [cards(item) for item in history[-HISTORY_SHOWN:]],
         max(0, len(history) - HISTORY_SHOWN),

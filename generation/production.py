@@ -73,7 +73,7 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class Production:
     """One process's share."""
 
     out: Output
@@ -115,7 +115,7 @@ def share(requests: Sequence[MediaRequest], batch: int) -> shards.Plan:
 
 def produce(out: Output, requests: Sequence[MediaRequest], maker: Maker, *, seed: int, model: str) -> None:
     """Make what is missing of this process's share, then leave its mark."""
-    work, plan = Work(out, maker, seed, model), share(requests, maker.batch)
+    work, plan = Production(out, maker, seed, model), share(requests, maker.batch)
     if out.leads:
         out.write_text(PROMPTS, as_lines(requests))
     batches = [[requests[row] for row in plan.rows(chunk)] for chunk in plan.chunks(plan.shard)]
@@ -148,7 +148,7 @@ def refused(maker: Maker, prompt: str) -> str | None:
     return maker.refusal(prompt) if prompt else "the prompt is empty"
 
 
-def make_batch(work: Work, batch: Sequence[MediaRequest]) -> list[str | None]:
+def make_batch(work: Production, batch: Sequence[MediaRequest]) -> list[str | None]:
     """Per request None, or why it failed; each is recorded."""
     if not batch:
         return []
@@ -175,7 +175,7 @@ def make_batch(work: Work, batch: Sequence[MediaRequest]) -> list[str | None]:
     return outcome
 
 
-def _keep(work: Work, request: MediaRequest, made: Path, file: Path, seconds: float) -> str | None:
+def _keep(work: Production, request: MediaRequest, made: Path, file: Path, seconds: float) -> str | None:
     """Check, rename and record one file; why it is not kept."""
     try:
         facts = work.maker.check(made)
@@ -199,7 +199,7 @@ def _keep(work: Work, request: MediaRequest, made: Path, file: Path, seconds: fl
 
 def conclude(out: Output, requests: Sequence[MediaRequest], maker: Maker, *, seed: int, model: str) -> None:
     """Once every share is done: the index, the contact sheet, and an error where rows failed."""
-    plan, work = share(requests, maker.batch), Work(out, maker, seed, model)
+    plan, work = share(requests, maker.batch), Production(out, maker, seed, model)
     shards.wait_for_shards(out, plan)
     records = [read_record(work.record_file(request)) for request in requests]
     absent = [request.name for request, record in zip(requests, records, strict=True) if record is None]

@@ -33,7 +33,9 @@ for number in $STAGES; do
         10) bash rl.sh; unset MODEL; trained=grpo ;;
         11) NAME=$trained bash evaluate.sh ;;
         12) NAME=$trained bash scripts/12_instruct.sh ;;
+        13) NAME=$trained bash scripts/13_generate_images.sh ;;
+        14) NAME=$trained bash scripts/14_generate_videos.sh ;;
         baselines) bash scripts/train_baselines.sh ;;
-        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 or baselines" >&2; exit 2 ;;
+        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14 or baselines" >&2; exit 2 ;;
     esac
 done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from data import artifacts
 from data.store.output import open_output
 from generation.pictures import check_picture
+from generation.production import conclude, produce
 from tests.handmade import Made
 
 SIZE = (16, 16)
@@ -52,3 +54,18 @@ class Sketch:
 
     def check(self, file: Path) -> Any:
         return check_picture(file, size=SIZE)
+
+
+@dataclass
+class Drawn:
+    """Arguments of an output of pictures."""
+
+    output_dir: str
+    overwrite: bool = False
+
+
+def draw(path: Path, requests: Sequence[Any], maker: Sketch, *, model: str = "sketch") -> None:
+    """An output of stage 13 by a maker."""
+    with open_output(Drawn(str(path)), "generate_images", version=1, inputs={}) as out:
+        produce(out, requests, maker, seed=0, model=model)
+        conclude(out, requests, maker, seed=0, model=model)

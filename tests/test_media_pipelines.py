@@ -1,4 +1,4 @@
-"""Stages 13 and 14 on tiny random weights, and their gallery: real diffusers code, real processes, kills; what they refuse."""
+"""Stages 13 and 14 on tiny random weights: real diffusers code, real processes, kills; what they refuse."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from PIL import Image
 
 from configs import program
 from data import artifacts
-from generation import alignment
 from generation.generate_images import GenerateImagesArgs, main
 from generation.init_tiny_models import CLIP, WAN, ZIMAGE
 from generation.makers import pipelines
 from generation.makers.frames import read_video
 from generation.makers.zimage import ZImage, ZImageSettings
-from tests.handmade import SEQUENCES, call, refuse, run, succeed, write_data, write_sids
-from tests.media import write_instructions
+from tests.handmade import call, refuse, run, succeed
 
 PROGRAM = "generation.generate_images"
 SMALL = ("--zimage.width", 32, "--zimage.height", 32, "--zimage.steps", 2)
@@ -188,6 +186,7 @@ def test_an_adapter_of_another_model_is_refused(tiny, tmp_path):
         (("--zimage.offload", "true"), 3, "offload moves components to a GPU"),
         (("--instructions", "{}"), 2, "prompts come from one place"),
         (("--requests.first", 0), 2, "at least 1"),
+        (("--output_dir", "{}/manifest.json/o"), 2, "which is a file -> choose another directory"),
         (("--requests.ids", "{}/none"), 2, "cannot be read"),
     ],
 )  # fmt: skip
@@ -307,107 +306,3 @@ def test_videos_of_a_pipeline_in_this_process(tiny, tmp_path, monkeypatch):
     assert (
         "ffmpeg, which is not installed" in line and "also writes --video.container webp without it" in line
     )
-
-
-ROWS = [
-    {"example_id": 102, "user_id": 0, "target_item": 6, "terms": ["nut", "<b>brass</b>"], "instruction": "A nut <script>alert(1)</script>"},
-    {"example_id": 103, "user_id": 1, "target_item": 8, "terms": ["nail gun"], "instruction": "A nail gun & a lamp"},
-    {"example_id": 104, "user_id": 2, "target_item": 0, "terms": [], "instruction": "A bolt"},
-    {"example_id": 107, "user_id": 0, "target_item": 6, "terms": ["nut"], "instruction": ""},
-]  # fmt: skip
-
-
-def test_media_are_measured_and_shown(tiny, tmp_path):
-    data = write_data(tmp_path / "shop")
-    sids = write_sids(tmp_path / "shop/sids/s", data=data)
-    made = write_instructions(tmp_path / "i", ROWS)
-    succeed(
-        PROGRAM,
-        "--model",
-        tiny / ZIMAGE,
-        "--instructions",
-        made,
-        "--output_dir",
-        tmp_path / "m",
-        *SMALL,
-        "--skip_refused",
-    )
-    pictures = tmp_path / "items"
-    pictures.mkdir()
-    for item in (0, 1, 5, 6):
-        shade = np.random.default_rng(item).integers(0, 256, (40, 40, 3), np.uint8)
-        Image.fromarray(shade).save(pictures / f"B{item:04d}.png")
-    flags = ("--media", tmp_path / "m", "--data", data, "--sids", sids, "--resamples", 50)
-    succeed(
-        "generation.evaluate_media",
-        *flags,
-        "--model",
-        tiny / CLIP,
-        "--item_images",
-        pictures,
-        "--output_dir",
-        tmp_path / "g",
-    )
-    metrics = json.loads((tmp_path / "g/metrics.json").read_text())
-    rows = artifacts.read_file(tmp_path / "g/rows.parquet")
-    assert metrics["all/made_share"]["value"] == 0.75 and metrics["all/refused_share"]["value"] == 0.25
-    for name in ("alignment/prompt", "personalisation/titles", "personalisation/pictures"):
-        assert {f"{name}.{part}" for part in ("own", "others", "gap", "win")} <= metrics.keys()
-        gap = metrics[f"{name}.own"]["value"] - metrics[f"{name}.others"]["value"]
-        assert metrics[f"{name}.gap"]["value"] == pytest.approx(gap, abs=2e-6)
-    assert (
-        rows["personalisation/titles.own"].null_count
-        + sum(np.isnan(rows["personalisation/titles.own"].to_numpy()))
-        == 1
-    ), "an empty history is unknown, not 0"
-    assert metrics["protocol"]["random_weights"] == [ZIMAGE, CLIP]
-    html = (tmp_path / "g/index.html").read_text()
-    assert (
-        "<script" not in html
-        and "A nut &lt;script&gt;" in html
-        and "&lt;b&gt;brass" in html
-        and "http" not in html.replace("http-equiv", "")
-    )
-    assert (
-        html.count("data:image/jpeg;base64,") == html.count("<article") == 3
-        and "Random weights: tiny-random-zimage and" in html
-    )
-    assert "Brass nut" in html and "<code>&lt;a_2&gt;&lt;b_2&gt;&lt;c_2&gt;</code>" in html
-    succeed("generation.evaluate_media", *flags, "--output_dir", tmp_path / "plain")
-    assert {
-        name
-        for name in json.loads((tmp_path / "plain/metrics.json").read_text())
-        if not name.startswith("all/")
-    } == {"protocol"}
-    assert "is a qwen3 model -> pass a CLIP or SigLIP" in refuse(
-        "generation.evaluate_media",
-        *flags,
-        "--model",
-        tiny / ZIMAGE / "text_encoder",
-        "--output_dir",
-        tmp_path / "n",
-    )
-    assert "pass the --data that the media was made for" in refuse(
-        "generation.evaluate_media",
-        "--media",
-        tmp_path / "m",
-        "--data",
-        write_data(tmp_path / "b", sequences=SEQUENCES[:2]),
-        "--output_dir",
-        tmp_path / "n",
-    )
-
-
-def test_texts_are_encoded_as_clip_does(tiny):
-    import torch
-    from transformers import AutoTokenizer, CLIPModel
-
-    texts = ["a bolt", "a much longer text about a drum " * 9]
-    ids = AutoTokenizer.from_pretrained(tiny / CLIP)(
-        texts, padding=True, truncation=True, max_length=77, return_tensors="pt"
-    )
-    with torch.no_grad():
-        out = CLIPModel.from_pretrained(tiny / CLIP)(
-            **ids, pixel_values=torch.zeros(1, 3, 32, 32)
-        ).text_embeds
-    assert np.abs(alignment.encode_texts(texts, model=str(tiny / CLIP)) - out.numpy()).max() < 1e-5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +15,10 @@ from PIL import Image
 from configs.program import InputError, NumericError
 from data import artifacts
 from data.store.output import open_output
-from generation import alignment
 from generation.pictures import Faulty, check_picture, contact_sheet, difference_hash, near_pairs
-from generation.production import conclude, produce
 from generation.requests import MediaRequest, RequestSettings, as_lines, normalised, read_requests
 from tests.handmade import Made
-from tests.media import SIZE, Sketch, write_instructions
+from tests.media import SIZE, Sketch, draw, write_instructions
 
 ROWS = [
     {
@@ -182,18 +180,6 @@ def test_pictures_that_look_alike(tmp_path):
     assert contact_sheet(files * 3).size == (8 * 160, 2 * 160)
 
 
-@dataclass
-class Drawn:
-    output_dir: str
-    overwrite: bool = False
-
-
-def draw(path, requests, maker):
-    with open_output(Drawn(str(path)), "generate_images", version=1, inputs={}) as out:
-        produce(out, requests, maker, seed=0, model="sketch")
-        conclude(out, requests, maker, seed=0, model="sketch")
-
-
 def test_a_bad_row_costs_its_neighbours_nothing_and_is_made_again(tmp_path):
     requests = [request(f"u{i}", f"prompt {i}") for i in range(5)] + [
         request("long", "x" * 50),
@@ -232,31 +218,3 @@ def test_nothing_more_is_tried_where_everything_fails(tmp_path):
     with pytest.raises(NumericError, match="the first 8 rows all failed"):
         draw(tmp_path / "o", requests, maker)
     assert len(list((tmp_path / "o/chunks").glob("*.json"))) == 8
-
-
-def test_a_picture_beside_its_own_and_the_words_of_others():
-    """Three rows of users 1, 1 and 2 in two dimensions, by hand."""
-    texts = alignment.unit(np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]], np.float32))
-    histories = alignment.profiles(texts, [[0, 1], [2], [0]])
-    half = np.sqrt(0.5)
-    assert histories[0] == pytest.approx([(1 + half) / 2, half / 2]) and np.isnan(histories[1]).all()
-    pictures = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    others = alignment.other_rows(np.array([1, 1, 2]), count=1, seed=0)
-    assert others[:2].tolist() == [[2], [2]] and others[2, 0] in (0, 1)
-    found = alignment.against_others(pictures, histories, np.array([[2, 1], [0, 0], [0, 1]]))
-    assert found["own"][0] == pytest.approx((1 + half) / 2) and np.isnan(found["own"][1])
-    assert found["others"][0] == 1 and found["win"][0] == 0, (
-        "row 1 has no history: it does not count among the others"
-    )
-    assert (found["own"][2], found["others"][2], found["win"][2]) == (0, pytest.approx(half / 2), 0)
-    even = alignment.against_others(pictures, np.ones((3, 2)), np.array([[1], [2], [0]]))
-    assert even["win"].tolist() == [0.5, 0.5, 0.5] and even["gap"].tolist() == [0, 0, 0]
-    with pytest.raises(InputError, match="all rows are of one user"):
-        alignment.other_rows(np.array([4, 4]), count=1, seed=0)
-
-
-def test_means_and_intervals_leave_out_what_is_unknown():
-    columns = {"a": np.array([1.0, np.nan, 3.0]), "b": np.full(3, np.nan)}
-    summary = alignment.summarised(columns, np.array([1, 2, 3]), resamples=200, seed=0)
-    assert summary.keys() == {"a"} and summary["a"]["value"] == 2
-    assert summary["a"]["low"] == 1 and summary["a"]["high"] == 3

@@ -290,11 +290,8 @@ def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them
     )
     assert all("--overwrite true" in call for call in calls if "infer.report" not in call)
     assert not [call for call in script(echo, name)[1:] if "--overwrite" in call]
-    extra = {f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GRADE")}
-
-    extra = {
-        f"{kind}_ARGS": "--resamples 7" for kind in ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GALLERY")
-    }
+    kinds = ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GRADE", "GALLERY")
+    extra = {f"{kind}_ARGS": "--resamples 7" for kind in kinds}
     calls = script(echo, name, "--overwrite", **extra)[1:]
     assert any(call.endswith("--overwrite --resamples 7") for call in calls[1:])
 

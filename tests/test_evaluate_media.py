@@ -1,0 +1,137 @@
+"""Measures of pictures by hand and by a tiny CLIP, and the gallery page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.program import InputError
+from data import artifacts
+from generation import alignment
+from generation.init_tiny_models import CLIP, clip
+from generation.requests import RequestSettings, read_requests
+from tests.handmade import SEQUENCES, refuse, succeed, write_data, write_sids
+from tests.media import Sketch, draw, write_instructions
+
+PROGRAM = "generation.evaluate_media"
+ROWS = [
+    {"example_id": 102, "user_id": 0, "target_item": 6, "terms": ["nut", "<b>brass</b>"], "instruction": "A nut <script>alert(1)</script>"},
+    {"example_id": 103, "user_id": 1, "target_item": 8, "terms": ["nail gun"], "instruction": "A nail gun & a lamp"},
+    {"example_id": 104, "user_id": 2, "target_item": 0, "terms": [], "instruction": "A bolt"},
+    {"example_id": 107, "user_id": 0, "target_item": 6, "terms": ["nut"], "instruction": ""},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory) -> Path:
+    import torch
+
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("models") / CLIP
+    for part in clip():
+        part.save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    """Pictures of three of four rows."""
+    place = tmp_path_factory.mktemp("media")
+    instructions = str(write_instructions(place / "i", ROWS))
+    requests = read_requests(
+        RequestSettings(),
+        kind="image",
+        instructions=instructions,
+        examples=None,
+        prompts=None,
+        dataset="shop",
+    )
+    draw(place / "m", requests, Sketch(), model="tiny-random-zimage")
+    return place / "m"
+
+
+def test_media_are_measured_and_shown(tiny_clip, media, tmp_path):
+    data = write_data(tmp_path / "shop")
+    sids = write_sids(tmp_path / "shop/sids/s", data=data)
+    pictures = tmp_path / "items"
+    pictures.mkdir()
+    for item in (0, 1, 5, 6):
+        shade = np.random.default_rng(item).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(shade).save(pictures / f"B{item:04d}.png")
+    flags = ("--media", media, "--data", data, "--sids", sids, "--resamples", 50)
+    succeed(PROGRAM, *flags, "--model", tiny_clip, "--item_images", pictures, "--output_dir", tmp_path / "g")
+    metrics = json.loads((tmp_path / "g/metrics.json").read_text())
+    rows = artifacts.read_file(tmp_path / "g/rows.parquet")
+    assert metrics["all/made_share"]["value"] == 0.75 and metrics["all/refused_share"]["value"] == 0.25
+    for name in ("alignment/prompt", "personalisation/titles", "personalisation/pictures"):
+        assert {f"{name}.{part}" for part in ("own", "others", "gap", "win")} <= metrics.keys()
+        gap = metrics[f"{name}.own"]["value"] - metrics[f"{name}.others"]["value"]
+        assert metrics[f"{name}.gap"]["value"] == pytest.approx(gap, abs=2e-6)
+    unknown = np.isnan(rows["personalisation/titles.own"].to_numpy())
+    assert unknown.tolist() == [False, False, True], "an empty history is unknown, not 0"
+    assert metrics["protocol"]["random_weights"] == ["tiny-random-zimage", CLIP]
+    html = (tmp_path / "g/index.html").read_text()
+    assert "<script" not in html and "A nut &lt;script&gt;" in html and "&lt;b&gt;brass" in html
+    assert "http" not in html and html.count("data:image/jpeg;base64,") == html.count("<article") == 3
+    assert "Random weights: tiny-random-zimage and tiny-random-clip" in html
+    assert "Brass nut" in html and "<code>&lt;a_2&gt;&lt;b_2&gt;&lt;c_2&gt;</code>" in html
+
+
+def test_without_a_model_and_with_the_wrong_ones(media, tmp_path):
+    data = write_data(tmp_path / "shop")
+    flags = ("--media", media, "--data", data, "--resamples", 0)
+    succeed(PROGRAM, *flags, "--output_dir", tmp_path / "plain")
+    metrics = json.loads((tmp_path / "plain/metrics.json").read_text())
+    assert {name for name in metrics if not name.startswith("all/")} == {"protocol"}
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert/config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "bert/model.safetensors").write_bytes(bytes(8))
+    line = refuse(PROGRAM, *flags, "--model", tmp_path / "bert", "--output_dir", tmp_path / "n")
+    assert "is a bert model -> pass a CLIP or SigLIP" in line and not (tmp_path / "n").exists()
+    other = write_data(tmp_path / "other", sequences=SEQUENCES[:2])
+    line = refuse(PROGRAM, "--media", media, "--data", other, "--output_dir", tmp_path / "n")
+    assert "pass the --data that the media was made for" in line
+
+
+def test_texts_are_encoded_as_clip_does(tiny_clip):
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+
+    texts = ["a bolt", "a much longer text about a drum " * 9]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_clip)
+    ids = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    with torch.no_grad():
+        out = CLIPModel.from_pretrained(tiny_clip)(**ids, pixel_values=torch.zeros(1, 3, 32, 32)).text_embeds
+    assert np.abs(alignment.encode_texts(texts, model=str(tiny_clip)) - out.numpy()).max() < 1e-5
+
+
+def test_a_picture_beside_its_own_and_the_words_of_others():
+    """Three rows of users 1, 1 and 2 in two dimensions, by hand."""
+    texts = alignment.unit(np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]], np.float32))
+    histories = alignment.profiles(texts, [[0, 1], [2], [0]])
+    half = np.sqrt(0.5)
+    assert histories[0] == pytest.approx([(1 + half) / 2, half / 2]) and np.isnan(histories[1]).all()
+    pictures = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    others = alignment.other_rows(np.array([1, 1, 2]), count=1, seed=0)
+    assert others[:2].tolist() == [[2], [2]] and others[2, 0] in (0, 1)
+    found = alignment.against_others(pictures, histories, np.array([[2, 1], [0, 0], [0, 1]]))
+    assert found["own"][0] == pytest.approx((1 + half) / 2) and np.isnan(found["own"][1])
+    assert found["others"][0] == 1 and found["win"][0] == 0, (
+        "row 1 has no history: it does not count among the others"
+    )
+    assert (found["own"][2], found["others"][2], found["win"][2]) == (0, pytest.approx(half / 2), 0)
+    even = alignment.against_others(pictures, np.ones((3, 2)), np.array([[1], [2], [0]]))
+    assert even["win"].tolist() == [0.5, 0.5, 0.5] and even["gap"].tolist() == [0, 0, 0]
+    with pytest.raises(InputError, match="all rows are of one user"):
+        alignment.other_rows(np.array([4, 4]), count=1, seed=0)
+
+
+def test_means_and_intervals_leave_out_what_is_unknown():
+    columns = {"a": np.array([1.0, np.nan, 3.0]), "b": np.full(3, np.nan)}
+    summary = alignment.summarised(columns, np.array([1, 2, 3]), resamples=200, seed=0)
+    assert summary.keys() == {"a"} and summary["a"]["value"] == 2
+    assert summary["a"]["low"] == 1 and summary["a"]["high"] == 3
