@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One stage after the other, from a raw folder to the results page.
+# One stage after the other, from a raw folder to the results page, to pictures and videos (13: IMAGE_MODEL, 14: VIDEO_MODEL).
 #   reads   $RAW (01 only), and what the stages read
 #   writes  $DATA_ROOT/$DATASET, $OUTPUT_ROOT/$RUN, its report/index.html
 #   takes   what its stages take (README); each says so when it begins. What is finished is kept: run it again to go on
@@ -33,8 +33,8 @@ for number in $STAGES; do
         10) bash rl.sh; unset MODEL; trained=grpo ;;
         11) NAME=$trained bash evaluate.sh ;;
         12) NAME=$trained bash scripts/12_instruct.sh ;;
-        13) NAME=$trained bash scripts/13_generate_images.sh ;;
-        14) NAME=$trained bash scripts/14_generate_videos.sh ;;
+        13) NAME=$trained MODEL=${IMAGE_MODEL:-} bash scripts/13_generate_images.sh ;;
+        14) NAME=$trained MODEL=${VIDEO_MODEL:-} bash scripts/14_generate_videos.sh ;;
         baselines) bash scripts/train_baselines.sh ;;
         *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14 or baselines" >&2; exit 2 ;;
     esac
