@@ -134,7 +134,7 @@ MEDIA = Schema(
     {"uid": pa.string(), "dataset": pa.string(), "type": pa.string(), "source": pa.string(), "prompt": pa.string(),
      "prompt_sha256": pa.string(), "seed": pa.int64(), "model": pa.string(), "path": pa.string(), "status": pa.string()},
     {"example_id": pa.int64(), "user_id": pa.int32(), "target_item": pa.int32(), "terms": TEXT_LIST,
-     "ground_truth": pa.string(), "width": pa.int32(), "height": pa.int32(), "frames": pa.int32(), "contrast": pa.float32(),
+     "item_ids": INT_LIST, "ground_truth": pa.string(), "width": pa.int32(), "height": pa.int32(), "frames": pa.int32(), "contrast": pa.float32(),
      "seconds": pa.float32(), "sha256": pa.string(), "poster": pa.string(), "reason": pa.string()},
     frozenset({"path", "example_id", "user_id", "target_item", "ground_truth", "width", "height", "frames", "contrast",
                "seconds", "sha256", "poster", "reason"}),

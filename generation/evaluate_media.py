@@ -5,7 +5,7 @@ writes  <output_dir>/metrics.json, rows.parquet (the measures of every row), ind
 
 metrics.json holds means with 95 % intervals (bootstrap over users) of
   alignment/prompt.*           picture and its own prompt: `own`, the prompts of `others`, their `gap`, `win` (.5 is chance)
-  alignment/item               picture and the title of the recommended item
+  alignment/item               picture and the titles of the items that its terms recommend; alignment/target of what was chosen next
   personalisation/titles.*     picture and the titles of the history: its own user's against those of other users
   personalisation/pictures.*   the same with pictures of the items (--item_images)
   all/*                        shares: made, refused, exact and near duplicates, blank (stages 13 and 14 keep none)
@@ -138,9 +138,10 @@ def gather(args: EvaluateMediaArgs, index: list[dict[str, Any]], num_items: int)
             raise InputError(
                 f"{args.data} has no example {row['example_id']} -> pass the --data that the media was made for"
             )
-        if row["target_item"] is not None and not -1 <= row["target_item"] < num_items:
+        named = [*row["item_ids"], *([] if row["target_item"] is None else [row["target_item"]])]
+        if far := [item for item in named if not 0 <= item < num_items]:
             raise InputError(
-                f"{args.data} has no item {row['target_item']} -> pass the --data that the media was made for"
+                f"{args.data} has no item {far[0]} -> pass the --data that the media was made for"
             )
     users = [-place - 1 if row["user_id"] is None else row["user_id"] for place, row in enumerate(rows)]
     pictures = [Path(args.media) / (row["poster"] or row["path"]) for row in rows]
@@ -152,38 +153,34 @@ def similarities(
 ) -> dict[str, np.ndarray]:
     """{name of a measure: float64 [R], NaN where it is unknown}."""
     histories = [history[-args.history :] for history in media.histories]
-    targets = [row["target_item"] for row in media.rows]
-    used = sorted(
-        {item for history in histories for item in history} | {t for t in targets if t is not None and t >= 0}
-    )
+    targets = [[] if row["target_item"] is None else [row["target_item"]] for row in media.rows]
+    shown = [row["item_ids"] for row in media.rows]
+    used = sorted({item for group in (*histories, *targets, *shown) for item in group})
     titles = items["title"].to_pylist()
     texts = [row["prompt"] for row in media.rows] + [shown_title(titles[item], item) for item in used]
     vectors = alignment.encode_texts(texts, model=args.model)
     prompts_RD, titles_ND = vectors[: len(media.rows)], vectors[len(media.rows) :]
     pictures_RD = alignment.encode_pictures(media.pictures, model=args.model, scratch=scratch)
     place = {item: number for number, item in enumerate(used)}
-    members = [[place[item] for item in history] for history in histories]
     others_RK = alignment.other_rows(media.users_R, count=args.others, seed=args.seed)
 
     def compared(name: str, what_RD: np.ndarray) -> dict[str, np.ndarray]:
         found = alignment.against_others(pictures_RD, what_RD, others_RK)
         return {f"{name}.{part}": values for part, values in found.items()}
 
-    own_ND = (
-        alignment.profiles(titles_ND, [[] if t not in place else [place[t]] for t in targets])
-        if used
-        else None
-    )
+    def profile(x_ND: np.ndarray, members: list[list[int]]) -> np.ndarray:
+        return alignment.profiles(x_ND, [[place[item] for item in group] for group in members])
+
     columns = compared("alignment/prompt", prompts_RD)
-    if own_ND is not None:
-        columns |= {"alignment/item": (pictures_RD * own_ND).sum(axis=1)}
-        columns |= compared("personalisation/titles", alignment.profiles(titles_ND, members))
+    columns["alignment/item"] = (pictures_RD * profile(titles_ND, shown)).sum(axis=1)
+    columns["alignment/target"] = (pictures_RD * profile(titles_ND, targets)).sum(axis=1)
+    columns |= compared("personalisation/titles", profile(titles_ND, histories))
     if args.item_images is not None:
         files = images_of(items, folder=args.item_images)
-        shown_ND = alignment.encode_pictures(
+        pictured_ND = alignment.encode_pictures(
             [files[item] for item in used], model=args.model, scratch=scratch
         )
-        columns |= compared("personalisation/pictures", alignment.profiles(shown_ND, members))
+        columns |= compared("personalisation/pictures", profile(pictured_ND, histories))
     return columns
 
 

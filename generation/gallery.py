@@ -21,12 +21,13 @@ from data.sid import SidTable, sid_format
 from generation.pictures import thumbnail
 from rq.quality import frame
 
-HISTORY_SHOWN, LONGEST_SIDE = 6, 512
+HISTORY_SHOWN, ITEMS_SHOWN, LONGEST_SIDE = 6, 2, 512
 MEASURES = (
     ("alignment/prompt.own", "picture and its own prompt"),
     ("alignment/prompt.others", "picture and the prompts of others"),
     ("alignment/prompt.win", "own prompt fits better than another's"),
-    ("alignment/item", "picture and the recommended item's title"),
+    ("alignment/item", "picture and titles of the recommended items"),
+    ("alignment/target", "picture and the title of what was chosen next"),
     ("personalisation/titles.own", "picture and titles of its user's history"),
     ("personalisation/titles.others", "picture and titles of others' histories"),
     ("personalisation/titles.win", "own history fits better than another's"),
@@ -50,7 +51,10 @@ class Pictured:
     uid: str
     history: list[ItemCard]
     older: int
+    recommended: list[ItemCard]
+    more: int
     target: ItemCard | None
+    hit: bool
     terms: list[str]
     prompt: str
     ground_truth: str | None
@@ -99,7 +103,10 @@ def _shown(row: dict[str, Any], picture: Path, history: Sequence[int], cards: Ca
         row["uid"],
         [cards(item) for item in history[-HISTORY_SHOWN:]],
         max(0, len(history) - HISTORY_SHOWN),
-        None if target is None or target < 0 else cards(target, seen=target in history),
+        [cards(item, seen=item in history) for item in row["item_ids"][:ITEMS_SHOWN]],
+        max(0, len(row["item_ids"]) - ITEMS_SHOWN),
+        None if target is None else cards(target, seen=target in history),
+        target in row["item_ids"],
         row["terms"],
         row["prompt"],
         None if row["source"] == "oracle" else row["ground_truth"],

@@ -68,7 +68,11 @@ class RequestSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaRequest:
-    """One picture or video to make. (dataset, uid) is unique; uid is the example id where the row is one of ours."""
+    """One picture or video to make. (dataset, uid) is unique; uid is the example id where the row is one of ours.
+
+    target_item is what its user chose next, item_ids are the items that terms and prompt are about: those that the model
+    recommends by these terms, of an oracle the target.
+    """
 
     uid: str
     dataset: str
@@ -80,6 +84,7 @@ class MediaRequest:
     user_id: int | None = None
     target_item: int | None = None
     terms: tuple[str, ...] = ()
+    item_ids: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -211,22 +216,27 @@ def _of_instructions(
             dataset=dataset,
             type=kind,
             source=source,
-            prompt=own if source == "oracle" else row["instruction"],
-            ground_truth=own,
+            prompt=row["instruction"] if own is None or source == "prediction" else own[0],
+            ground_truth=None if own is None else own[0],
             example_id=row["example_id"],
             user_id=row["user_id"],
             target_item=row["target_item"],
-            terms=tuple(row["terms"]),
+            terms=own[1] if source == "oracle" else tuple(row["terms"]),
+            item_ids=(row["target_item"],) if source == "oracle" else tuple(row.get("item_ids") or ()),
         )
 
 
-def ground_truths(path: Path) -> dict[int, str]:
-    """{example_id: the teacher's instruction} of an examples file."""
+def ground_truths(path: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
+    """{example_id: the teacher's instruction and the target's terms} of an examples file."""
     if not path.is_file():
         raise InputError(f"missing file: {path} -> run {artifacts.EXAMPLES.written_by}")
     table = artifacts.read_file(path, columns=["example_id", "task", "answer"])
     rows = zip(*(table[name].to_pylist() for name in ("example_id", "task", "answer")), strict=True)
-    return {key: answer["text"] for key, task, answer in rows if task == INSTRUCTION_TASK and answer["text"]}
+    return {
+        key: (answer["text"], tuple(answer["terms"] or ()))
+        for key, task, answer in rows
+        if task == INSTRUCTION_TASK and answer["text"]
+    }
 
 
 def _of_file(path: Path, kind: Kind, source: str, dataset: str) -> Iterator[MediaRequest]:
@@ -257,6 +267,7 @@ def _of_file(path: Path, kind: Kind, source: str, dataset: str) -> Iterator[Medi
             prompt=prompt,
             ground_truth=truth,
             terms=tuple(row.get("terms") or row.get("target_tid") or ()),
+            item_ids=tuple(row.get("item_ids") or ()),
             **{name: row.get(name) for name in ("example_id", "user_id", "target_item")},
         )
 
@@ -267,7 +278,7 @@ def as_lines(requests: Iterable[MediaRequest]) -> str:
 
 
 def _plain(request: MediaRequest) -> dict[str, Any]:
-    return asdict(request) | {"terms": list(request.terms), "prompt_sha256": request.prompt_sha256}
+    return asdict(request) | {"prompt_sha256": request.prompt_sha256}
 
 
 def _text(path: Path) -> str:

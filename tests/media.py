@@ -22,8 +22,8 @@ SIZE = (16, 16)
 
 def write_instructions(directory: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> Path:
     """An output of stage 12; each row at least example_id, user_id, target_item, terms, instruction."""
-    kinds = artifacts.INSTRUCTIONS.required
-    usual = {"thought": "", "constrained": True, "status": "ok"}
+    kinds = artifacts.INSTRUCTIONS.required | {"item_ids": artifacts.INT_LIST}
+    usual = {"thought": "", "constrained": True, "status": "ok", "item_ids": []}
     columns = {name: pa.array([(usual | row)[name] for row in rows], kind) for name, kind in kinds.items()}
     with open_output(Made(), "instruct", version=1, inputs={}, directory=directory) as out:
         out.write_table("instructions.parquet", pa.table(columns))

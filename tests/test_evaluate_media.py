@@ -19,8 +19,8 @@ from tests.media import Sketch, draw, write_instructions
 
 PROGRAM = "generation.evaluate_media"
 ROWS = [
-    {"example_id": 102, "user_id": 0, "target_item": 6, "terms": ["nut", "<b>brass</b>"], "instruction": "A nut <script>alert(1)</script>"},
-    {"example_id": 103, "user_id": 1, "target_item": 8, "terms": ["nail gun"], "instruction": "A nail gun & a lamp"},
+    {"example_id": 102, "user_id": 0, "target_item": 6, "item_ids": [7, 6, 1], "terms": ["nut", "<b>brass</b>"], "instruction": "A nut <script>alert(1)</script>"},
+    {"example_id": 103, "user_id": 1, "target_item": 8, "item_ids": [4], "terms": ["nail gun"], "instruction": "A nail gun & a lamp"},
     {"example_id": 104, "user_id": 2, "target_item": 0, "terms": [], "instruction": "A bolt"},
     {"example_id": 107, "user_id": 0, "target_item": 6, "terms": ["nut"], "instruction": ""},
 ]  # fmt: skip
@@ -78,6 +78,10 @@ def test_media_are_measured_and_shown(tiny_clip, media, tmp_path):
     assert "<script" not in html and "A nut &lt;script&gt;" in html and "&lt;b&gt;brass" in html
     assert "http" not in html and html.count("data:image/jpeg;base64,") == html.count("<article") == 3
     assert "Random weights: tiny-random-zimage and tiny-random-clip" in html
+    assert "and 1 more with these terms" in html and "chosen next: Nail &lt;|end|&gt; gun" in html
+    assert html.count('class="verdict yes">chosen next') == 1 and html.count("no item of the catalogue") == 1
+    assert np.isnan(rows["alignment/item"].to_numpy()).tolist() == [False, False, True]
+    assert not np.isnan(rows["alignment/target"].to_numpy()).any()
     assert "Brass nut" in html and "<code>&lt;a_2&gt;&lt;b_2&gt;&lt;c_2&gt;</code>" in html
 
 

@@ -25,6 +25,7 @@ ROWS = [
         "example_id": 107,
         "user_id": 0,
         "target_item": 6,
+        "item_ids": [5, 6],
         "terms": ["nut", "brass"],
         "instruction": "A  brass nut\non oak.",
     },
@@ -41,7 +42,7 @@ ROWS = [
 
 def write_examples(directory, texts: dict[int, str]):
     rows = [
-        {"example_id": key, "task": "history_to_instruction", "messages": [], "answer": {"text": text}, "history": [],
+        {"example_id": key, "task": "history_to_instruction", "messages": [], "answer": {"text": text, "terms": ["nut"]}, "history": [],
          "target": [0], "weight": 1.0}
         for key, text in texts.items()
     ]  # fmt: skip
@@ -99,6 +100,7 @@ def test_sources_and_their_words(tmp_path):
         RequestSettings(source="oracle", suffix=", 4k"), instructions=instructions, examples=examples
     )
     assert (oracle.uid, oracle.prompt, oracle.source) == ("107", "The teacher's nut, 4k", "oracle")
+    assert (oracle.terms, oracle.item_ids, found[0].item_ids) == (("nut",), (6,), (5, 6))
     plain = read(RequestSettings(normalise=True, suffix=", 4k"), instructions=instructions)
     assert [r.prompt for r in plain] == ["A brass nut on oak., 4k", "A washer, 4k", ""], (
         "a suffix alone is no prompt"
