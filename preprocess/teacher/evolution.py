@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from preprocess.teacher.paragraphs import named, one_line
+from infer.metrics.instructions import quoted_terms
+from preprocess.teacher.paragraphs import one_line
 
 FOUNDERS = {
     "conservative": "close to what the target means",
@@ -73,11 +74,6 @@ def overall(scores: Mapping[str, float]) -> float:
     """The weighted score: C 9, N 8, A 9, E 9 are 8.8; C 4 and the rest 8 are 5.6, 1 of 6.6 being lost for C < 5."""
     low = min(scores["consistency"], scores["executability"]) < ENOUGH
     return sum(weight * scores[name] for name, weight in WEIGHTS.items()) - (SHORTFALL if low else 0.0)
-
-
-def quoted_terms(prompt: str, target: Sequence[str]) -> list[str]:
-    """The target's terms, of two characters or more, that a prompt says as whole words."""
-    return [term for term in target if len(term) >= 2 and named(prompt, term)]
 
 
 def verdict(said: Mapping[str, Any], prompt: str, target: Sequence[str]) -> Verdict:
