@@ -14,6 +14,7 @@ from tests.test_sid_trainer import PROMPTS, flat, stepped, trainer
 from train.policy.batches import batch_loss
 from train.policy.hints import find_hints, find_hints_together
 from train.policy.reference import AdapterReference, Reference, require_same_tokens
+from train.scale.gathering import WholeCopy, is_sharded
 
 
 def by_rank(batch):
@@ -264,7 +265,7 @@ def _uneven(path, batch, accumulate, meets=False, **options):
     """Prompts of 9 tokens, one of 27; how often this process went backward, and the weights."""
     one, passes = trainer(path, batch=batch, accumulate=accumulate, reward=by_rank, steps=1, **options), []
     one.prompts = [prompt * (3 if row == 1 else 1) for row, prompt in enumerate(one.prompts)]
-    one.meets_in_every_backward = meets  # as under ZeRO-2
+    one.meets_in_every_pass = meets  # as under ZeRO-2
     plain = one.compute_loss
     one.compute_loss = lambda *args, **kwargs: passes.append(1) or plain(*args, **kwargs)
     one.train()
@@ -293,6 +294,50 @@ def test_processes_that_meet_in_every_backward_go_as_often(tmp_path):
     assert meeting[0][0] == meeting[1][0] >= max(count for count, _ in alone)
     for _, weights in (*alone, *meeting):
         np.testing.assert_allclose(weights, whole, atol=2e-5, rtol=1e-3)
+
+
+def _sharded(path, layout):
+    """A run whose weights lie split on the processes. On a CPU accelerate would wrap it as DDP does; that is left out here."""
+    from tests.test_sharded import LAYOUTS
+
+    measured = []
+
+    def measure():
+        assert not is_sharded(one.engine.model), "decoding has whole weights"
+        measured.append(flat(one.engine.model).numpy())
+        return {"ndcg@10": 0.0}
+
+    one = trainer(
+        path, batch=4, reward=by_rank, steps=2, tokens_per_forward=68, sync_reference=1, validate=measure
+    )
+    one.prompts = [prompt * (3 if row == 1 else 1) for row, prompt in enumerate(one.prompts)]
+    one.meets_in_every_pass, one.whole = True, WholeCopy(one.model)
+    LAYOUTS[layout](one.model)
+    assert is_sharded(one.model)
+    one.accelerator.prepare_model = lambda model, **options: model
+    one.train()
+    one.evaluate()
+    lines = [line for line in one.state.log_history if "kl" in line]
+    return one.accelerator.num_processes, measured[-1], lines
+
+
+@pytest.mark.parametrize("layout", ["plain", "accelerate"])
+def test_two_processes_with_a_part_of_the_weights_take_the_step_of_one(tmp_path, layout):
+    """Rollouts, reference and validation on whole copies, the policy loss on the parts (FSDP2)."""
+    whole = trainer(tmp_path, reward=by_rank, steps=2, sync_reference=1)
+    whole.prompts = [prompt * (3 if row == 1 else 1) for row, prompt in enumerate(whole.prompts)]
+    whole.train()
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    lines = [line for line in whole.state.log_history if "kl" in line]
+    for count, weights, log in together(_sharded, tmp_path / "two", layout):
+        assert count == 2
+        np.testing.assert_allclose(weights, flat(whole.model).numpy(), atol=2e-5, rtol=1e-3)
+        for mine, theirs in zip(log, lines, strict=True):
+            for key in ("loss", "reward", "kl", "entropy", "grad_norm"):
+                assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=2e-4), key
 
 
 def _hints(path):

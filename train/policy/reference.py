@@ -20,6 +20,7 @@ from configs.program import InputError
 from data.sid import SidVocab
 from infer.search.tree import Beams
 from train.new_rows import NAME
+from train.policy.dropout import without_dropout
 from train.policy.rollouts import take_beams
 
 FILE = "reference.safetensors"
@@ -151,6 +152,29 @@ class AdapterReference(Reference):
             for row, value in zip(self.rows.parameters(), values, strict=True):
                 row.copy_(value)
             self.rows.push(self.model)
+
+
+def reference_of(
+    given: Any | None, trainer: Any, score: Callable[..., Tensor], *, moves: bool
+) -> Reference | None:
+    """The reference of a trainer: of a model, of "adapter" (the policy without its own), or None."""
+    if given is None:
+        return None
+    if given == "adapter":
+        if moves:
+            raise InputError(
+                "rollout.sync_reference moves a second model, and an adapter has none -> remove it, or train_what all"
+            )
+        return AdapterReference(trainer.model, score)
+    if not moves:
+        without_dropout(given)
+    given.to(trainer.args.device).eval().requires_grad_(False)
+    # the same mixed precision as the policy, or the KL would start above 0
+    prepared = trainer.accelerator.prepare_model(given, evaluation_mode=True)
+    trainer.accelerator._models.remove(
+        given
+    )  # nothing of it is clipped; under FSDP, clipping compares all that it knows
+    return Reference(prepared, score, moves=moves)
 
 
 def require_same_tokens(reference: SidVocab, policy: SidVocab, *, where: str, rows: tuple[int, int]) -> None:

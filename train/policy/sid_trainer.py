@@ -35,13 +35,14 @@ from train.policy.batches import Batch, batch_loss, counts, parts_of, rollout_ba
 from train.policy.dropout import without_dropout
 from train.policy.logprobs import BranchScores, tree_logprobs
 from train.policy.losses import scale_of
-from train.policy.reference import AdapterReference, Reference
+from train.policy.reference import reference_of
 from train.policy.replay import RepeatedChunks, Replay, require_room
 from train.policy.rollouts import join, roll_out, subtree, take_beams
 from train.policy.settings import GrpoSettings
 from train.policy.signal import Signal
 from train.rewards.mixture import Mixture
 from train.safety import SafeTrainer
+from train.scale.gathering import WholeCopy, decoding, head_stays_whole, reduce_in_float32
 
 SILENT_LOGS = 5  # logs in a row without a group that has signal, after which a run says so
 
@@ -82,12 +83,16 @@ class SidTrainer(SafeTrainer, Trainer):
             model=engine.model, data_collator=collate, train_dataset=positions, eval_dataset=[], **kwargs
         )
         self.engine, self.rewards, self.settings = engine, rewards, settings
-        self.rows, self.prompts, self.validate, self.hints_R = rows, prompts, validate, hints_R
+        self.rows, self.prompts, self.measure, self.hints_R = rows, prompts, validate, hints_R
         self.targets_R = engine.sids.sid_of_item_N[[row["target"][0] for row in rows]]
         self.branch_scores = branch_scores
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the step, here
-        # DeepSpeed sums gradients as they come (ZeRO-2): processes wait for one another in every backward
-        self.meets_in_every_backward = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        # processes wait for one another in every pass: DeepSpeed sums gradients as they come (ZeRO-2), FSDP2 gathers weights
+        kind = self.accelerator.distributed_type
+        self.meets_in_every_pass = kind in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        self.trains_shards = kind == DistributedType.FSDP
+        reduce_in_float32(self.accelerator)
+        self.whole = WholeCopy(self.model) if self.trains_shards else None
         self.whole_steps = settings.updates  # a checkpoint between updates would lose their rollouts
         self.signal, self.replay = Signal(), Replay(settings.replay)
         self.pending: list[Batch] = []
@@ -95,24 +100,8 @@ class SidTrainer(SafeTrainer, Trainer):
         self.seconds: dict[str, float] = {}
         self.seen = self.silent = 0
         self.repeats: RepeatedChunks | None = None
-        self.reference = self._reference(reference)
-
-    def _reference(self, given: Any | None) -> Reference | None:
         score = lambda model, prompts, beams: self._score(model, prompts, beams).logps_PGL  # noqa: E731
-        moves = self.settings.sync_reference is not None
-        if given is None:
-            return None
-        if given == "adapter":
-            if moves:
-                raise InputError(
-                    "rollout.sync_reference moves a second model, and an adapter has none -> remove it, or train_what all"
-                )
-            return AdapterReference(self.model, score)
-        if not moves:
-            without_dropout(given)
-        given.to(self.args.device).eval().requires_grad_(False)
-        # the same mixed precision as the policy, or the KL would start above 0
-        return Reference(self.accelerator.prepare_model(given, evaluation_mode=True), score, moves=moves)
+        self.reference = reference_of(reference, self, score, moves=settings.sync_reference is not None)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.settings.updates == 1:
@@ -138,9 +127,8 @@ class SidTrainer(SafeTrainer, Trainer):
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.state.global_step % self.settings.updates == 0:
-            self._follow()
-            policy = self.accelerator.unwrap_model(self.model_wrapped)
-            with self._eval_mode(policy):
+            with decoding(self, self.engine) as policy, self._eval_mode(policy):
+                self._follow(policy)
                 self.pending = self._made(policy, [inputs["row"].tolist() for inputs in batches])
             local = sum(counts(batch, self.engine.trie, self.settings) for batch in self.pending)
             self.totals = self.accelerator.reduce(local.to(device), reduction="sum")
@@ -156,6 +144,7 @@ class SidTrainer(SafeTrainer, Trainer):
         parts = self._parts(batch.prompts)
         idle = self._most_parts(len(parts)) - len(parts)
         parts = parts[:1] * idle + parts
+        head_stays_whole(model)
         with self._timed("update"):
             for place, rows in enumerate(parts):
                 part = batch if len(parts) == 1 else batch.take(rows)
@@ -178,9 +167,14 @@ class SidTrainer(SafeTrainer, Trainer):
         loss = loss * (0 if inputs["idle"] else self.accelerator.num_processes)
         return (loss, {}) if return_outputs else loss
 
+    def validate(self) -> dict[str, float]:
+        """What the trainer was given to measure, on whole weights."""
+        with decoding(self, self.engine):
+            return self.measure()
+
     def _most_parts(self, count: int) -> int:
         """Parts that the process with most has of this micro-batch, where all must go backward equally often; else `count`."""
-        if not self.meets_in_every_backward:
+        if not self.meets_in_every_pass:
             return count
         return int(self.accelerator.gather(torch.tensor([count], device=self.args.device)).max())
 
@@ -310,11 +304,11 @@ class SidTrainer(SafeTrainer, Trainer):
             found["old_PGL"] = self._score(policy, batch.prompts, beams).logps_PGL
         return replace(batch, **found)
 
-    def _follow(self) -> None:
+    def _follow(self, policy: Any) -> None:
         """Every so many steps the reference moves towards the policy."""
         every, step = self.settings.sync_reference, self.state.global_step
         if every is not None and step and step % every == 0:
-            self.reference.follow(self.accelerator.unwrap_model(self.model_wrapped), self.settings.sync_mixup)
+            self.reference.follow(policy, self.settings.sync_mixup)
 
     def _save_what_there_is(self) -> None:
         """A reward has failed: the steps so far are not lost. Other processes do not know of it, so only where there are none."""

@@ -2,7 +2,7 @@
 
 A sharded parameter is whole only while its module computes. The loss of label positions needs the output layer behind the
 model's forward, so it is computed by a hook *inside* that forward, before weights are given back; DDP, FSDP2 and DeepSpeed
-then see a model that returns its loss. Decoding does not go through the forward at all: it gets a copy with whole weights.
+then see a model that returns its loss. The policy loss reads it behind the forward: under FSDP2 it is then given back later. Decoding does not go through the forward at all: it gets a copy with whole weights.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def require_sharding(accelerator: Any, *, trainable: bool) -> None:
         )
     if shards_weights(accelerator) and not trainable:
         raise InputError(
-            "this trainer decodes with the weights that it trains and reads the output layer behind its forward, so they cannot be "
-            "split between processes -> "
+            "this trainer reads the output layer behind its forward (or generates text with the weights that it trains), so they cannot "
+            "be split like this -> "
             "ACCELERATE_CONFIG=configs/accelerate/zero2.yaml or ddp.yaml"
         )
 
@@ -107,6 +107,28 @@ class WholeCopy:
             for name, parameter in model.named_parameters():
                 with whole(parameter) as value:
                     mine[name].copy_(value)
+
+
+@contextmanager
+def decoding(trainer: Any, engine: Any) -> Iterator[Any]:
+    """The model that a trainer decodes with: the one that is trained or, where its weights are split, its `whole` copy, which is the
+    model of `engine` meanwhile. Every process has to come here."""
+    if trainer.whole is None:
+        yield trainer.model
+        return
+    trained, dtype = engine.model, torch.bfloat16 if trainer.args.bf16 else torch.float32
+    with trainer.whole.of(trainer.model, device=trainer.accelerator.device, dtype=dtype) as engine.model:
+        try:
+            yield engine.model
+        finally:
+            engine.model = trained
+
+
+def head_stays_whole(model: Any) -> None:
+    """Behind a forward FSDP2 gives back what the root itself holds (embeddings, output layer): not before the backward, from now
+    on, so that a loss may read the output layer outside. Other models stay as they are."""
+    if hasattr(model, "set_reshard_after_forward"):
+        model.set_reshard_after_forward(False, recurse=False)
 
 
 @contextmanager

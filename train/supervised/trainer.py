@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from infer.search.causal import AttentionMasks
 from train.new_rows import NAME
 from train.safety import SafeTrainer
 from train.samples import Samples
-from train.scale.gathering import WholeCopy, inside_forward, reduce_in_float32, shards_weights
+from train.scale.gathering import WholeCopy, decoding, inside_forward, reduce_in_float32, shards_weights
 from train.scale.sparing import SpareCheckpoints
 from train.scale.tables import lookups_of
 from train.scale.work import peak_here, work_of
@@ -170,7 +168,7 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
     def validate(self) -> dict[str, float]:
         """The losses on validation rows and on questions about items, and what the validator measures."""
         started = time.perf_counter()
-        with self._whole_model() as model:
+        with decoding(self, self.validator.engine) as model:
             model.eval()
             found = {"loss": self._mean_loss(model, self.valid_batches)}
             found |= {name: self._mean_loss(model, rows) for name, rows in self.item_batches.items()}
@@ -202,20 +200,6 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
         self.spare.spent += seconds
         self.total[f"{what}_microseconds"] += round(1e6 * seconds)
         self.since += seconds
-
-    @contextmanager
-    def _whole_model(self) -> Iterator[Any]:
-        """The model that validation computes with: the one that is trained, or a copy where its weights are split."""
-        if self.whole is None:
-            yield self.model
-            return
-        engine, dtype = self.validator.engine, torch.bfloat16 if self.args.bf16 else torch.float32
-        trained = engine.model
-        with self.whole.of(self.model, device=self.accelerator.device, dtype=dtype) as engine.model:
-            try:
-                yield engine.model
-            finally:
-                engine.model = trained
 
     def throughput(self) -> dict[str, float | None]:
         """Of this process's part of the run: rates, padding, MFU, and the shares of the time that were no training."""
