@@ -119,33 +119,28 @@ def produce(out: Output, requests: Sequence[MediaRequest], maker: Maker, *, seed
     if out.leads:
         out.write_text(PROMPTS, as_lines(requests))
     batches = [[requests[row] for row in plan.rows(chunk)] for chunk in plan.chunks(plan.shard)]
-    clock, made, failures = Clock(), 0, 0
-    for batch in program.progress(batches, label=f"rank {plan.shard}", unit="batch"):
-        missing = [request for request in batch if not work.done(request)]
-        for request in missing:
-            if reason := refused(maker, request.prompt):
-                work.record(request, REFUSED, reason=reason)
-        outcome = make_batch(work, [request for request in missing if not refused(maker, request.prompt)])
+    missing = [[request for request in batch if not work.done(request)] for batch in batches]
+    fresh = sum(map(len, missing)) == sum(map(len, batches))
+    clock, made, failed = Clock(), 0, 0
+    for batch in program.progress(missing, label=f"rank {plan.shard}", unit="batch"):
+        outcome = make_batch(work, without_refused(work, batch))
         made += outcome.count(None)
-        failures = 0 if None in outcome else failures + len(outcome)
-        if failures >= IN_A_ROW and not made:
+        failed += len(outcome) - outcome.count(None)
+        if fresh and not made and failed >= IN_A_ROW:
             kind = ServiceError if maker.outside else NumericError
-            raise kind(f"the first {failures} rows all failed ({outcome[-1]}) -> see {out.path}/{shards.FOLDER}, then run again")  # fmt: skip
-    shards_done = [(made, clock.seconds)]
-    mark(out, plan, shards_done)
+            raise kind(
+                f"the first {failed} rows all failed ({outcome[-1]}) -> see {out.path}/{shards.FOLDER}, then run again"
+            )
+    shards.mark_done(out, plan, [(made, clock.seconds)], entries=made)
 
 
-def mark(out: Output, plan: shards.Plan, steps: Sequence[tuple[int, float]]) -> None:
-    """This shard is done: rows per second where it made any."""
-    rows, seconds = steps[0]
-    text = json.dumps({"users_per_second": rows / seconds if rows else None, "predictions": rows})
-    with out.replacing(f"{shards.FOLDER}/{shards.mark_name(plan.shard, plan.of)}") as temporary:
-        temporary.write_text(text + "\n")
-
-
-def refused(maker: Maker, prompt: str) -> str | None:
-    """Why nothing is drawn for a prompt."""
-    return maker.refusal(prompt) if prompt else "the prompt is empty"
+def without_refused(work: Production, batch: Sequence[MediaRequest]) -> list[MediaRequest]:
+    """The rows of a batch whose prompts can be drawn; the others are recorded."""
+    reasons = [work.maker.refusal(r.prompt) if r.prompt else "the prompt is empty" for r in batch]
+    for request, reason in zip(batch, reasons, strict=True):
+        if reason:
+            work.record(request, REFUSED, reason=reason)
+    return [request for request, reason in zip(batch, reasons, strict=True) if not reason]
 
 
 def make_batch(work: Production, batch: Sequence[MediaRequest]) -> list[str | None]:

@@ -12,7 +12,7 @@ from PIL import Image
 from configs.program import InputError
 from data import artifacts
 from generation import alignment
-from generation.init_tiny_models import CLIP, clip
+from generation.init_tiny_models import CLIP, clip, tokenizer
 from generation.requests import RequestSettings, read_requests
 from tests.handmade import SEQUENCES, refuse, succeed, write_data, write_sids
 from tests.media import Sketch, draw, write_instructions
@@ -101,16 +101,39 @@ def test_without_a_model_and_with_the_wrong_ones(media, tmp_path):
     assert "pass the --data that the media was made for" in line
 
 
-def test_texts_are_encoded_as_clip_does(tiny_clip):
+def siglip(place: Path) -> Path:
+    """A tiny SigLIP, whose texts end at their last place."""
     import torch
-    from transformers import AutoTokenizer, CLIPModel
+    from transformers import SiglipConfig, SiglipModel
 
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config=sizes | {"vocab_size": 300, "max_position_embeddings": 64, "projection_size": 16},
+        vision_config=sizes | {"image_size": 32, "patch_size": 8},
+    )
+    for part in (SiglipModel(config), tokenizer(longest=64)):
+        part.save_pretrained(place)
+    return place
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_texts_are_encoded_as_the_model_does(tiny_clip, tmp_path, kind):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model = tiny_clip if kind == "clip" else siglip(tmp_path / "siglip")
     texts = ["a bolt", "a much longer text about a drum " * 9]
-    tokenizer = AutoTokenizer.from_pretrained(tiny_clip)
-    ids = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    padding = {
+        "clip": {"padding": True, "max_length": 77},
+        "siglip": {"padding": "max_length", "max_length": 64},
+    }[kind]
+    ids = AutoTokenizer.from_pretrained(model)(texts, truncation=True, return_tensors="pt", **padding)
+    given = {"input_ids": ids["input_ids"]} if kind == "siglip" else dict(ids)
     with torch.no_grad():
-        out = CLIPModel.from_pretrained(tiny_clip)(**ids, pixel_values=torch.zeros(1, 3, 32, 32)).text_embeds
-    assert np.abs(alignment.encode_texts(texts, model=str(tiny_clip)) - out.numpy()).max() < 1e-5
+        out = AutoModel.from_pretrained(model)(**given, pixel_values=torch.zeros(1, 3, 32, 32)).text_embeds
+    expected = torch.nn.functional.normalize(out, dim=-1).numpy()
+    assert np.abs(alignment.encode_texts(texts, model=str(model)) - expected).max() < 1e-5
 
 
 def test_a_picture_beside_its_own_and_the_words_of_others():
