@@ -220,3 +220,14 @@ def test_nothing_more_is_tried_where_everything_fails(tmp_path):
     with pytest.raises(NumericError, match="the first 8 rows all failed"):
         draw(tmp_path / "o", requests, maker)
     assert len(list((tmp_path / "o/chunks").glob("*.json"))) == 8
+
+
+def test_rows_behind_many_that_fail_are_reached_once_something_was_made(tmp_path):
+    requests = [
+        request("good", "good"),
+        *(request(f"u{i}", "bad") for i in range(9)),
+        request("last", "late"),
+    ]
+    for bad, left in ((["bad", "late"], 10), (["bad"], 9)):
+        with pytest.raises(NumericError, match=f"{left} of 11 rows failed"):
+            draw(tmp_path / "o", requests, Sketch(batch=1, bad=bad))
