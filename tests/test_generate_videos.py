@@ -13,7 +13,7 @@ import pytest
 from configs.program import EnvironmentFault, InputError
 from data import artifacts
 from generation.makers import frames
-from generation.makers.opensora import OpenSoraSettings, visible_gpus
+from generation.makers.opensora import OpenSoraSettings, recipe, visible_gpus
 from generation.pictures import Faulty
 from tests.handmade import run, succeed
 
@@ -186,6 +186,8 @@ def test_version_two_in_calls_of_several_rows(checkout):
         "CUDA_VISIBLE_DEVICES=2,5" in told
         and "-m torch.distributed.run --standalone --nproc_per_node 2 scripts/diffusion/inference.py" in told
     )
+    sampling = "{'resolution': '256px', 'aspect_ratio': '9:16', 'num_frames': 5, 'seed': "
+    assert f"sampling_option = {sampling}" in told, "steps and guidance are those of its own configuration"
     for line in (
         "motion_score = '4'",
         "model = {'from_pretrained': '/w/dit'}",
@@ -217,8 +219,9 @@ def test_all_settings_of_navigen_reach_version_13(checkout):
     ):  # fmt: skip
         assert f"#   DIR/config.py: {line}" in told
     usual = OpenSoraSettings()
-    assert (usual.version, usual.resolution, usual.aspect_ratio, usual.num_frames, usual.steps, usual.guidance, usual.fps, usual.dtype) == (
-        "v13", "720p", "9:16", 81, 30, 4.0, 24, "bf16")  # fmt: skip
+    assert recipe(usual) == {"resolution": "720p", "steps": 30, "guidance": 4.0, "oscillation": False}
+    assert (usual.version, usual.aspect_ratio, usual.num_frames) == ("v13", "9:16", 81)
+    assert (usual.fps, usual.dtype) == (24, "bf16")
 
 
 def test_gpus_that_this_process_may_see(monkeypatch):

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from configs.program import EnvironmentFault, InputError
 from data.store.configuration import pace
@@ -40,6 +40,10 @@ BASES = {"v2": "configs/diffusion/inference/t2i2v_{}.py", "v13": "configs/openso
 PROMPTS = {"v2": "prompts.csv", "v13": "prompts.txt"}
 BRANCHES = {"v2": "main", "v13": "opensora/v1.3"}
 RESOLUTIONS = {"v2": ("256px", "768px"), "v13": ("240p", "360p", "480p", "720p")}
+USUAL = {
+    "v2": {"resolution": "256px"},
+    "v13": {"resolution": "720p", "steps": 30, "guidance": 4.0, "oscillation": False},
+}
 MOST_FRAMES = 129  # of v2
 LAUNCHER = (
     "RANK",
@@ -54,22 +58,22 @@ LAUNCHER = (
 
 @dataclass
 class OpenSoraSettings:
-    """How Open-Sora is called. Null means what its own configuration says."""
+    """How Open-Sora is called. Null is NaviGen's value for v13, and what Open-Sora's own configuration says for v2."""
 
     version: Literal["v2", "v13"] = "v13"
     """main branch (11B) or branch opensora/v1.3 (1B)"""
-    resolution: str = "720p"
-    """v13: 240p, 360p, 480p, 720p; v2: 256px or 768px"""
+    resolution: str | None = None
+    """v13: 240p, 360p, 480p, 720p (null); v2: 256px (null) or 768px"""
     aspect_ratio: str = "9:16"
     """width to height"""
     num_frames: int = 81
     """frames; v2 takes 4k + 1, 129 at most"""
-    steps: int = 30
-    """denoising steps"""
-    guidance: float = 4.0
-    """classifier-free guidance"""
-    oscillation: bool = False
-    """vary the guidance from step to step, as Open-Sora's own recipe does (there with guidance 7.5)"""
+    steps: int | None = None
+    """denoising steps; v13: null = 30"""
+    guidance: float | None = None
+    """classifier-free guidance; v13: null = 4"""
+    oscillation: bool | None = None
+    """vary the guidance from step to step, as Open-Sora's own recipes do (with guidance 7.5); v13: null = false"""
     fps: int = 24
     """frames per second"""
     motion_score: int | None = None
@@ -94,7 +98,7 @@ class OpenSoraSettings:
     """longest call"""
 
     def __post_init__(self) -> None:
-        if self.resolution not in RESOLUTIONS[self.version]:
+        if self.resolution not in (None, *RESOLUTIONS[self.version]):
             raise InputError(
                 f"opensora {self.version}: resolution {self.resolution!r} -> {', '.join(RESOLUTIONS[self.version])}"
             )
@@ -102,7 +106,7 @@ class OpenSoraSettings:
             raise InputError(f"opensora v2: num_frames {self.num_frames} -> 4k + 1, {MOST_FRAMES} at most")
         if self.version == "v13" and (self.motion_score is not None or self.offload):
             raise InputError("opensora v13: motion_score and offload are options of v2")
-        if min(self.num_frames, self.steps, self.fps, self.rows_per_call, self.gpus_per_call) < 1:
+        if min(self.num_frames, self.steps or 1, self.fps, self.rows_per_call, self.gpus_per_call) < 1:
             raise InputError(
                 "opensora: num_frames, steps, fps, rows_per_call and gpus_per_call must be at least 1"
             )
@@ -114,6 +118,13 @@ class Checkout:
 
     home: Path
     python: str
+
+
+def recipe(settings: OpenSoraSettings) -> dict[str, Any]:
+    """resolution, steps, guidance and oscillation, null where Open-Sora's own configuration decides."""
+    usual = USUAL[settings.version]
+    chosen = {name: getattr(settings, name) for name in ("resolution", "steps", "guidance", "oscillation")}
+    return {name: usual.get(name) if value is None else value for name, value in chosen.items()}
 
 
 def require_checkout(version: str) -> Checkout:
@@ -166,24 +177,26 @@ def gpu_slots(settings: OpenSoraSettings) -> list[list[str]]:
 
 def overrides(settings: OpenSoraSettings, checkout: Checkout, *, save_dir: Path, seed: int) -> str:
     """A configuration of mmengine: one of the checkout's, and what is changed in it."""
-    base = checkout.home / BASES[settings.version].format(settings.resolution)
+    told = recipe(settings)
+    base = checkout.home / BASES[settings.version].format(told["resolution"])
     shared: dict[str, object] = {"save_dir": str(save_dir), "seed": seed, "dtype": settings.dtype}
     models = {name: {"from_pretrained": path} for name, path in _models(settings).items() if path is not None}
     if settings.version == "v2":
         sampling = {
-            "resolution": settings.resolution, "aspect_ratio": settings.aspect_ratio, "num_frames": settings.num_frames,
-            "num_steps": settings.steps, "guidance": settings.guidance, "text_osci": settings.oscillation, "seed": seed,
+            "resolution": told["resolution"], "aspect_ratio": settings.aspect_ratio, "num_frames": settings.num_frames,
+            "num_steps": told["steps"], "guidance": told["guidance"], "text_osci": told["oscillation"], "seed": seed,
         }  # fmt: skip
+        sampling = {name: value for name, value in sampling.items() if value is not None}
         shared |= {"sampling_option": sampling, "fps_save": settings.fps, "offload_model": settings.offload}
         if settings.motion_score is not None:
             shared["motion_score"] = str(settings.motion_score)
     else:
         scheduler = {
-            "num_sampling_steps": settings.steps, "cfg_scale": settings.guidance,
-            "use_oscillation_guidance": settings.oscillation,
+            "num_sampling_steps": told["steps"], "cfg_scale": told["guidance"],
+            "use_oscillation_guidance": told["oscillation"],
         }  # fmt: skip
         shared |= {
-            "resolution": settings.resolution, "aspect_ratio": settings.aspect_ratio, "num_frames": settings.num_frames,
+            "resolution": told["resolution"], "aspect_ratio": settings.aspect_ratio, "num_frames": settings.num_frames,
             "fps": settings.fps, "scheduler": scheduler,
         }  # fmt: skip
     lines = [
