@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,13 +42,18 @@ def tokenizer(request):
 
 @pytest.mark.parametrize("ending", [END, BETWEEN])
 def test_every_way_of_decoding_gives_tids_of_the_catalogue(tokenizer, ending):
-    """2 x 3 tokenizers x 40 prompts x (1 + 7 + 5) answers, from a random model."""
+    """2 x 3 tokenizers x 16 prompts x (1 + 7 + 3 + 5) answers, from a random model."""
     rng = np.random.default_rng(0)
     tids = catalogue(rng, 60)
     trie, model = TidTrie(tids, tokenizer, ending=ending), tiny.model(vocab_size=len(tokenizer))
-    prompts = [rng.integers(5, len(tokenizer), rng.integers(1, 9)).tolist() for _ in range(40)]
+    prompts = [rng.integers(5, len(tokenizer), rng.integers(1, 9)).tolist() for _ in range(16)]
     groups = tids.groups
-    for options in ({}, {"beams": 7}, {"samples": 5, "temperature": 1.5}):
+    for options in (
+        {},
+        {"beams": 7},
+        {"beams": 3, "score_space": "full"},
+        {"samples": 5, "temperature": 1.5},
+    ):
         found = decode_tids(model, prompts, trie, batch_size=16, **options)
         assert {len(row) for row in found} == {options.get("beams", options.get("samples", 1))}
         for one in (one for row in found for one in row):
@@ -76,12 +82,32 @@ def test_enough_beams_give_every_tid_its_exact_score():
     trie, model = TidTrie(tids, tokenizer), families.model("llama", vocab_size=len(tokenizer))
     prompts = [rng.integers(5, 40, length).tolist() for length in (3, 7)]
     given_front, given_back = list(trie.prefix_ids), len(trie.suffix_ids)
-    for prompt, row in zip(prompts, decode_tids(model, prompts, trie, beams=500), strict=True):
+    for prompt, row in zip(
+        prompts, decode_tids(model, prompts, trie, beams=500, score_space="full"), strict=True
+    ):
         assert {one.terms for one in row} == set(tids.groups) and len(row) == len(trie)
         assert [one.score for one in row] == sorted((one.score for one in row), reverse=True)
         for one in row:
             decided = list(one.ids[len(given_front) : len(one.ids) - given_back])
             assert one.score == pytest.approx(float(score(model, prompt + given_front, decided)), abs=1e-3)
+
+
+def test_scores_of_the_trie_sum_to_one_and_count_forced_tokens_as_certain():
+    rng = np.random.default_rng(4)
+    tokenizer, tids = handmade.tokenizer("ours"), catalogue(rng, 40)
+    trie, model = TidTrie(tids, tokenizer), tiny.model(vocab_size=len(tokenizer))
+    (row,) = decode_tids(model, [[5, 9, 6]], trie, beams=500)
+    assert {one.terms for one in row} == set(tids.groups)
+    assert sum(np.exp(one.score) for one in row) == pytest.approx(1, abs=1e-4)
+    rows = [one.ids for one in row]
+    for one in row[:5]:
+        expected = 0.0
+        for place, token in enumerate(one.ids):
+            legal = sorted({ids[place] for ids in rows if ids[:place] == one.ids[:place]})
+            with torch.no_grad():
+                logits_V = model(torch.tensor([[5, 9, 6, *one.ids[:place]]])).logits[0, -1]
+            expected += float(logits_V[legal].log_softmax(0)[legal.index(token)])
+        assert one.score == pytest.approx(expected, abs=1e-3)
 
 
 def test_greedy_is_the_walk_along_the_best_legal_token():
@@ -90,7 +116,12 @@ def test_greedy_is_the_walk_along_the_best_legal_token():
     trie, model = TidTrie(tids, tokenizer), tiny.model(vocab_size=len(tokenizer))
     rows = {one.ids for one in decode_tids(model, [[5]], trie, beams=len(trie))[0]}
     prompts = [rng.integers(5, 60, length).tolist() for length in (2, 5, 9)]
-    for prompt, (found,) in zip(prompts, decode_tids(model, prompts, trie), strict=True):
+    best = decode_tids(model, prompts, trie)
+    assert best == [
+        [replace(one, score=best[row][0].score)]
+        for row, (one,) in enumerate(decode_tids(model, prompts, trie, score_space="full"))
+    ]
+    for prompt, (found,) in zip(prompts, best, strict=True):
         walked: tuple[int, ...] = trie.prefix_ids
         while walked not in rows:
             legal = sorted({ids[len(walked)] for ids in rows if ids[: len(walked)] == walked})

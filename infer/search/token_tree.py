@@ -43,13 +43,14 @@ def search_tokens(
     prompt_ids: Sequence[Sequence[int]],
     trie: TokenTrie,
     beams: int,
+    score_space: str = "full",
     *,
     parity: Parity = ENDED,
     terminator_id: int | None = None,
 ) -> TokenBeams:
     """The `beams` best sequences of `trie` behind each prompt; the score is the sum of log-probabilities of the tokens.
 
-    With `parity.terminator` (the default) the token `terminator_id` that ends an answer is scored too; without it a
+    score_space: see `infer.search.tree`; other ones than `full` take no terminator. With `parity.terminator` (the default) the token `terminator_id` that ends an answer is scored too; without it a
     sequence that begins another one is never worse than that. `parity.length_penalty` divides by tokens ** penalty.
     Raises InputError for an empty prompt or a missing terminator, NumericError (exit 4) for scores that are not finite.
     """
@@ -57,19 +58,22 @@ def search_tokens(
         raise InputError(f"beams {beams} must be positive")
     if parity.terminator and terminator_id is None:
         raise InputError("no terminator token to score -> give terminator_id, or Parity(terminator=False)")
+    if parity.terminator and score_space != "full":
+        raise InputError(f"score space {score_space} has no terminator -> full, or Parity(terminator=False)")
     widths = [1]
     for level in trie.levels:
         widths.append(min(beams, widths[-1] * level.width))
     trunk = trunk_class(model)(model, slots=sum(widths[1:]))
     hidden_BKD = trunk.start(*right_pad(prompt_ids, device=trie.device))
-    scorer = LevelScorer(model, trie, "full", parity, trunk.tokens_BT)
+    scorer = LevelScorer(model, trie, score_space, parity, trunk.tokens_BT)
     batch = len(prompt_ids)
     nodes_BK = torch.zeros((batch, 1), dtype=torch.long, device=trie.device)
     scores_BK = torch.zeros((batch, 1), device=trie.device)
+    full_BK = None
     path_BKl = nodes_BK.new_empty((batch, 1, 0))
     pool = (scores_BK.new_full((batch, beams), float("-inf")), nodes_BK.new_full((batch, beams), -1))
     for depth in range(trie.num_levels + 1):
-        if depth < trie.num_levels or parity.terminator:
+        if score_space == "full" and (depth < trie.num_levels or parity.terminator):
             full_BK = scorer.full_normaliser(hidden_BKD, path_BKl)
         rows_BK = trie.ends[depth][nodes_BK]
         ending_BK = scores_BK.masked_fill(rows_BK < 0, float("-inf"))
@@ -78,6 +82,8 @@ def search_tokens(
         ongoing_BF = scores_BK[:, :0]
         if depth < trie.num_levels:
             step_BKX, codes_BKX = scorer(hidden_BKD, depth, nodes_BK, path_BKl, full_BK)
+            childless_BK = trie.levels[depth].children(nodes_BK) == 0  # no legal token: nothing to divide by
+            step_BKX = step_BKX.masked_fill(childless_BK[..., None], float("-inf"))
             ongoing_BF = (scores_BK[..., None] + step_BKX).flatten(1)
         length = depth + parity.terminator
         pool = _merge(pool, _among_best(ending_BK, ongoing_BF, beams), rows_BK, length, parity)

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from os.path import commonprefix
 from typing import Any
 
 from configs.program import InputError
 from data.answers import END, listed, piece_ids
 from data.tids import Tids
-from infer.search.scoring import Parity
+from infer.search.scoring import PLAIN
 from infer.search.token_trie import TokenTrie
 
 
@@ -39,9 +40,9 @@ class TidTrie:
     """The TIDs of a catalogue as the tokens in which an answer is written.
 
     ending: what follows the terms, data.answers.after_terms of the task.
-    Fields: prefix_ids, suffix_ids (what the tokens of all answers begin and end with), trie (over what lies between), terms and items
-    (per sequence of the trie), shared_items (how many items have a TID that another one has too). InputError for a
-    catalogue without TIDs.
+    Fields: prefix_ids, suffix_ids (what the tokens of all answers begin and end with), trie (over what lies between), told (the
+    same, each cut behind the token that tells it from all others: what follows is forced), terms and items (per sequence of
+    either), shared_items (how many items have a TID that another one has too). InputError for a catalogue without TIDs.
     """
 
     def __init__(self, tids: Tids, tokenizer: Any, *, ending: str = END, device: Any = "cpu") -> None:
@@ -58,6 +59,7 @@ class TidTrie:
         self.items = [tuple(sorted(items)) for _, items in by_ids.values()]
         self.shared_items = sum(len(items) for items in self.items if len(items) > 1)
         self.trie = TokenTrie(middles, device=device)
+        self.told = TokenTrie(_told_apart(middles), device=device)
         self._middles = middles
 
     def __len__(self) -> int:
@@ -92,10 +94,22 @@ def _without_common(
     return rows[0][:front], middles, rows[0][len(rows[0]) - back :]
 
 
+def _told_apart(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shortest beginning of each row that no other row has; no row is the beginning of another one.
+
+    >>> _told_apart([(1, 2, 3), (1, 4, 5), (6, 7)])
+    [(1, 2), (1, 4), (6,)]
+    """
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    alike = [0, *(len(commonprefix([rows[a], rows[b]])) for a, b in pairwise(order)), 0]
+    needed = {row: 1 + max(alike[place : place + 2]) for place, row in enumerate(order)}
+    return [ids[: needed[row]] for row, ids in enumerate(rows)]
+
+
 def prefix_free(rows: Sequence[tuple[int, ...]]) -> bool:
     """Whether no row is the beginning of another; equal rows are."""
     ordered = sorted(rows)
-    return all(after[: len(row)] != row for row, after in zip(ordered, ordered[1:], strict=False))
+    return all(after[: len(row)] != row for row, after in pairwise(ordered))
 
 
 def decode_tids(
@@ -104,6 +118,7 @@ def decode_tids(
     trie: TidTrie,
     *,
     beams: int = 1,
+    score_space: str = "trie",
     samples: int = 0,
     temperature: float = 1.0,
     seed: int = 0,
@@ -112,16 +127,17 @@ def decode_tids(
 ) -> list[list[DecodedTid]]:
     """Per prompt (token ids) its `beams` best TIDs, distinct, fewer where the catalogue has fewer; 1 beam is greedy.
 
-    With `samples` as many independent draws instead, from the model's distribution over what is legal at `temperature`;
+    score_space: trie - under what may follow, so that forced tokens cost and change nothing; full - under the whole vocabulary,
+    as beam search of transformers ranks. With `samples` as many independent draws instead, from the model's distribution over what is legal at `temperature`;
     their score is the log-probability of being drawn. keys: an integer per prompt (default its number), which with the seed
-    decides its draws, whatever is beside it in a batch. Scores of beams are under the whole vocabulary. Raises InputError
-    for an empty prompt, NumericError (exit 4) for scores that are not finite.
+    decides its draws, whatever is beside it in a batch. Raises InputError for an empty prompt, NumericError (exit 4) for scores that are not finite.
     """
     from infer.search.token_tree import draw_tokens, search_tokens
 
     if not all(prompts):
         raise InputError("empty prompt -> every prompt needs at least one token")
     keys = range(len(prompts)) if keys is None else keys
+    own_trie = trie.told if score_space == "trie" else trie.trie
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     found: list[list[DecodedTid]] = [[] for _ in prompts]
     for start in range(0, len(order), batch_size):
@@ -129,9 +145,9 @@ def decode_tids(
         batch = [[*prompts[row], *trie.prefix_ids] for row in rows]
         if samples:
             own = [keys[row] for row in rows]
-            made = draw_tokens(model, batch, trie.trie, samples, temperature=temperature, seed=seed, keys=own)
+            made = draw_tokens(model, batch, trie.told, samples, temperature=temperature, seed=seed, keys=own)
         else:
-            made = search_tokens(model, batch, trie.trie, beams, parity=Parity())
+            made = search_tokens(model, batch, own_trie, beams, score_space, parity=PLAIN)
         for row, sequences, scores in zip(rows, made.rows_BK.tolist(), made.scores_BK.tolist(), strict=True):
             found[row] = [
                 trie.answer(number, score)
