@@ -23,7 +23,7 @@ import copy
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,20 +105,16 @@ class OpenAIServer:
         return [self._reply(request) for request in requests]
 
     def _reply(self, request: ChatRequest) -> Reply:
-        import openai
-
-        body = self._body(request)
         try:
-            return self._read(self._post(body))
-        except openai.APIStatusError as error:
-            return self._refused(error)
-        except openai.APITimeoutError:
-            raise TransientFault(f"timeout: no answer within {self.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            cause = f"{type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else str(error)
-            raise TransientFault(self._short(f"connection: {cause}")) from None
-        except openai.OpenAIError as error:
-            raise TransientFault(self._short(f"{type(error).__name__}: {error}")) from None
+            status, headers, body = self._post(json.dumps(self._body(request)).encode())
+        except TransientFault:
+            raise
+        except Exception as error:  # the HTTP library's own, or what it says when its connections are cut off
+            name = type(error).__name__
+            if "Timeout" in name:
+                raise TransientFault(f"timeout: no answer within {self.timeout:g} s") from None
+            raise TransientFault(self._short(f"connection: {name}: {error}")) from None
+        return self._read(body) if status < 300 else self._refused(status, headers, body)
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         messages = [dict(turn) for turn in request.messages]
@@ -136,29 +132,16 @@ class OpenAIServer:
         body = {"model": self.model, "messages": messages} | body | self.extra
         return {name: value for name, value in body.items() if value is not None}
 
-    def _post(self, body: dict[str, Any]) -> bytes:
-        """The response body. Reading it piece by piece holds a server that only sends blanks to the timeout, too."""
+    def _post(self, body: bytes) -> tuple[int, Any, bytes]:
+        """(status, headers, body). Reading it piece by piece holds a server that only sends blanks to the timeout, too."""
         end = time.monotonic() + self.timeout
         pieces = []
-        create = self._client.chat.completions.with_streaming_response.create
-        model, messages = body.pop("model"), body.pop("messages")
-        with create(model=model, messages=messages, extra_body=body) as response:
-            blocks = response.iter_bytes()
-            while (piece := self._next(blocks)) is not None:
+        with self._client.stream("POST", "chat/completions", content=body) as response:
+            for piece in response.iter_bytes():
                 pieces.append(piece)
                 if time.monotonic() > end:
                     raise TransientFault(f"timeout: no whole answer within {self.timeout:g} s")
-        return b"".join(pieces)
-
-    def _next(self, blocks: Iterator[bytes]) -> bytes | None:
-        """The next piece of a response, None at its end. What goes wrong here is the HTTP library's own exception."""
-        try:
-            return next(blocks, None)
-        except Exception as error:
-            name = type(error).__name__
-            if "Timeout" in name:
-                raise TransientFault(f"timeout: no byte within {self.timeout:g} s") from None
-            raise TransientFault(self._short(f"connection: {name}: {error}")) from None
+            return response.status_code, response.headers, b"".join(pieces)
 
     def _read(self, body: bytes) -> Reply:
         try:
@@ -179,11 +162,11 @@ class OpenAIServer:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise TransientFault(f"broken response: {type(error).__name__} in {len(body)} bytes") from None
 
-    def _refused(self, error: Any) -> Reply:
-        """What an HTTP status above 399 means: for this request alone a Reply, for later or for all an exception."""
-        status, detail = error.status_code, error.body if isinstance(error.body, dict) else {}
+    def _refused(self, status: int, headers: Any, body: bytes) -> Reply:
+        """What an HTTP status that is no success means: for this request alone a Reply, for later or for all an exception."""
+        detail = _error_of(body)
         code = detail.get("code") or detail.get("type") or ""
-        said = self._short(f"{status}: {detail.get('message') or error.message}")
+        said = self._short(f"{status}: {detail.get('message') or body.decode('utf-8', 'replace')}")
         if code == "content_filter":
             return Reply(text="", refusal=said)
         if status in (401, 403):
@@ -199,7 +182,7 @@ class OpenAIServer:
                 f"{self._host()} has no model {self.model}: {said} -> check base_url and model"
             ) from None
         if status in LATER or status >= 500:
-            raise TransientFault(said, wait=_asked_wait(error.response.headers), busy=status == 429) from None
+            raise TransientFault(said, wait=_asked_wait(headers), busy=status == 429) from None
         return Reply(text="", rejected=said)
 
     def _host(self) -> str:
@@ -289,13 +272,27 @@ def check_base_url(url: str) -> None:
 
 
 def _connect(base_url: str, key: str, timeout: float, connections: Connections) -> Any:
-    import openai
+    """An HTTP client and nothing more: how often and when to ask again is the same for all backends."""
+    import httpx
 
-    http = openai.DefaultHttpxClient(timeout=timeout, event_hooks={"request": [connections.watch]})
-    # The retry policy is the client's, so that it is one for all backends. An empty key would be taken from elsewhere.
-    return openai.OpenAI(
-        api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=0, http_client=http
+    return httpx.Client(
+        base_url=base_url,
+        headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+        timeout=timeout,
+        follow_redirects=True,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        event_hooks={"request": [connections.watch]},
     )
+
+
+def _error_of(body: bytes) -> dict[str, Any]:
+    """What a server says of an error: the object `error` of its answer, or the whole of it."""
+    try:
+        made = json.loads(body)
+    except ValueError:
+        return {}
+    said = made.get("error", made) if isinstance(made, dict) else {}
+    return said if isinstance(said, dict) else {"message": str(said)}
 
 
 def _asked_wait(headers: Any) -> float:

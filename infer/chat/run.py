@@ -1,9 +1,10 @@
 """One run over many requests: who asks when, what is asked again, when to give up.
 
 Service faults wait with exponential backoff and jitter (tenacity), or as long as the service says; useless answers are
-asked again at once, with another seed and the reason. A row of requests without any answer ends the run, and so does a
-spent budget: then the calls under way still finish. Requests may lead to further ones: where the iterator of requests has
-none while calls are under way, it is asked again after each of them.
+asked again at once, with another seed and the reason. There are more threads than calls under way: one that waits for a
+fault to pass, reads a prompt or judges an answer holds up no call. A row of requests without any answer ends the run, and so
+does a spent budget: then the calls under way still finish. Requests may lead to further ones: where the iterator of requests
+has none while calls are under way, it is asked again after each of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -26,6 +28,7 @@ from infer.chat.messages import ChatRequest, ChatResult, Reply, TransientFault, 
 
 LONGEST_WAIT = 60.0
 LONGEST_SLEEP = 0.2  # of a thread without a request: the run may have ended
+THREADS_PER_CALL = 4  # with more a server that is down would get more calls before the run gives up
 LAST_SECONDS = (
     5.0  # for threads to end once their calls are cut off: one may still be looking up the server's name
 )
@@ -106,6 +109,7 @@ class ChatRun:
         self.stop = threading.Event()
         self._requests = enumerate(requests)
         self._changed, self._finishing = threading.Condition(), threading.Lock()
+        self._slots: AbstractContextManager[Any] = nullcontext()
         self._unanswered = self._under_way = 0
 
     def serially(self) -> Iterator[tuple[int, ChatResult]]:
@@ -124,10 +128,9 @@ class ChatRun:
             raise InputError(f"concurrency is {concurrency} -> 1 or more")
         outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.backend = session = self.backend.session()
-        threads = [
-            threading.Thread(target=self._work, args=(outcomes,), daemon=True) for _ in range(concurrency)
-        ]
-        working = concurrency
+        self._slots = threading.BoundedSemaphore(concurrency)
+        working = THREADS_PER_CALL * concurrency
+        threads = [threading.Thread(target=self._work, args=(outcomes,), daemon=True) for _ in range(working)]
         try:
             for thread in threads:
                 thread.start()
@@ -226,10 +229,21 @@ class ChatRun:
 
     def _attempt(self, samples: list[Sample]) -> None:
         """Ask for what is still open; raises where asking again may help."""
-        if self.stop.is_set():
-            raise TransientFault("the run has ended")
         samples = [sample for sample in samples if self._askable(sample)]
         asked = [sample.request.again(sample.useless, sample.complaint) for sample in samples]
+        with self._slots:
+            replies = self._replies(samples, asked)
+        for sample, reply in zip(samples, replies, strict=True):
+            sample.finish(reply, teacher=self.backend.teacher)
+            sample.useless += sample.open()
+            if self.cache and sample.result.status == "ok":
+                self.cache.put(sample.request, reply)
+        if any(map(self._askable, samples)):
+            raise UselessAnswer
+
+    def _replies(self, samples: list[Sample], asked: list[ChatRequest]) -> list[Reply]:
+        if self.stop.is_set():
+            raise TransientFault("the run has ended")
         held = self.account.reserve(asked)
         for sample in samples:
             sample.attempts += 1
@@ -238,13 +252,7 @@ class ChatRun:
             replies = self.backend.reply(asked)
         finally:
             self.account.settle(held, [reply.usage for reply in replies])
-        for sample, reply in zip(samples, replies, strict=True):
-            sample.finish(reply, teacher=self.backend.teacher)
-            sample.useless += sample.open()
-            if self.cache and sample.result.status == "ok":
-                self.cache.put(sample.request, reply)
-        if any(map(self._askable, samples)):
-            raise UselessAnswer
+        return replies
 
     def _askable(self, sample: Sample) -> bool:
         """True where there is no answer yet, or a useless one and another may come."""

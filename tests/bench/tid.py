@@ -25,14 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.bench import frame
-from tests.bench.decode import interleaved
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from data.answers import END, listed
 from data.tids import Tids
 from infer.text.constraints import vocabulary
 from infer.text.tids import TidTrie, decode_tids
+from tests.bench import frame
+from tests.bench.decode import interleaved
 
 PAD, EOS = "<pad>", "<eos>"
 MARKS = ('","', '"]}', "0")  # no quote alone, which could not go on
@@ -108,7 +108,10 @@ def by_regex(model: Any, tokenizer: Any, prompts: torch.Tensor, pattern: Any, lo
         max_new_tokens=longest, do_sample=False, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id
     )
     ids = model.generate(
-        prompts, attention_mask=torch.ones_like(prompts), generation_config=config, prefix_allowed_tokens_fn=allowed
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        generation_config=config,
+        prefix_allowed_tokens_fn=allowed,
     )
     return [tokenizer.decode(row, skip_special_tokens=True) for row in ids[:, width:]]
 
@@ -153,7 +156,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = frame.flags(__doc__, quick="16 prompts, 300 TIDs, a vocabulary of 12,000", repeats=3)
-    parser.add_argument("--longest", type=int, default=48, help="tokens after which the open expression is cut")
+    parser.add_argument(
+        "--longest", type=int, default=48, help="tokens after which the open expression is cut"
+    )
     args = parser.parse_args()
     sizes = (16, 300, 12_000) if args.quick else (64, 3686, 151_936)
     args.rows, args.tids, args.vocabulary = sizes
