@@ -9,8 +9,10 @@ writes  --to minionerec   {D}.item.json, {D}.inter.json, {D}.user2id, {D}.item2i
         --to recbole      {D}/{D}.{train,valid,test}.inter, {D}.item, {D}.user, {D}.yaml, topk.py: the windows of every split as
                           atomic files, our numbers as ids, and a program that trains a RecBole model on them and writes its top-k,
                           which infer.import_predictions reads; needs no SIDs
+        --to navigen      pid2cid2tid.parquet, {train,valid,test}_{cid2tid,tid2cid,cid2cid,cid2ins}.parquet from SIDs, TIDs and what
+                          a teacher wrote; of `predictions` also hist_cid2cid_predictions.{D}_test_cid2cid.jsonl
 
-Stage 01 (adapter minionerec, mimigenrec or recbole) reads these folders back. What they have no place for is said: times, ratings,
+Stage 01 (adapter minionerec, mimigenrec, navigen or recbole) reads these folders back. What they have no place for is said: times, ratings,
 prices, images, review texts; in mimigenrec also users, and which of several items a shared semantic ID means.
 
 python -m data.export --to minionerec --data data/industrial --sids data/industrial/sids/rqkmeans \\
@@ -33,11 +35,14 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.releases import atomic, d3, mimigenrec, minionerec, records
+from data.predictions import read_predictions, refuse_other_sids
+from data.reasoning import KINDS, read_reasoning, rendered, texts_by_key
+from data.releases import atomic, d3, mimigenrec, minionerec, navigen, records
 from data.releases.index import write_index, write_new_tokens
 from data.sid import FORMATS, SidTable, read_sids
 from data.store.lineage import require_same_data
 from data.store.output import Output, open_output
+from data.tids import read_tids
 
 STAGE, VERSION = "export", 1
 LETTERS = FORMATS["letters"]
@@ -47,7 +52,7 @@ LETTERS = FORMATS["letters"]
 class ExportArgs:
     """Arguments of data.export."""
 
-    to: Literal["minionerec", "d3", "mimigenrec", "recbole"]
+    to: Literal["minionerec", "d3", "mimigenrec", "recbole", "navigen"]
     """whose folder"""
     data: str
     """prepared data set"""
@@ -79,6 +84,14 @@ class ExportArgs:
     """recbole: the newest items of a history that are written"""
     answered: Literal["valid", "test"] = "test"
     """recbole: the rows whose top-k topk.py writes"""
+    tids: str | None = None
+    """navigen: its TID directory"""
+    reasoning: list[str] = field(default_factory=list)
+    """navigen: directories of what a teacher wrote, at most one per kind"""
+    target_type: Literal["image", "video"] = "image"
+    """navigen: what the instructions are for"""
+    predictions: str | None = None
+    """navigen: predictions for the test rows, to be written as well"""
     seed: int = 42
     """seed of every draw"""
     overwrite: bool = False
@@ -99,6 +112,10 @@ class ExportArgs:
             raise InputError(
                 "deduplicate compares semantic IDs, which --to recbole has none of -> leave it out"
             )
+        if (self.tids is not None) != (self.to == "navigen"):
+            raise InputError(f"--to {self.to} with tids {self.tids} -> tids for navigen, and for it alone")
+        if (self.reasoning or self.predictions) and self.to != "navigen":
+            raise InputError("reasoning and predictions belong to --to navigen -> leave them out")
         if self.embeddings and self.to != "minionerec":
             raise InputError("embeddings belong to --to minionerec -> leave them out")
 
@@ -285,14 +302,68 @@ def write_recbole(content: Content, args: ExportArgs, out: Output) -> None:
     out.counts["histories_cut"] = sum(length > args.max_history for length in lengths)
 
 
+def write_navigen(content: Content, args: ExportArgs, out: Output) -> None:
+    """The catalogue, and the four tables of every split."""
+    cids = [navigen.CID.text(codes) for codes in content.sids.codes_NL.tolist()]
+    terms = read_tids(args.tids, num_items=len(cids)).terms
+    items = navigen.Catalogue(content.items["raw_id"].to_pylist(), cids, terms)
+    told: dict[str, dict[int, str]] = {kind: {} for kind in KINDS}
+    for directory in args.reasoning:
+        table = read_reasoning(directory, num_items=len(cids))
+        for kind in set(table["kind"].to_pylist()):
+            told[kind] |= texts_by_key(table.filter(pc.equal(table["kind"], kind)))
+
+    def text(kind: str, key: int) -> str | None:
+        return rendered(told[kind][key], cids.__getitem__) if key in told[kind] else None
+
+    tables = items.tables(seed=args.seed)
+    for split, rows in content.rows.items():
+        taught = [
+            navigen.TaughtRow(content.users[user], history, target, *(text(kind, key) for kind in KINDS))
+            for user, history, target, key in rows
+        ]
+        tables |= navigen.row_tables(taught, items, split, name=args.name, target_type=args.target_type)
+    for name, table in tables.items():
+        out.write_table(f"{name}.parquet", table)
+        out.counts[name] = table.num_rows
+    if args.predictions:
+        source = f"{args.name}_test_cid2cid"
+        lines = navigen_lines(content, cids, source, args.predictions)
+        out.write_text(f"hist_cid2cid_predictions.{source}.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def navigen_lines(content: Content, cids: list[str], source: str, directory: str) -> list[str]:
+    """A line for every test row that the predictions answer, in the order of the rows."""
+    found, manifest = read_predictions(directory)
+    if found.codes_EL is None:
+        raise InputError(f"{directory} ranks items, not semantic IDs -> predictions of infer.recommend")
+    refuse_other_sids(manifest["facts"], content.sids, where=directory, sids="--sids")
+    place = {key: at for at, key in enumerate(found.example_ids_R.tolist())}
+    facts = {
+        "source_file": f"{source}.parquet", "inference_model_source": "directory", "model_dir": manifest["config"].get("model"),
+        "catalog_size": len(set(cids)),
+    }  # fmt: skip
+    lines = []
+    for at, (_, history, target, key) in enumerate(content.rows["test"]):
+        if key in place:
+            entries = slice(*found.offsets[place[key] : place[key] + 2])
+            answers = [navigen.CID.text(codes) for codes in found.codes_EL[entries].tolist()]
+            lines.append(
+                navigen.prediction_line(at, [cids[i] for i in history], cids[target], answers, facts)
+            )
+    return lines
+
+
 WRITERS = {
-    "minionerec": write_minionerec, "d3": write_d3, "mimigenrec": write_mimigenrec, "recbole": write_recbole
+    "minionerec": write_minionerec, "d3": write_d3, "mimigenrec": write_mimigenrec, "recbole": write_recbole,
+    "navigen": write_navigen,
 }  # fmt: skip
 
 
 def main(args: ExportArgs) -> None:
     """Read, choose, write, say what has no place there."""
-    inputs = {"data": args.data, "sids": args.sids, "embeddings": args.embeddings}
+    inputs = {"data": args.data, "sids": args.sids, "embeddings": args.embeddings, "tids": args.tids,
+              "reasoning": [Path(one) for one in args.reasoning] or None, "predictions": args.predictions}  # fmt: skip
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         content = read_content(args)
         WRITERS[args.to](content, args, out)
@@ -300,7 +371,8 @@ def main(args: ExportArgs) -> None:
         out.counts |= {split: len(rows) for split, rows in content.rows.items()} | content.dropped
         if content.sids is not None:
             out.facts |= {"sids_sha256": content.sids.sha256, "sids_of_several_items": shared}
-        kept = {"item_id", "raw_id", "title", "description", "categories", "brand"}
+        kept = {"item_id", "raw_id"}
+        kept |= {"title", "description", "categories", "brand"} if args.to != "navigen" else set()
         untold = "review texts" if args.to == "d3" else "times, ratings, review texts"
         lost = [column for column in content.items.column_names if column not in kept]
         say(f"export: {args.to} has no place for {untold}{''.join(f', {name}' for name in lost)}")

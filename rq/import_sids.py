@@ -2,7 +2,8 @@
 
 In (--source FILE --data DATA --output_dir data/<set>/sids/<name>): the IDs of a file become a sids directory.
     *.json, *.json.gz   index.json of MiniOneRec, LETTER, SIDReasoner; id2sid.json of MIMIGenRec
-    *.parquet           raw_id or item_id, and `sid` or `codes` (a list of integers) or `cid` (NaviGen's strings)
+    *.parquet           raw_id, item_id or pid, and `sid` or `codes` (a list of integers) or `cid` (NaviGen's strings, in its own
+                        pid2cid2tid they are the column `sid`)
   An item of the file is the item of DATA whose raw_id it names, `id_offset` added to numbers; numbers that can be read as
   DATA's own item ids too need `keyed_by`. Every item of DATA must have an ID, and other IDs need `allow_surplus`.
   writes  sids.parquet, quality.json, quality.png, map.parquet, manifest.json (no quantizer: new items cannot be appended)
@@ -94,15 +95,16 @@ def read_source(path: str) -> PublishedIndex:
         return interop.read_index(path)
     table = artifacts.read_file(Path(path))
     column = next((name for name in ("sid", "codes", "cid") if name in table.column_names), None)
-    key = next((name for name in ("raw_id", "item_id") if name in table.column_names), None)
+    key = next((name for name in ("raw_id", "item_id", "pid") if name in table.column_names), None)
     if column is None or key is None:
         raise InputError(
-            f"{path} has columns {', '.join(table.column_names)} -> it needs raw_id or item_id, and sid, codes or cid"
+            f"{path} has columns {', '.join(table.column_names)} -> it needs raw_id, item_id or pid, and sid, codes or cid"
         )
     keys = tuple(map(str, table[key].to_pylist()))
+    key = "raw_id" if key == "pid" else key
+    if column == "cid" or pa.types.is_string(table[column].type):
+        return PublishedIndex(keys, parse_cids(table[column].to_pylist(), where=path), key=key)
     rows = table[column].to_pylist()
-    if column == "cid":
-        return PublishedIndex(keys, parse_cids(rows, where=path), key=key)
     levels = {None if row is None else len(row) for row in rows}
     if len(levels) != 1 or not levels <= set(range(1, 27)):
         raise InputError(
@@ -120,7 +122,7 @@ def parse_cids(cids: list[str], *, where: str) -> np.ndarray:
         (at for at, codes in enumerate(rows) if codes is None or fmt.text(codes) != str(cids[at])), None
     )
     if bad is not None or not rows:
-        shown = repr(cids[bad])[:80] if bad is not None else "no row at all"
+        shown = f"row {bad}: {str(cids[bad])[:80]!r}" if bad is not None else "no row at all"
         raise InputError(
             f"{where}: {shown} is not one CID of {levels} levels -> expected {fmt.text([0] * levels)}"
         )

@@ -13,7 +13,13 @@ from data.adapters.logs.options import (
     P5Options,
     YelpOptions,
 )
-from data.adapters.options import AmazonOptions, MimiGenRecOptions, MiniOneRecOptions, TablesOptions
+from data.adapters.options import (
+    AmazonOptions,
+    MimiGenRecOptions,
+    MiniOneRecOptions,
+    NaviGenOptions,
+    TablesOptions,
+)
 
 ADAPTERS: dict[str, Adapter] = {
     "amazon": Adapter(AmazonOptions, "data.adapters.amazon", published=True),
@@ -25,4 +31,5 @@ ADAPTERS: dict[str, Adapter] = {
     "recbole": Adapter(AtomicOptions, "data.adapters.logs.atomic", published=True),
     "minionerec": Adapter(MiniOneRecOptions, "data.adapters.releases", published=True),
     "mimigenrec": Adapter(MimiGenRecOptions, "data.adapters.releases", published=True),
+    "navigen": Adapter(NaviGenOptions, "data.adapters.releases", published=True),
 }

@@ -129,3 +129,10 @@ class MimiGenRecOptions(ReleaseOptions):
     """A MIMIGenRec folder: id2sid.json, sft/*.json or rl/*.json; item.json where there."""
 
     SYSTEM: ClassVar[str] = "mimigenrec"
+
+
+@dataclass(frozen=True)
+class NaviGenOptions(ReleaseOptions):
+    """A NaviGen folder: {train,valid,test}_cid2cid.parquet; pid2cid2tid and the other tables where there."""
+
+    SYSTEM: ClassVar[str] = "navigen"

@@ -1,4 +1,4 @@
-"""Adapters minionerec and mimigenrec: published folders. Rows are kept word for word, interactions rebuilt from them.
+"""Adapters minionerec, mimigenrec and navigen: published folders. Rows are kept word for word, interactions rebuilt from them.
 
 A user's sequence is what his rows say, one after the other: a row adds those items of its history that do not continue
 what is known, then its target. An item that stands in a history only is `context` (history of later rows, no target), or

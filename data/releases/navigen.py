@@ -1,0 +1,335 @@
+"""A NaviGen folder, read and written: pure functions, no program.
+
+    pid2cid2tid.parquet          pid, sid, tid                                          an item a row: the catalogue
+    {split}_cid2tid.parquet      sid, tid                                               items with a TID, split at random
+    {split}_tid2cid.parquet      the same
+    {split}_cid2cid.parquet      uid, hist_sid, target_sid, reasoning, source_dataset   histories and the next item
+    {split}_cid2ins.parquet      uid, hist_sid, target_tid, target_ins, reasoning, source_dataset, target_type
+
+The published columns are called `sid` and hold CIDs, `<|cid_begin|><s_a_1><s_b_2><s_c_3><|cid_end|>`. A value may be a text, a list
+or the text of a list; of a list of targets the first counts. Read are the catalogue (without it the CIDs of the cid2tid, tid2cid and
+cid2cid files, a CID an item) and the rows of cid2cid. A CID of several items is read as the first of them, and counted.
+
+Legend: R rows, M mentions of CIDs in them, L levels.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.program import InputError
+from data import artifacts
+from data.releases.published import SPLITS, Published, PublishedItem, PublishedRows, only_file
+from data.sid import FORMATS
+
+CID = FORMATS["navigen"]
+KINDS = ("cid2tid", "tid2cid", "cid2cid", "cid2ins")
+PIDS = ("pid", "raw_id", "item_id", "id")
+ONE_CID = re.compile(r"<\|cid_begin\|>(?:<s_[a-z]_(?:0|[1-9]\d*)>)+<\|cid_end\|>")
+BETWEEN = re.compile(r"""[\s,'"\[\]()]*""")
+MAPPING_SHARES = (0.8, 0.1, 0.1)
+
+
+def files(folder: str | Path, name: str) -> dict[str, Path]:
+    """The files that are there: catalogue, `{split}_{kind}`; with `name` those of that data set (`games_test_cid2cid`)."""
+    found = {}
+    if path := only_file(folder, ["pid2cid2tid*", "*/pid2cid2tid*"], what="pid2cid2tid", needed=False):
+        found["catalogue"] = path
+    for split in SPLITS:
+        for kind in KINDS:
+            stem = f"{name}_{split}_{kind}" if name else f"{split}_{kind}"
+            patterns = [f"{stem}.parquet", f"*/{stem}.parquet"]
+            if path := only_file(folder, patterns, what=stem, needed=False):
+                found[f"{split}_{kind}"] = path
+    if not any(key.endswith("cid2cid") for key in found):
+        raise InputError(
+            f"{folder} has no rows: no {{train,valid,test}}_cid2cid.parquet -> check raw and name"
+        )
+    return found
+
+
+def read_folder(folder: str | Path, name: str = "") -> Published:
+    """Items in the order of the catalogue, their TIDs as titles, and the rows of every split that is there."""
+    found = files(folder, name)
+    tables = {key: artifacts.read_file(path) for key, path in found.items() if not key.endswith("cid2ins")}
+    catalogue = _Catalogue.of(tables, found)
+    published = Published(catalogue.items, PublishedRows())
+    published.has_users = all("uid" in tables[key].column_names for key in tables if key.endswith("cid2cid"))
+    ambiguous = 0
+    for split in SPLITS:
+        key = f"{split}_cid2cid"
+        if key not in found:
+            continue
+        offsets, items_M, shared = catalogue.mentions(tables[key], "hist_sid", found[key])
+        _, targets_M, shared_targets = catalogue.mentions(tables[key], "target_sid", found[key], one=True)
+        ambiguous += shared + shared_targets
+        users = tables[key]["uid"].to_pylist() if published.has_users else range(len(offsets) - 1)
+        targets = targets_M.tolist()
+        for row, (user, target) in enumerate(zip(users, targets, strict=True)):
+            history = items_M[offsets[row] : offsets[row + 1]].tolist()
+            published.rows.add(split, str(user) if published.has_users else f"{split}-{row}", history, target)
+    if not published.has_users:
+        published.count(
+            "rows_without_user", len(published.rows.users), "rows name no user: each is a user of its own"
+        )
+    published.count(
+        "rows_of_one_item_twice", catalogue.repeated, "rows of the catalogue repeat an item and are left out"
+    )
+    published.count("items_sharing_a_cid", catalogue.shared, "items share their CID with another")
+    published.count(
+        "ambiguous_mentions", ambiguous, "mentions are of such a CID: read as the first of its items"
+    )
+    untold = sum(not item.title for item in catalogue.items)
+    published.count("items_without_tid", untold, "items have no TID here, so no title")
+    return published
+
+
+@dataclass
+class _Catalogue:
+    items: list[PublishedItem] = field(default_factory=list)
+    items_of: dict[str, list[int]] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    repeated: int = 0
+
+    @classmethod
+    def of(cls, tables: dict[str, pa.Table], found: dict[str, Path]) -> _Catalogue:
+        """From pid2cid2tid, or from the CIDs of the other files, in order of their first mention."""
+        made = cls()
+        if "catalogue" in tables:
+            made._add_all(tables["catalogue"], found["catalogue"])
+            return made
+        for kind, column in (
+            ("cid2tid", "sid"),
+            ("tid2cid", "sid"),
+            ("cid2cid", "hist_sid"),
+            ("cid2cid", "target_sid"),
+        ):
+            for key in (f"{split}_{kind}" for split in SPLITS if f"{split}_{kind}" in tables):
+                if column == "sid":
+                    made._add_all(tables[key], found[key])
+                else:
+                    for cid in read_cids(tables[key], column, found[key])[2]:
+                        made._add(cid, cid, ())
+        made.repeated = 0
+        return made
+
+    def _add_all(self, table: pa.Table, path: Path) -> None:
+        _, places_M, cids = read_cids(table, "sid", path, one=True)
+        key = next((name for name in PIDS if name in table.column_names), None)
+        pids = map(str, table[key].to_pylist()) if key else (cids[place] for place in places_M)
+        told = table["tid"].to_pylist() if "tid" in table.column_names else [()] * len(table)
+        for pid, place, terms in zip(pids, places_M.tolist(), told, strict=True):
+            self._add(pid, cids[place], read_terms(terms))
+
+    def _add(self, pid: str, cid: str, terms: Sequence[str]) -> None:
+        if pid in self.names:
+            self.repeated += 1
+            return
+        self.names.add(pid)
+        self.items_of.setdefault(cid, []).append(len(self.items))
+        self.items.append(PublishedItem(pid, title=", ".join(terms)))
+
+    @property
+    def shared(self) -> int:
+        return sum(len(items) for items in self.items_of.values() if len(items) > 1)
+
+    def mentions(
+        self, table: pa.Table, column: str, path: Path, *, one: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """(offsets int64 [R + 1], items int64 [M], how many mentions may be of several items)."""
+        offsets, places_M, cids = read_cids(table, column, path, one=one)
+        groups = [self.items_of.get(cid, []) for cid in cids]
+        unknown = next((place for place, group in enumerate(groups) if not group), None)
+        if unknown is not None:
+            at = int(np.flatnonzero(places_M == unknown)[0])
+            row = int(np.searchsorted(offsets, at, side="right")) - 1
+            raise InputError(
+                f"{path}: row {row}: {column} names {cids[unknown]}, which is no item of pid2cid2tid -> another folder's?"
+            )
+        first = np.array([group[0] for group in groups], np.int64)
+        several = np.array([len(group) > 1 for group in groups], bool)
+        return offsets, first[places_M], int(several[places_M].sum())
+
+
+def read_cids(
+    table: pa.Table, column: str, path: Path, *, one: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(offsets int64 [R + 1], places int64 [M], the distinct CIDs): row r names `cids[places[offsets[r] : offsets[r + 1]]]`.
+
+    one: only the first of each row, of which there must be one. Each distinct text is read once. InputError that names file
+    and row for a missing column or for what is no list of CIDs of one length.
+    """
+    if column not in table.column_names:
+        raise InputError(
+            f"{path} has no column {column} (it has {', '.join(table.column_names)}) -> another file?"
+        )
+    values = table[column].combine_chunks()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        offsets, texts = np.arange(len(values) + 1), values
+    elif pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        offsets = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(values), 0).to_numpy())])
+        texts = values.flatten()
+    else:
+        raise InputError(f"{path}: {column} is {values.type} -> texts or lists of texts")
+    coded = texts.dictionary_encode()
+    rows_M = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    place_of: dict[str, int] = {}
+    parts, levels = [], 0
+    for text in coded.dictionary.to_pylist():
+        found = ONE_CID.findall(text)
+        wrong = not BETWEEN.fullmatch(ONE_CID.sub("", text)) or any(
+            CID.parse(c, num_levels=c.count("<s_")) is None for c in found
+        )
+        levels = levels or (found[0].count("<s_") if found else 0)
+        if wrong or any(cid.count("<s_") != levels for cid in found):
+            at = int(np.flatnonzero(coded.indices.fill_null(-1).to_numpy() == len(parts))[0])
+            raise InputError(
+                f"{path}: row {rows_M[at]}: {column} is {text[:80]!r}, no CID like {CID.text([0] * (levels or 3))} -> get the "
+                "file again, or leave the row out"
+            )
+        parts.append([place_of.setdefault(cid, len(place_of)) for cid in found])
+    lengths = np.array([*map(len, parts), 0])
+    index_M = coded.indices.fill_null(len(parts)).to_numpy().astype(np.int64)
+    flat = [parts[index] if index < len(parts) else [] for index in index_M.tolist()]
+    counts_R = np.bincount(rows_M, weights=lengths[index_M], minlength=len(offsets) - 1).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts_R)])
+    places_M = np.array([place for places in flat for place in places], np.int64)
+    if one:
+        _refuse_empty(offsets, column, path)
+        places_M, offsets = places_M[offsets[:-1]], np.arange(len(offsets))
+    return offsets, places_M, list(place_of)
+
+
+def _refuse_empty(offsets: np.ndarray, column: str, path: Path) -> None:
+    empty = np.flatnonzero(np.diff(offsets) == 0)
+    if len(empty):
+        raise InputError(f"{path}: row {empty[0]}: {column} is empty -> leave the row out")
+
+
+def read_terms(value: Any) -> tuple[str, ...]:
+    """The terms of a list, of the text of a list (JSON or printed) or of a text with commas.
+
+    >>> read_terms(["nut", " bolt "]), read_terms('["nut", "bolt"]'), read_terms("['nut', 'bolt']"), read_terms("nut, bolt")
+    (('nut', 'bolt'), ('nut', 'bolt'), ('nut', 'bolt'), ('nut', 'bolt'))
+    """
+    if isinstance(value, str):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                made = parse(value)
+            except (ValueError, SyntaxError):
+                continue
+            if isinstance(made, (list, tuple)):
+                return read_terms(made)
+        value = value.split(",")
+    terms = (str(term).strip() for term in value or ())
+    return tuple(dict.fromkeys(term for term in terms if term))
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What is written of every item: the source's id, its CID, its terms (none: no row in cid2tid)."""
+
+    pids: Sequence[str]
+    cids: Sequence[str]
+    terms: Sequence[Sequence[str]]
+
+    def tables(self, *, seed: int) -> dict[str, pa.Table]:
+        """pid2cid2tid, and cid2tid and tid2cid of every split: MAPPING_SHARES of the items that have terms, by `seed`."""
+        having = np.flatnonzero([bool(terms) for terms in self.terms])
+        order = np.random.default_rng(seed).permutation(having)
+        ends = np.round(np.cumsum(MAPPING_SHARES) * len(order)).astype(int)
+        made = {
+            "pid2cid2tid": self._table(range(len(self.pids))).add_column(
+                0, "pid", pa.array(self.pids, pa.string())
+            )
+        }
+        for split, items in zip(SPLITS, np.split(order, ends[:-1]), strict=True):
+            for kind in ("cid2tid", "tid2cid"):
+                made[f"{split}_{kind}"] = self._table(sorted(items.tolist()))
+        return made
+
+    def _table(self, items: Sequence[int]) -> pa.Table:
+        terms = pa.array([list(self.terms[item]) for item in items], artifacts.TEXT_LIST)
+        return pa.table({"sid": pa.array([self.cids[item] for item in items], pa.string()), "tid": terms})
+
+
+@dataclass(frozen=True)
+class TaughtRow:
+    """A window with what a teacher wrote for it: the thought before its item, the instruction and the thought before that."""
+
+    uid: str
+    history: Sequence[int]
+    target: int
+    reasoning: str | None = None
+    instruction: str | None = None
+    instruction_reasoning: str | None = None
+
+
+def row_tables(
+    rows: Sequence[TaughtRow], items: Catalogue, split: str, *, name: str, target_type: str
+) -> dict[str, pa.Table]:
+    """cid2cid of all rows of a split, cid2ins of those that have an instruction and whose target has terms."""
+
+    def columns(some: Sequence[TaughtRow], **more: Any) -> pa.Table:
+        told = {
+            "uid": pa.array([row.uid for row in some], pa.string()),
+            "hist_sid": pa.array(
+                [[items.cids[item] for item in row.history] for row in some], artifacts.TEXT_LIST
+            ),
+        }
+        return pa.table(
+            told | more | {"source_dataset": pa.array([f"{name}_{split}_cid2cid"] * len(some), pa.string())}
+        )
+
+    def texts(values: Sequence[str | None]) -> pa.Array:
+        return pa.array(list(values), pa.string())
+
+    taught = [row for row in rows if row.instruction and items.terms[row.target]]
+    terms = pa.array([list(items.terms[row.target]) for row in taught], artifacts.TEXT_LIST)
+    targets, thoughts = (
+        texts([items.cids[row.target] for row in rows]),
+        texts([row.reasoning for row in rows]),
+    )
+    return {
+        f"{split}_cid2cid": columns(rows, target_sid=targets, reasoning=thoughts),
+        f"{split}_cid2ins": columns(
+            taught, target_tid=terms, target_ins=texts([row.instruction for row in taught]),
+            reasoning=texts([row.instruction_reasoning for row in taught]), target_type=texts([target_type] * len(taught)),
+        ),
+    }  # fmt: skip
+
+
+def prediction_line(
+    row: int, history: Sequence[str], target: str, answers: Sequence[str], facts: dict[str, Any]
+) -> str:
+    """One line of hist_cid2cid_predictions.*.jsonl; `facts` go into every line. Answers are CIDs, best first."""
+    candidates = [
+        {
+            "rank": rank,
+            "raw_text": made,
+            "parsed_json": {"target_cid": cid},
+            "parse_error": None,
+            "parsed_target_cid": cid,
+        }
+        for rank, cid in enumerate(answers, start=1)
+        for made in [json.dumps({"target_cid": cid}, separators=(",", ":"))]
+    ]
+    return json.dumps(
+        {
+            "task": "cid2cid", "row_idx": row, **facts, "prompt_text": f"hist_cid: {json.dumps(list(history))}",
+            "num_candidates": len(candidates), "top_candidate": candidates[0] if candidates else None,
+            "gold_target_cid": target, "candidate_target_cids": list(answers), "candidates": candidates, "label": target,
+            "source_row": {"hist_sid": list(history), "target_sid": target},
+        },
+        ensure_ascii=False,
+    )  # fmt: skip
