@@ -36,7 +36,7 @@ from configs import program
 from configs.program import InputError, say
 from data import artifacts
 from data.predictions import read_predictions, refuse_other_sids
-from data.reasoning import KINDS, read_reasoning, rendered, texts_by_key
+from data.reasoning import KINDS, WITH_TEXT, read_reasoning, rendered
 from data.releases import atomic, d3, mimigenrec, minionerec, navigen, records
 from data.releases.index import write_index, write_new_tokens
 from data.sid import FORMATS, SidTable, read_sids
@@ -309,9 +309,9 @@ def write_navigen(content: Content, args: ExportArgs, out: Output) -> None:
     items = navigen.Catalogue(content.items["raw_id"].to_pylist(), cids, terms)
     told: dict[str, dict[int, str]] = {kind: {} for kind in KINDS}
     for directory in args.reasoning:
-        table = read_reasoning(directory, num_items=len(cids))
-        for kind in set(table["kind"].to_pylist()):
-            told[kind] |= texts_by_key(table.filter(pc.equal(table["kind"], kind)))
+        for row in read_reasoning(directory, num_items=len(cids)).to_pylist():
+            if row["status"] in WITH_TEXT:
+                told[row["kind"]][row["key"]] = row["text"]
 
     def text(kind: str, key: int) -> str | None:
         return rendered(told[kind][key], cids.__getitem__) if key in told[kind] else None

@@ -19,7 +19,7 @@ from data import artifacts
 
 MOST_TERMS = 10
 # Where a TID comes from, and why an item has none.
-WITH_TERMS = ("chat", "keywords")
+WITH_TERMS = ("chat", "keywords", "given")
 WITHOUT = ("no_caption", "caption_refused", "refused", "unusable")
 SOURCES = (*WITH_TERMS, *WITHOUT)
 

@@ -28,9 +28,11 @@ from configs.needs import Need, require_needs
 from configs.program import InputError, ServiceError
 from data import artifacts
 from data import tids as identifiers
+from data.releases.navigen import read_terms_table
 from data.store import output
 from infer.chat.client import ChatRequest, chat_client, read_results
 from preprocess.teacher.captions import read_captions
+from preprocess.teacher.foreign import read_item_terms
 from preprocess.teacher.terms import Keywords, TermChat, clean_terms
 from rq.vectors import embeddings
 
@@ -50,6 +52,8 @@ class GenerateTidsArgs:
     """Captions to take instead of the items' own text; an item without one gets no TID."""
     text_fields: list[str] = field(default_factory=lambda: ["title", "categories", "brand", "description"])
     """Columns of the items' text, without `captions`."""
+    given: str | None = None
+    """TIDs that are written already, by raw_id; nobody is asked: NaviGen's pid2cid2tid.parquet, a JSON list of {id, tid} or a map."""
     ask: TermChat = field(default_factory=TermChat)
     """Who writes the terms, and how they are asked for."""
     fallback: Literal["none", "keywords"] = "none"
@@ -62,7 +66,9 @@ class GenerateTidsArgs:
     """Replace an output of another configuration."""
 
     def __post_init__(self) -> None:
-        if self.ask.client.backend == "none":
+        if self.given and (self.captions or self.dry_run or self.fallback != "none"):
+            raise InputError("given TIDs are taken as they are -> leave out captions, fallback and dry_run")
+        if self.ask.client.backend == "none" and not self.given:
             raise InputError(
                 "no chat model is chosen -> set ask.client.backend, or backend heuristic for keywords without one"
             )
@@ -98,17 +104,13 @@ def main(args: GenerateTidsArgs) -> None:
         told = chat_client(args.ask.client).forecast(asked, Path(args.output_dir) / ANSWERS)
         program.say(f"generate_tids: {told}")
         return
-    inputs = {"data": args.data, "captions": args.captions}
+    inputs = {"data": args.data, "captions": args.captions, "given": args.given}
     with output.open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         items = artifacts.read_items(args.data)
-        texts = item_captions(items, args)
-        if args.ask.client.backend == "heuristic":
-            terms, sources = [()] * len(items), list(texts.sources)
+        if args.given:
+            terms, sources = given_terms(items["raw_id"].to_pylist(), args)
         else:
-            terms, sources, counts = by_chat(texts, args, out.path / ANSWERS)
-            out.facts["chat"] = counts
-        if args.fallback == "keywords" or args.ask.client.backend == "heuristic":
-            terms, sources = with_keywords(items, texts, terms, sources, most=args.ask.most_terms)
+            terms, sources = written_terms(items, args, out)
         sources = [source or "unusable" for source in sources]
         out.write_table(artifacts.TIDS.file, identifiers.tid_table(terms, sources))
         report = identifiers.tid_report(identifiers.Tids([tuple(row) for row in terms], sources))
@@ -116,6 +118,33 @@ def main(args: GenerateTidsArgs) -> None:
         out.counts |= {"items": len(items)} | report["sources"]
         out.facts |= {name: report[name] for name in ("coverage", "distinct_tids", "collision_rate")}
         program.say(f"generate_tids: {summary(report)}")
+
+
+def written_terms(
+    items: pa.Table, args: GenerateTidsArgs, out: output.Output
+) -> tuple[list[Any], list[str | None]]:
+    """(terms, sources) by the chat model, by keywords, or by both."""
+    texts = item_captions(items, args)
+    if args.ask.client.backend == "heuristic":
+        terms, sources = [()] * len(items), list(texts.sources)
+    else:
+        terms, sources, counts = by_chat(texts, args, out.path / ANSWERS)
+        out.facts["chat"] = counts
+    if args.fallback == "keywords" or args.ask.client.backend == "heuristic":
+        return with_keywords(items, texts, terms, sources, most=args.ask.most_terms)
+    return terms, sources
+
+
+def given_terms(ids: list[str], args: GenerateTidsArgs) -> tuple[list[Any], list[str | None]]:
+    """(terms, sources) of a file; an item that it does not name has none. InputError where it names no item at all."""
+    read = read_terms_table if args.given.endswith(".parquet") else read_item_terms
+    told = read(args.given)
+    if not told.keys() & set(ids):
+        raise InputError(
+            f"{args.given}: none of its {len(told)} ids is a raw_id of {args.data} (it has e.g. {ids[0]!r}) -> another file"
+        )
+    terms = [list(told.get(key, ()))[: identifiers.MOST_TERMS] for key in ids]
+    return terms, ["given" if row else "unusable" for row in terms]
 
 
 def item_captions(items: pa.Table, args: GenerateTidsArgs) -> CaptionTexts:

@@ -28,6 +28,7 @@ from configs import program
 from configs.program import InputError
 from data import artifacts
 from data.releases import index as interop
+from data.releases import navigen
 from data.releases.index import PublishedIndex
 from data.releases.item_ids import find_items
 from data.releases.published import only_file
@@ -39,7 +40,7 @@ from rq.quality.assessment import Evidence
 from rq.vectors import embedding_map
 
 VERSION = 1
-INDEX_FILES = ("*.index.json*", "id2sid.json*", "*/id2sid.json*")
+INDEX_FILES = ("*.index.json*", "id2sid.json*", "*/id2sid.json*", "pid2cid2tid*", "*/pid2cid2tid*")
 
 
 @dataclass
@@ -49,7 +50,7 @@ class ImportSidsArgs:
     output_dir: str
     """Where to write."""
     source: str | None = None
-    """Published file to import, or a published folder with one index.json or id2sid.json."""
+    """Published file to import, or a published folder with one index.json, id2sid.json or pid2cid2tid."""
     sids: str | None = None
     """Sids directory to export."""
     data: str | None = None
@@ -102,9 +103,12 @@ def read_source(path: str) -> PublishedIndex:
         )
     keys = tuple(map(str, table[key].to_pylist()))
     key = "raw_id" if key == "pid" else key
-    if column == "cid" or pa.types.is_string(table[column].type):
-        return PublishedIndex(keys, parse_cids(table[column].to_pylist(), where=path), key=key)
     rows = table[column].to_pylist()
+    if column == "sid" and rows and (isinstance(rows[0], str) or (rows[0] and isinstance(rows[0][0], str))):
+        _, places, cids = navigen.read_cids(table, column, Path(path), one=True)
+        rows = [cids[place] for place in places.tolist()]
+    if column == "cid" or isinstance(next(iter(rows), None), str):
+        return PublishedIndex(keys, parse_cids(rows, where=path), key=key)
     levels = {None if row is None else len(row) for row in rows}
     if len(levels) != 1 or not levels <= set(range(1, 27)):
         raise InputError(
@@ -231,7 +235,7 @@ def take_out(args: ImportSidsArgs, out: output.Output) -> None:
 def main(args: ImportSidsArgs) -> None:
     """Import or export."""
     if args.source is not None and Path(args.source).is_dir():
-        found = only_file(args.source, INDEX_FILES, what="index.json or id2sid.json")
+        found = only_file(args.source, INDEX_FILES, what="index.json, id2sid.json or pid2cid2tid")
         args = replace(args, source=str(found))
     source = None if args.source is None else Path(args.source)
     if source is not None and not source.is_file():

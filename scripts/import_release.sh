@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # A folder that another system publishes -> a data set with its rows and its semantic IDs.
-#   reads   $RAW (MiniOneRec: item.json, {train,valid,test}/*.csv or *.inter, index.json; MIMIGenRec: id2sid.json, sft/ or rl/)
+#   reads   $RAW (MiniOneRec: item.json, {train,valid,test}/*.csv or *.inter, index.json; MIMIGenRec: id2sid.json, sft/ or rl/;
+#           NaviGen: pid2cid2tid.parquet, *_cid2cid.parquet)
 #   writes  $DATA_ROOT/$DATASET, its sids/$SIDS
 #   takes   seconds
 # Edit the variables, or override:
 #   FROM=minionerec RAW=/path/to/folder DATASET=industrial_published bash scripts/import_release.sh
 #   FROM=mimigenrec RAW=/path/to/Industrial_and_Scientific DATASET=mimi bash scripts/import_release.sh
+#   FROM=navigen RAW=/path/to/folder DATASET=navi bash scripts/import_release.sh      # TIDs: preprocess.generate_tids --given
 #   IMPORT_ARGS="--sizes [256,256,256]" ...       # flags of rq.import_sids; trailing flags go to data.prepare
 # Then DATASET=industrial_published SIDS=published bash scripts/train_baselines.sh, scripts/07_build_examples.sh, ...
 # --overwrite and --help reach both programs.
 set -euo pipefail
 
-FROM=${FROM:-minionerec}            # minionerec | mimigenrec
+FROM=${FROM:-minionerec}            # minionerec | mimigenrec | navigen
 DATASET=${DATASET:-published}       # folder of $DATA_ROOT
 SIDS=${SIDS:-published}             # names the directory
 IMPORT_ARGS=${IMPORT_ARGS:-}

@@ -18,6 +18,7 @@ from data.releases import navigen
 from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import open_output
+from data.tids import read_tids
 from tests.handmade import Made, call, refuse, write_sids, write_taught, write_tids
 from tests.test_prepare import config, dump
 from tests.test_releases import PUBLISHED
@@ -92,6 +93,13 @@ def test_an_export_comes_back_equal(made, tmp_path):
         tmp_path / "s",
     )
     assert np.array_equal(read_sids(tmp_path / "s").codes_NL, read_sids(made / "data/sids/x").codes_NL)
+    given = ["--data", back, "--given", made / "navigen/pid2cid2tid.parquet"]
+    call("preprocess.generate_tids", *given, "--output_dir", tmp_path / "t")
+    found, first = read_tids(tmp_path / "t"), read_tids(made / "data/tids/x")
+    assert found.terms == first.terms and found.sources[1:4] == ["given", "unusable", "given"]
+    assert "given TIDs are taken as they are" in refuse(
+        "preprocess.generate_tids", *given, "--fallback", "keywords", "--output_dir", tmp_path / "no"
+    )
 
 
 def test_what_a_teacher_wrote_stands_beside_its_row(made):

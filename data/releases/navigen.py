@@ -235,6 +235,22 @@ def read_terms(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(term for term in terms if term))
 
 
+def read_terms_table(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """{source's id: terms} of pid2cid2tid.parquet; without ids the CIDs stand for them, as in `read_folder`."""
+    table = artifacts.read_file(Path(path))
+    if "tid" not in table.column_names:
+        raise InputError(
+            f"{path} has no column tid (it has {', '.join(table.column_names)}) -> another file?"
+        )
+    key = next((name for name in PIDS if name in table.column_names), None)
+    if key is None:
+        _, places, cids = read_cids(table, "sid", Path(path), one=True)
+        keys = [cids[place] for place in places.tolist()]
+    else:
+        keys = list(map(str, table[key].to_pylist()))
+    return dict(zip(keys, map(read_terms, table["tid"].to_pylist()), strict=True))
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """What is written of every item: the source's id, its CID, its terms (none: no row in cid2tid)."""

@@ -13,7 +13,7 @@ import queue
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -90,6 +90,30 @@ class Sample:
         return self.result is None or self.result.status == "invalid"
 
 
+class Slots:
+    """A semaphore whose waiters go in the order in which they came, so that requests do: threading's own lets any go."""
+
+    def __init__(self, free: int) -> None:
+        self._free, self._lock = free, threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
 class ChatRun:
     """Requests are taken in order by whoever is free; `sink` gets every result as soon as it is finished."""
 
@@ -128,7 +152,7 @@ class ChatRun:
             raise InputError(f"concurrency is {concurrency} -> 1 or more")
         outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.backend = session = self.backend.session()
-        self._slots = threading.BoundedSemaphore(concurrency)
+        self._slots = Slots(concurrency)
         working = THREADS_PER_CALL * concurrency
         threads = [threading.Thread(target=self._work, args=(outcomes,), daemon=True) for _ in range(working)]
         try:
