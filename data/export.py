@@ -306,7 +306,7 @@ def write_navigen(content: Content, args: ExportArgs, out: Output) -> None:
     """The catalogue, and the four tables of every split."""
     cids = [navigen.CID.text(codes) for codes in content.sids.codes_NL.tolist()]
     terms = read_tids(args.tids, num_items=len(cids)).terms
-    items = navigen.Catalogue(content.items["raw_id"].to_pylist(), cids, terms)
+    items = navigen.CidItems(content.items["raw_id"].to_pylist(), cids, terms)
     told: dict[str, dict[int, str]] = {kind: {} for kind in KINDS}
     for directory in args.reasoning:
         for row in read_reasoning(directory, num_items=len(cids)).to_pylist():

@@ -252,7 +252,7 @@ def read_terms_table(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class CidItems:
     """What is written of every item: the source's id, its CID, its terms (none: no row in cid2tid)."""
 
     pids: Sequence[str]
@@ -292,7 +292,7 @@ class TaughtRow:
 
 
 def row_tables(
-    rows: Sequence[TaughtRow], items: Catalogue, split: str, *, name: str, target_type: str
+    rows: Sequence[TaughtRow], items: CidItems, split: str, *, name: str, target_type: str
 ) -> dict[str, pa.Table]:
     """cid2cid of all rows of a split, cid2ins of those that have an instruction and whose target has terms."""
 
