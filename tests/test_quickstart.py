@@ -16,17 +16,22 @@ TOLERANCE = 0.03  # of HR@10: thread counts and processors change the last bits,
 
 
 @pytest.mark.long
-def test_the_quickstart_reaches_its_committed_figures(tmp_path: Path):
+def test_the_quickstart_reaches_its_committed_figures_and_instructions_follow(tmp_path: Path):
     variables = {"DATA_ROOT": str(tmp_path / "data"), "OUTPUT_ROOT": str(tmp_path / "outputs"), "QUIET": "1"}
-    done = subprocess.run(
-        ["bash", "scripts/quickstart.sh"],
-        cwd=ROOT,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+
+    def run(script: str) -> None:
+        done = subprocess.run(
+            ["bash", script], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    run("scripts/quickstart.sh")
     for model, committed in json.loads(COMMITTED.read_text())["item_level/hr@10"].items():
         path = tmp_path / f"outputs/quickstart/eval/{model}.test/metrics/metrics.json"
         found = json.loads(path.read_text())["item_level/hr@10"]["value"]
         assert found == pytest.approx(committed, abs=TOLERANCE), model
+    run("scripts/quickstart_instruct.sh")
+    path = tmp_path / "outputs/quickstart/instructions/sft_dual.test/metrics/metrics.json"
+    metrics = json.loads(path.read_text())
+    assert metrics["parse/strict"]["value"] == metrics["tid/legal"]["value"] == 1
+    assert metrics["protocol"]["rows"] == 500
