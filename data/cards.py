@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ class Cards:
     def __init__(self, items: pa.Table, sids: SidTable | None, fmt: SidFormat | None) -> None:
         self._titles, self._categories = items["title"], items["categories"]
         self._sids, self._fmt = sids, fmt
+        self._pattern = None if sids is None or fmt is None else fmt.pattern(sids.num_levels)
 
     def __call__(self, item: int, *, seen: bool = False) -> ItemCard:
         return ItemCard(
@@ -40,3 +42,14 @@ class Cards:
             self._sids.text(item, self._fmt) if self._sids is not None and self._fmt is not None else "",
             seen,
         )
+
+    def named(self, text: str) -> str:
+        """A text in which the titles of its items stand behind every semantic ID of the catalogue: `<a_1><b_2> (Steel bolt)`."""
+        return text if self._pattern is None else self._pattern.sub(self._with_titles, text)
+
+    def _with_titles(self, match: re.Match[str]) -> str:
+        items = self._sids.items_of([int(code) for code in match.groups()])
+        titles = " / ".join(self(item).title for item in items[:2].tolist()) + (
+            " / ..." if len(items) > 2 else ""
+        )
+        return f"{match[0]} ({titles})" if len(items) else match[0]

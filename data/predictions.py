@@ -2,7 +2,7 @@
 
 A prediction file has one row per predicted entry: a semantic ID with all items that share it, or one item of
 a model that ranks items (then `codes` is null). A directory holds `predictions-00000-of-00008.parquet` ...,
-contiguous ranges of the examples.
+contiguous ranges of the examples. What a model wrote before its predictions lies beside them (THOUGHTS).
 
 Legend: R examples, E entries of all examples, M items of all entries, L levels, N items of the catalogue.
 """
@@ -23,6 +23,19 @@ from data import artifacts
 from data.sid import SidTable
 from data.store.output import Output, require_manifest
 
+THOUGHTS = artifacts.Schema(
+    "thoughts.parquet",
+    "infer.recommend --mode think",
+    {
+        "example_id": pa.int64(),
+        "thought_index": pa.int32(),
+        "token_ids": artifacts.INT_LIST,
+        "text": pa.string(),
+        "finished": pa.bool_(),
+    },
+    {},
+    frozenset(),
+)
 PART = re.compile(r"predictions-(\d{5})-of-(\d{5})\.parquet")
 
 

@@ -28,12 +28,17 @@ from infer.tables.comparison import (
     add_tests,
     find_evaluations,
     grouped,
+    list_columns,
     our_rows,
     published_rows,
 )
 from infer.tables.published import METRIC, known_data, read_published, refuse_other_rows
 
 STAGE, VERSION = "compare", 1
+LISTS = (
+    "coverage", "gini", "novelty", "popularity", "popularity_lift", "diversity_1", "diversity_2", "unfinished_rate", "invalid_rate",
+    "users_per_second",
+)  # fmt: skip
 LEVELS = ("sid_level", "item_level", "item_level_unseen", "item_level_merged", "item_level_dedup")
 
 
@@ -55,6 +60,9 @@ class CompareArgs:
     """one table each: sid_level, item_level, item_level_unseen, item_level_merged, item_level_dedup"""
     metrics: list[str] = field(default_factory=lambda: ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"])
     """columns: hr@K, ndcg@K, mrr@K"""
+    lists: list[str] = field(default_factory=list)
+    """one more table, of what the lists show: any of coverage, gini (0: every item as often, 1: one item alone), novelty, popularity,
+    popularity_lift, diversity_1, diversity_2, unfinished_rate (thoughts that were cut off), invalid_rate, users_per_second"""
     reference: str | None = None
     """name of the row that the others are tested against; null = no tests"""
     separate: bool = False
@@ -77,6 +85,8 @@ class CompareArgs:
             raise InputError(f"unknown level {unknown[0]!r} -> one of {', '.join(LEVELS)}")
         if unknown := [metric for metric in self.metrics if not METRIC.fullmatch(metric)]:
             raise InputError(f"unknown metric {unknown[0]!r} -> hr@K, ndcg@K or mrr@K")
+        if unknown := [name for name in self.lists if name not in LISTS]:
+            raise InputError(f"unknown column {unknown[0]!r} of lists -> any of {', '.join(LISTS)}")
         if not self.levels or not self.metrics or self.resamples < 1:
             raise InputError("levels, metrics and resamples must not be empty or below 1")
         if self.published and self.dataset is None:
@@ -95,7 +105,8 @@ def main(args: CompareArgs) -> None:
         with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
             groups = grouped(evaluations, separate=args.separate)
             keys = [f"{level}/{metric}" for level in args.levels for metric in args.metrics]
-            rows = our_rows(groups, keys)
+            shown = list_columns(evaluations, args.lists)
+            rows = our_rows(groups, [*keys, *(f"all/{name}" for name in shown)])
             if not any(row.cells for row in rows):
                 raise InputError(
                     f"these runs have none of {', '.join(keys[:3])} ... -> other --levels or --metrics, or infer.evaluate "
@@ -120,10 +131,10 @@ def main(args: CompareArgs) -> None:
                 users=facts["users"],
             )
             said += missing
-            shape = (rows, args.levels, args.metrics)
-            body = tables.markdown(*shape, intervals=args.intervals)
+            columns = dict.fromkeys(args.levels, args.metrics) | ({"all": shown} if shown else {})
+            body = tables.markdown(rows, columns, intervals=args.intervals)
             out.write_text("compare.md", body + "\n" + "".join(f"- {line}\n" for line in said))
-            out.write_text("compare.tex", tables.latex(*shape, intervals=args.intervals))
+            out.write_text("compare.tex", tables.latex(rows, columns, intervals=args.intervals))
             facts |= {"split": args.split, "reference": args.reference, "remarks": said}
             out.write_json("compare.json", tables.as_json(rows, facts))
             out.counts |= {"table_rows": len(rows), "evaluations": len(evaluations)}

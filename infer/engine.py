@@ -24,6 +24,7 @@ from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, SidVocab, read_sids, read_vocab, sid_format
 from data.signals import Signals, read_signals
 from data.store.checkpoints import require_model
+from data.tasks import Example
 from infer.loading import USUAL, LoadSettings, context_length, examples_facts, load_model, prompt_bound
 from infer.search.allowed import Catalogues, exhausted, item_ids, members, read_allowed
 from infer.search.scoring import Parity
@@ -31,6 +32,7 @@ from infer.search.trie import SCORE_SPACES, Trie
 from infer.text.thinking import ThinkSettings, TransformersWriter, aggregate, answer_prompts, seed_of
 
 STRATEGIES = ("beam", "sample")
+RACE = "race"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class DecodeSettings:
 class Engine:
     """Constrained recommendation with one model. `model` is in eval mode on the device where it should run.
 
-    mode: where the answer starts (data.renderer.MODES); with `think` a thought is generated first, as `think` says.
+    mode: where the answer starts (data.renderer.MODES); with `think` a thought is generated first, as `think` says; with `race`
+    the answers behind the thoughts and the one without a thought are one list.
     """
 
     def __init__(
@@ -123,15 +126,18 @@ class Engine:
         think: ThinkSettings | None = None,
         signals: Signals | None = None,
     ) -> None:
-        if mode not in MODES:
-            raise InputError(f"unknown mode {mode!r} -> one of {', '.join(MODES)}")
+        if mode not in (*MODES, RACE):
+            raise InputError(f"unknown mode {mode!r} -> one of {', '.join((*MODES, RACE))}")
         self.model = model
         self.renderer = renderer
         self.sids = sids
         self.settings = settings
         self.wording = wording
-        self.mode, self.think = mode, think or ThinkSettings()
-        self.histories = HistoryRenderer(renderer, sids, named_wording(wording), mode=mode, signals=signals)
+        self.races = mode == RACE
+        self.mode, self.think = "think" if self.races else mode, think or ThinkSettings()
+        self.histories = HistoryRenderer(
+            renderer, sids, named_wording(wording), mode=self.mode, signals=signals
+        )
 
     def over(self, vocab: SidVocab, sids: SidTable, settings: DecodeSettings) -> Engine:
         """The same model over semantic IDs of fewer levels, or over fewer of them; prompts are never cut."""
@@ -270,10 +276,16 @@ class Engine:
         return nodes_NK, scores_NK
 
     def rank_thoughts(
-        self, prompts: Sequence[Sequence[int]], thoughts: Sequence[Sequence[Any]], *, keys: Sequence[int], **restricted: Any
+        self, prompts: Sequence[Sequence[int]], thoughts: Sequence[Sequence[Any]], *, keys: Sequence[int],
+        without: Sequence[Sequence[int]] | None = None, **restricted: Any
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """As `rank`, behind prompt + thought; several thoughts of a row become one list as `think.aggregate` says."""
-        extended, row_E = answer_prompts(prompts, thoughts, self.renderer, task="history_to_sid")
+        """As `rank`, behind prompt + thought; several thoughts of a row become one list as `think.aggregate` says.
+
+        without: in mode race, the prompts without a thought (`plain_prompts`), whose lists are merged with the others.
+        """
+        extended, row_E = answer_prompts(
+            prompts, thoughts, self.renderer, task="history_to_sid", without=without
+        )
         spread = {
             name: None if value is None else value[row_E] if name in ("roots_B", "exclude") else value
             for name, value in restricted.items()
@@ -282,6 +294,10 @@ class Engine:
         seeds = [seed_of(keys[row], thought) for row, thought in zip(row_E, place_E.tolist(), strict=True)]
         nodes, scores = self.rank(extended, keys=seeds, **spread)
         return aggregate(nodes, scores, row_E, how=self.think.aggregate, beams=nodes.shape[1])
+
+    def plain_prompts(self, examples: Sequence[Example]) -> list[list[int]] | None:
+        """The prompts without a thought, in mode race."""
+        return self.renderer.prompts(examples, self.think.without) if self.races else None
 
     def recommend(
         self,
@@ -309,7 +325,8 @@ class Engine:
                     f"history of request {request} is {history!r} -> a list of at least one item id per request"
                 )
             item_ids(history, self.sids.num_items, f"history of request {request}")
-        prompts = self.renderer.prompts([self.histories.example(history) for history in histories], self.mode)
+        examples = [self.histories.example(history) for history in histories]
+        prompts, plain = self.renderer.prompts(examples, self.mode), self.plain_prompts(examples)
         keys = [seed_of(0, tuple(prompt)) for prompt in prompts] if keys is None else keys
         masks, set_B = read_allowed(allowed_items, requests=len(prompts), num_items=self.sids.num_items)
         results: list[list[Recommendation]] = [[] for _ in histories]
@@ -323,8 +340,9 @@ class Engine:
                 longest = max(map(len, group_prompts), default=0)
                 self.check_context(longest, before_answer=self.thought_room)
                 thoughts = self.writer.write(group_prompts, group_keys)
+                without = None if plain is None else [plain[row] for row in rows]
                 nodes_NK, scores_NK = self.rank_thoughts(
-                    group_prompts, thoughts, keys=group_keys, **restricted
+                    group_prompts, thoughts, keys=group_keys, without=without, **restricted
                 )
             else:
                 nodes_NK, scores_NK = self.rank(group_prompts, keys=group_keys, **restricted)

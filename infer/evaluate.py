@@ -102,6 +102,8 @@ def main(args: EvaluateArgs) -> None:
         metrics, row_facts = measured.metrics, measured.facts
         if speed := facts.get("users_per_second"):
             metrics["all/users_per_second"] = {"value": speed, "low": None, "high": None}
+        if (unfinished := facts.get("unfinished_thought_rate")) is not None:
+            metrics["all/unfinished_rate"] = {"value": unfinished, "low": None, "high": None}
         protocol = facts | row_facts | {"resamples": args.resamples, "bootstrap_seed": args.seed}
         out.write_json("metrics.json", metrics | {"protocol": protocol | {"seed": manifest["seed"]}})
         out.write_text("metrics.tsv", one_row(metrics))

@@ -2,12 +2,13 @@
 
 reads   a model directory with SID tokens, data/<D>/sids/<name>, data/<D>/examples/<name>/{split}.parquet
 writes  <output_dir>/predictions-00000-of-00001.parquet (schema data.artifacts.PREDICTIONS), manifest.json;
-        with --mode think also thoughts.parquet (schema infer.text.thinking.THOUGHTS)
+        with --mode think or race also thoughts.parquet (schema data.predictions.THOUGHTS)
 
 Several GPUs: under torchrun or `accelerate launch` every process takes a range of the rows and writes its own part. Jobs of
 a cluster that know nothing of each other pass --shard 0 --of 8, --shard 1 --of 8, ...; --of 8 alone joins their parts.
-A run that was killed goes on where it was. --mode think writes a thought before each semantic ID (infer/text/thinking.py) and
-belongs into <model>.<split>.think; --only_thoughts stops after the thoughts.
+A run that was killed goes on where it was. --mode think writes thoughts before the semantic IDs (infer/text/thinking.py), one or
+several, and belongs into <model>.<split>.think; --mode race merges what follows them with what the model says without a thought.
+--only_thoughts stops after the thoughts, --thoughts takes those of another output: one set of thoughts for every way of using it.
 
 Differs from the published evaluations: the prompt is the one of training, the whole-vocabulary score has no repetition
 penalty, terminators are not scored (decode.repetition_penalty and decode.terminator bring them back), and every answer is a
@@ -20,6 +21,7 @@ python -m infer.recommend --model outputs/quickstart/grpo/final --sids data/toys
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from configs import program
 from configs.needs import Need, require_needs
 from configs.program import InputError, say, warn
 from data import artifacts
+from data.predictions import THOUGHTS
 from data.sid import read_sids
 from data.store.claim import rank_and_world
 from data.store.inputs import fingerprint
@@ -38,19 +41,21 @@ from infer.engine import DecodeSettings, Engine
 from infer.loading import context_length, examples_facts, prompt_bound
 from infer.models.retrievers.engines import open_engine
 from infer.search.allowed import item_ids
-from infer.text.thinking import THOUGHTS, ThinkSettings, VllmWriter
+from infer.text.thinking import ThinkSettings, VllmWriter
 from infer.work import shards
 from infer.work.decoding import (
+    first_thoughts,
     predict,
     predict_behind,
     prediction_table,
     selected_rows,
     shortened_rows,
     think,
+    thoughts_of,
 )
 
 STAGE, VERSION = "recommend", 2
-MODES = ("direct", "empty_think", "think")
+MODES = ("direct", "empty_think", "think", "race")
 
 
 @dataclass
@@ -68,7 +73,7 @@ class RecommendArgs:
     split: str = "test"
     """train, valid or test"""
     mode: str = "direct"
-    """direct, empty_think (behind an empty think block) or think (a generated thought first)"""
+    """direct, empty_think (behind an empty think block), think (generated thoughts first) or race (think and direct as one list)"""
     allowed: str | None = None
     """parquet file with a column item_id: recommend these items only; null = the whole catalogue"""
     max_rows: int | None = None
@@ -78,7 +83,9 @@ class RecommendArgs:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     """beams, score space, batch size, parity switches"""
     think: ThinkSettings = field(default_factory=ThinkSettings)
-    """how thoughts are generated, with mode think"""
+    """how thoughts are generated and merged, with modes think and race"""
+    thoughts: str | None = None
+    """finished output of mode think or race of the same model and rows: its first think.thoughts of every row are taken; null = written"""
     chunk_rows: int = 256
     """rows that are decoded and saved together; a killed run loses at most the chunk it was at"""
     shard: int | None = None
@@ -86,7 +93,7 @@ class RecommendArgs:
     of: int | None = None
     """number of independent shards; without --shard it joins them"""
     only_thoughts: bool = False
-    """with mode think: write the thoughts and stop; the same command without it goes on"""
+    """with modes think and race: write the thoughts and stop; the same command without it goes on"""
     device: str | None = None
     """cpu, cuda, cuda:1, ...; null = a GPU when there is one"""
     overwrite: bool = False
@@ -102,19 +109,24 @@ class RecommendArgs:
         if self.only_thoughts and self.of is not None and self.shard is None:
             raise InputError("--of without --shard joins finished shards -> without only_thoughts")
         shards.check_shard(self.shard, self.of)
-        if self.mode == "think" and self.think.writer == "vllm" and rank_and_world()[1] > 1:
+        if self.thinks and self.think.writer == "vllm" and rank_and_world()[1] > 1:
             raise InputError("vLLM does not run under a launcher here -> start jobs with --shard and --of")
         require_needs(self)
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
-        return [Need(("think", "only_thoughts"), self.mode == "think", "mode think")]
+        return [Need(("think", "only_thoughts", "thoughts"), self.thinks, "mode think or race")]
+
+    @property
+    def thinks(self) -> bool:
+        """Whether thoughts stand before answers."""
+        return self.mode in ("think", "race")
 
 
 def main(args: RecommendArgs) -> None:
     # Who does the work is no part of what is made.
     made = replace(args, shard=None, of=None, only_thoughts=False)
-    inputs = {name: getattr(args, name) for name in ("model", "sids", "examples", "allowed")}
+    inputs = {name: getattr(args, name) for name in ("model", "sids", "examples", "allowed", "thoughts")}
     opened = open_output(made, STAGE, version=VERSION, inputs=inputs)
     if args.shard is not None:
         out = shards.claim_shared(args.output_dir, opened)
@@ -155,7 +167,7 @@ def examples_file(args: RecommendArgs) -> Path:
 def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any]:
     """The chunks and the part of one shard; the facts of what made them."""
     # vLLM holds a model of its own: ours reaches the GPU when vLLM has left it.
-    apart = args.mode == "think" and args.think.writer == "vllm"
+    apart = args.thinks and args.think.writer == "vllm" and args.thoughts is None
     engine = load(args, device="cpu" if apart else args.device)
     if cut := shortened_rows(engine, examples_file(args), plan.rows_N):
         warn(
@@ -164,7 +176,7 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
         )
         out.counts["shortened_histories"] = cut
     thought = []
-    if args.mode == "think":
+    if args.thinks:
         thought = [write_thoughts(args, out, plan, engine)]
         if args.only_thoughts:
             return {}
@@ -173,7 +185,7 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
     trie = None if allowed is None else engine.catalogues.stacked([allowed])
 
     def beams(chunk: int, examples: pa.Table) -> pa.Table:
-        if args.mode == "think":
+        if args.thinks:
             path = shards.chunk_path(out, shards.THOUGHTS, chunk)
             found = predict_behind(engine, examples, artifacts.read_file(path), where=str(path), trie=trie)
         else:
@@ -197,6 +209,13 @@ def write_thoughts(args: RecommendArgs, out: Output, plan: shards.Plan, engine: 
     if all(shards.chunk_path(out, shards.THOUGHTS, chunk).exists() for chunk in chunks):
         return 0, 0.0
     writer: Any = engine.writer
+    if args.thoughts is not None:
+        given = thoughts_of(args.thoughts, made_as=settings_facts(args))
+        make = partial(first_thoughts, given, count=args.think.thoughts, where=args.thoughts)
+        shards.work(
+            out, plan, examples_file(args), shards.THOUGHTS, lambda _, rows: make(rows), show=program.progress
+        )
+        return 0, 0.0
     if args.think.writer == "vllm":
         context = context_length(engine.model.config) or args.think.max_tokens * 4
         writer = VllmWriter(args.model, engine.renderer, args.think, context=context)
@@ -241,18 +260,18 @@ def settings_facts(args: RecommendArgs) -> dict[str, Any]:
     facts |= {key: value for key, value in asdict(args.decode).items() if key != "seed"}
     # A shorter list has everything that may be recommended: it is complete up to the number of beams.
     facts |= {"depth": args.decode.beams, "max_prompt": prompt_bound(args.model, args.decode.max_prompt)}
-    if args.mode == "think":
+    if args.thinks:
         facts |= {f"think_{key}": value for key, value in asdict(args.think).items()}
     return facts
 
 
 def conclude(args: RecommendArgs, out: Output, plan: shards.Plan, facts: dict[str, Any]) -> None:
     """Join what the shards made and fill the manifest."""
-    joined = {shards.THOUGHTS: pa.schema(list(THOUGHTS.required.items()))} if args.mode == "think" else {}
+    joined = {shards.THOUGHTS: pa.schema(list(THOUGHTS.required.items()))} if args.thinks else {}
     summed = shards.finish(out, plan, joined=joined)
     out.counts |= {"examples": len(plan.rows_N), "predictions": summed["predictions"]}
     out.facts |= facts | {"users_per_second": summed["users_per_second"]}
-    if args.mode == "think":
+    if args.thinks:
         finished = artifacts.read_file(out.path / THOUGHTS.file, columns=["finished"])["finished"].to_numpy()
         out.counts |= {"thoughts": len(finished), "forced_close": int((~finished).sum())}
         out.facts |= {"unfinished_thought_rate": round(float((~finished).mean()), 6)}

@@ -1,4 +1,4 @@
-"""Predictions with titles: what some users chose before, what came next, what was recommended.
+"""Predictions with titles: what some users chose before, what was thought (`~`), what came next, what was recommended.
 
 reads   a prediction directory, the data set, its semantic IDs (optional); writes nothing
 

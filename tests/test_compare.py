@@ -226,7 +226,7 @@ def test_numbers_of_a_table_are_printed_as_they_are():
         == "0.4000 [0.3000, 0.4500] (p=0.041)"
     )
     row = TableRow(r"a_b & 50% \x", "model", "train", "ours", cells={"item_level/hr@1": Cell(0.1)})
-    assert r"a\_b \& 50\% \textbackslash{}x" in latex([row], ["item_level"], ["hr@1"], intervals=False)
+    assert r"a\_b \& 50\% \textbackslash{}x" in latex([row], {"item_level": ["hr@1"]}, intervals=False)
 
 
 def test_a_run_folder_is_searched_for_its_split(made):

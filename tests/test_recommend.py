@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -224,6 +226,56 @@ def test_thoughts_and_beams_are_two_steps_on_disk(chain, tmp_path):
     assert found["facts"]["think_aggregate"] == "logsumexp" and found["facts"]["mode"] == "think"
 
 
+def test_one_set_of_thoughts_serves_one_thought_several_and_a_race(chain, whole, tmp_path):
+    """Taken or written, the first thought of a row is the same; the modes stand side by side in one table."""
+    several = tmp_path / "eval" / "m.test.several"
+    handmade.call("infer.recommend", *flags(chain, several, *THINK))
+    once, single = [*THINK, "--think.thoughts", "1"], tmp_path / "eval" / "m.test.think"
+    handmade.call("infer.recommend", *flags(chain, tmp_path / "written", *once))
+    handmade.call("infer.recommend", *flags(chain, single, *once, "--thoughts", several))
+    assert agree(single, tmp_path / "written")
+    first = pq.read_table(several / "thoughts.parquet").filter(pc.field("thought_index") == 0)
+    assert pq.read_table(single / "thoughts.parquet").equals(first)
+    race = tmp_path / "eval" / "m.test.race"
+    raced = [*THINK, "--mode", "race", "--think.aggregate", "max", "--thoughts", several]
+    for shard in (0, 1):
+        handmade.call("infer.recommend", *flags(chain, race, *raced, "--shard", shard, "--of", 2))
+    handmade.call("infer.recommend", *flags(chain, race, *raced, "--of", 2))
+    # The best score of any list, whichever it was, never loses to that of decoding without a thought.
+    best, direct = (
+        {row["example_id"]: row["score"] for row in rows(path).to_pylist() if row["rank"] == 1}
+        for path in (race, whole)
+    )
+    assert best.keys() == direct.keys() and all(best[key] >= direct[key] - 1e-4 for key in best)
+    assert any(best[key] > direct[key] + 1e-3 for key in best)
+    with pytest.raises(InputError, match="has thoughts of think_temperature 1.0, this run is of 0.5"):
+        handmade.call("infer.recommend", *flags(chain, tmp_path / "no", *once, "--think.temperature", "0.5", "--thoughts", several))  # fmt: skip
+    with pytest.raises(InputError, match="has no 3 thoughts for each of these rows"):
+        handmade.call("infer.recommend", *flags(chain, tmp_path / "no", *once, "--think.thoughts", "3", "--thoughts", several))  # fmt: skip
+    shutil.copytree(whole, tmp_path / "eval" / "m.test")
+    for name in ("m.test", "m.test.think", "m.test.race"):
+        handmade.call(
+            "infer.evaluate", "--predictions", tmp_path / "eval" / name, "--data", chain.data, "--sids", chain.sids,
+            "--resamples", "20",
+        )  # fmt: skip
+    handmade.call(
+        "infer.compare", "--runs", f"[{tmp_path}]", "--reference", "m", "--levels", "[item_level]", "--metrics", "[hr@5,ndcg@5]",
+        "--lists", "[coverage,gini,unfinished_rate,invalid_rate]", "--output_dir", tmp_path / "table",
+    )  # fmt: skip
+    table = {row["name"]: row for row in json.loads((tmp_path / "table/compare.json").read_text())["table"]}
+    assert set(table) == {"m", "m.think", "m.race"}
+    assert table["m.race"]["cells"]["item_level/ndcg@5"]["p_value"] is not None
+    unfinished = manifest(race)["facts"]["unfinished_thought_rate"]
+    assert table["m.race"]["cells"]["all/unfinished_rate"]["value"] == unfinished > 0
+    assert "all/unfinished_rate" not in table["m"]["cells"]
+    assert (
+        0 < table["m"]["cells"]["all/gini@10"]["value"] < 1
+        and table["m"]["cells"]["all/invalid_rate"]["value"] == 0
+    )
+    text = (tmp_path / "table/compare.md").read_text()
+    assert "COVERAGE@10 | GINI@10 | UNFINISHED_RATE | INVALID_RATE" in text and "mode race" in text
+
+
 def test_the_empty_think_block_is_a_mode_of_its_own(whole, closed):
     assert manifest(closed)["facts"]["mode"] == "empty_think"
     assert not agree(closed, whole)
@@ -270,6 +322,7 @@ def test_bad_arguments_are_refused():
         ({"shard": 2, "of": 2}, "must lie in 0..1"),
         ({"of": 0}, "give both"),
         ({"of": 2, "mode": "think", "only_thoughts": True}, "joins finished shards"),
+        ({"thoughts": "elsewhere"}, "thoughts with mode direct"),
         ({"chunk_rows": 0}, "at least 1"),
         ({"max_rows": 0}, "at least 1"),
     ):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import html
+
+import pyarrow as pa
 import pytest
 
+from data import artifacts
+from data.cards import Cards
+from data.predictions import THOUGHTS, write_predictions
 from data.rows import read_rows
-from data.sid import read_sids
-from tests.handmade import refuse, succeed, write_sids
+from data.sid import read_sids, sid_format
+from data.store.output import open_output
+from tests.handmade import Made, call, refuse, succeed, write_sids
 from tests.store import ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table, write_run
 
@@ -56,3 +63,47 @@ def test_without_semantic_ids_and_refusals(made, tmp_path):
     assert "other semantic IDs" in refuse(
         "infer.show", "--predictions", wrong, "--data", data, "--sids", other
     )
+
+
+def test_thoughts_are_shown_with_the_titles_of_the_items_they_name(made, tmp_path):
+    """On the terminal and on the page; a semantic ID of no item stays as it is, a thought that was cut off ends in an ellipsis."""
+    data, sids, rows, _ = made
+    table, fmt = read_sids(sids), sid_format("letters")
+    run = tmp_path / "eval" / "sft.test"
+    example = int(rows.example_ids_R[3])
+    texts = [f"They took {table.text(5, fmt)} and <a_4><b_7>,\nso more of it.", "On and", "third", "fourth"]
+    assert not len(table.items_of((4, 7)))
+    columns = {"example_id": [example] * 4, "thought_index": [0, 1, 2, 3], "token_ids": [[1], [2], [3], [4]], "text": texts, "finished": [True, False, True, True]}  # fmt: skip
+    thoughts = artifacts.conform(
+        pa.table(columns, schema=pa.schema(list(THOUGHTS.required.items()))), THOUGHTS, where="x"
+    )
+    with open_output(Made("think"), "recommend", version=1, inputs={"data": data}, directory=run) as out:
+        write_predictions(out, prediction_table(rows.example_ids_R, table, seed=1))
+        out.write_table(THOUGHTS.file, thoughts)
+        out.facts |= {"split": "test", "beams": BEAMS, "score_space": "full", "fitted_on": "train"}
+    command = ("infer.show", "--predictions", run, "--data", data, "--sids", sids)
+    shown = succeed(*command, "--examples", f"[{example}]")
+    assert (
+        f"   ~  They took {table.text(5, fmt)} (" in shown
+        and "<a_4><b_7>, so more" in shown
+        and "On and …" in shown
+    )
+    assert "... 1 more thoughts" in shown and "fourth" not in shown
+    title = Cards(artifacts.read_items(data), table, fmt)(int(table.items_of(table.codes_NL[5])[0])).title
+    assert title in " ".join(shown.split())
+    call("infer.evaluate", "--predictions", run, "--data", data, "--sids", sids, "--resamples", 20)
+    call(
+        "infer.report",
+        "--data",
+        data,
+        "--sids",
+        sids,
+        "--run",
+        tmp_path,
+        "--users",
+        len(rows),
+        "--output_dir",
+        tmp_path / "page",
+    )
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert page.count('<p class="thought">') == 3 and "On and …" in page and f"({html.escape(title)}" in page

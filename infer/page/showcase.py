@@ -1,22 +1,26 @@
-"""A few rows of a split in words: what the user chose, what came next, what the model recommended."""
+"""A few rows of a split in words: what the user chose, what the model thought, what it recommended, what came next."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
 from data.cards import Cards, ItemCard
-from data.predictions import align, read_predictions
+from data.predictions import THOUGHTS, align, read_predictions
 from data.rows import read_rows, sample_rows
 from data.sid import SidFormat, SidTable, sid_format
 
 HISTORY_SHOWN = 6
+THOUGHTS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,11 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Story:
-    """One row. `place`: the list's place that holds the target, None where it is not in the list."""
+    """One row. `place`: the list's place that holds the target, None where it is not in the list.
+
+    thoughts: the first of what the model wrote before its list, a thought that was cut off ending in an ellipsis; `unread`: how
+    many more there are.
+    """
 
     example_id: int
     user_id: int
@@ -39,6 +47,8 @@ class Story:
     top: list[Recommended]
     place: int | None
     length: int
+    thoughts: list[str]
+    unread: int
 
 
 def stories(
@@ -71,7 +81,24 @@ def stories(
     chosen = chosen[np.argsort(positions[chosen])]
     cards = Cards(items, sids, written_as(facts))
     rows, found = rows.take(positions[chosen]), found.take(chosen)
-    return [_story(row, rows, found, cards, top) for row in range(len(rows))]
+    thoughts = read_thoughts(Path(predictions), rows.example_ids_R, cards)
+    return [
+        _story(row, rows, found, cards, top, thoughts.get(int(rows.example_ids_R[row]), []))
+        for row in range(len(rows))
+    ]
+
+
+def read_thoughts(predictions: Path, examples: np.ndarray, cards: Cards) -> dict[int, list[str]]:
+    """{example: its thoughts, in order} with titles beside semantic IDs; empty where the model wrote none."""
+    path, told = predictions / THOUGHTS.file, {}
+    if not path.exists():
+        return {}
+    table = artifacts.read_file(path, columns=["example_id", "thought_index", "text", "finished"])
+    mine = table.filter(pc.is_in(table["example_id"], pa.array(examples))).sort_by("thought_index")
+    for row in mine.to_pylist():
+        text = cards.named(row["text"].strip()) + ("" if row["finished"] else " …")
+        told.setdefault(row["example_id"], []).append(text)
+    return told
 
 
 def written_as(facts: dict[str, Any]) -> SidFormat:
@@ -79,7 +106,7 @@ def written_as(facts: dict[str, Any]) -> SidFormat:
     return sid_format(facts.get("sid_format", "letters"))
 
 
-def _story(row: int, rows: Any, found: Any, cards: Cards, top: int) -> Story:
+def _story(row: int, rows: Any, found: Any, cards: Cards, top: int, thoughts: Sequence[str]) -> Story:
     history = rows.history_H[rows.offsets[row] : rows.offsets[row + 1]].tolist()
     target = int(rows.target_R[row])
     members = [
@@ -98,6 +125,8 @@ def _story(row: int, rows: Any, found: Any, cards: Cards, top: int) -> Story:
         ],
         next((at for at, group in enumerate(members, start=1) if target in group), None),
         len(members),
+        list(thoughts[:THOUGHTS_SHOWN]),
+        max(0, len(thoughts) - THOUGHTS_SHOWN),
     )
 
 
@@ -108,6 +137,12 @@ def as_text(told: Sequence[Story]) -> Iterator[str]:
         if story.older:
             yield f"      ... {story.older} older"
         yield from (f"      {_line(card)}" for card in story.history)
+        for thought in story.thoughts:
+            yield from textwrap.wrap(thought, 110, initial_indent="   ~  ", subsequent_indent="      ") or [
+                "   ~  (empty)"
+            ]
+        if story.unread:
+            yield f"      ... {story.unread} more thoughts"
         where = "not in the list" if story.place is None else f"place {story.place}"
         yield f"   -> {_line(story.target)}   [{where} of {story.length}]"
         for place, entry in enumerate(story.top, start=1):

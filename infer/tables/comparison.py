@@ -204,6 +204,17 @@ def our_rows(groups: dict[str, list[Evaluation]], keys: Sequence[str]) -> list[T
     return rows
 
 
+def list_columns(evaluations: Sequence[Evaluation], names: Sequence[str]) -> list[str]:
+    """The metrics of lists that any evaluation has, in the order of `names`: coverage becomes coverage@10, as they were evaluated."""
+    found = {key for one in evaluations for key in one.result.metrics if key.startswith("all/")}
+    return [
+        key.removeprefix("all/")
+        for name in names
+        for key in sorted(found)
+        if key.partition("@")[0] == f"all/{name}"
+    ]
+
+
 def _cell(seeds: Sequence[Result], key: str) -> Cell | None:
     """The metric of one run with its interval, or the mean of several with their spread."""
     found = [result.get(key) for result in seeds]

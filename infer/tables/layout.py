@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ LEVEL_TITLES = {
     "item_level_unseen": "Item level without the items of the history",
     "item_level_merged": "Item level, items with the same text merged",
     "item_level_dedup": "Item level, same text merged, each product once per user",
+    "all": "The lists as a whole",
 }
 ESCAPES = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
                         "^": r"\textasciicircum{}"})  # fmt: skip
@@ -26,7 +27,9 @@ def rows_of_level(rows: Sequence[TableRow], level: str) -> list[TableRow]:
 
 
 def best_of(rows: Sequence[TableRow], key: str) -> float:
-    """The largest value of a column as it is printed."""
+    """The largest value of a column as it is printed; none is best of what describes the lists."""
+    if key.startswith("all/"):
+        return float("nan")
     return max((round(row.cells[key].value, 4) for row in rows if key in row.cells), default=float("nan"))
 
 
@@ -54,12 +57,10 @@ def facts_of(row: TableRow) -> list[str]:
 HEADER = ("model", "source", "fitted on", "counts", "seeds")
 
 
-def markdown(
-    rows: Sequence[TableRow], levels: Sequence[str], metrics: Sequence[str], *, intervals: bool
-) -> str:
-    """One table per level."""
+def markdown(rows: Sequence[TableRow], columns: Mapping[str, Sequence[str]], *, intervals: bool) -> str:
+    """One table per level; columns: the metrics of each."""
     parts = []
-    for level in levels:
+    for level, metrics in columns.items():
         shown = rows_of_level(rows, level)
         cells = [
             [
@@ -83,17 +84,17 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def latex(rows: Sequence[TableRow], levels: Sequence[str], metrics: Sequence[str], *, intervals: bool) -> str:
+def latex(rows: Sequence[TableRow], columns: Mapping[str, Sequence[str]], *, intervals: bool) -> str:
     """One tabular per level; needs the package booktabs."""
     parts = []
-    for level in levels:
+    for level, metrics in columns.items():
         shown = rows_of_level(rows, level)
         lines = [
             f"% {LEVEL_TITLES.get(level, level)}",
             rf"\begin{{tabular}}{{lllll{'r' * len(metrics)}}}",
             r"\toprule",
         ]
-        lines.append(" & ".join([*HEADER, *map(str.upper, metrics)]) + r" \\")
+        lines.append(" & ".join([*HEADER, *(name.upper().translate(ESCAPES) for name in metrics)]) + r" \\")
         kind = None
         for row in shown:
             lines += [r"\midrule"] if row.kind != kind else []

@@ -11,6 +11,10 @@ Several thoughts per row are one mixture: `logsumexp` gives log(mean of the prob
 thoughts, `max` its best score (published two-stage inference keeps the first thought only). An ID that one thought's
 beams do not hold counts as probability 0 there.
 
+A *race* adds one more list to those of the thoughts, that of decoding without one: where a thought leads astray, what the model
+would have said at once is still among the candidates. With `max` an ID keeps its best score, with `logsumexp` decoding without a
+thought weighs as much as one thought.
+
 Legend: N rows, T thoughts per row, K beams, E entries.
 """
 
@@ -27,25 +31,14 @@ import pyarrow as pa
 from configs.needs import Need, require_needs
 from configs.program import EnvironmentFault, InputError
 from data import artifacts
-from data.artifacts import INT_LIST, Schema
+from data.artifacts import INT_LIST
+from data.predictions import THOUGHTS
 from data.renderer import Renderer
 from infer.text.generate import TextSettings, generate_ids
 
 AGGREGATES = ("logsumexp", "max")
 WRITERS = ("transformers", "vllm")
-THOUGHTS = Schema(
-    "thoughts.parquet",
-    "infer.recommend --mode think",
-    {
-        "example_id": pa.int64(),
-        "thought_index": pa.int32(),
-        "token_ids": INT_LIST,
-        "text": pa.string(),
-        "finished": pa.bool_(),
-    },
-    {},
-    frozenset(),
-)
+WITHOUT = ("direct", "empty_think")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +61,8 @@ class ThinkSettings:
     """of the sampling"""
     aggregate: str = "logsumexp"
     """how several thoughts of a row become one list: logsumexp or max"""
+    without: str = "direct"
+    """mode race: where the answer without a thought starts, direct or empty_think (behind an empty think block)"""
     writer: str = "transformers"
     """what generates the thoughts: transformers, or vllm where it is installed"""
     gpu_memory: float = 0.85
@@ -77,6 +72,7 @@ class ThinkSettings:
         for name, value, known in (
             ("aggregate", self.aggregate, AGGREGATES),
             ("writer", self.writer, WRITERS),
+            ("without", self.without, WITHOUT),
         ):
             if value not in known:
                 raise InputError(f"unknown think.{name} {value!r} -> one of {', '.join(known)}")
@@ -244,15 +240,24 @@ def read_thoughts(table: pa.Table, example_ids: Sequence[int], *, where: str) ->
 
 
 def answer_prompts(
-    prompts: Sequence[Sequence[int]], thoughts: Sequence[Sequence[Thought]], renderer: Renderer, *, task: str
+    prompts: Sequence[Sequence[int]],
+    thoughts: Sequence[Sequence[Thought]],
+    renderer: Renderer,
+    *,
+    task: str,
+    without: Sequence[Sequence[int]] | None = None,
 ) -> tuple[list[list[int]], np.ndarray]:
-    """(prompt ids behind which the answer of `task` is searched, one per thought; the row of each, int64)."""
+    """(prompt ids behind which the answer of `task` is searched, one per thought; the row of each, int64).
+
+    without: of every row one more prompt, that without a thought; it comes behind those of its thoughts.
+    """
     close = {finished: renderer.close_thought(task, finished=finished) for finished in (True, False)}
     extended, rows = [], []
     for row, (prompt, texts) in enumerate(zip(prompts, thoughts, strict=True)):
-        for thought in texts:
-            extended.append([*prompt, *thought.ids, *close[thought.finished]])
-            rows.append(row)
+        own = [[*prompt, *thought.ids, *close[thought.finished]] for thought in texts]
+        own += [] if without is None else [list(without[row])]
+        extended += own
+        rows += [row] * len(own)
     return extended, np.array(rows, np.int64)
 
 

@@ -16,13 +16,16 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
+from data.predictions import THOUGHTS
 from data.rows import sample_rows
 from data.sid import SidTable
-from data.tasks import Answer, from_row
+from data.store.output import require_manifest
+from data.tasks import Answer, Example, from_row
 from infer.engine import Engine
 from infer.text.thinking import read_thoughts, thoughts_table
 
 TASK = "history_to_sid"
+WRITTEN_BY = ("max_tokens", "temperature", "top_p", "top_k", "seed")  # settings that decide what a thought is
 
 
 def selected_rows(
@@ -57,8 +60,12 @@ def shortened_rows(engine: Engine, file: Path, rows_N: np.ndarray) -> int:
 
 def prompts_of(engine: Engine, examples: pa.Table) -> list[list[int]]:
     """Prompt ids of every example, in the engine's mode; the known answer has no part in them."""
-    rows = [replace(from_row(row), answer=Answer()) for row in examples.to_pylist()]
-    return engine.renderer.prompts(rows, engine.mode)
+    return engine.renderer.prompts(unanswered(examples), engine.mode)
+
+
+def unanswered(examples: pa.Table) -> list[Example]:
+    """The rows without what is to be found."""
+    return [replace(from_row(row), answer=Answer()) for row in examples.to_pylist()]
 
 
 def predict(
@@ -73,19 +80,58 @@ def predict(
 
 
 def think(engine: Engine, writer: Any, examples: pa.Table) -> pa.Table:
-    """Step 1 of mode think: the thoughts of every example, as infer.text.thinking.THOUGHTS."""
+    """Step 1 of modes think and race: the thoughts of every example, as data.predictions.THOUGHTS."""
     prompts, ids = prompts_of(engine, examples), examples["example_id"].to_pylist()
     engine.check_context(max(map(len, prompts)), before_answer=engine.thought_room)
     return thoughts_table(ids, writer.write(prompts, ids), engine.renderer)
 
 
+def thoughts_of(directory: str, *, made_as: dict[str, Any]) -> pa.Table:
+    """The thoughts of a finished output; InputError where another model or other settings than `made_as` wrote them."""
+    facts = require_manifest(directory, written_by=THOUGHTS.written_by)["facts"]
+    for name in (
+        "split",
+        "model_hash",
+        "sids_sha256",
+        "max_prompt",
+        *(f"think_{part}" for part in WRITTEN_BY),
+    ):
+        if facts.get(name) != made_as[name]:
+            raise InputError(
+                f"{directory} has thoughts of {name} {facts.get(name)}, this run is of {made_as[name]} -> the same settings, or "
+                "write new thoughts"
+            )
+    return artifacts.conform(artifacts.read_file(Path(directory) / THOUGHTS.file), THOUGHTS, where=directory)
+
+
+def first_thoughts(given: pa.Table, examples: pa.Table, *, count: int, where: str) -> pa.Table:
+    """The first `count` thoughts of every example, in the order of the examples; InputError where there are fewer."""
+    ids = examples["example_id"].to_pylist()
+    chosen = given.filter(
+        pc.and_(pc.less(given["thought_index"], count), pc.is_in(given["example_id"], pa.array(ids)))
+    )
+    if chosen.num_rows != count * len(ids):
+        raise InputError(
+            f"{where} has no {count} thoughts for each of these rows -> a smaller think.thoughts, or the rows it was made for"
+        )
+    order = {example: place for place, example in enumerate(ids)}
+    places = pa.array([order[example] for example in chosen["example_id"].to_pylist()])
+    return chosen.take(
+        pc.sort_indices(
+            pa.table({"row": places, "at": chosen["thought_index"]}),
+            [("row", "ascending"), ("at", "ascending")],
+        )
+    )
+
+
 def predict_behind(
     engine: Engine, examples: pa.Table, thoughts: pa.Table, *, where: str, **restricted: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Step 2 of mode think: as `predict`, behind the thoughts of a table."""
+    """Step 2 of modes think and race: as `predict`, behind the thoughts of a table."""
     prompts, ids = prompts_of(engine, examples), examples["example_id"].to_pylist()
     read = read_thoughts(thoughts, ids, where=where)
-    nodes_NK, scores_NK = engine.rank_thoughts(prompts, read, keys=ids, **restricted)
+    plain = engine.plain_prompts(unanswered(examples)) if engine.races else None
+    nodes_NK, scores_NK = engine.rank_thoughts(prompts, read, keys=ids, without=plain, **restricted)
     return nodes_NK, scores_NK, np.array(ids, np.int64)
 
 
