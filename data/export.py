@@ -6,13 +6,16 @@ writes  --to minionerec   {D}.item.json, {D}.inter.json, {D}.user2id, {D}.item2i
         --to d3           {D}.item.json, {D}.item2id, {train,valid,test}/{D}.csv, info/{D}.txt: titles, ratings and times
                           instead of semantic IDs, item numbers shuffled by `seed`
         --to mimigenrec   {D}/id2sid.json, new_tokens.json, sft/*.json, rl/*.json, item.json; dataset_info.json
+        --to sidreasoner  {train,valid,test}/{D}.csv, info/{D}.txt, index/{D}.{item.json,index.json,item_enhanced_v2.json,
+                          integrated_narrative.csv} with texts where the data set has them, rl/{train,valid}.parquet,
+                          {D}.user2id, {D}.item2id
         --to recbole      {D}/{D}.{train,valid,test}.inter, {D}.item, {D}.user, {D}.yaml, topk.py: the windows of every split as
                           atomic files, our numbers as ids, and a program that trains a RecBole model on them and writes its top-k,
                           which infer.import_predictions reads; needs no SIDs
         --to navigen      pid2cid2tid.parquet, {train,valid,test}_{cid2tid,tid2cid,cid2cid,cid2ins}.parquet from SIDs, TIDs and what
                           a teacher wrote; of `predictions` also hist_cid2cid_predictions.{D}_test_cid2cid.jsonl
 
-Stage 01 (adapter minionerec, mimigenrec, navigen or recbole) reads these folders back. What they have no place for is said: times, ratings,
+Stage 01 (adapter minionerec, mimigenrec, sidreasoner, navigen or recbole) reads these folders back. What they have no place for is said: times, ratings,
 prices, images, review texts; in mimigenrec also users, and which of several items a shared semantic ID means.
 
 python -m data.export --to minionerec --data data/industrial --sids data/industrial/sids/rqkmeans \\
@@ -23,7 +26,6 @@ python -m data.export --to recbole --data data/industrial --output_dir outputs/e
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +39,7 @@ from configs.program import InputError, say
 from data import artifacts
 from data.predictions import read_predictions, refuse_other_sids
 from data.reasoning import KINDS, WITH_TEXT, read_reasoning, rendered
-from data.releases import atomic, d3, mimigenrec, minionerec, navigen, records
+from data.releases import atomic, d3, mimigenrec, minionerec, navigen, records, sidreasoner
 from data.releases.index import write_index, write_new_tokens
 from data.sid import FORMATS, SidTable, read_sids
 from data.store.lineage import require_same_data
@@ -52,7 +54,7 @@ LETTERS = FORMATS["letters"]
 class ExportArgs:
     """Arguments of data.export."""
 
-    to: Literal["minionerec", "d3", "mimigenrec", "recbole", "navigen"]
+    to: Literal["minionerec", "d3", "mimigenrec", "sidreasoner", "recbole", "navigen"]
     """whose folder"""
     data: str
     """prepared data set"""
@@ -63,7 +65,7 @@ class ExportArgs:
     name: str = "dataset"
     """D, the start of the file names (mimigenrec: the folder, and data_source unless that is given)"""
     csv_name: str = ""
-    """minionerec, d3: name of the csv and info files without ending, e.g. Industrial_5_2016-10-2018-11; empty = `name`"""
+    """minionerec, d3, sidreasoner: name of the csv and info files without ending, e.g. Industrial_5_2016-10-2018-11; empty = `name`"""
     embeddings: str | None = None
     """minionerec: embeddings directory to write as {D}.emb-<its name>-td.npy"""
     max_valid_samples: int | None = None
@@ -79,7 +81,7 @@ class ExportArgs:
     seq_sample: int = 10_000
     """mimigenrec: rows of the task histitle2sid"""
     data_source: str = ""
-    """mimigenrec: what rl records name as their source; empty = `name`"""
+    """mimigenrec, sidreasoner: what rl records name as their source; empty = `name`"""
     max_history: int = 50
     """recbole: the newest items of a history that are written"""
     answered: Literal["valid", "test"] = "test"
@@ -126,7 +128,7 @@ Row = tuple[int, list[int], int, int]
 
 @dataclass(frozen=True)
 class Content:
-    """What is written: rows by split as (user, history, target) with their examples, items, their SIDs (recbole: none)."""
+    """What is written: rows by split as (user, history, target) with their examples, items, their SIDs (recbole: none), texts."""
 
     items: pa.Table
     users: list[str]
@@ -134,6 +136,7 @@ class Content:
     rows: dict[str, list[Row]]
     sids: SidTable | None
     dropped: dict[str, int]
+    told: dict[int, tuple[str, str]]
 
     @property
     def texts(self) -> records.Texts:
@@ -169,7 +172,7 @@ def read_content(args: ExportArgs) -> Content:
         whole = list(zip(*columns, strict=True))
         rows[split] = kept_rows(whole, split, args, sids)
         dropped[f"{split}_rows_left_out"] = len(whole) - len(rows[split])
-    return Content(items, users, walks, rows, sids, dropped)
+    return Content(items, users, walks, rows, sids, dropped, sidreasoner.texts_of(table))
 
 
 def kept_rows(rows: list[Row], split: str, args: ExportArgs, sids: SidTable | None) -> list[Row]:
@@ -191,26 +194,12 @@ def kept_rows(rows: list[Row], split: str, args: ExportArgs, sids: SidTable | No
     return rows
 
 
-def item_json(items: pa.Table, numbers: Sequence[int]) -> str:
-    """item.json by item number, ascending: descriptions and categories as printed lists, as the original has them."""
-    value = {
-        numbers[item["item_id"]]: {
-            "title": item["title"],
-            "description": str([item["description"]]) if item["description"] else "",
-            "brand": item["brand"],
-            "categories": str(item["categories"]) if item["categories"] else "",
-        }
-        for item in items.select(["item_id", "title", "description", "brand", "categories"]).to_pylist()
-    }
-    return json.dumps({str(key): value[key] for key in sorted(value)}, indent=2, ensure_ascii=False) + "\n"
-
-
 def write_d3(content: Content, args: ExportArgs, out: Output) -> None:
     """Every file of a D3 folder that a prepared data set has the content for."""
     name, csv_name = args.name, args.csv_name or args.name
     raw_ids, numbers = content.items["raw_id"].to_pylist(), d3.shuffled_numbers(len(content.items), args.seed)
     items = d3.D3Items(raw_ids, numbers, content.texts.titles)
-    out.write_text(f"{name}.item.json", item_json(content.items, numbers))
+    out.write_text(f"{name}.item.json", minionerec.item_json(content.items, numbers))
     out.write_text(
         f"{name}.item2id", "".join(f"{key}\t{at}\n" for key, at in zip(raw_ids, numbers, strict=True))
     )
@@ -227,7 +216,7 @@ def write_minionerec(content: Content, args: ExportArgs, out: Output) -> None:
     """Every file of a MiniOneRec folder but the review texts, which a prepared data set does not keep."""
     texts, name, csv_name = content.texts, args.name, args.csv_name or args.name
     raw_ids = content.items["raw_id"].to_pylist()
-    out.write_text(f"{name}.item.json", item_json(content.items, range(len(content.items))))
+    out.write_text(f"{name}.item.json", minionerec.item_json(content.items, range(len(content.items))))
     out.write_text(
         f"{name}.inter.json",
         json.dumps({str(u): [item for item, *_ in walk] for u, walk in content.walks.items()}) + "\n",
@@ -254,6 +243,18 @@ def write_minionerec(content: Content, args: ExportArgs, out: Output) -> None:
         out.write_array(f"{name}.emb-{Path(args.embeddings).name}-td.npy", x_ND.astype(np.float32))
 
 
+def write_sidreasoner(content: Content, args: ExportArgs, out: Output) -> None:
+    """Every file of a SIDReasoner folder but the general chats, and the source's ids."""
+    items = content.items
+    narratives = items["narrative"].to_pylist() if "narrative" in items.column_names else []
+    item_text = minionerec.item_json(items, range(len(items)))
+    folder = sidreasoner.Folder(
+        args.name, args.csv_name or args.name, args.data_source or args.name, item_text, items["raw_id"].to_pylist(), content.users,
+        content.texts.titles, content.sids, narratives, content.rows, content.told,
+    )  # fmt: skip
+    out.counts |= sidreasoner.write_folder(out, folder)
+
+
 def write_mimigenrec(content: Content, args: ExportArgs, out: Output) -> None:
     """Every file of a MIMIGenRec data folder, and item.json, without which titles of rare items could not come back."""
     texts, name = content.texts, args.name
@@ -261,7 +262,7 @@ def write_mimigenrec(content: Content, args: ExportArgs, out: Output) -> None:
         write_index(temporary, content.sids.codes_NL, layout="mimigenrec")
     with out.replacing(f"{name}/new_tokens.json") as temporary:
         write_new_tokens(temporary, content.sids.codes_NL)
-    out.write_text(f"{name}/item.json", item_json(content.items, range(len(content.items))))
+    out.write_text(f"{name}/item.json", minionerec.item_json(content.items, range(len(content.items))))
     info: dict[str, Any] = {}
     for split, rows in content.rows.items():
         pairs = [(history, target) for _, history, target, _ in rows]
@@ -355,8 +356,8 @@ def navigen_lines(content: Content, cids: list[str], source: str, directory: str
 
 
 WRITERS = {
-    "minionerec": write_minionerec, "d3": write_d3, "mimigenrec": write_mimigenrec, "recbole": write_recbole,
-    "navigen": write_navigen,
+    "minionerec": write_minionerec, "d3": write_d3, "mimigenrec": write_mimigenrec,
+    "sidreasoner": write_sidreasoner, "recbole": write_recbole, "navigen": write_navigen,
 }  # fmt: skip
 
 
@@ -373,6 +374,7 @@ def main(args: ExportArgs) -> None:
             out.facts |= {"sids_sha256": content.sids.sha256, "sids_of_several_items": shared}
         kept = {"item_id", "raw_id"}
         kept |= {"title", "description", "categories", "brand"} if args.to != "navigen" else set()
+        kept |= {"narrative"} if args.to == "sidreasoner" else set()
         untold = "review texts" if args.to == "d3" else "times, ratings, review texts"
         lost = [column for column in content.items.column_names if column not in kept]
         say(f"export: {args.to} has no place for {untold}{''.join(f', {name}' for name in lost)}")

@@ -79,6 +79,11 @@ def rendered(text: str, named: Callable[[int], str]) -> str:
     return "".join(parts)
 
 
+def replaced(text: str, named: Callable[[int], str]) -> str:
+    """`text` with other placeholders, or text, in place of its own; what was escaped stays so."""
+    return PLACEHOLDER.sub(lambda match: named(int(match[1])), text)
+
+
 def reasoning_table(rows: Iterable[TaughtText]) -> pa.Table:
     """The table of `artifacts.REASONING`; InputError for a row that is none."""
     rows = list(rows)

@@ -18,6 +18,7 @@ from data.adapters.options import (
     MimiGenRecOptions,
     MiniOneRecOptions,
     NaviGenOptions,
+    SidReasonerOptions,
     TablesOptions,
 )
 
@@ -30,6 +31,7 @@ ADAPTERS: dict[str, Adapter] = {
     "yelp": Adapter(YelpOptions, "data.adapters.logs.yelp"),
     "recbole": Adapter(AtomicOptions, "data.adapters.logs.atomic", published=True),
     "minionerec": Adapter(MiniOneRecOptions, "data.adapters.releases", published=True),
+    "sidreasoner": Adapter(SidReasonerOptions, "data.adapters.releases", published=True),
     "mimigenrec": Adapter(MimiGenRecOptions, "data.adapters.releases", published=True),
     "navigen": Adapter(NaviGenOptions, "data.adapters.releases", published=True),
 }

@@ -125,6 +125,13 @@ class MiniOneRecOptions(ReleaseOptions):
 
 
 @dataclass(frozen=True)
+class SidReasonerOptions(ReleaseOptions):
+    """A SIDReasoner folder: that of MiniOneRec, index/*.index.json, narratives of items and texts of rows where there."""
+
+    SYSTEM: ClassVar[str] = "sidreasoner"
+
+
+@dataclass(frozen=True)
 class MimiGenRecOptions(ReleaseOptions):
     """A MIMIGenRec folder: id2sid.json, sft/*.json or rl/*.json; item.json where there."""
 

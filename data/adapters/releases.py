@@ -1,4 +1,4 @@
-"""Adapters minionerec, mimigenrec and navigen: published folders. Rows are kept word for word, interactions rebuilt from them.
+"""Adapters minionerec, mimigenrec, sidreasoner and navigen: published folders. Rows are kept word for word, interactions rebuilt.
 
 A user's sequence is what his rows say, one after the other: a row adds those items of its history that do not continue
 what is known, then its target. An item that stands in a history only is `context` (history of later rows, no target), or
@@ -20,6 +20,7 @@ from data.adapters.contract import Loaded, RawLine, RawLines, shown
 from data.adapters.item_text import category_path, clean_text, description_text
 from data.adapters.options import ReleaseOptions
 from data.artifacts import int_lists
+from data.reasoning import escaped, placeholder, replaced
 from data.releases.published import Published, PublishedItem, PublishedRows
 from data.shaping.assemble import Coded, Funnel
 from data.shaping.findings import Finding
@@ -55,7 +56,18 @@ def read(raw: str | Path, options: ReleaseOptions, funnel: Funnel) -> tuple[Load
 
 
 def _take(items: pa.Table, codes: np.ndarray) -> pa.Table:
-    return items.take(pa.array(codes))
+    """The items `codes`; placeholders of their narratives become those of the new numbers, or titles of items that are left out."""
+    kept = items.take(pa.array(codes))
+    if "narrative" not in kept.column_names:
+        return kept
+    number = {code: at for at, code in enumerate(codes.tolist())}
+    titles = items["title"]
+
+    def named(code: int) -> str:
+        return placeholder(number[code]) if code in number else escaped(titles[code].as_py())
+
+    texts = [replaced(text, named) for text in kept["narrative"].to_pylist()]
+    return kept.set_column(kept.column_names.index("narrative"), "narrative", pa.array(texts, pa.string()))
 
 
 def item_table(items: Sequence[PublishedItem]) -> pa.Table:
@@ -69,11 +81,13 @@ def item_table(items: Sequence[PublishedItem]) -> pa.Table:
     }
     if any(item.source_id for item in items):
         columns["source_id"] = pa.array([item.source_id for item in items], pa.string())
+    if any(item.narrative for item in items):
+        columns["narrative"] = pa.array([item.narrative for item in items], pa.string())
     return pa.table(columns)
 
 
 def sequence_rows(rows: PublishedRows, users: dict[str, int]) -> pa.Table:
-    """sequences.parquet without example_id; rows without a history are no windows and left out."""
+    """sequences.parquet without example_id, a column per text; rows without a history are no windows and left out."""
     keep = [at for at, history in enumerate(rows.histories) if history]
     lengths = np.array([len(rows.histories[at]) for at in keep], np.int64)
     flat = np.array([item for at in keep for item in rows.histories[at]], np.int32)
@@ -83,6 +97,7 @@ def sequence_rows(rows: PublishedRows, users: dict[str, int]) -> pa.Table:
             "history": int_lists(np.concatenate([[0], np.cumsum(lengths)]), flat),
             "target": pa.array([rows.targets[at] for at in keep], pa.int32()),
             "split": pa.array([rows.splits[at] for at in keep], pa.string()),
+            **{name: pa.array([texts[at] for at in keep], pa.string()) for name, texts in rows.texts.items()},
         }
     )
 

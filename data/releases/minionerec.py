@@ -14,12 +14,14 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from configs.program import InputError
 from data.releases.published import SPLITS, Published, PublishedItem, PublishedRows, only_file
@@ -78,7 +80,9 @@ def write_info(
 
 def files(folder: str | Path, name: str) -> dict[str, Path]:
     """The files that `read_folder` reads: items, the splits that are there, user2id, item2id."""
-    found = {"items": only_file(folder, [f"{name or '*'}.item.json*"], what="item.json")}
+    # SIDReasoner keeps the same files in a folder of their own.
+    items = [f"{name or '*'}.item.json*", f"index/{name or '*'}.item.json*"]
+    found = {"items": only_file(folder, items, what="item.json")}
     for split in SPLITS:
         # The folder of the original, then files of any place that are named for their split.
         patterns = [
@@ -136,6 +140,20 @@ def read_items(path: Path, source_ids: dict[str, str]) -> list[PublishedItem]:
         PublishedItem(key, *(item.get(name) or "" for name in names), source_id=source_ids.get(key, ""))
         for key, item in raw.items()
     ]
+
+
+def item_json(items: pa.Table, numbers: Sequence[int]) -> str:
+    """item.json by item number, ascending: descriptions and categories as printed lists, as the original has them."""
+    value = {
+        numbers[item["item_id"]]: {
+            "title": item["title"],
+            "description": str([item["description"]]) if item["description"] else "",
+            "brand": item["brand"],
+            "categories": str(item["categories"]) if item["categories"] else "",
+        }
+        for item in items.select(["item_id", "title", "description", "brand", "categories"]).to_pylist()
+    }
+    return json.dumps({str(key): value[key] for key in sorted(value)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_map(path: Path) -> dict[str, str]:

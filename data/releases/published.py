@@ -14,7 +14,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass
 class PublishedItem:
-    """One item; texts as they stand in the file (a description may be a printed list)."""
+    """One item; texts as they stand in the file (a description may be a printed list), a narrative with placeholders."""
 
     raw_id: str
     title: str = ""
@@ -22,16 +22,21 @@ class PublishedItem:
     brand: str = ""
     categories: Any = ""
     source_id: str = ""
+    narrative: str = ""
 
 
 @dataclass
 class PublishedRows:
-    """Rows in file order, split after split: users as text, histories and targets as positions in the item list."""
+    """Rows in file order, split after split: users as text, histories and targets as positions in the item list.
+
+    texts: by name, a text of every row, with placeholders (data/reasoning.py) of positions in the item list.
+    """
 
     users: list[str] = field(default_factory=list)
     histories: list[list[int]] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, split: str, user: str, history: Sequence[int], target: int) -> None:
         self.users.append(user)

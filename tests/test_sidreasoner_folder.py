@@ -1,0 +1,137 @@
+"""A SIDReasoner folder: read by stage 01, written by data.export, equal; texts follow the items, not their semantic IDs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from configs.program import InputError
+from data import artifacts
+from data.reasoning import escaped, placeholder
+from data.releases import sidreasoner
+from data.sid import FORMATS
+from tests.handmade import call, write_sids
+
+CODES = [(0, 1, 2), (0, 1, 3), (4, 4, 4), (0, 1, 2), (5, 0, 1)]  # items 0 and 3 share theirs
+NAMES = [FORMATS["letters"].text(codes) for codes in CODES]
+PUBLISHED = ["--filters.user_k", 0, "--filters.item_k", 0, "--split.kind", "published"]
+# user, history, target
+TRAIN = [("A7", [0], 1), ("A7", [0, 1], 2), ("A8", [3], 1), ("A8", [3, 1], 4)]
+LATER = {"valid": [("A7", [0, 1, 2], 3)], "test": [("A8", [3, 1, 4], 2)]}
+
+
+def write_folder(root: Path, *, narrative: str = "", lines: list[tuple[str, str, str, str]] = ()) -> Path:
+    """A published folder of five items: index/, splits, info; `lines` are (history SIDs, SID, narrative, reasoning)."""
+    items = {
+        str(at): {"title": f"Thing {at}", "description": "", "brand": "b", "categories": ""}
+        for at in range(5)
+    }
+    (root / "index").mkdir(parents=True)
+    (root / "index/Shop.item.json").write_text(json.dumps(items))
+    index = {str(at): [f"<{level}_{code}>" for level, code in zip("abc", codes, strict=True)] for at, codes in enumerate(CODES)}  # fmt: skip
+    (root / "index/Shop.index.json").write_text(json.dumps(index))
+    enhanced = {key: dict(item) for key, item in items.items()}
+    enhanced["3"]["llm_stage2"] = narrative
+    (root / "index/Shop.item_enhanced_v2.json").write_text(json.dumps(enhanced))
+    for split, rows in ({"train": TRAIN} | LATER).items():
+        (root / split).mkdir()
+        titles = [f"Thing {at}" for at in range(5)]
+        (root / split / "Shop_5_2016-10-2018-11.csv").write_text(
+            sidreasoner.minionerec.csv_text(rows, titles, NAMES)
+        )
+    with open(root / "index/Shop.integrated_narrative.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["history_item_sid", "item_sid", "integrated_narrative", "reasoning_path"])
+        writer.writerows(lines)
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """raw/ with texts that try to break out, data/ read from it."""
+    root = tmp_path_factory.mktemp("sidreasoner")
+    lines = [
+        (str([NAMES[0], NAMES[1]]), NAMES[2], f"First {NAMES[0]}, then {NAMES[1]}.", f"They liked {NAMES[0]}; [[item:9]] {{x}}"),
+        # the same semantic IDs as the first train row: the second line of them is that of the other user's row
+        (str([NAMES[0]]), NAMES[1], "one", "uno"),
+        (str([NAMES[3]]), NAMES[1], f"two {NAMES[3]}", ""),
+        (str([NAMES[2]]), NAMES[2], "no such row", "none"),
+        (str([NAMES[0], NAMES[1], NAMES[2]]), NAMES[3], "of a valid row", "must not enter"),
+    ]  # fmt: skip
+    narrative = f"<think>secret</think>\n{NAMES[3]} is like {NAMES[1]}, not <a_9><b_9><c_9>."
+    raw = write_folder(root / "raw", narrative=narrative, lines=lines)
+    call("data.prepare", "--adapter", "sidreasoner", *PUBLISHED, "--raw", raw, "--output_dir", root / "data")
+    return root
+
+
+def test_texts_name_items_and_stand_at_their_rows(made):
+    items, rows = artifacts.read_items(made / "data"), artifacts.read_sequences(made / "data").to_pylist()
+    told = items["narrative"].to_pylist()
+    # item 3 shares its semantic ID with item 0, and its own narrative means itself
+    assert told == ["", "", "", f"{placeholder(3)} is like {placeholder(1)}, not <a_9><b_9><c_9>.", ""]
+    found = {(tuple(row["history"]), row["target"]): row for row in rows}
+    row = found[(0, 1), 2]
+    assert row["narrative"] == f"First {placeholder(0)}, then {placeholder(1)}."
+    assert row["reasoning"] == f"They liked {placeholder(0)}; {escaped('[[item:9]]')} {{x}}"
+    assert found[(0,), 1]["reasoning"] == "uno" and found[(3,), 1]["narrative"] == f"two {placeholder(3)}"
+    assert all(row["narrative"] == row["reasoning"] == "" for row in rows if row["split"] != "train")
+    funnel = json.loads((made / "data/funnel.json").read_text())
+    assert funnel["texts_of_unknown_rows"] == 2 and funnel["semantic_ids_of_no_item"] == 1
+
+
+def test_a_folder_comes_back_equal_and_new_semantic_ids_are_written_into_the_texts(made, tmp_path):
+    new = np.array([(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4), (5, 5, 5)], np.int32)
+    for name, codes in (("old", np.array(CODES, np.int32)), ("new", new)):
+        write_sids(made / f"data/sids/{name}", data=made / "data", codes=codes, sizes=(6, 6, 6))
+        call("data.export", "--to", "sidreasoner", "--data", made / "data", "--sids", made / f"data/sids/{name}",
+             "--name", "Shop", "--output_dir", tmp_path / name)  # fmt: skip
+        call("data.prepare", "--adapter", "sidreasoner", *PUBLISHED, "--raw", tmp_path / name, "--output_dir", tmp_path / f"{name}_back")  # fmt: skip
+        for table in ("items", "sequences"):
+            before, after = (
+                pq.read_table(path / f"{table}.parquet")
+                for path in (made / "data", tmp_path / f"{name}_back")
+            )
+            columns = [column for column in before.column_names if column not in ("source_id", "raw_id")]
+            assert after.select(columns).equals(before.select(columns)), (name, table)
+    enhanced = json.loads((tmp_path / "new/index/Shop.item_enhanced_v2.json").read_text())
+    assert enhanced["3"]["llm_stage2"] == "<a_4><b_4><c_4> is like <a_2><b_2><c_2>, not <a_9><b_9><c_9>."
+    assert "llm_stage2" not in enhanced["0"]
+    with open(tmp_path / "new/index/Shop.integrated_narrative.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 3
+    told = next(line for line in lines if line["integrated_narrative"].startswith("First"))
+    assert told["reasoning_path"] == "They liked <a_1><b_1><c_1>; [[item:9]] {x}"
+
+
+def test_prompts_for_rl_are_of_train_and_valid_rows_only(made, tmp_path):
+    call("data.export", "--to", "sidreasoner", "--data", made / "data", "--sids", write_sids(
+        made / "data/sids/rl", data=made / "data", codes=np.array(CODES, np.int32), sizes=(6, 6, 6)),
+        "--name", "Shop", "--output_dir", tmp_path / "out")  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "out/rl").iterdir()) == ["train.parquet", "valid.parquet"]
+    train, valid = (
+        pq.read_table(tmp_path / f"out/rl/{split}.parquet").to_pylist() for split in ("train", "valid")
+    )
+    assert [row["reward_model"]["ground_truth"] for row in train] == [NAMES[target] for _, _, target in TRAIN]
+    assert [row["extra_info"]["split"] for row in valid] == ["valid"]
+    asked = {row["prompt"][1]["content"] for row in (*train, *valid)}
+    assert len(asked) == 3 and not any(", ".join([NAMES[3], NAMES[1], NAMES[4]]) in text for text in asked)
+
+
+def test_damaged_folders_are_named(tmp_path):
+    raw = write_folder(tmp_path / "raw")
+    index = json.loads((raw / "index/Shop.index.json").read_text())
+    (raw / "index/Shop.index.json").write_text(json.dumps({key: index[key] for key in "0124"}))
+    with pytest.raises(InputError, match="has no semantic ID of item 3"):
+        sidreasoner.read_folder(raw)
+    (raw / "index/Shop.index.json").write_text(json.dumps(index))
+    (raw / "index/Shop.integrated_narrative.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no column history_item_sid .it has a, b."):
+        sidreasoner.read_folder(raw, "Shop")
+    (raw / "index/Shop.index.json").unlink()
+    with pytest.raises(InputError, match="no index.json in"):
+        sidreasoner.read_folder(raw)
