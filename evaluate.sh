@@ -18,7 +18,7 @@ EXAMPLES=${EXAMPLES:-$SIDS}
 RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-grpo}                  # names the output, and the stage whose model it is unless MODEL says: grpo | sft_recommend | ...
 SPLIT=${SPLIT:-test}                # test | valid
-MODE=${MODE:-direct}                # direct | empty_think | think (a thought before each semantic ID)
+MODE=${MODE:-direct}                # direct | empty_think | think (thoughts before the semantic IDs) | race (think and direct as one list)
 NUM_GPUS=${NUM_GPUS:-1}
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.recommend
 source "$(dirname "$0")/scripts/env.sh"

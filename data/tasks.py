@@ -25,6 +25,7 @@ from typing import Any
 
 from data.answers import listed
 from data.prompts import Wording, title_lines
+from data.reasoning import rendered
 from data.sid import SidFormat, SidTable
 from data.signals import Signals
 from data.wordings import ITEM_CLAUSES, SEQUENCE_ITEM, SEQUENCE_NARRATIVE, SEQUENCE_STEP
@@ -82,7 +83,8 @@ class Example:
 class TaskContext:
     """All that a task function needs besides its row: the items' codes and texts, and how they are written.
 
-    titles, descriptions, brands, categories: one text per item, empty where there is none that may be shown; terms: TIDs.
+    titles, descriptions, brands, categories: one text per item, empty where there is none that may be shown; terms: TIDs; narratives:
+    what a teacher wrote about each item, with placeholders.
     """
 
     sids: SidTable
@@ -95,6 +97,7 @@ class TaskContext:
     category: str = "items"
     signals: Signals | None = None
     terms: Sequence[Sequence[str]] = field(default_factory=list)
+    narratives: Sequence[str] = field(default_factory=list)
     _sid_texts: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     def sid_text(self, item: int) -> str:
@@ -144,7 +147,10 @@ def tid_to_sid(context: TaskContext, *, item: int) -> Example:
 
 
 def item_narrative(context: TaskContext, *, item: int) -> Example:
-    """Sentences that say title, brand, categories and description of a semantic ID, as far as the item has them."""
+    """What a teacher wrote about the item, else sentences that say title, brand, categories and description of its semantic ID."""
+    if len(context.narratives) and context.narratives[item]:
+        answer = Answer(item_id=item, text=rendered(context.narratives[item], context.sid_text))
+        return Example(example_id("item_narrative", item), "item_narrative", (), answer, (), (item,))
     columns = {
         "title": context.titles, "brand": context.brands, "categories": context.categories,
         "description": context.descriptions,
@@ -165,7 +171,8 @@ def _of_item(context: TaskContext, task: str, item: int, answer: Answer, **field
 class TaskWindow:
     """A row of sequences.parquet, its `key` the example_id there; `environment`: its signal of the moment, where known.
 
-    thought: text before the answer; instruction: text of history_to_instruction, None where nobody wrote one.
+    thought: text before the answer; instruction: text of history_to_instruction; narrative: that of sequence_narrative. None where
+    nobody wrote one.
     """
 
     key: int
@@ -176,6 +183,7 @@ class TaskWindow:
     weight: float = 1.0
     thought: str | None = None
     instruction: str | None = None
+    narrative: str | None = None
 
 
 def history_to_sid(
@@ -228,7 +236,11 @@ def titles_to_title(context: TaskContext, window: TaskWindow) -> Example:
 
 
 def sequence_narrative(context: TaskContext, window: TaskWindow) -> Example:
-    """A sentence that recites history and target, semantic IDs with titles where there are some."""
+    """What a teacher wrote about the row, else a sentence that recites history and target, with titles where there are some."""
+    if window.narrative:
+        return _of_window(
+            "sequence_narrative", window, (), Answer(item_id=window.target, text=window.narrative)
+        )
 
     def named(item: int) -> str:
         title = context.titles[item] if len(context.titles) else ""

@@ -1,21 +1,25 @@
-"""A generated store: raw review dumps in the 2018 or 2023 Amazon form, for the quickstart, the tests and the benches.
+"""A generated store: raw review dumps in the 2018 or 2023 Amazon form, for the quickstart, the tests and the benches; or beads.
 
 writes  Toystore.json meta_Toystore.json (2018) or Toystore.jsonl meta_Toystore.jsonl (2023), with --gzip true .gz;
-        manifest.json
+        manifest.json; with --size beads a SIDReasoner folder with a thought for every train row
 
 python -m data.toy --size small --format 2018 --seed 0 --output_dir data/toystore/raw
+python -m data.toy --size beads --output_dir data/beads/raw        # FROM=sidreasoner DATASET=beads bash scripts/import_release.sh
 
 Customers follow two projects at a time through twelve stages, mostly taking turns between them, finish and replace them,
 come back for follow-ups and refills, prefer certain brands and seasons, and sometimes buy anything. Projects, stages and
 half of the follow-ups show in behaviour only; leaf categories, brands, kinds of product and the other half also in text.
 Sizes: tiny (tests), small (about 1,900 items, 7,900 users and 62,000 interactions are left by a 5-core), large (streamed,
 any number of --interactions). The same seed gives the same bytes.
+
+beads: 96 items of which the next one follows from a rule that their descriptions state (data/generator/rules.py), 2,000 users.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +29,14 @@ from configs import program
 from configs.program import InputError, progress
 from data.generator.catalogue import Catalogue, make_catalogue
 from data.generator.files import DAYS, Form, ReviewLines, metadata_lines
+from data.generator.rules import DESCRIPTION, make_beads
 from data.generator.users import CHUNK_USERS, simulate
-from data.store.output import open_output
+from data.reasoning import rendered
+from data.releases.index import write_index
+from data.releases.minionerec import csv_text
+from data.releases.sidreasoner import texts_csv
+from data.sid import FORMATS
+from data.store.output import Output, open_output
 
 STAGE, VERSION = "toy", 1
 # Purchases per user on average, a little low so that a stream never runs dry before its number of interactions.
@@ -42,6 +52,8 @@ class Size:
     users: int
 
 
+BEAD_USERS = 2000
+LETTERS = FORMATS["letters"]
 SIZES = {"tiny": Size(185, 700), "small": Size(2600, 13_000)}
 
 
@@ -51,8 +63,8 @@ class ToyArgs:
 
     output_dir: str
     """where the raw files go"""
-    size: Literal["tiny", "small", "large"] = "small"
-    """tiny, small or large"""
+    size: Literal["tiny", "small", "large", "beads"] = "small"
+    """tiny, small or large; or beads, another store, whose next item follows from a rule"""
     format: Form = 2018
     """form of the lines, 2018 or 2023"""
     seed: int = 0
@@ -69,6 +81,10 @@ class ToyArgs:
             raise InputError("--interactions goes with --size large, and only with it")
         if self.interactions is not None and self.interactions < 1:
             raise InputError(f"--interactions is {self.interactions} -> at least 1")
+        if self.size == "beads" and (self.format != 2018 or self.gzip):
+            raise InputError(
+                "format and gzip are of review dumps, which --size beads does not write -> leave them out"
+            )
         if self.seed < 0:
             raise InputError(f"--seed is {self.seed} -> 0 or more")
 
@@ -128,8 +144,40 @@ def write_lines(lines: Iterable[str], path: Path, *, compress: bool) -> int:
     return count + len(batch)
 
 
+def write_beads(args: ToyArgs, out: Output) -> None:
+    """The SIDReasoner folder of the beads: rows of the last four of each user, thoughts of the train rows."""
+    beads = make_beads(BEAD_USERS, seed=args.seed)
+    titles = [beads.title(bead) for bead in range(len(beads.colour_N))]
+    sids = [LETTERS.text(codes) for codes in beads.codes_NL.tolist()]
+    items = {
+        str(at): {"title": title, "description": DESCRIPTION, "brand": "", "categories": ""}
+        for at, title in enumerate(titles)
+    }
+    out.write_text("index/Beads.item.json", json.dumps(items, indent=2) + "\n")
+    with out.replacing("index/Beads.index.json") as path:
+        write_index(path, beads.codes_NL)
+    lines = []
+    for split, places in (("train", (2, 3)), ("valid", (4,)), ("test", (5,))):
+        rows = [
+            (f"A{user}", walk[:place], walk[place])
+            for user, walk in enumerate(beads.walks_UT.tolist())
+            for place in places
+        ]
+        out.write_text(f"{split}/Beads.csv", csv_text(rows, titles, sids))
+        out.counts[split] = len(rows)
+        if split == "train":
+            lines = [
+                (*row, "", rendered(beads.thought(*row[1][-2:]), lambda bead: sids[bead])) for row in rows
+            ]
+    out.write_text("index/Beads.integrated_narrative.csv", texts_csv(lines, titles, sids))
+
+
 def main(args: ToyArgs) -> None:
-    """Write both files."""
+    """Write both files, or the folder of beads."""
+    if args.size == "beads":
+        with open_output(args, STAGE, version=VERSION, inputs={}) as out:
+            write_beads(args, out)
+        return
     catalogue = make_catalogue(args.store.items, days=DAYS, seed=args.seed)
     reviews, metadata = file_names(args)
     with open_output(args, STAGE, version=VERSION, inputs={}) as out:

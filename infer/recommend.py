@@ -115,7 +115,10 @@ class RecommendArgs:
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
-        return [Need(("think", "only_thoughts", "thoughts"), self.thinks, "mode think or race")]
+        return [
+            Need(("think", "only_thoughts", "thoughts"), self.thinks, "mode think or race"),
+            Need(("think.without",), self.mode == "race", "mode race"),
+        ]
 
     @property
     def thinks(self) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -123,7 +124,8 @@ class BuildExamplesArgs:
     tids: str | None = None
     """textual identifiers of the items (stage 05), for sid_to_tid, tid_to_sid, history_to_tid and history_to_instruction"""
     reasoning: list[str] = field(default_factory=list)
-    """texts of a teacher (stage 06), a directory per kind: thoughts of history tasks and instructions (preprocess/taught.py)"""
+    """texts of a teacher (stage 06), a directory per kind: thoughts of history tasks and instructions (preprocess/taught.py);
+    or the data set itself, where a published folder brought texts with its rows"""
     registry: str | None = None
     """file that names conversations and instructions of others (preprocess/corpora.py), for chat"""
     corpora: list[str] = field(default_factory=list)
@@ -254,6 +256,7 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
     context = TaskContext(
         sids, sid_format(args.format), wording(args.wording_name), titles.shown, descriptions.shown, brands, categories,
         args.category, read_signal_words(args, items, table) if args.signals else None, terms,
+        items["narrative"].to_pylist() if "narrative" in items.column_names else [],
     )  # fmt: skip
     sources = ExampleSources(sids, items, table, titles, descriptions, tids=ItemTexts.of_terms(terms))
     found = ([], {})
@@ -265,7 +268,8 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
         held = np.flatnonzero(sources.sequences.split != "train")
         made = convert(corpora, context, set(row_keys(sources.sequences, held, sids)))
     for directory in filter(None, (args.tids, *args.reasoning)):
-        require_same_data(directory, args.data, again="scripts/05_generate_tids.sh and stage 06")
+        if Path(directory).resolve() != Path(args.data).resolve():
+            require_same_data(directory, args.data, again="scripts/05_generate_tids.sh and stage 06")
     taught = read_taught(args.reasoning, context, sources.sequences)
     return context, replace(sources, preferences=found, corpora=made, taught=taught)
 

@@ -6,6 +6,9 @@
 | reasoning | the thought of history_to_instruction |
 | instruction | the text of history_to_instruction |
 
+Texts that a published folder brought with its rows (data/releases/sidreasoner.py: columns `reasoning` and `narrative` of sequences)
+become the thought of history_to_sid and the text of sequence_narrative, where the data set itself is named as a directory.
+
 A text belongs to the row of sequences whose example_id is its key, in the split that the teacher was told, and to no other: what
 a row of another split teaches never enters train.
 """
@@ -15,13 +18,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from configs.program import InputError
+from data import artifacts
 from data.reasoning import KINDS, WITH_TEXT, read_reasoning, rendered
 from data.tasks import TaskContext, TaskWindow
 from preprocess.examples import Sequences
+
+NARRATIVE = "narrative"
 
 THOUGHT_OF = {
     "history_to_sid": "identifier",
@@ -45,15 +52,22 @@ class Taught:
         """The windows with what was written for them."""
         thoughts = self.texts.get(THOUGHT_OF.get(task, ""), {})
         told = self.texts.get("instruction", {}) if task == "history_to_instruction" else {}
-        if not thoughts and not told:
+        recited = self.texts.get(NARRATIVE, {}) if task == "sequence_narrative" else {}
+        if not thoughts and not told and not recited:
             yield from windows
             return
         for window in windows:
-            yield replace(window, thought=thoughts.get(window.key), instruction=told.get(window.key))
+            key = window.key
+            yield replace(
+                window, thought=thoughts.get(key), instruction=told.get(key), narrative=recited.get(key)
+            )
 
 
 def read_taught(directories: Sequence[str], context: TaskContext, sequences: Sequences) -> Taught:
-    """The texts of one directory per kind; InputError for two of a kind."""
+    """The texts of one directory per kind; InputError for two of a kind.
+
+    One of the directories may be the data set itself: its texts are of the kinds identifier and narrative.
+    """
     rows = {
         key: (split, target)
         for key, split, target in zip(
@@ -63,14 +77,14 @@ def read_taught(directories: Sequence[str], context: TaskContext, sequences: Seq
     texts: dict[str, dict[int, str]] = {}
     left_out: dict[str, Counter[str]] = {}
     for directory in directories:
+        if (Path(directory) / artifacts.SEQUENCES.file).is_file():
+            released = released_texts(directory, context)
+            _refuse_twice(directory, released, texts)
+            texts |= released
+            continue
         table = read_reasoning(directory, num_items=context.sids.num_items)
         columns = [table[name].to_pylist() for name in ("key", "kind", "split", "target", "text", "status")]
-        twice = set(columns[1]) & texts.keys()
-        if twice:
-            raise InputError(
-                f"{directory} has texts of kind {twice.pop()}, of which there are some already -> one directory per kind "
-                f"({', '.join(KINDS)})"
-            )
+        _refuse_twice(directory, columns[1], texts)
         texts |= {kind: {} for kind in set(columns[1])}
         for key, kind, split, target, text, status in zip(*columns, strict=True):
             if status not in WITH_TEXT:
@@ -80,3 +94,30 @@ def read_taught(directories: Sequence[str], context: TaskContext, sequences: Seq
             else:
                 texts[kind][key] = rendered(text, context.sid_text)
     return Taught(texts, {kind: dict(counts) for kind, counts in left_out.items()})
+
+
+def _refuse_twice(directory: str, kinds: Iterable[str], texts: dict[str, dict[int, str]]) -> None:
+    if twice := sorted(set(kinds) & texts.keys()):
+        raise InputError(
+            f"{directory} has texts of kind {twice[0]}, of which there are some already -> one directory per kind "
+            f"({', '.join(KINDS)})"
+        )
+
+
+def released_texts(data: str, context: TaskContext) -> dict[str, dict[int, str]]:
+    """By kind, the texts of a data set's rows; InputError where its release brought none."""
+    table = artifacts.read_sequences(data, num_items=context.sids.num_items)
+    columns = {
+        kind: name
+        for kind, name in ((THOUGHT_OF["history_to_sid"], "reasoning"), (NARRATIVE, NARRATIVE))
+        if name in table.column_names
+    }
+    keys, found = table["example_id"].to_pylist(), {}
+    for kind, name in columns.items():
+        pairs = zip(keys, table[name].to_pylist(), strict=True)
+        found[kind] = {key: rendered(text, context.sid_text) for key, text in pairs if text}
+    if not any(found.values()):
+        raise InputError(
+            f"{data} has no texts of rows -> leave it out of reasoning, or prepare it from a folder that has them"
+        )
+    return found

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A folder that another system publishes -> a data set with its rows and its semantic IDs.
-#   reads   $RAW (MiniOneRec: item.json, {train,valid,test}/*.csv or *.inter, index.json; MIMIGenRec: id2sid.json, sft/ or rl/;
+#   reads   $RAW (MiniOneRec: item.json, {train,valid,test}/*.csv or *.inter, index.json; SIDReasoner: the same and texts; MIMIGenRec: id2sid.json, sft/ or rl/;
 #           NaviGen: pid2cid2tid.parquet, *_cid2cid.parquet)
 #   writes  $DATA_ROOT/$DATASET, its sids/$SIDS
 #   takes   seconds
@@ -13,7 +13,7 @@
 # --overwrite and --help reach both programs.
 set -euo pipefail
 
-FROM=${FROM:-minionerec}            # minionerec | mimigenrec | navigen
+FROM=${FROM:-minionerec}            # minionerec | sidreasoner | mimigenrec | navigen
 DATASET=${DATASET:-published}       # folder of $DATA_ROOT
 SIDS=${SIDS:-published}             # names the directory
 IMPORT_ARGS=${IMPORT_ARGS:-}

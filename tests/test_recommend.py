@@ -322,7 +322,7 @@ def test_bad_arguments_are_refused():
         ({"shard": 2, "of": 2}, "must lie in 0..1"),
         ({"of": 0}, "give both"),
         ({"of": 2, "mode": "think", "only_thoughts": True}, "joins finished shards"),
-        ({"thoughts": "elsewhere"}, "thoughts with mode direct"),
+        ({"thoughts": "elsewhere"}, "thoughts elsewhere is read only with mode think or race"),
         ({"chunk_rows": 0}, "at least 1"),
         ({"max_rows": 0}, "at least 1"),
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from train.rewards.needs import Sources, resolve
 from train.rewards.ranking import rank_discount
 from train.rewards.sid import cid_match, cid_prefix, first_diff, hepo, partial_hit, prefix_match
 from train.rewards.teacher import cgrf_h, collaborative
+from train.rewards.thoughts import thought_length
 
 # item 0 is the target (1, 2, 3); the others differ from it at the last, the middle, the first and at every level
 CODES = np.array([[1, 2, 3], [1, 2, 4], [1, 5, 3], [6, 2, 3], [6, 5, 4]], np.int32)
@@ -71,6 +74,27 @@ def test_other_depths_follow_the_rule_or_are_asked_for():
 def test_rank_discount_rewards_the_place_of_the_hit():
     assert rank_discount(batch([1, 2, 0])) == [[0, 0, 0.5]]
     assert rank_discount(batch([3, 0, None])) == [pytest.approx([0, 0.63093, None], abs=1e-5)]
+
+
+def test_rank_discount_falls_back_on_the_longest_right_prefix_where_no_beam_is_the_target():
+    near = {"sids": SIDS, "fallback": [0.05, 0.2]}
+    assert rank_discount(batch([1, 2, 3, 4, None]), **near) == [[0.2, 0.05, 0, 0, None]]
+    assert rank_discount(batch([1, 0, 2]), **near) == [pytest.approx([0, 0.63093, 0], abs=1e-5)]
+    with pytest.raises(InputError, match="3 values in fallback -> one per level but the last"):
+        rank_discount(batch([1]), sids=SIDS, fallback=[0.1, 0.2, 1])
+
+
+def test_thoughts_lose_what_they_have_too_much_or_too_little():
+    lengths = np.array([[0, 5, 10, 80, 90, 100, 130]])
+    group = replace(batch([0] * 7), thought_PG=lengths)
+    assert thought_length(group, most=100, soft=20) == [pytest.approx([0, 0, 0, 0, -0.5, -1, -1])]
+    assert thought_length(group, most=100, soft=20, least=10) == [
+        pytest.approx([-1, -0.5, 0, 0, -0.5, -1, -1])
+    ]
+    with pytest.raises(InputError, match="0 < soft <= most"):
+        thought_length(group, most=100, soft=0)
+    with pytest.raises(InputError, match="these rollouts have no thoughts"):
+        thought_length(batch([0]), most=100, soft=20)
 
 
 def test_collaborative_is_the_mean_probability_of_an_id_or_its_percentile():

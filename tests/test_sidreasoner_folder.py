@@ -135,3 +135,29 @@ def test_damaged_folders_are_named(tmp_path):
     (raw / "index/Shop.index.json").unlink()
     with pytest.raises(InputError, match="no index.json in"):
         sidreasoner.read_folder(raw)
+
+
+def test_released_texts_become_thoughts_and_narratives_with_the_semantic_ids_of_today(made, tmp_path):
+    new = np.array([(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4), (5, 5, 5)], np.int32)
+    sids = write_sids(made / "data/sids/train", data=made / "data", codes=new, sizes=(6, 6, 6))
+    build = ["--data", made / "data", "--sids", sids, "--output_dir", tmp_path / "examples",
+             "--tasks", "[history_to_sid, item_narrative, sequence_narrative]"]  # fmt: skip
+    call("preprocess.build_examples", *build, "--reasoning", f"[{made}/data]")
+    rows = pq.read_table(tmp_path / "examples/train.parquet").to_pylist()
+    told = {(row["task"], tuple(row["history"]), *row["target"]): row["answer"] for row in rows}
+    thought = told["history_to_sid", (0, 1), 2]["reasoning"]
+    assert thought == "They liked <a_1><b_1><c_1>; [[item:9]] {x}"
+    assert told["history_to_sid", (3, 1), 4]["reasoning"] is None
+    assert told["sequence_narrative", (0, 1), 2]["text"] == "First <a_1><b_1><c_1>, then <a_2><b_2><c_2>."
+    assert "Thing" in told["sequence_narrative", (3, 1), 4]["text"], "a row without a text gets the template"
+    assert told["item_narrative", (), 3]["text"].startswith("<a_4><b_4><c_4> is like <a_2><b_2><c_2>")
+    assert "Thing 1" in told["item_narrative", (), 1]["text"]
+    with pytest.raises(InputError, match="identifier.* of which there are some already"):
+        call(
+            "preprocess.build_examples",
+            *build,
+            "--overwrite",
+            "true",
+            "--reasoning",
+            f"[{made}/data, {made}/data]",
+        )

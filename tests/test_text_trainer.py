@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,46 @@ def test_the_greedy_tail_is_that_of_one_beam_behind_the_thought() -> None:
     assert np.allclose(scores[:, 0], made.batch.scores_PG.ravel(), atol=1e-4)
 
 
+def test_beams_behind_every_thought_are_one_group_of_rewards_each() -> None:
+    """The list behind a thought is that of evaluation; its worth is where the target stands, near misses where it does not."""
+    engine = engine_of(seed=2)
+    engine.settings = DecodeSettings(beams=4)
+    rows, prompts = examples(engine)
+    settings = ThoughtSettings(max_tokens=6, tail="beams", beams=4)
+    made = ThoughtPolicy(engine, settings, group=GROUP, seed=0).roll_out(rows, prompts, step=0)
+    cut = engine.sids.num_levels + 1
+    behind = [a + b[:-cut] for a, b in zip(made.prompt_ids, made.completion_ids, strict=True)]
+    nodes, scores = engine.rank(behind)
+    assert made.ranked.codes_PGL.shape == (len(rows) * GROUP, 4, engine.sids.num_levels)
+    assert np.array_equal(made.ranked.codes_PGL, TABLE.sids_SL[nodes])
+    assert np.allclose(made.ranked.scores_PG, scores, atol=1e-4)
+    assert np.array_equal(
+        made.batch.codes_PGL.reshape(-1, engine.sids.num_levels), made.ranked.codes_PGL[:, 0]
+    )
+    near = {"fallback": [0.05, 0.2]}
+    mixture = build_mixture([RewardSpec("rank_discount", params=near)], Sources(TABLE))
+    trainer = SimpleNamespace(
+        mixture=mixture, policy=SimpleNamespace(settings=settings), _log_metric=lambda *_: None
+    )
+    found, seen = total_rewards(trainer, made), set()
+    for entry, beams in enumerate(made.ranked.item_ids):
+        target = rows[entry // GROUP]["target"][0]
+        rank = next((at for at, items in enumerate(beams, start=1) if target in items), None)
+        agree = np.logical_and.accumulate(made.ranked.codes_PGL[entry] == TABLE.codes_NL[target], axis=1).sum(
+            1
+        )
+        expected = 1 / np.log2(rank + 1) if rank else [0, 0.05, 0.2][agree.max()]
+        assert found[entry] == pytest.approx(expected)
+        seen.add("hit" if rank else "near" if agree.max() else "far")
+    assert {"hit", "near"} <= seen
+    settings = ThoughtSettings(max_tokens=6, tail="beams", beams=4, hindsight=True, learns="all")
+    again = ThoughtPolicy(engine, settings, group=GROUP, seed=0).roll_out(rows, prompts, step=0)
+    for entry, beams in enumerate(again.ranked.item_ids):
+        target = rows[entry // GROUP]["target"][0]
+        chosen = again.batch.item_ids[entry // GROUP][entry % GROUP]
+        assert chosen == (next((items for items in beams if target in items), beams[0]))
+
+
 def make_trainer(
     tmp_path, engine: Engine, *, reward, steps: int, rate: float = 5e-3, batch: int = 16, **settings
 ):
@@ -115,15 +156,18 @@ def make_trainer(
 
     rows, prompts = examples(engine, 8)
     policy = ThoughtPolicy(engine, ThoughtSettings(max_tokens=12, **settings), group=GROUP, seed=0)
-    file = tmp_path / f"reward_{len(list(tmp_path.iterdir()))}.py"  # a file is loaded once in a process
-    file.write_text(reward)
+    specs = reward
+    if isinstance(reward, str):
+        file = tmp_path / f"reward_{len(list(tmp_path.iterdir()))}.py"  # a file is loaded once in a process
+        file.write_text(reward)
+        specs = [RewardSpec(f"{file}:mine")]
     config = GRPOConfig(
         output_dir=str(tmp_path / "out"), max_steps=steps, per_device_train_batch_size=batch, num_generations=GROUP, beta=0.0,
         learning_rate=rate, lr_scheduler_type="constant", use_cpu=True, bf16=False, report_to=[], save_strategy="no",
         logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, max_completion_length=64, seed=0,
     )  # fmt: skip
     return TextTrainer(
-        policy=policy, rewards=build_mixture([RewardSpec(f"{file}:mine")], Sources(TABLE)), rows=rows, prompts=prompts,
+        policy=policy, rewards=build_mixture(specs, Sources(TABLE)), rows=rows, prompts=prompts,
         validate=dict, args=config, processing_class=engine.renderer.tokenizer,
     )  # fmt: skip
 
@@ -153,6 +197,30 @@ def test_trl_learns_from_the_rollouts(tmp_path) -> None:
     before = [parameter.clone() for parameter in still.model.parameters()]
     make_trainer(tmp_path, still, reward=EQUAL, steps=2).train()
     assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
+
+
+def test_thoughts_are_learned_from_the_rank_of_the_target_behind_them_and_kept_short(tmp_path) -> None:
+    specs = [
+        RewardSpec("rank_discount", params={"fallback": [0.05, 0.2]}),
+        RewardSpec("thought_length", weight=0.5, params={"most": 12, "soft": 8}),
+    ]
+    one = make_trainer(
+        tmp_path, engine_of(), reward=specs, steps=20, tail="beams", beams=5, drop_unfinished=False
+    )
+    one.train()
+    logs = [log for log in one.state.log_history if "reward" in log]
+    assert {
+        "reward/rank_discount",
+        "reward/thought_length",
+        "unfinished_share",
+        "thought_tokens",
+        "hit_rate",
+    } <= set(logs[0])
+    first, last = logs[:4], logs[-4:]
+    mean = lambda part, name: np.mean([log[name] for log in part])  # noqa: E731
+    assert mean(last, "reward") > mean(first, "reward") + 0.05, logs
+    assert mean(last, "thought_tokens") < mean(first, "thought_tokens")
+    assert all(0 <= log["reward/rank_discount"] <= 1 and np.isfinite(log["loss"]) for log in logs)
 
 
 def test_forced_tokens_and_codes_carry_no_loss(tmp_path) -> None:
@@ -274,6 +342,10 @@ def test_refusals(tmp_path) -> None:
         ThoughtSettings(max_tokens=4, temperature=0)
     with pytest.raises(InputError, match="thought.tail sample is read only with thought.max_tokens above 0"):
         ThoughtSettings(tail="sample")
+    with pytest.raises(InputError, match=r"thought.beams 4 is read only with tail beams"):
+        ThoughtSettings(max_tokens=4, beams=4)
+    with pytest.raises(InputError, match=r"thought.hindsight True is read only with tail beams and learns all"):
+        ThoughtSettings(max_tokens=4, tail="beams", hindsight=True)
     with pytest.raises(InputError, match="thought.learns"):
         ThoughtSettings(max_tokens=4, learns="codes")
     with pytest.raises(InputError, match="reference elsewhere: rollouts with thoughts"):

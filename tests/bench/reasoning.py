@@ -1,7 +1,7 @@
 """The semantic IDs behind thoughts: the tree decoder against `generate` of transformers, thought by thought.
 
-python -m tests.bench.reasoning            # 4 prompts with 4 thoughts each, 10 beams, a minute or two
-python -m tests.bench.reasoning --quick    # 2 prompts with 2 thoughts, for a look
+python -m tests.bench.reasoning            # 2 prompts of 128 tokens, 4 thoughts of 256 each, 10 beams, a minute or two
+python -m tests.bench.reasoning --quick    # one prompt with 2 thoughts of 64, for a look
 
 Both sides run in this process on the random model and the catalogue of tests.bench.decode (4 layers of 256, vocabulary
 152,704), behind the same prompts and written thoughts, interleaved, best of --repeats. Theirs is one call of `generate` per
@@ -9,7 +9,8 @@ thought, 10 beams, with `prefix_allowed_tokens_fn` over a dictionary of prefixes
 given: writing them is no part of it. Checked: every beam's score within 1e-3, items in the same order wherever scores differ by
 more than 1e-4. The last line is one JSON object:
 
-ratios  sid_tail   `generate` / ours, whole-vocabulary scores
+ratios  sid_tail         `generate` / ours, whole-vocabulary scores
+        sid_tail_level   the same against ours with scores over the level's codes
 values  ms_per_thought, theirs_ms_per_thought
 """
 
@@ -73,17 +74,18 @@ def written(
     return extended
 
 
-def measure(*, prompts: int, thoughts: int, repeats: int) -> dict[str, Any]:
+def measure(*, prompts: int, thoughts: int, words: int, repeats: int) -> dict[str, Any]:
     """The bench's JSON object."""
     rng = np.random.default_rng(0)
     model, vocab, sids = random_model(), vocabulary(), catalogue(3686, rng)
-    extended = written(rng, prompts=prompts, thoughts=thoughts, length=128, words=64)
+    extended = written(rng, prompts=prompts, thoughts=thoughts, length=128, words=words)
     trie, legal = Trie(sids, vocab), continuations(vocab.token_ids(sids.sids_SL).tolist())
     with torch.no_grad():
         seconds, results = interleaved(
             {
                 "generate": lambda: theirs(model, extended, legal, sids.num_levels),
                 "ours": lambda: search(model, extended, trie, BEAMS, "full"),
+                "level": lambda: search(model, extended, trie, BEAMS, "level"),
             },
             repeats,
         )
@@ -96,7 +98,10 @@ def measure(*, prompts: int, thoughts: int, repeats: int) -> dict[str, Any]:
     return {
         "bench": "reasoning",
         "same": same,
-        "ratios": {"sid_tail": round(seconds["generate"] / seconds["ours"], 1)},
+        "ratios": {
+            "sid_tail": round(seconds["generate"] / seconds["ours"], 1),
+            "sid_tail_level": round(seconds["generate"] / seconds["level"], 1),
+        },
         "values": {"ms_per_thought": per_thought["ours"], "theirs_ms_per_thought": per_thought["generate"]},
         "threads": torch.get_num_threads(),
         "device": "cpu",
@@ -104,9 +109,9 @@ def measure(*, prompts: int, thoughts: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    args = frame.flags(__doc__, quick="2 prompts with 2 thoughts each", repeats=3).parse_args()
-    shape = {"prompts": 2, "thoughts": 2} if args.quick else {"prompts": 4, "thoughts": 4}
-    frame.finish(measure(**shape, repeats=args.repeats))
+    args = frame.flags(__doc__, quick="one prompt with 2 thoughts of 64 tokens", repeats=3).parse_args()
+    prompts, thoughts, words = (1, 2, 64) if args.quick else (2, 4, 256)
+    frame.finish(measure(prompts=prompts, thoughts=thoughts, words=words, repeats=args.repeats))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from configs.program import InputError
 from data.store.configuration import added
 from infer.search.trie import SCORE_SPACES
 
-TAILS = ("greedy", "sample")
+TAILS = ("greedy", "sample", "beams")
 LEARNS = ("thought", "all")
 DRAWN = ("stochastic_beam", "sample", "dynamic_sampling")
 
@@ -169,7 +169,12 @@ class ThoughtSettings:
     top_p: float = 1.0
     """sample from the smallest set of tokens with this probability mass"""
     tail: str = "greedy"
-    """the semantic ID behind a thought: greedy (code by code) or sample (drawn, legal ones only)"""
+    """the semantic ID behind a thought: greedy (code by code), sample (drawn, legal ones only) or beams (the best by search: rewards
+    see `beams` of them as one group, and the thought gets the largest reward among them)"""
+    beams: int = 10
+    """tail beams: how many behind each thought"""
+    hindsight: bool = False
+    """tail beams with learns all: the codes that are learned are the target's wherever a beam holds it, else the best beam's"""
     learns: str = "thought"
     """which tokens carry the loss: thought (with its end marker), or all that the model chose, codes included"""
     drop_unfinished: bool = False
@@ -187,8 +192,10 @@ class ThoughtSettings:
             raise InputError(
                 f"thought.temperature {self.temperature}: greedy thoughts of a group are all the same -> above 0"
             )
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"thought.top_p {self.top_p} must lie in (0, 1]")
+        if not 0 < self.top_p <= 1 or self.beams < 2:
+            raise InputError(
+                f"thought.top_p {self.top_p} must lie in (0, 1], beams {self.beams} be at least 2"
+            )
         for name, value, known in (("tail", self.tail, TAILS), ("learns", self.learns, LEARNS)):
             if value not in known:
                 raise InputError(f"unknown thought.{name} {value!r} -> one of {', '.join(known)}")
@@ -196,4 +203,9 @@ class ThoughtSettings:
     def needs(self) -> list[Need]:
         """All but the length need one."""
         others = tuple(one.name for one in fields(self) if one.name != "max_tokens")
-        return [Need(others, self.max_tokens > 0, "thought.max_tokens above 0")]
+        searched = self.tail == "beams"
+        return [
+            Need(others, self.max_tokens > 0, "thought.max_tokens above 0"),
+            Need(("beams",), searched, "tail beams"),
+            Need(("hindsight",), searched and self.learns == "all", "tail beams and learns all"),
+        ]

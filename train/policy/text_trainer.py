@@ -141,21 +141,31 @@ def roll_out(prompts: Sequence[str], trainer: TextTrainer) -> dict[str, Any]:
 
 
 def total_rewards(trainer: TextTrainer, made: ThoughtRollouts) -> list[float | None]:
-    """The mixture's total of every rollout, prompt by prompt; logs what each member gave. InputError for one per level."""
-    total_PGM, given = trainer.mixture(made.batch)
+    """The mixture's total of every rollout, prompt by prompt; logs what each member gave. InputError for one per level.
+
+    With beams behind a thought its total is the largest of theirs: 1 / log2(rank + 1) of the target under rank_discount, the longest
+    right prefix under prefix_match.
+    """
+    total_PGM, given = trainer.mixture(made.batch if made.ranked is None else made.ranked)
     if total_PGM.shape[2] > 1:
         raise InputError(
             "a reward gives credit per level, and a thought has no levels -> rewards that give [P][G] for rollouts with thoughts"
         )
     total_PG = total_PGM[:, :, 0]
+    if made.ranked is not None:
+        shape = made.unfinished_PG.shape
+        total_PG = np.fmax.reduce(total_PG, axis=1).reshape(shape)
+        given = {name: np.fmax.reduce(values, axis=1).reshape(*shape, -1) for name, values in given.items()}
     if trainer.policy.settings.drop_unfinished:
         total_PG = np.where(made.unfinished_PG, np.nan, total_PG)
     for name, values in given.items():
         known = values[np.isfinite(values)]
         if known.size:
             trainer._log_metric(f"reward/{name}", float(known.mean()))
-    hits = [any(group) for group in made.batch.hits]
-    trainer._log_metric("hit_rate", float(np.mean(hits)))
+    listed = made.batch if made.ranked is None else made.ranked
+    hits = np.array([any(group) for group in listed.hits]).reshape(len(made.unfinished_PG), -1)
+    trainer._log_metric("hit_rate", float(hits.any(1).mean()))
+    trainer._log_metric("thought_tokens", float(made.batch.thought_PG.mean()))
     trainer._log_metric("unfinished_share", float(made.unfinished_PG.mean()))
     return [None if np.isnan(value) else float(value) for value in total_PG.ravel()]
 

@@ -4,10 +4,11 @@
                  sampled   if sampled    forced                    searched forced
 
 Forced tokens carry no loss. Behind each of a prompt's G thoughts stands one semantic ID: the likeliest legal code of each level in
-turn (`greedy`) or one drawn from the model's own distribution over legal IDs (`sample`). A thought that reached its length limit is closed by force, counted,
+turn (`greedy`), one drawn from the model's own distribution over legal IDs (`sample`), or the best of a search (`beams`), whose whole
+list rewards see as a group of its own: what a thought is worth is then where in that list the target stands. A thought that reached its length limit is closed by force, counted,
 and learned from like any other, unless `drop_unfinished` leaves it out of its group.
 
-Legend: P prompts, G rollouts of a group, L levels.
+Legend: P prompts, G rollouts of a group, L levels, K beams behind a thought, E = P * G thoughts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class ThoughtRollouts:
     """P * G completions, prompt by prompt: token ids, which of them the loss counts (1) and what rewards see.
 
     codes_PGL int64, scores_PG float32 (log-probability of the codes), text as people read it; unfinished: thoughts closed by force.
+    ranked: with tail beams, E groups of K beams, thought by thought.
     """
 
     prompt_ids: list[list[int]]
@@ -40,6 +42,7 @@ class ThoughtRollouts:
     counted: list[list[int]]
     batch: RolloutBatch
     unfinished_PG: np.ndarray
+    ranked: RolloutBatch | None = None
 
 
 class ThoughtPolicy:
@@ -65,7 +68,12 @@ class ThoughtPolicy:
         thoughts = self.writer.write(prompts, keys)
         extended, row_E = answer_prompts(prompts, thoughts, self.engine.renderer, task="reason_then_sid")
         own = [seed_of(keys[row], (entry % self.group,)) for entry, row in enumerate(row_E)]
-        codes_EL, nodes_E, scores_E = self._answers(extended, own)
+        codes_EKL, nodes_EK, scores_EK = self._answers(extended, own)
+        chosen_E = self._chosen(nodes_EK, [rows[row] for row in row_E])
+        codes_EL, nodes_E, scores_E = (
+            np.take_along_axis(part, chosen_E.reshape(-1, *[1] * (part.ndim - 1)), axis=1)[:, 0]
+            for part in (codes_EKL, nodes_EK, scores_EK)
+        )
         prompt_ids, completion_ids, counted = [], [], []
         tokens_EL = self._tokens(codes_EL)
         flat = [thought for group in thoughts for thought in group]
@@ -90,9 +98,35 @@ class ThoughtPolicy:
             scores_E.reshape(shape),
             self._grouped(text),
             self._grouped(completion_ids),
+            np.array([len(thought.ids) for thought in flat]).reshape(shape),
         )
         unfinished = np.array([not thought.finished for thought in flat]).reshape(shape)
-        return ThoughtRollouts(prompt_ids, completion_ids, counted, batch, unfinished)
+        ranked = None
+        if self.settings.tail == "beams":
+            ranked = self._ranked([rows[row] for row in row_E], codes_EKL, nodes_EK, scores_EK, batch)
+        return ThoughtRollouts(prompt_ids, completion_ids, counted, batch, unfinished, ranked)
+
+    def _chosen(self, nodes_EK: np.ndarray, rows_E: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Which beam stands in the completion, int64 [E]: the best, or with `hindsight` the target's where it is among them."""
+        chosen_E = np.zeros(len(nodes_EK), np.int64)
+        if self.settings.hindsight:
+            target_E = self.engine.sids.sid_of_item_N[[row["target"][0] for row in rows_E]]
+            chosen_E = (nodes_EK == target_E[:, None]).argmax(1)
+        return chosen_E
+
+    def _ranked(
+        self, rows_E: list[dict[str, Any]], codes_EKL: np.ndarray, nodes_EK: np.ndarray, scores_EK: np.ndarray, batch: RolloutBatch
+    ) -> RolloutBatch:  # fmt: skip
+        beams, sids = nodes_EK.shape[1], self.engine.sids
+        items = [
+            [() if node < 0 else tuple(sids.items_of_sid(node).tolist()) for node in nodes]
+            for nodes in nodes_EK.tolist()
+        ]
+        text, token_ids = (
+            [[own] * beams for group in part for own in group] for part in (batch.text, batch.token_ids)
+        )
+        lengths_EK = np.repeat(batch.thought_PG.reshape(-1, 1), beams, axis=1)
+        return RolloutBatch(rows_E, codes_EKL, items, scores_EK, text, token_ids, lengths_EK)
 
     def _grouped(self, flat: list[Any]) -> list[list[Any]]:
         return [flat[start : start + self.group] for start in range(0, len(flat), self.group)]
@@ -100,10 +134,14 @@ class ThoughtPolicy:
     def _answers(
         self, prompts: list[list[int]], keys: list[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(codes int64 [E, L], rows of sids_SL int64 [E], scores float32 [E]) of one semantic ID behind each prompt."""
+        """(codes int64 [E, K, L], rows of sids_SL int64 [E, K], scores float32 [E, K]) behind each prompt, K = 1 but for beams.
+
+        Where fewer are legal the row is -1 and the score -inf.
+        """
         engine, count = self.engine, len(prompts)
-        codes_EL = np.empty((count, engine.sids.num_levels), np.int64)
-        nodes_E, scores_E = np.empty(count, np.int64), np.empty(count, np.float32)
+        width = min(self.settings.beams, len(engine.sids.sids_SL)) if self.settings.tail == "beams" else 1
+        codes_EKL = np.empty((count, width, engine.sids.num_levels), np.int64)
+        nodes_EK, scores_EK = np.empty((count, width), np.int64), np.empty((count, width), np.float32)
         for part in engine.batches(prompts):
             sampler = None
             if self.settings.tail == "sample":
@@ -112,15 +150,15 @@ class ThoughtPolicy:
                 engine.model,
                 [prompts[entry] for entry in part],
                 engine.trie,
-                1,
+                width,
                 "trie" if self.settings.tail == "sample" else engine.settings.score_space,
                 parity=Parity(),
                 sampler=sampler,
             )
-            codes_EL[part] = beams.codes_BKL[:, 0].cpu().numpy()
-            nodes_E[part] = beams.nodes_BK[:, 0].cpu().numpy()
-            scores_E[part] = beams.scores_BK[:, 0].float().cpu().numpy()
-        return codes_EL, nodes_E, scores_E
+            codes_EKL[part] = beams.codes_BKL.cpu().numpy()
+            nodes_EK[part] = beams.nodes_BK.cpu().numpy()
+            scores_EK[part] = beams.scores_BK.float().cpu().numpy()
+        return codes_EKL, nodes_EK, scores_EK
 
     def _tokens(self, codes_EL: np.ndarray) -> np.ndarray:
         levels = self.engine.renderer.vocab.levels

@@ -25,8 +25,8 @@ class RolloutBatch:
     """P prompts with G rollouts each, best beam first.
 
     rows: the example columns of each prompt (history, target, task, ...); codes_PGL int [P, G, L]; item_ids[p][g]: the
-    items of that semantic ID, empty where a group has fewer than G legal beams; scores_PG float; text and token_ids are
-    filled by trainers that generate text.
+    items of that semantic ID, empty where a group has fewer than G legal beams; scores_PG float; text, token_ids and
+    thought_PG (tokens of the thought, int) are filled by trainers that generate text.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -35,6 +35,7 @@ class RolloutBatch:
     scores_PG: np.ndarray
     text: list[list[str]] | None = None
     token_ids: list[list[list[int]]] | None = None
+    thought_PG: np.ndarray | None = None
 
     @cached_property
     def hits(self) -> list[list[bool | None]]:
@@ -62,9 +63,11 @@ class RolloutBatch:
     def only(self, p: int) -> RolloutBatch:
         """The batch of prompt `p` alone."""
         one = slice(p, p + 1)
-        text, token_ids = (None if part is None else part[one] for part in (self.text, self.token_ids))
+        written = (
+            None if part is None else part[one] for part in (self.text, self.token_ids, self.thought_PG)
+        )
         return RolloutBatch(
-            self.rows[one], self.codes_PGL[one], self.item_ids[one], self.scores_PG[one], text, token_ids
+            self.rows[one], self.codes_PGL[one], self.item_ids[one], self.scores_PG[one], *written
         )
 
 
@@ -78,12 +81,12 @@ class Reward:
 
 def registry() -> dict[str, Reward]:
     """All rewards by name."""
-    from train.rewards import items, ranking, sid, teacher
+    from train.rewards import items, ranking, sid, teacher, thoughts
 
     return {
         "exact_match": Reward(sid.exact_match),
         "rank_aware": Reward(ranking.rank_aware),
-        "rank_discount": Reward(ranking.rank_discount),
+        "rank_discount": Reward(ranking.rank_discount, ("sids",)),
         "partial_hit": Reward(sid.partial_hit, ("sids",)),
         "prefix_match": Reward(sid.prefix_match, ("sids",)),
         "hepo": Reward(sid.hepo, ("sids",)),
@@ -95,4 +98,5 @@ def registry() -> dict[str, Reward]:
         "semantic": Reward(items.semantic, ("embeddings",)),
         "novelty": Reward(items.novelty, ("popularity",)),
         "diversity": Reward(items.diversity),
+        "thought_length": Reward(thoughts.thought_length),
     }

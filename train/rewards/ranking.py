@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+
+from configs.program import InputError
+from data.sid import SidTable
 from train.rewards import Rewards, RolloutBatch
+from train.rewards.agreement import prefix_matches, spoken
 
 
 def rank_aware(batch: RolloutBatch) -> Rewards:
@@ -27,12 +33,26 @@ def rank_aware(batch: RolloutBatch) -> Rewards:
     return rewards
 
 
-def rank_discount(batch: RolloutBatch) -> Rewards:
+def rank_discount(
+    batch: RolloutBatch, *, sids: SidTable | None = None, fallback: Sequence[float] = ()
+) -> Rewards:
     """1 / log2(rank + 1) for the beam that is the target, rank from 1; 0 for the others.
 
     The best beam-rank reward that independent users of SIDReasoner report. A hit on rank 1, 2 or 3 gives 1, .6309 or .5.
+    fallback: in a group without the target a beam whose first n codes are the target's gets `fallback[n - 1]`, one value for
+    every level but the last; theirs is [.05, .2]. The target (1, 2, 3) and beams (1, 2, 4), (1, 5, 3), (6, 2, 3) then give
+    [.2, .05, 0]: where each rollout is a thought with beams of its own, a thought that leads near the target beats one that does not.
     """
-    return [
+    rewards = [
         [None if hit is None else (1 / math.log2(rank + 2) if hit else 0.0) for rank, hit in enumerate(group)]
         for group in batch.hits
     ]
+    if not fallback:
+        return rewards
+    if sids is None or len(fallback) != sids.num_levels - 1:
+        raise InputError(
+            f"reward rank_discount: {len(fallback)} values in fallback -> one per level but the last"
+        )
+    depth_PG = prefix_matches(batch, sids).sum(2)
+    near = spoken(np.array([0.0, *fallback, 0.0])[depth_PG], batch)
+    return [own if any(group) else other for own, other, group in zip(rewards, near, batch.hits, strict=True)]
