@@ -5,12 +5,16 @@ A registry file names them, as LLaMA-Factory's dataset_info.json does; files sta
     {"general": {"file_name": "chats.jsonl", "formatting": "sharegpt", "columns": {"messages": "conversations"}},
      "shop": {"file_name": "sft/train.json", "columns": {"prompt": "instruction", "query": "input", "response": "output"}}}
 
+Messages may be text that prints a list, and a content a list of parts, as in SIDReasoner's general/sampled_data.arrow, which is JSON
+lines whatever its name says: {"file_name": "general/sampled_data.arrow", "formatting": "sharegpt", "columns": {"messages": "messages"}}.
+
 The last reply is what is learned; a leading <think> block of it becomes the example's reasoning. A reply that is one semantic
 ID is an example of history_to_sid (semantic IDs in the question), titles_to_sid or title_to_sid; all others are `chat`.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -88,7 +92,7 @@ def read_registry(path: str | Path, names: list[str]) -> list[Corpus]:
 
 def read_records(path: str | Path) -> Iterator[Any]:
     """The records of a JSON list or of JSON lines, plain or gzipped."""
-    if ".jsonl" not in Path(path).name and not Path(path).name.endswith(".ndjson"):
+    if not any(ending in Path(path).name for ending in (".jsonl", ".ndjson", ".arrow")):
         records = read_json(path)
         if not isinstance(records, list):
             raise InputError(f"{path} is no list of records -> a JSON list, or .jsonl with one a line")
@@ -147,14 +151,36 @@ def _turns(record: dict[str, Any], corpus: Corpus) -> tuple[list[dict[str, str]]
             turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}]
         return turns, ""
     told = record[names["messages"]]
+    if isinstance(told, str):
+        told = _printed(told)
     tags = MESSAGES if told and MESSAGES["role_tag"] in told[0] else corpus.tags
     roles = {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system")}
     turns += [
-        {"role": roles.get(turn[tags["role_tag"]], ""), "content": turn[tags["content_tag"]]} for turn in told
+        {"role": roles.get(turn[tags["role_tag"]], ""), "content": _content(turn[tags["content_tag"]])}
+        for turn in told
     ]
     while turns and turns[-1]["role"] != "assistant":
         turns.pop()
     return turns, ""
+
+
+def _printed(text: str) -> Any:
+    """The list that a text prints, as JSON or as Python writes it; never evaluated as code."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise TypeError("no printed list") from None
+
+
+def _content(content: Any) -> str:
+    """The text of a message, which may come in parts."""
+    return (
+        content if isinstance(content, str) else "".join(part["text"] for part in content if "text" in part)
+    )
 
 
 def _example(turns: list[dict[str, str]], ability: str, context: TaskContext, key: int) -> Example | str:

@@ -161,3 +161,34 @@ def test_released_texts_become_thoughts_and_narratives_with_the_semantic_ids_of_
             "--reasoning",
             f"[{made}/data, {made}/data]",
         )
+
+
+def test_general_chats_are_read_whatever_the_file_is_called(made, tmp_path):
+    """Printed lists with parts; what is no list is refused and never evaluated."""
+    chat = [
+        {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "user", "content": "Why's the sky blue?"},
+        {"role": "assistant", "content": "<think>\nLight scatters.\n</think>\n\nIt scatters."},
+    ]
+    (tmp_path / "general").mkdir()
+    file = tmp_path / "general/sampled_data.arrow"
+    file.write_text("".join(json.dumps({"messages": told}) + "\n" for told in (str(chat), json.dumps(chat))))
+    entry = {
+        "file_name": "general/sampled_data.arrow",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+    }
+    (tmp_path / "registry.json").write_text(json.dumps({"general": entry}))
+    sids = write_sids(
+        made / "data/sids/chat", data=made / "data", codes=np.array(CODES, np.int32), sizes=(6, 6, 6)
+    )
+    build = ["preprocess.build_examples", "--data", made / "data", "--sids", sids, "--tasks", "[chat]", "--corpora", "[general]",
+             "--registry", tmp_path / "registry.json"]  # fmt: skip
+    call(*build, "--output_dir", tmp_path / "examples")
+    rows = pq.read_table(tmp_path / "examples/train.parquet").to_pylist()
+    assert len(rows) == 2 and rows[0]["messages"] == rows[1]["messages"]
+    assert rows[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert rows[0]["answer"]["reasoning"] == "Light scatters." and rows[0]["answer"]["text"] == "It scatters."
+    file.write_text(json.dumps({"messages": "__import__('os').abort()"}) + "\n")
+    with pytest.raises(InputError, match="record 0 is no sharegpt record of general"):
+        call(*build, "--output_dir", tmp_path / "no")

@@ -344,7 +344,9 @@ def test_refusals(tmp_path) -> None:
         ThoughtSettings(tail="sample")
     with pytest.raises(InputError, match=r"thought.beams 4 is read only with tail beams"):
         ThoughtSettings(max_tokens=4, beams=4)
-    with pytest.raises(InputError, match=r"thought.hindsight True is read only with tail beams and learns all"):
+    with pytest.raises(
+        InputError, match=r"thought.hindsight True is read only with tail beams and learns all"
+    ):
         ThoughtSettings(max_tokens=4, tail="beams", hindsight=True)
     with pytest.raises(InputError, match="thought.learns"):
         ThoughtSettings(max_tokens=4, learns="codes")
