@@ -41,7 +41,7 @@ from infer.engine import DecodeSettings, Engine
 from infer.loading import context_length, examples_facts, prompt_bound
 from infer.models.retrievers.engines import open_engine
 from infer.search.allowed import item_ids
-from infer.text.thinking import ThinkSettings, VllmWriter
+from infer.text.thinking import ThinkSettings, VllmWriter, needs_of_mode
 from infer.work import shards
 from infer.work.decoding import (
     first_thoughts,
@@ -116,8 +116,8 @@ class RecommendArgs:
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
         return [
-            Need(("think", "only_thoughts", "thoughts"), self.thinks, "mode think or race"),
-            Need(("think.without",), self.mode == "race", "mode race"),
+            Need(("only_thoughts", "thoughts"), self.thinks, "mode think or race"),
+            *needs_of_mode(self.mode, self.think),
         ]
 
     @property

@@ -28,7 +28,7 @@ from infer.models.retrievers.engines import open_engine
 from infer.server.catalogue import read_catalogue
 from infer.server.service import Service
 from infer.server.web import make_app
-from infer.text.thinking import ThinkSettings
+from infer.text.thinking import ThinkSettings, needs_of_mode
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 BACKLOG = 64
@@ -55,9 +55,9 @@ class ServeArgs:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     """beams (the longest list that can be asked for), score space, longest prompt"""
     mode: str = "direct"
-    """where the answer starts: direct, empty_think, or think (a thought is written first, which takes its time)"""
+    """where the answer starts: direct, empty_think, think (a thought is written first, which takes its time), or race (both, merged)"""
     think: ThinkSettings = field(default_factory=ThinkSettings)
-    """how thoughts are written; used with mode think only"""
+    """how thoughts are written and merged"""
     device: str | None = None
     """cpu, cuda, cuda:1, ...; null = a GPU when there is one"""
     max_body: int = 262144
@@ -83,7 +83,7 @@ class ServeArgs:
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
-        return [Need(("think",), self.mode == "think", "mode think")]
+        return needs_of_mode(self.mode, self.think)
 
 
 def is_local(host: str) -> bool:

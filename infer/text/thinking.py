@@ -43,7 +43,7 @@ WITHOUT = ("direct", "empty_think")
 
 @dataclass(frozen=True, kw_only=True)
 class ThinkSettings:
-    """How thoughts are written and combined; used with mode think only."""
+    """How thoughts are written and combined; used with modes think and race."""
 
     thoughts: int = 1
     """thoughts per example; more than one needs a temperature above 0"""
@@ -85,7 +85,6 @@ class ThinkSettings:
         """Options that are read only where another one is set."""
         return [
             Need(("top_p", "top_k"), self.temperature > 0, "think.temperature above 0"),
-            Need(("aggregate",), self.thoughts > 1, "think.thoughts above 1"),
             Need(("gpu_memory",), self.writer == "vllm", "think.writer vllm"),
         ]
 
@@ -95,6 +94,16 @@ class ThinkSettings:
             max_new_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
             samples=self.thoughts, batch_size=self.batch_size, seed=self.seed,
         )  # fmt: skip
+
+
+def needs_of_mode(mode: str, think: ThinkSettings) -> list[Need]:
+    """Which options of a group `think` a program with this mode reads."""
+    race = mode == "race"
+    return [
+        Need(("think",), race or mode == "think", "mode think or race"),
+        Need(("think.without",), race, "mode race"),
+        Need(("think.aggregate",), race or think.thoughts > 1, "think.thoughts above 1 or mode race"),
+    ]
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def traceable(
         raise InputError(
             f"{where} was decoded with --allowed, a trace searches the whole catalogue -> leave out --predictions"
         )
-    if settings.strategy != "beam" or mode == "think":
+    if settings.strategy != "beam" or mode in ("think", "race"):
         raise InputError(
             f"a trace follows a beam search behind a fixed prompt, not strategy {settings.strategy}, mode {mode}"
             " -> strategy beam, mode direct or empty_think"
