@@ -22,6 +22,8 @@ def test_the_rule_by_hand_and_for_every_walk():
     assert beads.thought(first, second) == (
         f"[[item:{first}]] is red 7, [[item:{second}]] is blue 8. 7 and 8 make 3, so red 3."
     )
+    said = re.sub(r"\[\[item:\d+\]\]", "a b c", beads.thought(first, second))
+    assert len(re.findall(r"\w+|[^\w\s]", said)) == 24
     for a, b, c in zip(beads.walks_UT[:, 1], beads.walks_UT[:, 2], beads.walks_UT[:, 3], strict=True):
         assert beads.colour_N[c] == beads.colour_N[a]
         assert beads.number_N[c] == (beads.number_N[a] + beads.number_N[b]) % CLOCK

@@ -117,6 +117,11 @@ def test_a_data_set_reads_the_recipe_then_its_own_overlay(echo, tmp_path):
         (copy / "configs/paper" / file).touch()
     (call,) = script(echo, str(copy / "rl.sh"), PAPER="paper", DATASET="d", CONFIG="shop")[1:]
     assert re.findall(r"--config (\S+)", call) == ["configs/paper/grpo.yaml", "configs/paper/shop/grpo.yaml"]
+    (copy / "configs/paper/grpo_published.yaml").touch()
+    (call,) = script(echo, str(copy / "rl.sh"), PAPER="paper", DATASET="d", NAME="grpo_published")[1:]
+    assert re.findall(r"--config (\S+)", call) == ["configs/paper/grpo_published.yaml"], (
+        "a recipe of the output's name"
+    )
 
 
 def test_the_stages_of_dual_identifiers_follow_each_other(echo):

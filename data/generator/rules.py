@@ -38,7 +38,7 @@ class Beads:
         return f"{COLOURS[self.colour_N[bead]]} bead {self.number_N[bead]}".capitalize()
 
     def thought(self, first: int, second: int) -> str:
-        """What leads from two beads to the next, in about 25 tokens; the beads are placeholders."""
+        """What leads from two beads to the next, in 24 words, marks and codes; the beads are placeholders."""
         named = [f"{COLOURS[self.colour_N[bead]]} {self.number_N[bead]}" for bead in (first, second)]
         a, b = (int(self.number_N[bead]) for bead in (first, second))
         makes = (a + b) % CLOCK
