@@ -40,7 +40,14 @@ from rq.quality.assessment import Evidence
 from rq.vectors import embedding_map
 
 VERSION = 1
-INDEX_FILES = ("*.index.json*", "index/*.index.json*", "id2sid.json*", "*/id2sid.json*", "pid2cid2tid*", "*/pid2cid2tid*")
+INDEX_FILES = (
+    "*.index.json*",
+    "index/*.index.json*",
+    "id2sid.json*",
+    "*/id2sid.json*",
+    "pid2cid2tid*",
+    "*/pid2cid2tid*",
+)
 
 
 @dataclass

@@ -180,7 +180,10 @@ def test_names_of_variants_and_outputs(echo):
     assert "--model m/final" in calls[0] and "outputs/r/eval/beams10.test --decode.beams 10" in calls[0]
     assert "--predictions outputs/r/eval/beams10.test" in calls[1] and "--decode.beams" not in calls[1]
     call = script(echo, "rl.sh", NAME="grpo_teacher", TEACHER="outputs/r/baselines/text")[1]
-    assert "--config configs/minionerec/grpo_teacher.yaml" in call and "--teacher outputs/r/baselines/text" in call
+    assert (
+        "--config configs/minionerec/grpo_teacher.yaml" in call
+        and "--teacher outputs/r/baselines/text" in call
+    )
     assert "--config configs/minionerec/grpo.yaml" in script(echo, "rl.sh", NAME="free")[1]
     assert script(echo, "rl.sh", NAME="free", RUN="r", TRACKER="wandb")[1].endswith(
         "outputs/r/free --tracker wandb"
