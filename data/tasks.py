@@ -54,6 +54,15 @@ def example_id(task: str, key: int) -> int:
     return TASKS.index(task) * ID_STRIDE + key
 
 
+def row_key(example: int) -> int:
+    """The key behind an example id: of tasks with a history the example_id of their row of sequences.
+
+    >>> row_key(example_id("history_to_instruction", 7))
+    7
+    """
+    return example % ID_STRIDE
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the model should say. `sid` are codes, `item_id` the item they stand for, `text` free text."""

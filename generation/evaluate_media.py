@@ -34,6 +34,7 @@ from data import artifacts
 from data.cards import shown_title
 from data.sid import read_sids
 from data.store.output import open_output, require_manifest
+from data.tasks import row_key
 from generation import alignment
 from generation.gallery import Gallery, page, stories_of
 from generation.pictures import TINY, Faulty, difference_hash, near_pairs, open_picture, require_contrast
@@ -133,10 +134,11 @@ def gather(args: EvaluateMediaArgs, index: list[dict[str, Any]], num_items: int)
         )
     table = artifacts.read_sequences(args.data, num_items=num_items)
     histories = dict(zip(table["example_id"].to_pylist(), table["history"].to_pylist(), strict=True))
-    for row in rows:
-        if row["example_id"] is not None and row["example_id"] not in histories:
+    keys = [None if row["example_id"] is None else row_key(row["example_id"]) for row in rows]
+    for row, key in zip(rows, keys, strict=True):
+        if key is not None and key not in histories:
             raise InputError(
-                f"{args.data} has no example {row['example_id']} -> pass the --data that the media was made for"
+                f"{args.data} has no row {key} of sequences -> pass the --data that the media was made for"
             )
         named = [*row["item_ids"], *([] if row["target_item"] is None else [row["target_item"]])]
         if far := [item for item in named if not 0 <= item < num_items]:
@@ -145,7 +147,7 @@ def gather(args: EvaluateMediaArgs, index: list[dict[str, Any]], num_items: int)
             )
     users = [-place - 1 if row["user_id"] is None else row["user_id"] for place, row in enumerate(rows)]
     pictures = [Path(args.media) / (row["poster"] or row["path"]) for row in rows]
-    return Media(rows, pictures, [histories.get(row["example_id"], []) for row in rows], np.array(users))
+    return Media(rows, pictures, [histories.get(key, []) for key in keys], np.array(users))
 
 
 def similarities(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs.program import InputError
 from data import artifacts
+from data.tasks import example_id
 from generation import alignment
 from generation.init_tiny_models import CLIP, clip, tokenizer
 from generation.requests import RequestSettings, read_requests
@@ -19,10 +20,10 @@ from tests.media import Sketch, draw, write_instructions
 
 PROGRAM = "generation.evaluate_media"
 ROWS = [
-    {"example_id": 102, "user_id": 0, "target_item": 6, "item_ids": [7, 6, 1], "terms": ["nut", "<b>brass</b>"], "instruction": "A nut <script>alert(1)</script>"},
-    {"example_id": 103, "user_id": 1, "target_item": 8, "item_ids": [4], "terms": ["nail gun"], "instruction": "A nail gun & a lamp"},
-    {"example_id": 104, "user_id": 2, "target_item": 0, "terms": [], "instruction": "A bolt"},
-    {"example_id": 107, "user_id": 0, "target_item": 6, "terms": ["nut"], "instruction": ""},
+    {"example_id": example_id("history_to_instruction", 102), "user_id": 0, "target_item": 6, "item_ids": [7, 6, 1], "terms": ["nut", "<b>brass</b>"], "instruction": "A nut <script>alert(1)</script>"},
+    {"example_id": example_id("history_to_instruction", 103), "user_id": 1, "target_item": 8, "item_ids": [4], "terms": ["nail gun"], "instruction": "A nail gun & a lamp"},
+    {"example_id": example_id("history_to_instruction", 104), "user_id": 2, "target_item": 0, "terms": [], "instruction": "A bolt"},
+    {"example_id": example_id("history_to_instruction", 107), "user_id": 0, "target_item": 6, "terms": ["nut"], "instruction": ""},
 ]  # fmt: skip
 
 
