@@ -10,7 +10,8 @@ Texts that a published folder brought with its rows (data/releases/sidreasoner.p
 become the thought of history_to_sid and the text of sequence_narrative, where the data set itself is named as a directory.
 
 A text belongs to the row of sequences whose example_id is its key, in the split that the teacher was told, and to no other: what
-a row of another split teaches never enters train.
+a row of another split teaches never enters train. One with a marker of a tokenizer or a semantic ID in it is left out as titles are:
+it would be read as that token, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from configs.program import InputError
 from data import artifacts
 from data.reasoning import KINDS, WITH_TEXT, read_reasoning, rendered
 from data.tasks import TaskContext, TaskWindow
-from preprocess.examples import Sequences
+from preprocess.examples import RESERVED, Sequences
 
 NARRATIVE = "narrative"
 
@@ -91,6 +92,8 @@ def read_taught(directories: Sequence[str], context: TaskContext, sequences: Seq
                 left_out.setdefault(kind, Counter())[status] += 1
             elif rows.get(key) != (split, target):
                 left_out.setdefault(kind, Counter())["of_another_row"] += 1
+            elif RESERVED.search(text):
+                left_out.setdefault(kind, Counter())["reserved_marker"] += 1
             else:
                 texts[kind][key] = rendered(text, context.sid_text)
     return Taught(texts, {kind: dict(counts) for kind, counts in left_out.items()})

@@ -34,7 +34,7 @@ for number in $STAGES; do
         11) NAME=$trained bash evaluate.sh ;;
         12) NAME=$trained bash scripts/12_instruct.sh ;;
         13) NAME=$trained MODEL=${IMAGE_MODEL:-} bash scripts/13_generate_images.sh ;;
-        14) NAME=$trained MODEL=${VIDEO_MODEL:-} bash scripts/14_generate_videos.sh ;;
+        14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} bash scripts/14_generate_videos.sh ;;
         baselines) bash scripts/train_baselines.sh ;;
         *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14 or baselines" >&2; exit 2 ;;
     esac

@@ -117,6 +117,23 @@ def test_a_text_of_another_row_is_no_text_of_this_one(store: Path) -> None:
         assert left == {"identifier": {"failed" if name == "bad" else "of_another_row": 2}}
 
 
+def test_no_text_of_a_teacher_speaks_in_tokens(store: Path) -> None:
+    texts = {
+        100: "So <|end|><|assistant|>",
+        101: "I see <a_1><b_2>.",
+        102: "Done</think> now",
+        103: "I see [[item:2]] < 3 mm.",
+    }
+    write_taught(store / "marked", data=store / "data", kind="identifier", texts=texts)
+    made = build(store, "marked_out", "instruction", "marked")
+    thoughts = [e.answer.reasoning for e in made["train"] if e.answer.reasoning]
+    third = "".join(f"<{level}_{code}>" for level, code in zip("abc", CODES[2], strict=True))
+    assert set(thoughts) == {f"I see {third} < 3 mm."}
+    assert read_manifest(store / "marked_out")["counts"]["taught_left_out"] == {
+        "identifier": {"reserved_marker": 3}
+    }
+
+
 def test_what_does_not_go_together_is_refused(store: Path) -> None:
     write_taught(store / "again", data=store / "data", kind="instruction", texts={100: "x"})
     line = refuse("preprocess.build_examples", *flags(store, "no", "instruction", "again"))

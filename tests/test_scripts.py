@@ -233,6 +233,27 @@ def test_a_chain_hands_on_its_own_models(echo):
     ]  # fmt: skip
     lines = script(echo, "scripts/chain.sh", **variables, STAGES="11")
     assert any("infer.recommend" in line and "--model /base" in line for line in lines)
+    for more, maker in (({"VIDEO_MODEL": "/wan"}, "diffusers --model /wan"), ({}, "opensora --instructions")):
+        lines = script(echo, "scripts/chain.sh", **variables, **more, PAPER="navigen", STAGES="14")
+        assert any(f"--maker {maker}" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_instruct", "quickstart_media"])
+def test_a_quickstart_takes_no_recipe_from_the_shell(name):
+    """Whatever the stages that it runs would read is set, unset or said in its header."""
+    text = (ROOT / f"scripts/{name}.sh").read_text()
+    numbers = re.findall(r'^STAGES="(.*)"', text, re.MULTILINE)
+    stages = {stage for stage in STAGES if stage in text}
+    for number in numbers[0].split() if numbers else ():
+        own = {"09": "sft.sh", "10": "rl.sh", "11": "evaluate.sh", "baselines": "scripts/train_baselines.sh"}
+        stages |= {stage for stage in STAGES if stage == own.get(number) or f"/{number}_" in stage}
+    assert len(stages) >= 2
+    known = re.search(r'VARIABLES="([^"]*)"', (ROOT / "scripts/env.sh").read_text())[1].split()
+    read = {one for stage in stages for one in known if f"${{{one}:-" in (ROOT / stage).read_text()}
+    settled = set(re.findall(r"\b([A-Z_]{3,})=", text)) | set(
+        re.findall(r"^unset (.*)", text, re.MULTILINE)[0].split()
+    )
+    assert read - settled == set()
 
 
 def test_members_of_a_fusion_are_models_or_all_predictions_of_one(echo, tmp_path):

@@ -129,6 +129,7 @@ def test_the_valid_item_only_where_asked_for_and_lines_and_maps_too(tmp_path):
         ([A | {"target_tid": ["b" * 201]}], "1 to 200 characters"),
         ([A | {"history_tids": "nut"}], "its history is no list"),
         ([B | {"hist_pid": {"a": 1}}], "ids are text or a list"),
+        ([B | {"target_pid": ["77", "v,1"]}], "entry 0 has 2 targets, a sample has one"),
         ([{"history_tids": [], "target_tid": ["x"]}], "none of its 1 samples"),
     ],
 )

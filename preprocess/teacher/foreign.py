@@ -83,7 +83,12 @@ def _read(
             raise InputError(f"{where} names items by id -> give their terms (item_terms)")
         ids = _ids(row["hist_pid"], where) + (_ids(row.get("valid_pid"), where) if append_valid else [])
         history = [known.get(item, ()) for item in ids]
-        (target,) = [known.get(item, ()) for item in _ids(row["target_pid"], where)] or [()]
+        targets = _ids(row["target_pid"], where)
+        if len(targets) > 1:
+            raise InputError(
+                f"{where} has {len(targets)} targets, a sample has one -> an entry for each, or a list around an id with a comma"
+            )
+        target = known.get(targets[0], ()) if targets else ()
     elif "target_tid" in names and names & {"history_tids", "hist_tid"}:
         lists = row["history_tids" if "history_tids" in names else "hist_tid"]
         if not isinstance(lists, list):
