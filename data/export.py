@@ -308,11 +308,16 @@ def write_navigen(content: Content, args: ExportArgs, out: Output) -> None:
     cids = [navigen.CID.text(codes) for codes in content.sids.codes_NL.tolist()]
     terms = read_tids(args.tids, num_items=len(cids)).terms
     items = navigen.CidItems(content.items["raw_id"].to_pylist(), cids, terms)
+    for directory in (args.tids, *args.reasoning):
+        require_same_data(directory, args.data, again="scripts/05_generate_tids.sh and stage 06")
+    own = {key: (split, target) for split, rows in content.rows.items() for _, _, target, key in rows}
     told: dict[str, dict[int, str]] = {kind: {} for kind in KINDS}
     for directory in args.reasoning:
         for row in read_reasoning(directory, num_items=len(cids)).to_pylist():
-            if row["status"] in WITH_TEXT:
+            # A text of a foreign file has a place in it for a key, and no target: it is of no row here.
+            if row["status"] in WITH_TEXT and own.get(row["key"]) == (row["split"], row["target"]):
                 told[row["kind"]][row["key"]] = row["text"]
+    out.counts |= {f"texts_{kind}": len(texts) for kind, texts in told.items() if texts}
 
     def text(kind: str, key: int) -> str | None:
         return rendered(told[kind][key], cids.__getitem__) if key in told[kind] else None

@@ -136,6 +136,25 @@ def test_what_a_teacher_wrote_stands_beside_its_row(made):
     assert sorted(sum(mapped, [])) == sorted(set(cids) - {cids[2]}), "every item with a TID, once"
 
 
+def test_texts_of_other_rows_stand_beside_none(made, tmp_path):
+    """Those of a foreign file have no target, and keys that are by chance those of rows here."""
+    keys = artifacts.read_sequences(made / "data")["example_id"].to_pylist()
+    foreign = write_taught(tmp_path / "foreign", data=made / "data", kind="identifier", texts=dict.fromkeys(keys, "Not yours."), target=None)  # fmt: skip
+    flags = [
+        "--to",
+        "navigen",
+        "--data",
+        made / "data",
+        "--sids",
+        made / "data/sids/x",
+        "--tids",
+        made / "data/tids/x",
+    ]
+    call("data.export", *flags, "--reasoning", json.dumps([str(foreign)]), "--output_dir", tmp_path / "out")
+    told = pq.read_table(tmp_path / "out/train_cid2cid.parquet")["reasoning"]
+    assert told.null_count == len(told) > 0
+
+
 def test_predictions_as_their_json_lines_come_back(made, tmp_path):
     path = made / "navigen/hist_cid2cid_predictions.games_test_cid2cid.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
