@@ -46,7 +46,7 @@ from preprocess.mixture import (
     plan_split,
 )
 from preprocess.preferences import read_preferences
-from preprocess.taught import read_taught
+from preprocess.taught import item_narratives, read_taught
 
 STAGE, VERSION = "build_examples", 1
 HELD_OUT = "held_out"
@@ -256,7 +256,7 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
     context = TaskContext(
         sids, sid_format(args.format), wording(args.wording_name), titles.shown, descriptions.shown, brands, categories,
         args.category, read_signal_words(args, items, table) if args.signals else None, terms,
-        items["narrative"].to_pylist() if "narrative" in items.column_names else [],
+        item_narratives(items),
     )  # fmt: skip
     sources = ExampleSources(sids, items, table, titles, descriptions, tids=ItemTexts.of_terms(terms))
     found = ([], {})

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts
@@ -79,9 +80,10 @@ def read_taught(directories: Sequence[str], context: TaskContext, sequences: Seq
     left_out: dict[str, Counter[str]] = {}
     for directory in directories:
         if (Path(directory) / artifacts.SEQUENCES.file).is_file():
-            released = released_texts(directory, context)
+            released, marked = released_texts(directory, context)
             _refuse_twice(directory, released, texts)
             texts |= released
+            left_out |= {kind: Counter(reserved_marker=count) for kind, count in marked.items() if count}
             continue
         table = read_reasoning(directory, num_items=context.sids.num_items)
         columns = [table[name].to_pylist() for name in ("key", "kind", "split", "target", "text", "status")]
@@ -107,20 +109,32 @@ def _refuse_twice(directory: str, kinds: Iterable[str], texts: dict[str, dict[in
         )
 
 
-def released_texts(data: str, context: TaskContext) -> dict[str, dict[int, str]]:
-    """By kind, the texts of a data set's rows; InputError where its release brought none."""
+def item_narratives(items: pa.Table) -> list[str]:
+    """What a published folder brought about each item; "" where there is nothing, or a marker in it."""
+    if NARRATIVE not in items.column_names:
+        return []
+    return ["" if RESERVED.search(text or "") else text or "" for text in items[NARRATIVE].to_pylist()]
+
+
+def released_texts(data: str, context: TaskContext) -> tuple[dict[str, dict[int, str]], dict[str, int]]:
+    """(by kind, the texts of a data set's rows; how many have a marker in them and are left out).
+
+    InputError where its release brought none.
+    """
     table = artifacts.read_sequences(data, num_items=context.sids.num_items)
     columns = {
         kind: name
         for kind, name in ((THOUGHT_OF["history_to_sid"], "reasoning"), (NARRATIVE, NARRATIVE))
         if name in table.column_names
     }
-    keys, found = table["example_id"].to_pylist(), {}
+    keys, found, marked = table["example_id"].to_pylist(), {}, {}
     for kind, name in columns.items():
-        pairs = zip(keys, table[name].to_pylist(), strict=True)
-        found[kind] = {key: rendered(text, context.sid_text) for key, text in pairs if text}
-    if not any(found.values()):
+        pairs = {key: text for key, text in zip(keys, table[name].to_pylist(), strict=True) if text}
+        kept = {key: text for key, text in pairs.items() if not RESERVED.search(text)}
+        found[kind] = {key: rendered(text, context.sid_text) for key, text in kept.items()}
+        marked[kind] = len(pairs) - len(kept)
+    if not any(found.values()) and not any(marked.values()):
         raise InputError(
             f"{data} has no texts of rows -> leave it out of reasoning, or prepare it from a folder that has them"
         )
-    return found
+    return found, marked

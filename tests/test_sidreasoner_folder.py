@@ -37,6 +37,7 @@ def write_folder(root: Path, *, narrative: str = "", lines: list[tuple[str, str,
     (root / "index/Shop.index.json").write_text(json.dumps(index))
     enhanced = {key: dict(item) for key, item in items.items()}
     enhanced["3"]["llm_stage2"] = narrative
+    enhanced["4"]["llm_stage2"] = f"{NAMES[4]} goes with {NAMES[1]}."
     (root / "index/Shop.item_enhanced_v2.json").write_text(json.dumps(enhanced))
     for split, rows in ({"train": TRAIN} | LATER).items():
         (root / split).mkdir()
@@ -58,7 +59,7 @@ def made(tmp_path_factory) -> Path:
     lines = [
         (str([NAMES[0], NAMES[1]]), NAMES[2], f"First {NAMES[0]}, then {NAMES[1]}.", f"They liked {NAMES[0]}; [[item:9]] {{x}}"),
         # the same semantic IDs as the first train row: the second line of them is that of the other user's row
-        (str([NAMES[0]]), NAMES[1], "one", "uno"),
+        (str([NAMES[0]]), NAMES[1], "one", "uno <|end|>"),
         (str([NAMES[3]]), NAMES[1], f"two {NAMES[3]}", ""),
         (str([NAMES[2]]), NAMES[2], "no such row", "none"),
         (str([NAMES[0], NAMES[1], NAMES[2]]), NAMES[3], "of a valid row", "must not enter"),
@@ -73,12 +74,21 @@ def test_texts_name_items_and_stand_at_their_rows(made):
     items, rows = artifacts.read_items(made / "data"), artifacts.read_sequences(made / "data").to_pylist()
     told = items["narrative"].to_pylist()
     # item 3 shares its semantic ID with item 0, and its own narrative means itself
-    assert told == ["", "", "", f"{placeholder(3)} is like {placeholder(1)}, not <a_9><b_9><c_9>.", ""]
+    assert told == [
+        "",
+        "",
+        "",
+        f"{placeholder(3)} is like {placeholder(1)}, not <a_9><b_9><c_9>.",
+        f"{placeholder(4)} goes with {placeholder(1)}.",
+    ]
     found = {(tuple(row["history"]), row["target"]): row for row in rows}
     row = found[(0, 1), 2]
     assert row["narrative"] == f"First {placeholder(0)}, then {placeholder(1)}."
     assert row["reasoning"] == f"They liked {placeholder(0)}; {escaped('[[item:9]]')} {{x}}"
-    assert found[(0,), 1]["reasoning"] == "uno" and found[(3,), 1]["narrative"] == f"two {placeholder(3)}"
+    assert (
+        found[(0,), 1]["reasoning"] == "uno <|end|>"
+        and found[(3,), 1]["narrative"] == f"two {placeholder(3)}"
+    )
     assert all(row["narrative"] == row["reasoning"] == "" for row in rows if row["split"] != "train")
     funnel = json.loads((made / "data/funnel.json").read_text())
     assert funnel["texts_of_unknown_rows"] == 2 and funnel["semantic_ids_of_no_item"] == 1
@@ -150,7 +160,11 @@ def test_released_texts_become_thoughts_and_narratives_with_the_semantic_ids_of_
     assert told["history_to_sid", (3, 1), 4]["reasoning"] is None
     assert told["sequence_narrative", (0, 1), 2]["text"] == "First <a_1><b_1><c_1>, then <a_2><b_2><c_2>."
     assert "Thing" in told["sequence_narrative", (3, 1), 4]["text"], "a row without a text gets the template"
-    assert told["item_narrative", (), 3]["text"].startswith("<a_4><b_4><c_4> is like <a_2><b_2><c_2>")
+    assert told["item_narrative", (), 4]["text"] == "<a_5><b_5><c_5> goes with <a_2><b_2><c_2>."
+    assert "Thing 3" in told["item_narrative", (), 3]["text"], (
+        "a semantic ID of no item would be learned as one"
+    )
+    assert told["history_to_sid", (0,), 1]["reasoning"] is None, "so would a token"
     assert "Thing 1" in told["item_narrative", (), 1]["text"]
     with pytest.raises(InputError, match="identifier.* of which there are some already"):
         call(
