@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -118,18 +117,3 @@ def against_others(
         for name, value in values.items():
             found[name][rows] = np.where(there, value, np.nan)
     return found
-
-
-def summarised(
-    columns: dict[str, np.ndarray], users_R: np.ndarray, *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """{name: {"value", "low", "high"}}: means over the rows where a column is known, intervals by bootstrap over users."""
-    from infer.metrics.measure import Columns
-    from infer.metrics.significance import Clusters
-
-    collected = Columns(Clusters(users_R, resamples=resamples, seed=seed))
-    kept = [name for name, values in columns.items() if np.isfinite(values).any()]
-    for name in kept:
-        known_R1 = np.isfinite(columns[name]).astype(np.float64)[:, None]
-        collected.add([name], np.nan_to_num(columns[name])[:, None], known_R1)
-    return collected.summary() if kept else {}

@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError, say
 from data import artifacts
 from data.cards import shown_title
@@ -38,7 +39,7 @@ from data.tasks import row_key
 from generation import alignment
 from generation.gallery import Gallery, page, stories_of
 from generation.pictures import TINY, Faulty, difference_hash, near_pairs, open_picture, require_contrast
-from infer.metrics.measure import entry
+from infer.metrics.measure import entry, means_of_known
 from rq.vectors.encoders import image_processor
 from rq.vectors.parts import images_of
 
@@ -79,10 +80,12 @@ class EvaluateMediaArgs:
     def __post_init__(self) -> None:
         if min(self.others, self.history, self.shown) < 1 or self.resamples < 0:
             raise InputError("others, history and shown must be at least 1, resamples not negative")
-        if self.item_images is not None and self.model is None:
-            raise InputError(
-                "item_images are compared by a model -> --model, a local CLIP or SigLIP directory"
-            )
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        measured = ("others", "history", "item_images")
+        return [Need(measured, self.model is not None, "model, a local CLIP or SigLIP directory")]
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def main(args: EvaluateMediaArgs) -> None:
         media = gather(args, index, items.num_rows)
         columns = {} if args.model is None else similarities(args, media, items, out.path / ".shards.tmp")
         metrics = shares(index, media)
-        metrics |= alignment.summarised(columns, media.users_R, resamples=args.resamples, seed=args.seed)
+        metrics |= means_of_known(columns, media.users_R, resamples=args.resamples, seed=args.seed)
         protocol = described(args, index, facts)
         out.write_json("metrics.json", metrics | {"protocol": protocol})
         kept = {name: [row[name] for row in media.rows] for name in ("uid", "dataset", "example_id")}

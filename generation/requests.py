@@ -26,10 +26,12 @@ from urllib.parse import quote
 
 import numpy as np
 
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.answers import INSTRUCTION_TASK
 from data.reasoning import PLACEHOLDER
+from data.releases.navigen import read_terms
 from data.rows import sample_rows
 from data.store.output import require_manifest
 
@@ -64,6 +66,11 @@ class RequestSettings:
             raise InputError(f"first {self.first} and sample {self.sample} must be at least 1")
         if self.first is not None and self.sample is not None:
             raise InputError("first and sample are two ways to choose -> one of them")
+        require_needs(self, "requests.")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("sample_seed",), self.sample is not None, "requests.sample")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,10 +273,22 @@ def _of_file(path: Path, kind: Kind, source: str, dataset: str) -> Iterator[Medi
             source=source,
             prompt=prompt,
             ground_truth=truth,
-            terms=tuple(row.get("terms") or row.get("target_tid") or ()),
-            item_ids=tuple(row.get("item_ids") or ()),
-            **{name: row.get(name) for name in ("example_id", "user_id", "target_item")},
+            terms=read_terms(told)
+            if isinstance(told := row.get("terms") or row.get("target_tid"), (list, str))
+            else (),
+            item_ids=_numbers(row.get("item_ids"), f"{path}:{number}: item_ids"),
+            **{
+                name: _numbers([row[name]], f"{path}:{number}: {name}")[0]
+                for name in ("example_id", "user_id", "target_item")
+                if row.get(name) is not None
+            },
         )
+
+
+def _numbers(value: Any, what: str) -> tuple[int, ...]:
+    if value is not None and not (isinstance(value, list) and all(type(one) is int for one in value)):
+        raise InputError(f"{what} are {str(value)[:60]} -> whole numbers, or leave them out")
+    return tuple(value or ())
 
 
 def as_lines(requests: Iterable[MediaRequest]) -> str:

@@ -33,8 +33,7 @@ from data.tids import Tids, read_tids
 from infer.chat.client import ChatSettings, chat_client
 from infer.chat.judge import SCORES, Grade, GradedSample, Judge, word_overlap
 from infer.metrics import instructions
-from infer.metrics.measure import Columns, entry
-from infer.metrics.significance import Clusters
+from infer.metrics.measure import entry, means_of_known
 from infer.tables.results import one_row
 
 STAGE, VERSION = "grade", 1
@@ -98,7 +97,7 @@ def main(args: GradeArgs) -> None:
         grades = judge.grade([sample(row, tids) for row in asked]) if asked else []
         by_row = dict(zip((row["example_id"] for row in asked), grades, strict=True))
         columns |= judge_columns([row["example_id"] for row in rows], by_row)
-        metrics = summary(columns, users=table["user_id"], resamples=args.resamples, seed=args.seed)
+        metrics = means_of_known(columns, users_of(table), resamples=args.resamples, seed=args.seed)
         metrics |= diversity(table["instruction"].to_pylist())
         known = {
             name: facts.get(name)
@@ -173,18 +172,11 @@ def judge_columns(example_ids: list[int], grades: dict[int, Grade | None]) -> di
     return {f"judge/{name}": np.array(values, np.float64) for name, values in columns.items()}
 
 
-def summary(
-    columns: dict[str, np.ndarray], *, users: pa.ChunkedArray, resamples: int, seed: int
-) -> dict[str, dict[str, float | None]]:
-    """Means over the rows that a column says something of, with intervals by bootstrap over users."""
-    # A row without a user is a user of its own.
-    users_N = np.array([-1 - row if user is None else user for row, user in enumerate(users.to_pylist())])
-    means = Columns(Clusters(users_N, resamples=resamples, seed=seed))
-    for name, values in columns.items():
-        known = np.isfinite(values)
-        if known.any():
-            means.add([name], np.nan_to_num(values)[:, None], known.astype(np.float64)[:, None])
-    return means.summary()
+def users_of(table: pa.Table) -> np.ndarray:
+    """int64 [N]; a row without a user is a user of its own."""
+    return np.array(
+        [-1 - row if user is None else user for row, user in enumerate(table["user_id"].to_pylist())]
+    )
 
 
 def diversity(texts: list[str]) -> dict[str, dict[str, float | None]]:

@@ -15,6 +15,7 @@ from data.tasks import example_id
 from generation import alignment
 from generation.init_tiny_models import CLIP, clip, tokenizer
 from generation.requests import RequestSettings, read_requests
+from infer.metrics.measure import means_of_known
 from tests.handmade import SEQUENCES, refuse, succeed, write_data, write_sids
 from tests.media import Sketch, draw, write_instructions
 
@@ -92,6 +93,9 @@ def test_without_a_model_and_with_the_wrong_ones(media, tmp_path):
     succeed(PROGRAM, *flags, "--output_dir", tmp_path / "plain")
     metrics = json.loads((tmp_path / "plain/metrics.json").read_text())
     assert {name for name in metrics if not name.startswith("all/")} == {"protocol"}
+    for flag, value in (("--item_images", tmp_path), ("--others", 3), ("--history", 5)):
+        line = refuse(PROGRAM, *flags, flag, value, "--output_dir", tmp_path / "n")
+        assert f"{flag[2:]} {value} is read only with model" in line
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert/config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "bert/model.safetensors").write_bytes(bytes(8))
@@ -160,6 +164,6 @@ def test_a_picture_beside_its_own_and_the_words_of_others():
 
 def test_means_and_intervals_leave_out_what_is_unknown():
     columns = {"a": np.array([1.0, np.nan, 3.0]), "b": np.full(3, np.nan)}
-    summary = alignment.summarised(columns, np.array([1, 2, 3]), resamples=200, seed=0)
+    summary = means_of_known(columns, np.array([1, 2, 3]), resamples=200, seed=0)
     assert summary.keys() == {"a"} and summary["a"]["value"] == 2
     assert summary["a"]["low"] == 1 and summary["a"]["high"] == 3

@@ -128,6 +128,18 @@ def test_prompts_of_elsewhere_and_our_own_again(tmp_path):
     file.write_text("not json\n")
     with pytest.raises(InputError, match="p.jsonl:1 is no JSON object"):
         read(prompts=str(file))
+    for wrong, what in (
+        ('"item_ids": ["B01"]', "item_ids"),
+        ('"item_ids": 7', "item_ids"),
+        ('"user_id": "ann"', "user_id"),
+    ):
+        file.write_text(f'{{"uid": 1, "prompt": "x", {wrong}}}\n')
+        with pytest.raises(InputError, match=f"p.jsonl:1: {what} are"):
+            read(prompts=str(file))
+    file.write_text('{"uid": 1, "prompt": "x", "target_tid": "[\'nut\', \'bolt\']"}\n')
+    assert read(prompts=str(file))[0].terms == ("nut", "bolt")
+    with pytest.raises(InputError, match="requests.sample_seed 3 is read only with requests.sample"):
+        RequestSettings(sample_seed=3)
 
 
 def test_choices(tmp_path):

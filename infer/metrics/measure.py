@@ -96,6 +96,18 @@ class Columns:
         return {name: entry(values[c], low[c], high[c]) for c, name in enumerate(self._names)}
 
 
+def means_of_known(
+    columns: Mapping[str, np.ndarray], users_R: np.ndarray, *, resamples: int, seed: int
+) -> dict[str, dict[str, float | None]]:
+    """Means of columns float64 [R] over the rows where each is finite, with intervals over users; those of no row are left out."""
+    means = Columns(Clusters(users_R, resamples=resamples, seed=seed))
+    known = {name: np.isfinite(values_R) for name, values_R in columns.items()}
+    kept = [name for name in columns if known[name].any()]
+    for name in kept:
+        means.add([name], np.nan_to_num(columns[name])[:, None], known[name].astype(np.float64)[:, None])
+    return means.summary() if kept else {}
+
+
 def entry(value: float, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
     """One number of metrics.json, rounded to 6 digits after the point."""
     return {
