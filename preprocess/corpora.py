@@ -14,7 +14,6 @@ ID is an example of history_to_sid (semantic IDs in the question), titles_to_sid
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections import Counter
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
-from data.releases.text import read_json, read_text
+from data.releases.text import printed_list, read_json, read_text
 from data.tasks import Answer, Example, TaskContext, example_id
 
 ALPACA = {
@@ -152,7 +151,9 @@ def _turns(record: dict[str, Any], corpus: Corpus) -> tuple[list[dict[str, str]]
         return turns, ""
     told = record[names["messages"]]
     if isinstance(told, str):
-        told = _printed(told)
+        told = printed_list(told)
+        if told is None:
+            raise TypeError("no printed list")
     tags = MESSAGES if told and MESSAGES["role_tag"] in told[0] else corpus.tags
     roles = {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system")}
     turns += [
@@ -162,18 +163,6 @@ def _turns(record: dict[str, Any], corpus: Corpus) -> tuple[list[dict[str, str]]
     while turns and turns[-1]["role"] != "assistant":
         turns.pop()
     return turns, ""
-
-
-def _printed(text: str) -> Any:
-    """The list that a text prints, as JSON or as Python writes it; never evaluated as code."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise TypeError("no printed list") from None
 
 
 def _content(content: Any) -> str:

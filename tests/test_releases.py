@@ -19,6 +19,7 @@ from data import artifacts
 from data.adapters import releases
 from data.adapters.options import MiniOneRecOptions
 from data.releases import d3, minionerec, records
+from data.releases import text as texts_of_others
 from data.sid import read_sids
 from infer.tracing.raw_lines import find_raw_lines
 from tests.handmade import call, write_sids
@@ -50,7 +51,7 @@ def read_back(made: Path, system: str, output: Path) -> Path:
 
 
 def test_worked_examples_of_the_docstrings():
-    assert doctest.testmod(releases).failed == 0
+    assert doctest.testmod(releases).failed == doctest.testmod(texts_of_others).failed == 0
 
 
 def test_a_minionerec_folder_comes_back_equal(made, tmp_path, capsys):

@@ -6,15 +6,14 @@ quotes of a printed list reach an encoder.
 
 from __future__ import annotations
 
-import ast
 import html
-import json
 import math
 import re
 from functools import lru_cache
 from typing import Any
 
 from data.adapters.options import TitleFilter
+from data.releases.text import printed_list
 
 # A closed tag is `<` with a letter, `/` or `!` up to `>`; "2 < 3" and "<3" are text. Scraped titles break off inside a
 # tag (`<span class="a-size-medium a-color-secondary"`): such a rest is dropped where it is plainly one.
@@ -74,13 +73,8 @@ def parse_list(value: Any) -> list[Any]:
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("[") and text.endswith("]"):
-            for read in (json.loads, ast.literal_eval):
-                try:
-                    parsed = read(text)
-                except (ValueError, SyntaxError, MemoryError, RecursionError):
-                    continue
-                if isinstance(parsed, list):
-                    return parsed
+            if (parsed := printed_list(text)) is not None:
+                return parsed
             if len(text) >= 4 and text[1] in "'\"" and text[-2] == text[1]:
                 # printed by something that did not escape the apostrophes of its text
                 return text[2:-2].split(f"{text[1]}, {text[1]}")

@@ -15,7 +15,6 @@ Legend: R rows, M mentions of CIDs in them, L levels.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ import pyarrow.compute as pc
 from configs.program import InputError
 from data import artifacts
 from data.releases.published import SPLITS, Published, PublishedItem, PublishedRows, only_file
+from data.releases.text import printed_list
 from data.sid import FORMATS
 
 CID = FORMATS["navigen"]
@@ -223,14 +223,7 @@ def read_terms(value: Any) -> tuple[str, ...]:
     (('nut', 'bolt'), ('nut', 'bolt'), ('nut', 'bolt'), ('nut', 'bolt'))
     """
     if isinstance(value, str):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                made = parse(value)
-            except (ValueError, SyntaxError):
-                continue
-            if isinstance(made, (list, tuple)):
-                return read_terms(made)
-        value = value.split(",")
+        value = value.split(",") if (made := printed_list(value)) is None else made
     terms = (str(term).strip() for term in value or ())
     return tuple(dict.fromkeys(term for term in terms if term))
 

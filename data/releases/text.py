@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 from pathlib import Path
@@ -39,3 +40,19 @@ def read_json(path: str | Path) -> Any:
         return json.loads(read_text(path), object_pairs_hook=distinct)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not valid JSON ({error}) -> get the file again") from None
+
+
+def printed_list(text: str) -> list[Any] | None:
+    """The list that a text prints, as JSON or as Python writes it, never run as code; None where it prints none.
+
+    >>> printed_list('["a", 1]'), printed_list("['a', None]"), printed_list("('a', 'b')"), printed_list("a, b"), printed_list("[" * 9999)
+    (['a', 1], ['a', None], ['a', 'b'], None, None)
+    """
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(found, (list, tuple)):
+            return list(found)
+    return None
