@@ -4,7 +4,7 @@
 #   reads   $DATA_ROOT/toystore, $OUTPUT_ROOT/$RUN/sft_recommend of the quickstart
 #   writes  $DATA_ROOT/toystore/{tids/keywords,reasoning/keywords_*,examples/dual}, $OUTPUT_ROOT/$RUN/{sft_identifiers,sft_dual},
 #           $OUTPUT_ROOT/$RUN/instructions/sft_dual.test, its metrics/metrics.json
-#   takes   the minutes that the README states, 2 cores, no GPU
+#   takes   what configs/toy/README.md says of its parts, 2 cores, no GPU
 # No model teaches here: keywords are the TIDs, rules write the texts, and every row says so. With a chat model: configs/navigen.
 # Every stage that is finished is kept: run it again after an interruption and it goes on where it was.
 set -euo pipefail

@@ -3,7 +3,7 @@
 # some of the instructions, measures, galleries, and the results page that links them.
 #   reads   $DATA_ROOT/toystore, $OUTPUT_ROOT/$RUN/instructions/sft_dual.test
 #   writes  $OUTPUT_ROOT/$RUN/{tiny_models,images,videos,gallery,report}
-#   takes   the minutes that generation/README.md states, 2 cores, no GPU
+#   takes   what generation/README.md says, 2 cores, no GPU
 # Tiny random models draw noise here, and every output says so. Real ones by variables, with the recipes of configs/navigen then:
 #   IMAGE_MODEL=/path/to/Z-Image-Turbo CLIP=/path/to/clip VIDEO_MODEL=/path/to/Wan2.1-T2V-1.3B-Diffusers bash scripts/quickstart_media.sh
 # Every stage that is finished is kept: run it again after an interruption and it goes on where it was.
