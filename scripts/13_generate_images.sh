@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # 13  A picture for every instruction by a local Z-Image, how well pictures fit prompts and histories, and a gallery.
-#   reads   $MODEL (a diffusers directory), $OUTPUT_ROOT/$RUN/instructions/$NAME.$SPLIT[.$MODE] (12), $DATA_ROOT/$DATASET; $CLIP
-#   writes  $OUTPUT_ROOT/$RUN/{images/,gallery/images.}$NAME.$SPLIT[.$MODE][.oracle]
+#   reads   $MODEL (a diffusers directory), $OUTPUT_ROOT/$RUN/instructions/$NAME.$SPLIT[.$INSTRUCT_MODE] (12), $DATA_ROOT/$DATASET; $CLIP
+#   writes  $OUTPUT_ROOT/$RUN/{images/,gallery/images.}$NAME.$SPLIT[.$INSTRUCT_MODE][.oracle]
 #   takes   not run on a GPU. Published: 8 steps of a 6B model per picture
 # Edit the variables, or override:
 #   DATASET=industrial MODEL=/path/to/Z-Image-Turbo CLIP=/path/to/clip NUM_GPUS=4 bash scripts/13_generate_images.sh
@@ -16,7 +16,7 @@ DATASET=${DATASET:-industrial}
 RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-sft_dual}              # whose instructions
 SPLIT=${SPLIT:-test}                # test | valid
-MODE=${MODE:-direct_json_prefix}    # of stage 12
+INSTRUCT_MODE=${INSTRUCT_MODE:-direct_json_prefix}  # of stage 12
 SOURCE=${SOURCE:-prediction}        # prediction | oracle (the teacher's instructions, from EXAMPLES)
 EXAMPLES=${EXAMPLES:-dual}
 MODEL=${MODEL:-Z-Image-Turbo}       # local directory

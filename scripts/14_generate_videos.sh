@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # 14  A video for every instruction, by Open-Sora in its own environment or a diffusers pipeline, measured, and a gallery.
-#   reads   $OUTPUT_ROOT/$RUN/instructions/$NAME.$SPLIT[.$MODE] (12), $DATA_ROOT/$DATASET; $CLIP; maker diffusers: $MODEL;
+#   reads   $OUTPUT_ROOT/$RUN/instructions/$NAME.$SPLIT[.$INSTRUCT_MODE] (12), $DATA_ROOT/$DATASET; $CLIP; maker diffusers: $MODEL;
 #           maker opensora: the checkout $OPENSORA_HOME, run by $OPENSORA_PYTHON
-#   writes  $OUTPUT_ROOT/$RUN/{videos/,gallery/videos.}$NAME.$SPLIT[.$MODE][.oracle]
+#   writes  $OUTPUT_ROOT/$RUN/{videos/,gallery/videos.}$NAME.$SPLIT[.$INSTRUCT_MODE][.oracle]
 #   takes   not run. Published: a minute per video of 256 pixels, half an hour of 768, by the 11B model on one H100
 # Edit the variables, or override:
 #   OPENSORA_HOME=/path/to/Open-Sora OPENSORA_PYTHON=/path/to/its/python DATASET=industrial bash scripts/14_generate_videos.sh
@@ -17,7 +17,7 @@ DATASET=${DATASET:-industrial}
 RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-sft_dual}              # whose instructions
 SPLIT=${SPLIT:-test}                # test | valid
-MODE=${MODE:-direct_json_prefix}    # of stage 12
+INSTRUCT_MODE=${INSTRUCT_MODE:-direct_json_prefix}  # of stage 12
 SOURCE=${SOURCE:-prediction}        # prediction | oracle (the teacher's instructions, from EXAMPLES)
 EXAMPLES=${EXAMPLES:-dual}
 MAKER=${MAKER:-opensora}            # opensora | diffusers (then MODEL, a Wan or LTX directory)

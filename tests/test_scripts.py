@@ -146,7 +146,7 @@ def test_the_stages_of_dual_identifiers_follow_each_other(echo):
             "--model outputs/r/sft_identifiers/final " in call
             and f"--output_dir outputs/r/sft_{stage} " in call
         )
-    instruct, grade = script(echo, "scripts/12_instruct.sh", MODE="two_stage", **shop)[1:]
+    instruct, grade = script(echo, "scripts/12_instruct.sh", INSTRUCT_MODE="two_stage", **shop)[1:]
     assert (
         "--model outputs/r/sft_dual/final " in instruct
         and "outputs/r/instructions/sft_dual.test.two_stage" in instruct
@@ -156,8 +156,33 @@ def test_the_stages_of_dual_identifiers_follow_each_other(echo):
     )
 
 
+def test_evaluation_and_instructions_have_modes_of_their_own(echo):
+    calls = script(
+        echo,
+        "scripts/chain.sh",
+        PAPER="navigen",
+        DATASET="office",
+        MODE="think",
+        STAGES="11 12 13",
+        IMAGE_MODEL="/z",
+    )
+    found = {
+        name: next(call for call in calls if name in call)
+        for name in ("recommend ", "instruct ", "generate_images ")
+    }
+    assert "--mode think" in found["recommend "] and "sft_recommend.test.think" in found["recommend "]
+    assert "--mode direct_json_prefix" in found["instruct "] and "--output_dir" in found["instruct "]
+    assert not any(".think" in call for name, call in found.items() if name != "recommend ")
+
+
 def test_media_are_named_after_their_instructions(echo):
-    variables = {"RUN": "r", "MODE": "two_stage", "SOURCE": "oracle", "CLIP": "/clip", "DATASET": "office"}
+    variables = {
+        "RUN": "r",
+        "INSTRUCT_MODE": "two_stage",
+        "SOURCE": "oracle",
+        "CLIP": "/clip",
+        "DATASET": "office",
+    }
     draw, show = script(echo, "scripts/13_generate_images.sh", "--seed", "7", MODEL="/z", **variables)[1:]
     assert "--model /z --instructions outputs/r/instructions/sft_dual.test.two_stage " in draw
     assert "--requests.source oracle --dataset office" in draw
