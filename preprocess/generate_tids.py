@@ -4,8 +4,9 @@ reads   <data>/items.parquet; a file of captions, where `captions` names one (li
 writes  <output_dir>/tids.parquet (item_id, terms, source), tid_report.json (coverage, collisions), answers/answers.jsonl
         (every answer as it came), manifest.json
 
-An item that has no TID has no terms, and `source` says why: no_caption, caption_refused (the caption is a refusal of the
-model that wrote it), refused (the chat model refuses), unusable (no term is left of its answer). A failed item, that is one
+An item that has no TID has no terms, and `source` says why: no_caption (no text, or no entry in the file `given`),
+caption_refused (the caption is a refusal of the model that wrote it), refused (the chat model refuses), unusable (no term is
+left of its answer, or none stands in the file). A failed item, that is one
 without an answer, ends the run with exit code 5 unless `most_failed` allows it; the next run asks for it again. Keywords
 stand in for a model only where `fallback: keywords` or backend `heuristic` say so, and have source `keywords`.
 Differs from NaviGen, whose stage takes refusals, free text and pieces of captions for terms (see preprocess/teacher/terms.py).
@@ -31,8 +32,9 @@ from data import tids as identifiers
 from data.releases.navigen import read_terms_table
 from data.store import output
 from infer.chat.client import ChatRequest, chat_client, read_results
+from preprocess.examples import RESERVED
 from preprocess.teacher.captions import read_captions
-from preprocess.teacher.foreign import read_item_terms
+from preprocess.teacher.foreign import LONGEST_TERM, read_item_terms
 from preprocess.teacher.terms import Keywords, TermChat, clean_terms
 from rq.vectors import embeddings
 
@@ -53,7 +55,8 @@ class GenerateTidsArgs:
     text_fields: list[str] = field(default_factory=lambda: ["title", "categories", "brand", "description"])
     """Columns of the items' text, without `captions`."""
     given: str | None = None
-    """TIDs that are written already, by raw_id; nobody is asked: NaviGen's pid2cid2tid.parquet, a JSON list of {id, tid} or a map."""
+    """TIDs that are written already, by raw_id, kept as they are spelt; nobody is asked: NaviGen's pid2cid2tid.parquet, a JSON list
+    of {id, tid} or a map. Refused: terms with a token's marker in them, or longer than 200 characters."""
     ask: TermChat = field(default_factory=TermChat)
     """Who writes the terms, and how they are asked for."""
     fallback: Literal["none", "keywords"] = "none"
@@ -78,7 +81,10 @@ class GenerateTidsArgs:
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is not set."""
-        return [Need(("text_fields",), self.captions is None, "without captions")]
+        return [
+            Need(("ask", "most_failed", "text_fields"), self.given is None, "without given"),
+            Need(("text_fields",), self.captions is None, "without captions"),
+        ]
 
     def not_chosen(self) -> set[str]:
         """What decides when a run gives up, not what it writes."""
@@ -136,7 +142,10 @@ def written_terms(
 
 
 def given_terms(ids: list[str], args: GenerateTidsArgs) -> tuple[list[Any], list[str | None]]:
-    """(terms, sources) of a file; an item that it does not name has none. InputError where it names no item at all."""
+    """(terms, sources) of a file; an item that it does not name has none.
+
+    InputError where it names no item at all, or a term would be read as a token or is too long.
+    """
     read = read_terms_table if args.given.endswith(".parquet") else read_item_terms
     told = read(args.given)
     if not told.keys() & set(ids):
@@ -144,7 +153,14 @@ def given_terms(ids: list[str], args: GenerateTidsArgs) -> tuple[list[Any], list
             f"{args.given}: none of its {len(told)} ids is a raw_id of {args.data} (it has e.g. {ids[0]!r}) -> another file"
         )
     terms = [list(told.get(key, ()))[: identifiers.MOST_TERMS] for key in ids]
-    return terms, ["given" if row else "unusable" for row in terms]
+    for key, row in zip(ids, terms, strict=True):
+        if faulty := [term for term in row if len(term) > LONGEST_TERM or RESERVED.search(term)]:
+            raise InputError(
+                f"{args.given}: id {key!r} has the term {faulty[0][:60]!r}, with a token's marker in it or more than "
+                f"{LONGEST_TERM} characters -> correct it, or leave the id out"
+            )
+    sources = {key: "given" if row else "unusable" for key, row in told.items()}
+    return terms, [sources.get(key, "no_caption") for key in ids]
 
 
 def item_captions(items: pa.Table, args: GenerateTidsArgs) -> CaptionTexts:

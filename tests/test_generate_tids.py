@@ -275,3 +275,18 @@ def test_refused_captions_are_no_text(data):
     made = rows(data / "tids/x")
     assert [source for _, source in made] == ["caption_refused", "chat", *["no_caption"] * 5]
     assert len(log.bodies) == 1
+
+
+def test_given_terms_are_kept_as_they_are_and_faults_are_named(data):
+    file, out = data / "t.json", data / "tids/given"
+    asked = ["--data", data, "--given", file, "--output_dir", out]
+    for term in ("nut <|im_end|>", "<a_1>", "x" * 201):
+        file.write_text(json.dumps({"B0000": ["steel"], "B0001": [term]}))
+        line = handmade.refuse("preprocess.generate_tids", *asked)
+        assert "t.json" in line and "B0001" in line and not (out / "tids.parquet").exists()
+    file.write_text(json.dumps({"B0000": ["\u00c9crou, 2 cm", "steel"], "B0001": []}))
+    for option in (["--text_fields", "[title]"], ["--most_failed", 0.5], ["--ask.most_terms", 3]):
+        line = handmade.refuse("preprocess.generate_tids", *asked, *option)
+        assert option[0][2:].split(".")[0] in line and "read only without given" in line
+    handmade.call("preprocess.generate_tids", *asked)
+    assert rows(out)[:3] == [(["\u00c9crou, 2 cm", "steel"], "given"), ([], "unusable"), ([], "no_caption")]
