@@ -197,7 +197,7 @@ class CompactEngine(Engine):
         self, model: CompactDecoder, sids: SidTable, settings: DecodeSettings, vocab: SidVocab | None = None
     ) -> None:
         self.model, self.sids, self.settings = model, sids, settings
-        self.wording, self.mode = "items", "direct"
+        self.wording, self.mode, self.races = "items", "direct", False
         self.renderer = self.histories = ItemPrompts(
             vocab or model.vocab, num_items=sids.num_items, positions=model.scorer.positions,
             users=model.network.shape.model.users > 0,
