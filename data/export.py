@@ -38,7 +38,7 @@ from configs import program
 from configs.program import InputError, say
 from data import artifacts
 from data.predictions import read_predictions, refuse_other_sids
-from data.reasoning import KINDS, WITH_TEXT, read_reasoning, rendered
+from data.reasoning import KINDS, WITH_TEXT, column_texts, read_reasoning, rendered
 from data.releases import atomic, d3, mimigenrec, minionerec, navigen, records, sidreasoner
 from data.releases.index import write_index, write_new_tokens
 from data.sid import FORMATS, SidTable, read_sids
@@ -172,7 +172,8 @@ def read_content(args: ExportArgs) -> Content:
         whole = list(zip(*columns, strict=True))
         rows[split] = kept_rows(whole, split, args, sids)
         dropped[f"{split}_rows_left_out"] = len(whole) - len(rows[split])
-    return Content(items, users, walks, rows, sids, dropped, sidreasoner.texts_of(table))
+    told = sidreasoner.texts_of(table, num_items=len(items), where=f"{args.data}/{artifacts.SEQUENCES.file}")
+    return Content(items, users, walks, rows, sids, dropped, told)
 
 
 def kept_rows(rows: list[Row], split: str, args: ExportArgs, sids: SidTable | None) -> list[Row]:
@@ -246,7 +247,9 @@ def write_minionerec(content: Content, args: ExportArgs, out: Output) -> None:
 def write_sidreasoner(content: Content, args: ExportArgs, out: Output) -> None:
     """Every file of a SIDReasoner folder but the general chats, and the source's ids."""
     items = content.items
-    narratives = items["narrative"].to_pylist() if "narrative" in items.column_names else []
+    narratives = column_texts(
+        items, "narrative", num_items=len(items), where=f"{args.data}/{artifacts.ITEMS.file}"
+    )
     item_text = minionerec.item_json(items, range(len(items)))
     folder = sidreasoner.Folder(
         args.name, args.csv_name or args.name, args.data_source or args.name, item_text, items["raw_id"].to_pylist(), content.users,

@@ -109,6 +109,20 @@ def read_reasoning(
     return table
 
 
+def column_texts(table: pa.Table, name: str, *, num_items: int, where: str) -> list[str]:
+    """A column of texts that a published folder brought, "" for null; [] without it, or where it is a user's own of another type.
+
+    InputError naming the first row whose text names an item outside 0..N-1.
+    """
+    if name not in table.column_names or table[name].type not in (pa.string(), pa.large_string()):
+        return []
+    texts = [text or "" for text in table[name].to_pylist()]
+    for row, text in enumerate(texts):
+        if problem := _far(text, num_items):
+            raise InputError(f"{where}: {name} of row {row}: {problem} -> correct the text")
+    return texts
+
+
 def _checked(table: pa.Table, where: str, num_items: int | None) -> pa.Table:
     keys = table["key"].to_pylist()
     if len(set(keys)) < len(keys):
@@ -132,6 +146,10 @@ def _problem(kind: str, split: str, status: str, text: str, num_items: int | Non
             return f"{name} {value!r} is none of {', '.join(known)}"
     if bool(text.strip()) != (status in WITH_TEXT):
         return f"status {status} with a text of {len(text)} characters"
-    if num_items is not None and (far := [i for i in map(int, PLACEHOLDER.findall(text)) if i >= num_items]):
-        return f"its text names item {far[0]}, outside 0..{num_items - 1}"
-    return ""
+    return "" if num_items is None else _far(text, num_items)
+
+
+def _far(text: str, num_items: int) -> str:
+    """What is wrong with a text that names an item outside 0..N-1, "" where it names none."""
+    far = next((item for item in map(int, PLACEHOLDER.findall(text)) if item >= num_items), None)
+    return "" if far is None else f"its text names item {far}, outside 0..{num_items - 1}"

@@ -256,7 +256,7 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
     context = TaskContext(
         sids, sid_format(args.format), wording(args.wording_name), titles.shown, descriptions.shown, brands, categories,
         args.category, read_signal_words(args, items, table) if args.signals else None, terms,
-        item_narratives(items),
+        item_narratives(items, data=args.data),
     )  # fmt: skip
     sources = ExampleSources(sids, items, table, titles, descriptions, tids=ItemTexts.of_terms(terms))
     found = ([], {})

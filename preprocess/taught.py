@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from configs.program import InputError
+from configs.program import InputError, warn
 from data import artifacts
-from data.reasoning import KINDS, WITH_TEXT, read_reasoning, rendered
+from data.reasoning import KINDS, WITH_TEXT, column_texts, read_reasoning, rendered
 from data.tasks import TaskContext, TaskWindow
 from preprocess.examples import RESERVED, Sequences
 
@@ -89,15 +89,23 @@ def read_taught(directories: Sequence[str], context: TaskContext, sequences: Seq
         columns = [table[name].to_pylist() for name in ("key", "kind", "split", "target", "text", "status")]
         _refuse_twice(directory, columns[1], texts)
         texts |= {kind: {} for kind in set(columns[1])}
+        own = 0
         for key, kind, split, target, text, status in zip(*columns, strict=True):
             if status not in WITH_TEXT:
                 left_out.setdefault(kind, Counter())[status] += 1
-            elif rows.get(key) != (split, target):
+                continue
+            if rows.get(key) != (split, target):
                 left_out.setdefault(kind, Counter())["of_another_row"] += 1
-            elif RESERVED.search(text):
+                continue
+            own += 1
+            if RESERVED.search(text):
                 left_out.setdefault(kind, Counter())["reserved_marker"] += 1
             else:
                 texts[kind][key] = rendered(text, context.sid_text)
+        if not own and (written := sum(status in WITH_TEXT for status in columns[-1])):
+            warn(
+                f"{directory}: none of its {written} texts is of a row of this data -> give texts of these rows and splits"
+            )
     return Taught(texts, {kind: dict(counts) for kind, counts in left_out.items()})
 
 
@@ -109,11 +117,11 @@ def _refuse_twice(directory: str, kinds: Iterable[str], texts: dict[str, dict[in
         )
 
 
-def item_narratives(items: pa.Table) -> list[str]:
+def item_narratives(items: pa.Table, *, data: str) -> list[str]:
     """What a published folder brought about each item; "" where there is nothing, or a marker in it."""
-    if NARRATIVE not in items.column_names:
-        return []
-    return ["" if RESERVED.search(text or "") else text or "" for text in items[NARRATIVE].to_pylist()]
+    where = f"{data}/{artifacts.ITEMS.file}"
+    texts = column_texts(items, NARRATIVE, num_items=len(items), where=where)
+    return ["" if RESERVED.search(text) else text for text in texts]
 
 
 def released_texts(data: str, context: TaskContext) -> tuple[dict[str, dict[int, str]], dict[str, int]]:
@@ -122,14 +130,13 @@ def released_texts(data: str, context: TaskContext) -> tuple[dict[str, dict[int,
     InputError where its release brought none.
     """
     table = artifacts.read_sequences(data, num_items=context.sids.num_items)
-    columns = {
-        kind: name
-        for kind, name in ((THOUGHT_OF["history_to_sid"], "reasoning"), (NARRATIVE, NARRATIVE))
-        if name in table.column_names
-    }
     keys, found, marked = table["example_id"].to_pylist(), {}, {}
-    for kind, name in columns.items():
-        pairs = {key: text for key, text in zip(keys, table[name].to_pylist(), strict=True) if text}
+    where = f"{data}/{artifacts.SEQUENCES.file}"
+    for kind, name in ((THOUGHT_OF["history_to_sid"], "reasoning"), (NARRATIVE, NARRATIVE)):
+        texts = column_texts(table, name, num_items=context.sids.num_items, where=where)
+        if not texts:
+            continue
+        pairs = {key: text for key, text in zip(keys, texts, strict=True) if text}
         kept = {key: text for key, text in pairs.items() if not RESERVED.search(text)}
         found[kind] = {key: rendered(text, context.sid_text) for key, text in kept.items()}
         marked[kind] = len(pairs) - len(kept)

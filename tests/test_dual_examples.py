@@ -103,7 +103,9 @@ def test_texts_of_a_teacher_stay_in_the_split_of_their_row(store: Path) -> None:
     assert not [e for e in build(store, "plain", "instruction")["train"] if e.answer.reasoning]
 
 
-def test_a_text_of_another_row_is_no_text_of_this_one(store: Path) -> None:
+def test_a_text_of_another_row_is_no_text_of_this_one(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = store / "data"
     for name, changes in (
         ("moved", {"target": 5}),
@@ -111,8 +113,11 @@ def test_a_text_of_another_row_is_no_text_of_this_one(store: Path) -> None:
         ("bad", {"status": "failed", "text": ""}),
     ):
         write_taught(store / name, data=data, kind="identifier", texts={100: "x", 101: "y"}, **changes)
+        capsys.readouterr()
         made = build(store, f"{name}_out", "instruction", name)
         assert not [e for e in made["train"] if e.answer.reasoning]
+        warning = capsys.readouterr().err
+        assert (f"{name}: none of its 2 texts is of a row of this data" in warning) == (name != "bad")
         left = read_manifest(store / f"{name}_out")["counts"]["taught_left_out"]
         assert left == {"identifier": {"failed" if name == "bad" else "of_another_row": 2}}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,7 +17,7 @@ from data import artifacts
 from data.reasoning import escaped, placeholder
 from data.releases import sidreasoner
 from data.sid import FORMATS
-from tests.handmade import call, write_sids
+from tests.handmade import call, resign, write_sids
 
 CODES = [(0, 1, 2), (0, 1, 3), (4, 4, 4), (0, 1, 2), (5, 0, 1)]  # items 0 and 3 share theirs
 NAMES = [FORMATS["letters"].text(codes) for codes in CODES]
@@ -175,6 +177,50 @@ def test_released_texts_become_thoughts_and_narratives_with_the_semantic_ids_of_
             "--reasoning",
             f"[{made}/data, {made}/data]",
         )
+
+
+def with_column(data: Path, out: Path, file: str, name: str, values: pa.Array) -> Path:
+    """A copy of a data set with another column in one of its tables."""
+    shutil.copytree(data, out, ignore=shutil.ignore_patterns("sids"))
+    table = pq.read_table(out / file)
+    table = table.drop_columns([name]).append_column(name, values)
+    pq.write_table(table, out / file)
+    return resign(out)
+
+
+def test_texts_of_items_that_are_not_there_are_refused_and_columns_of_numbers_are_a_users_own(made, tmp_path):
+    build = [
+        "--tasks",
+        "[history_to_sid, item_narrative, sequence_narrative]",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    for file, rows, more in (("items.parquet", 5, False), ("sequences.parquet", 6, True)):
+        far = pa.array([""] * 2 + ["see [[item:99999]]"] + [""] * (rows - 3))
+        for name, values in (("far", far), ("own", pa.array([0.5] * rows))):
+            data = with_column(made / "data", tmp_path / f"{name}_{file[:3]}", file, "narrative", values)
+            sids = write_sids(data / "sids/x", data=data, codes=np.array(CODES, np.int32), sizes=(6, 6, 6))
+            told = ["--reasoning", f"[{data}]"] if more else []
+            asked = [
+                "preprocess.build_examples",
+                "--data",
+                data,
+                "--sids",
+                sids,
+                *build,
+                *told,
+                "--overwrite",
+            ]
+            export = ["data.export", "--to", "sidreasoner", "--data", data, "--sids", sids, "--name", "Shop"]
+            if name == "own":
+                call(*asked)
+                call(*export, "--output_dir", tmp_path / f"export_{file[:3]}")
+                continue
+            for program in (asked, [*export, "--output_dir", tmp_path / "no"]):
+                with pytest.raises(
+                    InputError, match=rf"{file}: narrative of row 2: its text names item 99999, outside 0..4"
+                ):
+                    call(*program)
 
 
 def test_general_chats_are_read_whatever_the_file_is_called(made, tmp_path):

@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 
 from configs.program import InputError
-from data.reasoning import escaped, placeholder, rendered
+from data.reasoning import column_texts, escaped, placeholder, rendered
 from data.releases import minionerec
 from data.releases.index import read_index, write_index
 from data.releases.published import Published, only_file
@@ -241,12 +241,13 @@ class Folder:
     told: Mapping[int, tuple[str, str]]
 
 
-def texts_of(sequences: pa.Table) -> dict[int, tuple[str, str]]:
+def texts_of(sequences: pa.Table, *, num_items: int, where: str) -> dict[int, tuple[str, str]]:
     """{example: (narrative, reasoning)} of the rows that have either, with placeholders."""
-    if not set(BOTH) <= set(sequences.column_names):
+    columns = [column_texts(sequences, name, num_items=num_items, where=where) for name in BOTH]
+    if not all(columns):
         return {}
-    columns = (sequences[name].to_pylist() for name in ("example_id", *BOTH))
-    return {example: tuple(pair) for example, *pair in zip(*columns, strict=True) if any(pair)}
+    keys = sequences["example_id"].to_pylist()
+    return {example: tuple(pair) for example, *pair in zip(keys, *columns, strict=True) if any(pair)}
 
 
 def write_folder(out: Output, folder: Folder) -> dict[str, int]:
