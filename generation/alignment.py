@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.program import InputError
 from data.store.models import load_tokenizer
 from rq.vectors.encoders import ImageEncoder, encode_images, load_model
 
@@ -73,18 +72,13 @@ def profiles(x_ND: np.ndarray, members: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def other_rows(users_R: np.ndarray, *, count: int, seed: int) -> np.ndarray:
-    """int64 [R, K]: rows of other users, drawn with a seed, all different where there are K of them.
-
-    InputError where a user is alone: nothing can be compared then.
-    """
+    """int64 [R, K]: rows of other users, drawn with a seed, all different where there are K of them; [R, 0] where a user is alone."""
+    if len(np.unique(users_R)) < 2:
+        return np.empty((len(users_R), 0), np.int64)
     rng, rows = np.random.default_rng(seed), np.arange(len(users_R))
     drawn = np.empty((len(users_R), count), np.int64)
     for row, user in enumerate(users_R):
         others = rows[users_R != user]
-        if not len(others):
-            raise InputError(
-                "all rows are of one user: there is nobody to compare with -> draw pictures for more users"
-            )
         drawn[row] = rng.choice(others, count, replace=len(others) < count)
     return drawn
 
@@ -95,9 +89,11 @@ def against_others(
     """Per row (float64 [R], NaN where unknown): `own` similarity, `others` mean similarity to those of other rows, `gap` between
     them, and `win`, the share of others that fit less (ties count half): .5 is chance.
 
-    Pictures (1, 0) and (0, 1), texts the same: own 1, others 0, gap 1, win 1.
+    Pictures (1, 0) and (0, 1), texts the same: own 1, others 0, gap 1, win 1. Without others (K = 0) there is `own` alone.
     """
     own_R = (pictures_RD * what_RD).sum(axis=1)
+    if not others_RK.shape[1]:
+        return {"own": own_R}
     found = {name: np.full(len(own_R), np.nan) for name in ("own", "others", "gap", "win")}
     for start in range(0, len(own_R), BLOCK):
         rows = slice(start, start + BLOCK)

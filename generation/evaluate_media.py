@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.program import InputError, say
+from configs.program import InputError, say, warn
 from data import artifacts
 from data.cards import shown_title
 from data.sid import read_sids
@@ -168,6 +168,10 @@ def similarities(
     pictures_RD = alignment.encode_pictures(media.pictures, model=args.model, scratch=scratch)
     place = {item: number for number, item in enumerate(used)}
     others_RK = alignment.other_rows(media.users_R, count=args.others, seed=args.seed)
+    if not others_RK.shape[1]:
+        warn(
+            f"{args.media}: all pictures are of one user, nobody to compare with -> no `others`, `gap` and `win`"
+        )
 
     def compared(name: str, what_RD: np.ndarray) -> dict[str, np.ndarray]:
         found = alignment.against_others(pictures_RD, what_RD, others_RK)

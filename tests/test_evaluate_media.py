@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.program import InputError
 from data import artifacts
 from data.tasks import example_id
 from generation import alignment
 from generation.init_tiny_models import CLIP, clip, tokenizer
 from generation.requests import RequestSettings, read_requests
 from infer.metrics.measure import means_of_known
-from tests.handmade import SEQUENCES, refuse, succeed, write_data, write_sids
+from tests.handmade import SEQUENCES, call, refuse, succeed, write_data, write_sids
 from tests.media import Sketch, draw, write_instructions
 
 PROGRAM = "generation.evaluate_media"
@@ -158,8 +157,42 @@ def test_a_picture_beside_its_own_and_the_words_of_others():
     assert (found["own"][2], found["others"][2], found["win"][2]) == (0, pytest.approx(half / 2), 0)
     even = alignment.against_others(pictures, np.ones((3, 2)), np.array([[1], [2], [0]]))
     assert even["win"].tolist() == [0.5, 0.5, 0.5] and even["gap"].tolist() == [0, 0, 0]
-    with pytest.raises(InputError, match="all rows are of one user"):
-        alignment.other_rows(np.array([4, 4]), count=1, seed=0)
+    assert alignment.other_rows(np.array([4, 4]), count=1, seed=0).shape == (2, 0)
+
+
+def test_pictures_of_one_user_are_measured_without_others(tiny_clip, tmp_path, capsys):
+    instructions = str(write_instructions(tmp_path / "i", ROWS[:1]))
+    requests = read_requests(
+        RequestSettings(),
+        kind="image",
+        instructions=instructions,
+        examples=None,
+        prompts=None,
+        dataset="shop",
+    )
+    draw(tmp_path / "m", requests, Sketch())
+    data = write_data(tmp_path / "shop")
+    call(
+        PROGRAM,
+        "--media",
+        tmp_path / "m",
+        "--data",
+        data,
+        "--model",
+        tiny_clip,
+        "--output_dir",
+        tmp_path / "g",
+    )
+    assert "all pictures are of one user, nobody to compare with" in capsys.readouterr().err
+    metrics = json.loads((tmp_path / "g/metrics.json").read_text())
+    told = {name for name in metrics if name.split("/")[0] in ("alignment", "personalisation")}
+    assert told == {
+        "alignment/prompt.own",
+        "alignment/item",
+        "alignment/target",
+        "personalisation/titles.own",
+    }
+    assert (tmp_path / "g/index.html").read_text().count("<article") == 1
 
 
 def test_means_and_intervals_leave_out_what_is_unknown():
