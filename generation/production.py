@@ -14,6 +14,7 @@ unfinished: the same command makes those again. Rows whose prompt cannot be draw
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -82,7 +83,9 @@ class Production:
     model: str
 
     def record_file(self, request: MediaRequest) -> Path:
-        return self.out.path / shards.FOLDER / f"{request.name.replace('/', '%2F')}.json"
+        """Of its own for every name, and never that of a mark."""
+        digest = hashlib.sha256(request.name.encode()).hexdigest()[:32]
+        return self.out.path / shards.FOLDER / f"row-{digest}.json"
 
     def file(self, request: MediaRequest) -> Path:
         return self.out.path / FILES / f"{request.name}{self.maker.suffix}"
@@ -100,7 +103,7 @@ class Production:
 
     def record(self, request: MediaRequest, status: str, **facts: Any) -> None:
         row = {
-            "prompt_sha256": request.prompt_sha256, "seed": request.noise_seed(self.seed), "model": self.model,
+            "name": request.name, "prompt_sha256": request.prompt_sha256, "seed": request.noise_seed(self.seed), "model": self.model,
             "status": status, **facts,
         }  # fmt: skip
         with self.out.replacing(str(self.record_file(request).relative_to(self.out.path))) as temporary:

@@ -237,8 +237,8 @@ def killed_and_resumed(tiny: Path, folder: Path, count: int) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.glob("killed/files/*/*.png")}
     assert 0 < len(before) < count and not (folder / "killed/manifest.json").exists()
     recorded = {
-        p.name.removeprefix("items%2F").removesuffix(".json")
-        for p in folder.glob("killed/chunks/items*.json")
+        json.loads(p.read_text())["name"].removeprefix("items/")
+        for p in folder.glob("killed/chunks/row-*.json")
     }
     for child in launch(made, 2):
         child.join(300)

@@ -226,6 +226,21 @@ def test_a_bad_row_costs_its_neighbours_nothing_and_is_made_again(tmp_path):
         check_picture(tmp_path / "o" / row["path"], size=SIZE)
 
 
+def test_rows_of_awkward_names_are_made_once_each(tmp_path):
+    names = [("a", "b/c"), ("a/b", "c"), ("shard-00000", "of"), ("shard-x", "1"), ("x" * 200, "y" * 200)]
+    requests = [replace(request(uid, "prompt"), dataset=dataset) for dataset, uid in names]
+    broken = [*requests, request("bad", "bad")]
+    with pytest.raises(NumericError, match="1 of 6 rows failed"):
+        draw(tmp_path / "o", broken, Sketch(bad=["bad"]))
+    sound = Sketch()
+    draw(tmp_path / "o", broken, sound)
+    assert sound.drawn == ["bad"], "every other row has a record of its own"
+    rows = artifacts.read(tmp_path / "o", artifacts.MEDIA).to_pylist()
+    assert [(row["dataset"], row["uid"]) for row in rows[:5]] == names and len(
+        {row["path"] for row in rows}
+    ) == 6
+
+
 def test_nothing_more_is_tried_where_everything_fails(tmp_path):
     requests = [request(f"u{i}", "bad") for i in range(40)]
     maker = Sketch(batch=2, bad=["bad"])
