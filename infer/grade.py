@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError, say
 from data import artifacts
 from data.store.lineage import require_common_data
@@ -52,6 +53,13 @@ class JudgeSettings:
     """of the judge's sampling; servers may ignore it"""
     max_rows: int | None = None
     """judge the first rows only; null = all"""
+
+    def __post_init__(self) -> None:
+        require_needs(self, "judge.")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("batch", "seed", "max_rows"), self.client.backend != "none", "a judge.client.backend")]
 
 
 @dataclass
@@ -109,8 +117,15 @@ def main(args: GradeArgs) -> None:
         out.write_text("metrics.tsv", one_row(metrics))
         ids = {name: table[name] for name in ("example_id", "user_id", "target_item", "status")}
         out.write_table("rows.parquet", pa.table(ids | columns))
-        out.counts |= {"rows": table.num_rows, "graded": sum(grade is not None for grade in grades)}
-        say(f"{Path(args.instructions).name}, {table.num_rows:,} rows")
+        told = sum(map(bool, table["instruction"].to_pylist()))
+        out.counts |= {
+            "rows": table.num_rows,
+            "with_instruction": told,
+            "graded": sum(grade is not None for grade in grades),
+        }
+        say(
+            f"{Path(args.instructions).name}, {table.num_rows:,} rows; quality/* is about the {told:,} with an instruction"
+        )
         for name, value in metrics.items():
             say(f"  {name:<28} {value['value']:.4f}" + ("" if value["low"] is None else f" [{value['low']:.4f}, {value['high']:.4f}]"))  # fmt: skip
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from configs.program import InputError
 from data import artifacts
 from data.store.output import open_output, read_manifest
 from infer.metrics import instructions as measures
@@ -48,8 +49,10 @@ def grade(made: tuple[Path, Path], out: Path, *more: object) -> dict:
     return json.loads((out / "metrics.json").read_text())
 
 
-def test_metrics_by_hand(made, tmp_path):
+def test_metrics_by_hand(made, tmp_path, capsys):
     metrics = grade(made, tmp_path / "out")
+    assert "instructions, 4 rows; quality/* is about the 3 with an instruction" in capsys.readouterr().out
+    assert read_manifest(tmp_path / "out")["counts"]["with_instruction"] == 3
     found = {name: entry["value"] for name, entry in metrics.items() if name != "protocol"}
     # targets: (nut, steel), (washer, brass), (glue), (nut, brass)
     assert found == pytest.approx(
@@ -102,6 +105,12 @@ def test_a_rule_as_judge_says_so_and_only_judges_when_asked(made, tmp_path):
     ]
     assert 0 < metrics["judge/semantic"]["value"] < 1
     assert read_manifest(tmp_path / "rule")["counts"]["graded"] == 2
+
+
+@pytest.mark.parametrize(("option", "value"), [("batch", 8), ("seed", 1), ("max_rows", 2)])
+def test_options_of_a_judge_without_one_are_refused(made, tmp_path, option, value):
+    with pytest.raises(InputError, match=f"judge.{option} {value} is read only with a judge.client.backend"):
+        grade(made, tmp_path / "no", f"--judge.{option}", value)
 
 
 def test_a_judge_that_fails_gives_no_score(made, tmp_path):
