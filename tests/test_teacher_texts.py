@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -194,6 +195,10 @@ def test_words_of_the_search_are_banned_but_not_within_terms(word):
     assert word.lower() in distilled_problem(DISTILLED.replace("drafts", word), SAMPLE)
     assert paragraphs.banned(f"my {word} drink, a yerba {word}", BANNED, [f"yerba {word}"]) == [word.lower()]
     assert paragraphs.banned(f"I would have a Yerba {word}.", BANNED, [f"yerba {word}"]) == []
+    told = replace(SAMPLE, history=(("pen",), (f"yerba {word}", "tea")))
+    said = DISTILLED.replace("the garden hose", f"the Yerba {word}")
+    assert distilled_problem(said, told) == "" != distilled_problem(said, SAMPLE)
+    assert word.lower() in distilled_problem(said.replace("drafts", word), told)
     assert paragraphs.banned("material, estimate, profoundly selective", BANNED, []) == []
 
 

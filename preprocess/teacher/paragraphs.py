@@ -73,7 +73,7 @@ def missing_near_end(text: str, terms: Sequence[str]) -> list[str]:
 
 
 def banned(text: str, pattern: re.Pattern[str], terms: Sequence[str]) -> list[str]:
-    """The words of `pattern` that a text says outside of `terms`, which it has to name: `yerba mate` is a term."""
+    """The words of `pattern` that a text says outside of `terms`, which it may name: `yerba mate` is a term."""
     for term in sorted(terms, key=len, reverse=True):
         text = re.sub(_bounded(term), " ", text, flags=re.IGNORECASE)
     return list(dict.fromkeys(word.lower() for word in pattern.findall(text)))

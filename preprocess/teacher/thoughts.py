@@ -73,7 +73,8 @@ def distilled_problem(text: str, sample: TermSample) -> str:
     """Why a text is not a distilled paragraph; "" where it is."""
     if found := paragraphs.paragraph_problem(text):
         return found
-    if words := paragraphs.banned(text, BANNED, sample.target):
+    named = [*sample.target, *(term for terms in sample.history for term in terms)]
+    if words := paragraphs.banned(text, BANNED, named):
         return f"it uses the words {', '.join(words)}"
     if missing := paragraphs.missing_near_end(text, sample.target):
         return f"its end does not name {', '.join(missing)}"
