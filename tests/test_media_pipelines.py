@@ -125,11 +125,11 @@ def test_an_adapter_is_merged_as_peft_merges_it(tiny, tmp_path, capsys):
     wrapped.save_pretrained(tmp_path / "a")
     config = tmp_path / "a/adapter_config.json"
     config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "/home/author/Z-Image"})
+        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "/srv/author/Z-Image"})
     )
     ours = transformer()
     pipelines.merge_adapter_into(ours, str(tmp_path / "a"), scale=1.0)
-    assert "trained on /home/author/Z-Image by its own word" in capsys.readouterr().out
+    assert "trained on /srv/author/Z-Image by its own word" in capsys.readouterr().out
     merged = PeftModel.from_pretrained(transformer(), tmp_path / "a").merge_and_unload().state_dict()
     assert (
         max(float((ours.state_dict()[name] - tensor).abs().max()) for name, tensor in merged.items()) < 1e-6
@@ -155,7 +155,7 @@ def test_an_adapter_of_another_model_is_refused(tiny, tmp_path):
         folder = tmp_path / key
         folder.mkdir()
         save_file(tensors, folder / "adapter_model.safetensors")
-        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/home/author/Flux"}')
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/srv/author/Flux"}')
         line = refuse(
             PROGRAM,
             "--model",
@@ -168,7 +168,7 @@ def test_an_adapter_of_another_model_is_refused(tiny, tmp_path):
             "--zimage.adapter",
             folder,
         )
-        assert "has no place in this model" in line and "names /home/author/Flux as its base" in line
+        assert "has no place in this model" in line and "names /srv/author/Flux as its base" in line
         assert not (tmp_path / "o").exists()
 
 

@@ -17,7 +17,7 @@ from data.sid import read_sids, read_vocab
 from infer.loading import load_model
 from tests import handmade, tiny
 
-AUTHOR = "/home/author/checkpoints/Qwen3-1.7B-cid"
+AUTHOR = "/srv/author/checkpoints/Qwen3-1.7B-cid"
 
 
 @pytest.fixture(scope="module")
