@@ -86,8 +86,14 @@ class Scratch:
             "PIP_CONFIG_FILE": os.devnull,
         } | environment
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A suite started in the background of a shell has SIGINT ignored, and bash would trap it no more.
         return subprocess.Popen(
-            ["bash", *command], env=env, cwd=self.root.parent, start_new_session=True, **pipes
+            ["bash", *command],
+            env=env,
+            cwd=self.root.parent,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **pipes,
         )
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
