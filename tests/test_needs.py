@@ -181,4 +181,5 @@ def test_every_need_names_options_that_exist():
             for option in need.options:
                 value = args
                 for name in option.split("."):
+                    assert hasattr(value, name), f"{module}: {option}"
                     value = getattr(value, name)
