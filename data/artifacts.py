@@ -108,8 +108,8 @@ EXAMPLES = Schema(
     "scripts/07_build_examples.sh",
     {"example_id": pa.int64(), "task": pa.string(), "messages": pa.list_(MESSAGE), "answer": ANSWER,
      "history": INT_LIST, "target": INT_LIST, "weight": pa.float32()},
-    {"user_id": pa.int32()},
-    frozenset({"user_id"}),
+    {"user_id": pa.int32(), "ages": pa.list_(pa.float32())},
+    frozenset({"user_id", "ages"}),
 )  # fmt: skip
 PREDICTIONS = Schema(
     "predictions.parquet",

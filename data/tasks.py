@@ -76,7 +76,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """One training or evaluation example. `messages` end before the answer; `history` and `target` are item ids."""
+    """One training or evaluation example. `messages` end before the answer; `history` and `target` are item ids.
+
+    ages: days before the newest item of the history, None where unknown; None as a whole where nobody asked for them.
+    """
 
     example_id: int
     task: str
@@ -86,6 +89,7 @@ class Example:
     target: tuple[int, ...] = ()
     user_id: int | None = None
     weight: float = 1.0
+    ages: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def _of_item(context: TaskContext, task: str, item: int, answer: Answer, **field
 class TaskWindow:
     """A row of sequences.parquet, its `key` the example_id there; `environment`: its signal of the moment, where known.
 
-    thought: text before the answer; instruction: text of history_to_instruction; narrative: that of sequence_narrative. None where
+    ages: as in Example; thought: text before the answer; instruction: text of history_to_instruction; narrative: that of sequence_narrative. None where
     nobody wrote one.
     """
 
@@ -190,6 +194,7 @@ class TaskWindow:
     user_id: int | None = None
     environment: str | None = None
     weight: float = 1.0
+    ages: Sequence[float | None] | None = None
     thought: str | None = None
     instruction: str | None = None
     narrative: str | None = None
@@ -302,7 +307,7 @@ def _of_window(
 ) -> Example:
     return Example(
         example_id(task, window.key), task, messages, answer, tuple(window.history), (window.target,), window.user_id,
-        window.weight,
+        window.weight, None if window.ages is None else tuple(window.ages),
     )  # fmt: skip
 
 
@@ -342,5 +347,5 @@ def from_row(row: dict[str, Any]) -> Example:
     )
     return Example(
         row["example_id"], row["task"], tuple(row["messages"]), answer, tuple(row["history"]), tuple(row["target"]),
-        row.get("user_id"), row["weight"],
+        row.get("user_id"), row["weight"], None if row.get("ages") is None else tuple(row["ages"]),
     )  # fmt: skip

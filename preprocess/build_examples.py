@@ -35,7 +35,7 @@ from data.store.output import PARQUET, Output, open_output
 from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TaskContext
 from data.tids import read_tids
 from preprocess.corpora import Converted, Corpus, convert, read_registry
-from preprocess.examples import SCHEMA, ItemTexts, check_belong, row_keys, tables, text_kind
+from preprocess.examples import ItemTexts, check_belong, row_keys, schema, tables, text_kind
 from preprocess.mixture import (
     ExampleSources,
     SplitPlan,
@@ -130,6 +130,8 @@ class BuildExamplesArgs:
     """file that names conversations and instructions of others (preprocess/corpora.py), for chat"""
     corpora: list[str] = field(default_factory=list)
     """which of them"""
+    ages: bool = False
+    """a column with the days between history items, for models with time tokens (train.train_compact --model.gaps)"""
     seed: int = 0
     """decides all samples"""
     overwrite: bool = False
@@ -218,7 +220,7 @@ def main(args: BuildExamplesArgs) -> None:
     inputs |= {f"reasoning {number}": directory for number, directory in enumerate(args.reasoning)}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         for split, plan in plans.items():
-            write_split(out, split, plan)
+            write_split(out, split, plan, ages=args.ages)
             out.counts[split] = plan.total
         if context.signals is not None:
             write_signals(out, context.signals)
@@ -258,7 +260,10 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
         args.category, read_signal_words(args, items, table) if args.signals else None, terms,
         item_narratives(items, data=args.data),
     )  # fmt: skip
-    sources = ExampleSources(sids, items, table, titles, descriptions, tids=ItemTexts.of_terms(terms))
+    sources = ExampleSources(
+        sids, items, table, titles, descriptions, tids=ItemTexts.of_terms(terms),
+        ages_of=args.data if args.ages else None,
+    )  # fmt: skip
     found = ([], {})
     if args.preferences:
         raw_ids = items["raw_id"].to_pylist()
@@ -283,14 +288,14 @@ def read_signal_words(args: BuildExamplesArgs, items: pa.Table, table: pa.Table)
     return Signals(users, tuple(sorted(moments - {"unknown"})), types, buckets)
 
 
-def write_split(out: Output, split: str, plan: SplitPlan) -> None:
+def write_split(out: Output, split: str, plan: SplitPlan, *, ages: bool) -> None:
     """Write <split>.parquet, a row group per chunk."""
     examples = program.progress(chain(*plan.parts), label=f"{split} examples", total=plan.total)
     with (
         out.replacing(f"{split}.parquet") as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, **PARQUET) as writer,
+        pq.ParquetWriter(temporary, schema(ages=ages), **PARQUET) as writer,
     ):
-        for table in tables(examples):
+        for table in tables(examples, ages=ages):
             writer.write_table(table)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,21 +19,24 @@ import pyarrow as pa
 from configs.program import InputError
 from data import artifacts
 from data.answers import listed
-from data.rows import sample_rows
+from data.rows import Rows, sample_rows
 from data.sid import SidTable
 from data.store.lineage import require_same_data
 from data.tasks import ITEM_TASKS, TASKS, WINDOW_TASKS, Example, TaskContext, TaskWindow
+from infer.models.recency import with_ages
 
 CHUNK = 20_000  # rows per row group
 MIN_TEXT = 3  # characters; a shorter title tells items apart by chance only
 # What a tokenizer may read as one of its markers, or as a semantic ID, although it is only text of a shop.
 RESERVED = re.compile(r"<\|[^<>]*\|>|<[^<>\s]+>|\[/?(?:INST|SYS|CLS|SEP|MASK|PAD|UNK|BOS|EOS)\]")
-SCHEMA = pa.schema(list((artifacts.EXAMPLES.required | artifacts.EXAMPLES.optional).items()))
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Columns of sequences.parquet. `history_values[offsets[r]:offsets[r + 1]]` is the history of row r, oldest first."""
+    """Columns of sequences.parquet. `history_values[offsets[r]:offsets[r + 1]]` is the history of row r, oldest first.
+
+    age_values: the ages of its items in the same places (infer.models.recency.with_ages), None where nobody asked.
+    """
 
     example_id: np.ndarray
     user_id: np.ndarray
@@ -41,12 +44,24 @@ class Sequences:
     offsets: np.ndarray
     history_values: np.ndarray
     split: np.ndarray
+    age_values: np.ndarray | None = None
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Sequences:
         offsets, values = artifacts.ragged(table["history"])
         columns = [table[name].to_numpy() for name in ("example_id", "user_id", "target")]
         return cls(*columns, offsets, values, np.asarray(table["split"].to_pylist(), dtype=object))
+
+    def with_ages(self, data: str | Path, *, num_items: int) -> Sequences:
+        """The same with the ages of a data set's history items; InputError where it knows none."""
+        aged = with_ages(
+            Rows(self.example_id, self.user_id, self.offsets, self.history_values, self.target),
+            data,
+            num_items=num_items,
+        )
+        if np.isnan(aged.age_H).all():
+            raise InputError(f"ages: {data} has no times of histories -> leave it out")
+        return replace(self, age_values=aged.age_H)
 
     def rows(self, split: str, *, max_rows: int | None = None, seed: int = 0) -> tuple[np.ndarray, int]:
         """(rows of `split` int64 in file order, how many were left out for an empty history).
@@ -85,7 +100,12 @@ class Sequences:
             ):
                 moment = None if environments is None else environments[row]
                 history = self.history_values[start:end].tolist()
-                yield TaskWindow(key, history, target, user, moment, weight)
+                yield TaskWindow(key, history, target, user, moment, weight, self._ages(start, end))
+
+    def _ages(self, start: int, end: int) -> list[float | None] | None:
+        if self.age_values is None:
+            return None
+        return [None if np.isnan(age) else float(age) for age in self.age_values[start:end]]
 
 
 @dataclass(frozen=True)
@@ -241,15 +261,21 @@ def window_examples(context: TaskContext, task: str, windows: Iterable[TaskWindo
         yield WINDOW_TASKS[task](context, window)
 
 
-def tables(examples: Iterable[Example]) -> Iterator[pa.Table]:
+def schema(*, ages: bool = False) -> pa.Schema:
+    """That of examples/<name>/<split>.parquet, with or without the ages of histories."""
+    columns = artifacts.EXAMPLES.required | artifacts.EXAMPLES.optional
+    return pa.schema([(name, kind) for name, kind in columns.items() if ages or name != "ages"])
+
+
+def tables(examples: Iterable[Example], *, ages: bool = False) -> Iterator[pa.Table]:
     """Examples tables of at most CHUNK rows over all `examples`."""
     iterator = iter(examples)
     while chunk := list(islice(iterator, CHUNK)):
-        yield to_table(chunk)
+        yield to_table(chunk, ages=ages)
 
 
-def to_table(examples: Sequence[Example]) -> pa.Table:
-    """The rows of `examples` in the schema of examples/<name>/<split>.parquet; `data.tasks.from_row` inverts it."""
+def to_table(examples: Sequence[Example], *, ages: bool = False) -> pa.Table:
+    """The rows of `examples` in `schema`; `data.tasks.from_row` inverts it."""
     messages = [message for example in examples for message in example.messages]
     structs = pa.StructArray.from_arrays(
         [pa.array([message[key] for message in messages], pa.string()) for key in ("role", "content")],
@@ -267,11 +293,12 @@ def to_table(examples: Sequence[Example]) -> pa.Table:
         "messages": pa.ListArray.from_arrays(pa.array(offsets), structs),
         "answer": answers,
     }
-    for entry in SCHEMA:
+    wanted = schema(ages=ages)
+    for entry in wanted:
         if entry.name not in columns:
             values = [getattr(example, entry.name) for example in examples]
             columns[entry.name] = pa.array(values, entry.type)
-    return pa.table([columns[entry.name] for entry in SCHEMA], schema=SCHEMA)
+    return pa.table([columns[entry.name] for entry in wanted], schema=wanted)
 
 
 def check_belong(data: str | Path, sids: str | Path, *, num_items: int, num_sids: int) -> None:

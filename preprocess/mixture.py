@@ -71,10 +71,13 @@ class ExampleSources:
     corpora: Converted = field(default_factory=Converted)
     tids: ItemTexts = field(default_factory=lambda: ItemTexts((), ()))
     taught: Taught = field(default_factory=Taught)
+    ages_of: str | None = None
+    """data set whose times date the histories"""
 
     @cached_property
     def sequences(self) -> Sequences:
-        return Sequences.from_table(self.table)
+        found = Sequences.from_table(self.table)
+        return found if self.ages_of is None else found.with_ages(self.ages_of, num_items=self.sids.num_items)
 
     def texts(self, task: str) -> ItemTexts:
         return {"description": self.descriptions, "tid": self.tids}.get(text_kind(task), self.titles)

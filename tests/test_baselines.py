@@ -178,15 +178,17 @@ def test_bad_arguments_are_refused(run, tmp_path):
 
 
 def test_ages_come_from_the_log_before_the_target(tmp_path):
-    """User 0 bought 3 on days 0 and 9, 5 on day 4, 7 on day 6 and the target on day 8; item 6 has no time.
+    """User 0 bought 3 on days 0 and 9, 5 on day 4, 7 on day 6 and 2 on day 8; item 6 has no time.
 
-    What was bought in the target's own second is no later than the target: 3 on day 9, but not a second before it.
+    What was bought in the target's own second is no later than the target: 3 on day 9, but not a second before it. A target
+    that was bought before does not date that purchase (example 45); of two occurrences the older one has the older time (46),
+    or none where the log has one (47).
     """
     import pyarrow as pa
 
     from data.rows import read_rows
     from data.store.output import open_output
-    from infer.models.recency import DAY, with_ages
+    from infer.models.recency import DAY, gap_levels, with_ages
     from tests.handmade import Made
 
     start = 1_500_000_000
@@ -200,20 +202,25 @@ def test_ages_come_from_the_log_before_the_target(tmp_path):
         "split": ["train"] * len(bought),
     }
     rows = {
-        "example_id": pa.array([40, 41, 42, 43, 44], pa.int64()),
-        "user_id": pa.array([0] * 5, pa.int32()),
-        "history": pa.array([[3, 5, 6, 7], [3, 5], [], [5, 3], [3, 5]], pa.list_(pa.int32())),
-        "target": pa.array([2] * 5, pa.int32()),
-        "timestamp": pa.array(
-            [start + 8 * DAY, None, start, start + 9 * DAY, start + 9 * DAY - 1], pa.int64()
+        "example_id": pa.array([40, 41, 42, 43, 44, 45, 46, 47], pa.int64()),
+        "user_id": pa.array([0] * 8, pa.int32()),
+        "history": pa.array(
+            [[3, 5, 6, 7], [3, 5], [], [5, 3], [3, 5], [3, 5, 7, 2], [3, 7, 3], [2, 7, 2]],
+            pa.list_(pa.int32()),
         ),
-        "split": ["test"] * 5,
+        "target": pa.array([2, 2, 2, 2, 2, 3, 4, 4], pa.int32()),
+        "timestamp": pa.array(
+            [start + 8 * DAY, None, start, start + 9 * DAY, start + 9 * DAY - 1, *[start + 9 * DAY] * 3],
+            pa.int64(),
+        ),
+        "split": ["test"] * 8,
     }
     with open_output(Made(), "prepare", version=1, inputs={}, directory=tmp_path) as out:
         out.write_table("interactions.parquet", pa.table(log))
         out.write_table("sequences.parquet", pa.table(rows))
     aged = with_ages(read_rows(tmp_path, "test", num_items=8), tmp_path, num_items=8)
-    expected = [6, 2, np.nan, 0, np.nan, np.nan, 5, 0, 4, 0]
+    assert gap_levels(aged).tolist() == [0, 3, 0, 0, 0, 0, 0, 3, 0, 3, 0, 3, 2, 2, 0, 3, 3, 0, 0, 2]
+    expected = [6, 2, np.nan, 0, np.nan, np.nan, 5, 0, 4, 0, 8, 4, 2, 0, 9, 3, 0, np.nan, 2, 0]
     assert np.array_equal(aged.age_H, expected, equal_nan=True)
     one = aged.take(np.array([0]))
     weights = counting.history_weights(one, 8, decay=0.9, half_life=2.0).toarray()[0]

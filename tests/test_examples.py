@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -264,7 +265,7 @@ def test_rows_survive_the_table_and_chunks_hold_all(monkeypatch: pytest.MonkeyPa
 
 def test_schema_on_disk_is_the_contract(store: Path) -> None:
     schema = pq.read_schema(store / "examples" / "default" / "train.parquet")
-    expected = artifacts.EXAMPLES.required | artifacts.EXAMPLES.optional
+    expected = artifacts.EXAMPLES.required | {"user_id": pa.int32()}
     assert {field.name: field.type for field in schema} == expected
     assert (
         json.loads((store / "examples" / "default" / "manifest.json").read_text())["stage"]

@@ -184,6 +184,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_rows_alone(trunk, kind):
         row, place = divmod(int(at), made.history_BT.shape[1])
         one = windows.PaddedBatch(
             made.history_BT[row : row + 1, : place + 1],
+            made.gap_BT[row : row + 1, : place + 1],
             np.array([place]),
             made.target_P[p : p + 1],
             made.example_P[p : p + 1],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import read_manifest
 from infer.models import contract
+from infer.models.recency import with_ages
 from tests import handmade
 from tests.handmade import call, refuse, resign, succeed
 from tests.store import ITEMS, sequences, write_store
@@ -144,6 +146,49 @@ def test_it_learns_the_walks_and_is_decoded_like_any_model(chain, tmp_path):
     assert ndcg[0] == pytest.approx(ndcg[1], abs=1e-6) and ndcg[0] > 0.4
 
 
+def test_time_tokens_are_learned_and_decoded(chain, tmp_path):
+    """Users with times buy an item a day (gap level 2), the others' times are unknown (0); both vectors are learned, no other."""
+    model, examples = tmp_path / "run/baselines/timed", tmp_path / "examples"
+    first = trained(
+        chain, tmp_path / "first", "--model.gaps", 4, "--loop.epochs", 1, "--loop.learning_rate", 1e-9
+    )
+    weights = trained(chain, model, "--model.gaps", 4, "--loop.weight_decay", 0)
+    moved_G = (weights["gap_GD"] - first["gap_GD"]).abs().amax(1) > 1e-6
+    assert moved_G.tolist() == [True, False, True, False, False]
+    call(
+        "preprocess.build_examples", "--data", chain.data, "--sids", chain.sids, "--output_dir", examples,
+        "--tasks", "[history_to_sid]", "--ages", "true",
+    )  # fmt: skip
+    row = pq.read_table(examples / "test.parquet").to_pylist()[0]
+    user = row["user_id"]
+    assert row["ages"] == [
+        float(len(row["history"]) - 1 - at) if user % 2 else None for at in range(len(row["history"]))
+    ]
+    recommend = (
+        "infer.recommend",
+        "--model",
+        model,
+        "--sids",
+        chain.sids,
+        "--split",
+        "test",
+        "--decode.score_space",
+        "trie",
+    )
+    answers = tmp_path / "run/eval/timed.test"
+    assert "--ages true" in refuse(*recommend, "--examples", chain.examples, "--output_dir", answers)
+    call(*recommend, "--examples", examples, "--output_dir", answers, "--decode.beams", ITEMS)
+    read, _ = read_predictions(answers)
+    rows, scorer = read_rows(chain.data, "test", num_items=ITEMS), contract.load(model)
+    with pytest.raises(InputError, match="rows with ages"):
+        scorer.score(rows)
+    score_RN = scorer.score(with_ages(rows, chain.data, num_items=ITEMS))
+    place_R = np.searchsorted(read.example_ids_R, rows.example_ids_R)
+    for mine, theirs in enumerate(place_R.tolist()):
+        listed = read.items_M[read.offsets[theirs] : read.offsets[theirs + 1]]
+        assert np.allclose(np.sort(score_RN[mine])[::-1], score_RN[mine, listed], atol=1e-4)
+
+
 def test_a_teacher_is_learned(chain, teacher, tmp_path):
     """Taught by its share of 1, the student comes near the teacher's own distribution; a student of hard targets does not."""
     rows = read_rows(chain.data, "valid", num_items=ITEMS)
@@ -180,6 +225,7 @@ SWITCHES = {
     "positions": ["--model.positions", "3"],
     "copy": ["--model.copy", "false"],
     "users": ["--model.users", "7"],
+    "gaps": ["--model.gaps", "4"],
     "items": ["--model.item_path", "0.5"],
     "text": ["--text.table", "add"],
     "node text": ["--text.table", "add", "--model.node_text", "true"],
@@ -224,7 +270,8 @@ def test_every_switch_changes_what_is_learned(chain, reference, teacher, tmp_pat
         for name, part in reference[other].items()
     )
     assert not same
-    rows = read_rows(chain.data, "valid", num_items=ITEMS).take(np.arange(20))
+    rows = with_ages(read_rows(chain.data, "valid", num_items=ITEMS), chain.data, num_items=ITEMS)
+    rows = rows.take(np.arange(20))
     assert np.allclose(np.exp(contract.load(tmp_path / "m").score(rows).astype(float)).sum(1), 1, atol=1e-4)
 
 
@@ -279,6 +326,7 @@ def test_bad_arguments_are_refused(chain, teacher, tmp_path):
         (["--augment.ratio", "0.5"], "soft_targets.teacher"),
         (["--augment.ratio", "2", "--soft_targets.teacher", teacher], "more variants"),
         (["--windows", "chains", "--model.users", "3"], "windows rows"),
+        (["--windows", "chains", "--model.gaps", "3"], "windows rows"),
         (["--embeddings", "x"], "text.table add"),
     ):
         assert words in refuse(*command(chain, tmp_path / "m", *flags)), words
@@ -336,7 +384,7 @@ def test_what_is_not_decoded_is_refused(chain, teacher, tmp_path):
     assert "was trained on other semantic IDs" in strange
 
 
-def test_a_data_set_without_texts(chain, tmp_path):
+def test_a_data_set_without_texts_and_times(chain, tmp_path):
     from data import artifacts
 
     data = tmp_path / "data"
@@ -348,15 +396,27 @@ def test_a_data_set_without_texts(chain, tmp_path):
             place, kind = empty.column_names.index(name), empty[name].type
             blank = [[]] * len(items) if pa.types.is_list(kind) else [""] * len(items)
             empty = empty.set_column(place, name, pa.array(blank, kind))
-    import pyarrow.parquet as pq
-
     pq.write_table(empty, data / "items.parquet")
+    rows = pq.read_table(data / "sequences.parquet")
+    pq.write_table(rows.drop_columns(["timestamp"]), data / "sequences.parquet")
     resign(data)
     sids = handmade.write_sids(
         tmp_path / "sids", data=data, codes=read_sids(chain.sids).codes_NL, sizes=(8, 8, 4)
     )
     bare = ("train.train_compact", "--data", data, "--sids", sids, "--output_dir", tmp_path / "m", *SMALL)
     assert "which text.kernel need" in refuse(*bare, "--text.kernel", "true")
+    assert "no times of train rows" in refuse(*bare, "--model.gaps", 4)
+    examples = (
+        "--sids",
+        sids,
+        "--output_dir",
+        tmp_path / "examples",
+        "--tasks",
+        "[history_to_sid]",
+        "--ages",
+        "true",
+    )
+    assert "no times" in refuse("preprocess.build_examples", "--data", data, *examples)
     call(*bare)
     with pytest.raises(InputError):
         contract.load(data)

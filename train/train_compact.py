@@ -70,9 +70,10 @@ class TrainCompactArgs:
 
     def __post_init__(self) -> None:
         require_text_options(self.model, self.text)
-        if self.windows == "chains" and (self.soft_targets.teacher is not None or self.model.users):
+        of_rows = self.soft_targets.teacher is not None or self.model.users or self.model.gaps
+        if self.windows == "chains" and of_rows:
             raise InputError(
-                "chains are no rows that a teacher has answered, and have no users -> windows rows, or neither"
+                "chains are no rows that a teacher has answered, and have no users and no times -> windows rows, or none of them"
             )
         if self.augment.ratio and self.windows == "single":
             raise InputError(
@@ -181,7 +182,7 @@ def train(args: TrainCompactArgs, out: Output) -> None:
     shape = shape_of(args, known, sids)
     rows, valid, counts = read_splits(
         args.data, shape.num_items, positions=args.model.positions, valid_rows=args.loop.valid_rows, seed=args.seed,
-        positions_name="model.positions",
+        positions_name="model.positions", ages=args.model.gaps > 0,
     )  # fmt: skip
     learned = learned_rows(args, rows, shape.num_items)
     device = default_device() if args.loop.device == "auto" else usable_device(args.loop.device)

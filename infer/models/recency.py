@@ -23,9 +23,10 @@ SPAN = 1 << 34  # seconds; more than any two timestamps are apart
 def with_ages(rows: Rows, data: str | Path, *, num_items: int) -> Rows:
     """`rows` with `age_H`: days between a history item and the newest item of the same history, NaN where unknown.
 
-    An item's time is that of the user's latest interaction with it that is not later than the target's timestamp, so
-    nothing after the moment of the recommendation is looked at. Without a timestamp of the target or of the newest item,
-    the whole row is unknown.
+    Interactions later than the target's timestamp are not looked at. The target is the last of those with its item, the
+    occurrences of an item in a history are the ones before, newest last: so the purchase that is to be found never dates an
+    earlier one of the same item. An occurrence that the log does not hold is unknown; without a timestamp of the target or
+    of the newest item, the whole row is.
     """
     sequences = artifacts.read_sequences(data, num_items=num_items)
     log = artifacts.read(data, artifacts.INTERACTIONS)
@@ -33,11 +34,23 @@ def with_ages(rows: Rows, data: str | Path, *, num_items: int) -> Rows:
         return replace(rows, age_H=np.full(len(rows.history_H), np.nan))
     log = log.filter(pc.is_valid(log["timestamp"]))
     asked_R = _times_of_rows(rows, sequences)
-    bought_H = _latest_before(rows, asked_R, log, num_items)
+    bought_H = _bought(rows, asked_R, log, num_items)
     newest_R = np.full(len(rows), np.nan)
     filled = np.flatnonzero(np.diff(rows.offsets) > 0)
     newest_R[filled] = bought_H[rows.offsets[1:][filled] - 1]
     return replace(rows, age_H=(newest_R[rows.history_row_H] - bought_H) / DAY)
+
+
+def gap_levels(rows: Rows) -> np.ndarray:
+    """How long before each history item the one before it was bought, int64 [H]: 1 + floor(log2(1 + days)), 0 where unknown.
+
+    Of rows with ages. The first item of a history has none before it. Ages of 9, 8, 8 and 0 days: 0, 2, 1, 4.
+    """
+    first_H = np.zeros(len(rows.history_H), bool)
+    first_H[rows.offsets[:-1][np.diff(rows.offsets) > 0]] = True
+    days_H = np.concatenate([[np.nan], rows.age_H[:-1] - rows.age_H[1:]])[: len(first_H)]
+    known_H = ~first_H & (days_H >= 0)
+    return np.where(known_H, 1 + np.floor(np.log2(1 + np.where(known_H, days_H, 0))), 0).astype(np.int64)
 
 
 def recent_popularity(data: str | Path, counts: list[int], *, num_items: int) -> dict[int, np.ndarray]:
@@ -77,8 +90,21 @@ def _times_of_rows(rows: Rows, sequences: pa.Table) -> np.ndarray:
     return sequences["timestamp"].cast(pa.float64()).to_numpy()[found]
 
 
-def _latest_before(rows: Rows, asked_R: np.ndarray, log: pa.Table, num_items: int) -> np.ndarray:
-    """Time of the latest interaction of (user, item) not later than the row's time, float64 [H]."""
+def _later_occurrences(rows: Rows, num_items: int) -> np.ndarray:
+    """How often a history item occurs again, later in its history or as the target, int64 [H]."""
+    row_H = rows.history_row_H.astype(np.int64)
+    key_H = row_H * num_items + rows.history_H
+    newest_first = np.lexsort((-np.arange(len(key_H)), key_H))
+    sorted_H = key_H[newest_first]
+    starts = np.flatnonzero(np.append(True, sorted_H[1:] != sorted_H[:-1])[: len(sorted_H)])
+    run = np.diff(np.append(starts, len(sorted_H)))
+    later_H = np.empty(len(key_H), np.int64)
+    later_H[newest_first] = np.arange(len(key_H)) - np.repeat(starts, run)
+    return later_H + (rows.history_H == rows.target_R[row_H])
+
+
+def _bought(rows: Rows, asked_R: np.ndarray, log: pa.Table, num_items: int) -> np.ndarray:
+    """Time of each history item's own interaction, counted back from the latest one not later than the row's time, float64 [H]."""
     time = log["timestamp"].to_numpy()
     if not len(time):
         return np.full(len(rows.history_H), np.nan)
@@ -92,5 +118,6 @@ def _latest_before(rows: Rows, asked_R: np.ndarray, log: pa.Table, num_items: in
     known = (pairs[position] == wanted) & ~np.isnan(asked_H)
     until = np.where(known, asked_H - first, 0).clip(max=SPAN - 1).astype(np.int64)
     entry = np.searchsorted(sorted_keys, position * SPAN + until, side="right") - 1
+    entry -= _later_occurrences(rows, num_items)
     known &= (entry >= 0) & (sorted_keys[entry] // SPAN == position)
     return np.where(known, sorted_keys[entry] % SPAN + first, np.nan)

@@ -72,12 +72,11 @@ class CompactTask(Task):
 
     def loss(self, batch: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, int]:
         made, model = padded(self.current, batch), self.model
-        history_BT, at_P, target_P = (
-            self._on_device(part) for part in (made.history_BT, made.at_P, made.target_P)
+        history_BT, gap_BT, at_P, target_P = (
+            self._on_device(part) for part in (made.history_BT, made.gap_BT, made.at_P, made.target_P)
         )
-        state_PD = model.states(
-            history_BT, at_P, self._users(made.at_P, made.history_BT.shape, made.example_P)
-        )
+        user_B = self._users(made.at_P, made.history_BT.shape, made.example_P)
+        state_PD = model.states(history_BT, at_P, user_B, gap_BT)
         recent_PJ, mass = recent_items(history_BT, at_P), self._mass(target_P, made.example_P)
         loss = tree_cross_entropy(model, state_PD, recent_PJ, mass)
         if model.shape.model.item_path:

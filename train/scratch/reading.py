@@ -15,6 +15,7 @@ from configs.program import InputError
 from data import artifacts
 from data.rows import Rows, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
+from infer.models.recency import with_ages
 from infer.models.sequential import text
 from infer.models.sequential.options import TextOptions
 from infer.models.sequential.windows import newest
@@ -62,14 +63,30 @@ def knowledge(
 
 
 def read_splits(
-    data: str, num_items: int, *, positions: int, valid_rows: int | None, seed: int, positions_name: str
+    data: str,
+    num_items: int,
+    *,
+    positions: int,
+    valid_rows: int | None,
+    seed: int,
+    positions_name: str,
+    ages: bool = False,
 ) -> tuple[Rows, Rows, dict[str, int]]:
-    """(train rows with the newest `positions` items, the valid rows that choose, counts); cut histories are said and counted."""
+    """(train rows with the newest `positions` items, the valid rows that choose, counts); cut histories are said and counted.
+
+    ages: the rows have the ages of their items (infer.models.recency.with_ages); InputError where no train row has one.
+    """
     train = read_rows(data, "train", num_items=num_items)
+    if ages:
+        train = with_ages(train, data, num_items=num_items)
+        if np.isnan(train.age_H).all():
+            raise InputError(f"{data} has no times of train rows -> model.gaps 0")
     without = int((np.diff(train.offsets) == 0).sum())
     train, cut = newest(train, positions)
     valid = read_rows(data, "valid", num_items=num_items)
     valid = valid.take(sample_rows(len(valid), valid_rows, seed))
+    if ages:
+        valid = with_ages(valid, data, num_items=num_items)
     counts = {
         "train rows": len(train) - without,
         "valid rows": len(valid),

@@ -20,6 +20,7 @@ from data.rows import Rows
 from data.store.output import Output
 from infer.loading import default_device
 from infer.models.contract import read_settings, save_settings
+from infer.models.recency import gap_levels
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_options import CompactShape
 from infer.models.sequential.model import recent_items
@@ -64,17 +65,27 @@ class CompactScorer:
         history_RT = np.zeros((len(rows), max(int(lengths.max(initial=0)), 1)), np.int64)
         within_H = np.arange(len(rows.history_H)) - rows.offsets[rows.history_row_H]
         history_RT[rows.history_row_H, within_H] = rows.history_H
+        gap_RT = np.zeros_like(history_RT)
+        if self.shape.model.gaps:
+            if rows.age_H is None:
+                raise InputError("this model has time tokens -> give it rows with ages (with_ages)")
+            gap_RT[rows.history_row_H, within_H] = gap_levels(rows)
         return self.padded_states(*(
-            torch.from_numpy(part.astype(np.int64)).to(self.device) for part in (history_RT, lengths, rows.users_R)
+            torch.from_numpy(part.astype(np.int64)).to(self.device)
+            for part in (history_RT, lengths, rows.users_R, gap_RT)
         ))  # fmt: skip
 
     def padded_states(
-        self, history_RT: torch.Tensor, length_R: torch.Tensor, user_R: torch.Tensor
+        self,
+        history_RT: torch.Tensor,
+        length_R: torch.Tensor,
+        user_R: torch.Tensor,
+        gap_RT: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The same of histories padded on the right; a length of 0 has a state of zeros."""
         first_R = torch.arange(len(length_R), device=length_R.device) * history_RT.shape[1]
         at_R, filled_R1 = first_R + (length_R - 1).clamp(min=0), (length_R > 0)[:, None]
-        state_RD = self.network.states(history_RT, at_R, user_R).masked_fill(~filled_R1, 0.0)
+        state_RD = self.network.states(history_RT, at_R, user_R, gap_RT).masked_fill(~filled_R1, 0.0)
         return state_RD, recent_items(history_RT, at_R).masked_fill(~filled_R1, -1)
 
 

@@ -3,7 +3,8 @@
     engine = load_engine("outputs/run/baselines/compact", "data/industrial/sids/rqkmeans", DecodeSettings(score_space="trie"))
     engine.recommend([[3, 17, 5], [8]], k=10)
 
-Its prompt is not text: the user's number plus 1 (0: unknown), then the item ids of the history. The state behind it serves all
+Its prompt is not text: the user's number plus 1 (0: unknown), then the item ids of the history, each followed by its gap
+(infer.models.recency.gap_levels) where the model has time tokens. The state behind it serves all
 levels: no token of the answer is fed back, so the trunk has one forward. What is legal is scored by the nodes' own logits,
 normalised over the legal children of a prefix (score space `trie`); a catalogue of allowed items has fewer of them. With two paths
 the item probabilities are folded up the tree, so that the search follows the fused distribution.
@@ -22,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from configs.program import InputError
+from data.rows import Rows
 from data.sid import FORMATS, LETTERS, LevelTokens, SidTable, SidVocab, read_sids
 from infer.engine import DecodeSettings, Engine
 from infer.models.contract import read_settings
+from infer.models.recency import gap_levels
 from infer.models.retrievers.compact import CompactScorer, load
 from infer.search.allowed import item_ids
 from infer.search.scoring import Parity
@@ -53,9 +56,11 @@ class CompactTrunk:
     def start(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """State [B, 1, D] behind each prompt: the user's number + 1, then items, padded on the right."""
         self.tokens_BT = ids_BT
-        history_BT = ids_BT[:, 1:] if ids_BT.shape[1] > 1 else torch.zeros_like(ids_BT)
+        each = 2 if self.model.network.shape.model.gaps else 1
+        history_BT = ids_BT[:, 1::each] if ids_BT.shape[1] > 1 else torch.zeros_like(ids_BT)
+        gap_BT = ids_BT[:, 2::2] if each == 2 and ids_BT.shape[1] > 1 else torch.zeros_like(history_BT)
         self.state_BD, self.recent_BJ = self.model.scorer.padded_states(
-            history_BT, lengths_B - 1, ids_BT[:, 0] - 1
+            history_BT, (lengths_B - 1) // each, ids_BT[:, 0] - 1, gap_BT
         )
         return self.state_BD[:, None]
 
@@ -151,28 +156,49 @@ def vocab_of(sids: SidTable) -> SidVocab:
 class ItemPrompts:
     """Examples as prompts of a compact generator; it stands where others have a Renderer and a HistoryRenderer.
 
-    users: whether the model has vectors of users; without them all are unknown.
+    users, gaps: whether the model has vectors of users and time tokens; without them all are unknown.
     """
 
     max_prompt = None
 
-    def __init__(self, vocab: SidVocab, *, num_items: int, positions: int, users: bool) -> None:
+    def __init__(
+        self, vocab: SidVocab, *, num_items: int, positions: int, users: bool, gaps: bool = False
+    ) -> None:
         self.vocab = self.answer_vocab = vocab
-        self.num_items, self.positions, self.users = num_items, positions, users
+        self.num_items, self.positions, self.users, self.gaps = num_items, positions, users, gaps
 
     def prompts(self, examples: Sequence[Any], mode: str = "direct") -> list[list[int]]:
         """Of data.tasks.Example, or of histories of item ids; the newest items that the model reads."""
         return [self.prompt_ids(example, mode) for example in examples]
 
     def prompt_ids(self, example: Any, mode: str = "direct") -> list[int]:
-        """The prompt of one of them."""
-        user = getattr(example, "user_id", None) if self.users else None
-        history = getattr(example, "history", example)
-        return [0 if user is None else user + 1, *history[-self.positions :]]
+        """The prompt of one of them; the times of a bare history are unknown."""
+        return self._prompt(example, self.positions)
 
     def uncut(self, examples: Sequence[Any], mode: str = "direct") -> list[list[int]]:
         """The same with whole histories."""
-        return [[*self.prompt_ids(one)[:1], *one.history] for one in examples]
+        return [self._prompt(one, len(one.history)) for one in examples]
+
+    def _prompt(self, example: Any, most: int) -> list[int]:
+        user = getattr(example, "user_id", None) if self.users else None
+        history = list(getattr(example, "history", example))
+        start = max(len(history) - most, 0)
+        items = history[start:]
+        if self.gaps:
+            gaps = self._gaps(example, start, len(items))
+            items = [token for pair in zip(items, gaps, strict=True) for token in pair]
+        return [0 if user is None else user + 1, *items]
+
+    def _gaps(self, example: Any, start: int, count: int) -> list[int]:
+        if not hasattr(example, "history"):
+            return [0] * count
+        if example.ages is None:
+            raise InputError(
+                "this model has time tokens, the examples have no times -> preprocess.build_examples --ages true"
+            )
+        age_H = np.array(example.ages[start:], np.float64)  # None becomes NaN
+        none_R, row = np.zeros(1, np.int64), np.array([0, count])
+        return gap_levels(Rows(none_R, none_R, row, age_H, none_R, age_H)).tolist() if count else []
 
     def answer_ids(self, example: Any) -> list[int]:
         """The codes of an example's answer as tokens."""
@@ -200,7 +226,7 @@ class CompactEngine(Engine):
         self.wording, self.mode, self.races = "items", "direct", False
         self.renderer = self.histories = ItemPrompts(
             vocab or model.vocab, num_items=sids.num_items, positions=model.scorer.positions,
-            users=model.network.shape.model.users > 0,
+            users=model.network.shape.model.users > 0, gaps=model.network.shape.model.gaps > 0,
         )  # fmt: skip
 
     def over(self, vocab: SidVocab, sids: SidTable, settings: DecodeSettings) -> CompactEngine:

@@ -84,6 +84,8 @@ class CompactModel(nn.Module):
             self.read_node_text = self._text_reader() if options.node_text else None
         if options.users:
             self.user_UD = nn.Parameter(torch.randn(options.users, options.hidden) * SPREAD)
+        if options.gaps:
+            self.gap_GD = nn.Parameter(torch.randn(options.gaps + 1, options.hidden) * SPREAD)
         if options.item_path:
             self.items = ItemPath(shape)
 
@@ -122,12 +124,17 @@ class CompactModel(nn.Module):
         total = sum(head.token_KD[self.codes_NL[:, level]] for level, head in enumerate(self.heads))
         return total + self.read_text(self.text_NX) if self.shape.text_dim else total
 
-    def states(self, history_BT: Tensor, at_P: Tensor, user_B: Tensor | None = None) -> Tensor:
+    def states(
+        self, history_BT: Tensor, at_P: Tensor, user_B: Tensor | None = None, gap_BT: Tensor | None = None
+    ) -> Tensor:
         """States [P, D] after the positions `at_P` (b * T + t) of padded histories; padding is any item.
 
-        user_B: users, where the model has user tokens; -1 is unknown, a vector of zeros.
+        user_B: users, where the model has user tokens; -1 is unknown, a vector of zeros. gap_BT: infer.models.recency.gap_levels,
+        where it has time tokens.
         """
         x_BTD = functional.embedding(history_BT, self.item_vectors())
+        if self.shape.model.gaps:
+            x_BTD = x_BTD + self.gap_GD[gap_BT.clamp(max=self.shape.model.gaps)]
         if not self.shape.model.users:
             return self.trunk(x_BTD).flatten(0, 1)[at_P]
         known_B1 = (user_B >= 0)[:, None]

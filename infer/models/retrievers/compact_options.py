@@ -31,6 +31,9 @@ class CompactOptions:
     """A learned bonus, at every level, for the tokens of history items, one value for each number of steps back."""
     users: int = 0
     """User tokens: a user has the vector of its number modulo this, in front of the history; 0: none"""
+    gaps: int = 0
+    """Time tokens: how many vectors there are for the days between an item and the one before it (0, 1 - 2, 3 - 6, 7 - 14 ... days,
+    the last for all longer ones), beside one for an unknown time; 0: none"""
     node_text: bool = False
     """An MLP of the mean text vector of a node's items is part of the vector that scores it; needs text.table."""
     item_path: float = 0.0
@@ -46,9 +49,9 @@ class CompactOptions:
             raise InputError(
                 f"model: {self.heads} heads do not divide hidden {self.hidden} -> a divisor of it"
             )
-        if self.users < 0 or not 0 <= self.item_path < 1:
+        if self.users < 0 or self.gaps < 0 or not 0 <= self.item_path < 1:
             raise InputError(
-                f"model: users {self.users} must be at least 0, item_path {self.item_path} lie in [0, 1)"
+                f"model: users {self.users} and gaps {self.gaps} must be at least 0, item_path {self.item_path} lie in [0, 1)"
             )
         self.scorer()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data.rows import Rows
+from infer.models.recency import gap_levels
 
 NONE = -1
 
@@ -24,13 +25,15 @@ NONE = -1
 class RowWindows:
     """Window w has the items `item_I[offsets[w] : offsets[w + 1]]`, oldest first.
 
-    target_I int32: what came after each of them, -1 where that is no row; example_I int64: the row's example.
+    target_I int32: what came after each of them, -1 where that is no row; example_I int64: the row's example. gap_I int64:
+    infer.models.recency.gap_levels of the items, None where nobody asked.
     """
 
     offsets: np.ndarray
     item_I: np.ndarray
     target_I: np.ndarray
     example_I: np.ndarray
+    gap_I: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -40,7 +43,8 @@ class RowWindows:
         lengths = np.diff(self.offsets)[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         from_I = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[:-1][chosen], lengths)
-        return RowWindows(offsets, self.item_I[from_I], self.target_I[from_I], self.example_I[from_I])
+        gap_I = None if self.gap_I is None else self.gap_I[from_I]
+        return RowWindows(offsets, self.item_I[from_I], self.target_I[from_I], self.example_I[from_I], gap_I)
 
     @property
     def rows_W(self) -> np.ndarray:
@@ -54,9 +58,11 @@ class RowWindows:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """history_BT int64, padded on the right with item 0; at_P int64 (b * T + t), target_P int64, example_P int64."""
+    """history_BT int64, padded on the right with item 0, gap_BT int64 with 0 (unknown, as are all where nobody asked);
+    at_P int64 (b * T + t), target_P int64, example_P int64."""
 
     history_BT: np.ndarray
+    gap_BT: np.ndarray
     at_P: np.ndarray
     target_P: np.ndarray
     example_P: np.ndarray
@@ -88,7 +94,7 @@ def row_windows(rows: Rows) -> RowWindows:
     example_I = np.full(len(whole.history_H), NONE, np.int64)
     place_R = whole.offsets[window_R] + lengths - 1
     target_I[place_R], example_I[place_R] = rows.target_R, rows.example_ids_R
-    return RowWindows(whole.offsets, whole.history_H, target_I, example_I)
+    return RowWindows(whole.offsets, whole.history_H, target_I, example_I, _gaps(whole))
 
 
 def single_windows(rows: Rows) -> RowWindows:
@@ -98,11 +104,15 @@ def single_windows(rows: Rows) -> RowWindows:
     target_I = np.full(len(rows.history_H), NONE, np.int32)
     example_I = np.full(len(rows.history_H), NONE, np.int64)
     target_I[last_R], example_I[last_R] = rows.target_R, rows.example_ids_R
-    return RowWindows(rows.offsets, rows.history_H, target_I, example_I)
+    return RowWindows(rows.offsets, rows.history_H, target_I, example_I, _gaps(rows))
+
+
+def _gaps(rows: Rows) -> np.ndarray | None:
+    return None if rows.age_H is None else gap_levels(rows)
 
 
 def joined(first: RowWindows, second: RowWindows) -> RowWindows:
-    """The windows of both, one after the other."""
+    """The windows of both, one after the other; gaps that one of them does not have are unknown."""
     offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]])
     parts = (
         np.concatenate(pair)
@@ -112,7 +122,10 @@ def joined(first: RowWindows, second: RowWindows) -> RowWindows:
             (first.example_I, second.example_I),
         )
     )
-    return RowWindows(offsets, *parts)
+    gaps = (
+        np.zeros(len(part.item_I), np.int64) if part.gap_I is None else part.gap_I for part in (first, second)
+    )
+    return RowWindows(offsets, *parts, np.concatenate(list(gaps)))
 
 
 def _continues(rows: Rows) -> np.ndarray:
@@ -173,6 +186,11 @@ def padded(windows: RowWindows, chosen: np.ndarray) -> PaddedBatch:
     from_I = windows.offsets[chosen][row_I] + within_I
     history_BT = np.zeros((len(chosen), longest), np.int64)
     history_BT[row_I, within_I] = windows.item_I[from_I]
+    gap_BT = np.zeros_like(history_BT)
+    if windows.gap_I is not None:
+        gap_BT[row_I, within_I] = windows.gap_I[from_I]
     asked = windows.target_I[from_I] != NONE
     at_P, from_P = (row_I * longest + within_I)[asked], from_I[asked]
-    return PaddedBatch(history_BT, at_P, windows.target_I[from_P].astype(np.int64), windows.example_I[from_P])
+    return PaddedBatch(
+        history_BT, gap_BT, at_P, windows.target_I[from_P].astype(np.int64), windows.example_I[from_P]
+    )
