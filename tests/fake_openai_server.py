@@ -63,6 +63,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Quiet."""
 
+    def parse_request(self) -> bool:
+        """Note when a request came: its latency begins there."""
+        self.came = time.monotonic()
+        return super().parse_request()
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self.path.startswith(self.root):
@@ -77,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             self.log.most_at_once = max(self.log.most_at_once, self.log.at_once)
         words = turn.split("\n")[0].split() or ["ok"]
         try:
-            time.sleep(self.latency)
+            time.sleep(max(self.came + self.latency - time.monotonic(), 0))
             second = turn.split("\n")[1:2]
             terms = (second and second[0].split()[:2]) or ["bolt", "steel"]
             word, good = words[min(call, len(words)) - 1], json.dumps({"terms": terms, "call": call})

@@ -25,6 +25,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -82,19 +83,21 @@ class OpenAIServer:
             "extra": extra,
         }
         self._key = key
-        self._client: Any = None
 
     def session(self) -> OpenAIServer:
         """This server with connections of its own."""
         made = copy.copy(self)
-        made._connections = Connections()
-        made._client = _connect(self.identity["base_url"], self._key, self.timeout, made._connections)
+        made._connections = Connections(
+            f"{self.identity['base_url']}/chat/completions",
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+            timeout=self.timeout,
+        )
         return made
 
     def close(self) -> None:
         """Cut off the calls of this session; whoever waits for an answer gets a TransientFault at once."""
         self._connections.cut()
-        self._client.close()
 
     def varies(self, request: ChatRequest) -> bool:
         """True: servers batch requests as they come, so even greedy answers differ."""
@@ -106,13 +109,11 @@ class OpenAIServer:
 
     def _reply(self, request: ChatRequest) -> Reply:
         try:
-            status, headers, body = self._post(json.dumps(self._body(request)).encode())
-        except TransientFault:
-            raise
-        except Exception as error:  # the HTTP library's own, or what it says when its connections are cut off
+            status, headers, body = self._connections.post(json.dumps(self._body(request)).encode())
+        except TimeoutError:
+            raise TransientFault(f"timeout: no whole answer within {self.timeout:g} s") from None
+        except (OSError, HTTPException) as error:
             name = type(error).__name__
-            if "Timeout" in name:
-                raise TransientFault(f"timeout: no answer within {self.timeout:g} s") from None
             raise TransientFault(self._short(f"connection: {name}: {error}")) from None
         return self._read(body) if status < 300 else self._refused(status, headers, body)
 
@@ -131,17 +132,6 @@ class OpenAIServer:
                 body["response_format"] = {"type": "json_object"}
         body = {"model": self.model, "messages": messages} | body | self.extra
         return {name: value for name, value in body.items() if value is not None}
-
-    def _post(self, body: bytes) -> tuple[int, Any, bytes]:
-        """(status, headers, body). Reading it piece by piece holds a server that only sends blanks to the timeout, too."""
-        end = time.monotonic() + self.timeout
-        pieces = []
-        with self._client.stream("POST", "chat/completions", content=body) as response:
-            for piece in response.iter_bytes():
-                pieces.append(piece)
-                if time.monotonic() > end:
-                    raise TransientFault(f"timeout: no whole answer within {self.timeout:g} s")
-            return response.status_code, response.headers, b"".join(pieces)
 
     def _read(self, body: bytes) -> Reply:
         try:
@@ -169,6 +159,11 @@ class OpenAIServer:
         said = self._short(f"{status}: {detail.get('message') or body.decode('utf-8', 'replace')}")
         if code == "content_filter":
             return Reply(text="", refusal=said)
+        if status < 400:
+            moved = urlsplit(headers.get("location", "")).netloc or "another address"
+            raise ServiceError(
+                f"{self._host()} sends its calls on to {moved} ({status}) -> set base_url to it"
+            )
         if status in (401, 403):
             raise ServiceError(
                 f"{self._host()} does not accept the API key ({status}) -> check the variable of `api_key_env`"
@@ -269,20 +264,6 @@ def check_base_url(url: str) -> None:
         raise InputError(
             f"base_url of {parts.hostname} carries a user, password or query -> put keys into the environment"
         )
-
-
-def _connect(base_url: str, key: str, timeout: float, connections: Connections) -> Any:
-    """An HTTP client and nothing more: how often and when to ask again is the same for all backends."""
-    import httpx
-
-    return httpx.Client(
-        base_url=base_url,
-        headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-        timeout=timeout,
-        follow_redirects=True,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        event_hooks={"request": [connections.watch]},
-    )
 
 
 def _error_of(body: bytes) -> dict[str, Any]:

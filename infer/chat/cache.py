@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +42,15 @@ class ReplyCache:
     def put(self, request: ChatRequest, reply: Reply) -> None:
         """Keep a reply that was judged ok."""
         final = self.path(request)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        row = asdict(reply)
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+        text = json.dumps({"text": reply.text, "usage": reply.usage}, ensure_ascii=False)
         try:
-            temporary.write_text(
-                json.dumps({"text": row["text"], "usage": row["usage"]}, ensure_ascii=False), encoding="utf-8"
-            )
+            try:
+                temporary.write_text(text, encoding="utf-8")
+            except FileNotFoundError:  # the first of its folder
+                final.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, final)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise

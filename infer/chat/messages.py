@@ -7,7 +7,7 @@ has one. Everything else keeps its text for people to read and has no `parsed`.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -123,7 +123,7 @@ class ChatResult:
 
     def row(self) -> dict[str, Any]:
         """The result as a JSON object."""
-        return asdict(self)
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 class TransientFault(Exception):

@@ -2,7 +2,8 @@
 
 Service faults wait with exponential backoff and jitter (tenacity), or as long as the service says; useless answers are
 asked again at once, with another seed and the reason. There are more threads than calls under way: one that waits for a
-fault to pass, reads a prompt or judges an answer holds up no call. A row of requests without any answer ends the run, and so
+fault to pass, reads a prompt or judges an answer holds up no call; it hands each call to one of as many callers as there may
+be calls, which does nothing else and goes on with the next at once. A row of requests without any answer ends the run, and so
 does a spent budget: then the calls under way still finish. Requests may lead to further ones: where the iterator of requests
 has none while calls are under way, it is asked again after each of them.
 """
@@ -13,9 +14,9 @@ import queue
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -90,30 +91,6 @@ class Sample:
         return self.result is None or self.result.status == "invalid"
 
 
-class Slots:
-    """A semaphore whose waiters go in the order in which they came, so that requests do: threading's own lets any go."""
-
-    def __init__(self, free: int) -> None:
-        self._free, self._lock = free, threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return
-            turn = threading.Event()
-            self._waiting.append(turn)
-        turn.wait()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
-                self._free += 1
-
-
 class ChatRun:
     """Requests are taken in order by whoever is free; `sink` gets every result as soon as it is finished."""
 
@@ -133,7 +110,7 @@ class ChatRun:
         self.stop = threading.Event()
         self._requests = enumerate(requests)
         self._changed, self._finishing = threading.Condition(), threading.Lock()
-        self._slots: AbstractContextManager[Any] = nullcontext()
+        self._calls: queue.SimpleQueue[Any] | None = None
         self._unanswered = self._under_way = 0
 
     def serially(self) -> Iterator[tuple[int, ChatResult]]:
@@ -152,11 +129,12 @@ class ChatRun:
             raise InputError(f"concurrency is {concurrency} -> 1 or more")
         outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.backend = session = self.backend.session()
-        self._slots = Slots(concurrency)
+        self._calls = queue.SimpleQueue()
         working = THREADS_PER_CALL * concurrency
         threads = [threading.Thread(target=self._work, args=(outcomes,), daemon=True) for _ in range(working)]
+        callers = [threading.Thread(target=self._call, daemon=True) for _ in range(concurrency)]
         try:
-            for thread in threads:
+            for thread in (*callers, *threads):
                 thread.start()
             while working:
                 outcome = outcomes.get()
@@ -174,9 +152,10 @@ class ChatRun:
                 pass
             session.close()
             last = time.monotonic() + LAST_SECONDS
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join(max(last - time.monotonic(), 0))
+            _join(threads, last)
+            for _ in callers:  # not before: whoever still wants a call is told that the run has ended
+                self._calls.put(None)
+            _join(callers, last)
 
     def _work(self, outcomes: queue.SimpleQueue[Any]) -> None:
         try:
@@ -186,6 +165,15 @@ class ChatRun:
             outcomes.put(None)
         except BaseException as error:
             outcomes.put(error)
+
+    def _call(self) -> None:
+        """Make calls, one after the other, for whoever waits for their answers."""
+        while call := self._calls.get():
+            answer, samples, asked = call
+            try:
+                answer.set_result(self._replies(samples, asked))
+            except BaseException as error:
+                answer.set_exception(error)
 
     def _take(self) -> list[Sample]:
         with self._changed:
@@ -255,8 +243,12 @@ class ChatRun:
         """Ask for what is still open; raises where asking again may help."""
         samples = [sample for sample in samples if self._askable(sample)]
         asked = [sample.request.again(sample.useless, sample.complaint) for sample in samples]
-        with self._slots:
+        if self._calls is None:
             replies = self._replies(samples, asked)
+        else:
+            answer: Future[list[Reply]] = Future()
+            self._calls.put((answer, samples, asked))
+            replies = answer.result()
         for sample, reply in zip(samples, replies, strict=True):
             sample.finish(reply, teacher=self.backend.teacher)
             sample.useless += sample.open()
@@ -298,3 +290,10 @@ class ChatRun:
                     f"{self.backend.teacher}: {self._unanswered} requests in a row without an answer, the last "
                     f"({result.key}): {result.error} -> see to it, then run again to resume"
                 )
+
+
+def _join(threads: list[threading.Thread], last: float) -> None:
+    """Wait for the threads that were started, until the moment `last`."""
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join(max(last - time.monotonic(), 0))

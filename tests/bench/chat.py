@@ -3,8 +3,9 @@
 python -m tests.bench.chat            # 10,000 answers, 4 at a time, 20 ms each
 python -m tests.bench.chat --quick    # 400
 
-The server is the tests' fake one in a process of its own: every call takes a fixed time, so the ideal is calls / concurrency x
-latency. Of the requests 5 % meet a fault (status 500) first, 2 % a useless answer (JSON that breaks off): each costs one
+The server is the tests' fake one in a process of its own: every call takes a fixed time from its arrival, so the ideal is
+calls, repeated ones included, / concurrency x latency. Of the requests 5 % meet a fault (status 500) first, 2 % a useless
+answer (JSON that breaks off): each costs one
 more call, and a fault a wait of a quarter to half a second. Measured is `ChatClient.run_to_file` from a generator of prompts of 2 kB: asking, judging against a
 schema, caching, writing one line each. One answer before the clock starts loads the libraries. Best of --repeats; `same`
 says that every repeat brought every sample exactly once, each the answer to its own prompt. The last line is one JSON
