@@ -95,7 +95,7 @@ class Renderer:
     def uncut(self, examples: Sequence[Example], mode: str = "direct") -> list[list[int]]:
         """`prompts` without a bound."""
         modes = [_mode(example, mode) for example in examples]
-        texts = [self._prompt_text(example, own) for example, own in zip(examples, modes, strict=True)]
+        texts = [self.prompt_text(example, own) for example, own in zip(examples, modes, strict=True)]
         return [
             [*self._start_ids(example), *ids, *(() if own == "think" else self._prefix_ids(example.task))]
             for example, own, ids in zip(examples, modes, self._encode_all(texts), strict=True)
@@ -251,7 +251,8 @@ class Renderer:
             return self.bos_ids or self.terminator_ids()
         return self.bos_ids if self.tokenizer.chat_template is None or not _turns(example) else []
 
-    def _prompt_text(self, example: Example, mode: str) -> str:
+    def prompt_text(self, example: Example, mode: str) -> str:
+        """The prompt as text, without BOS and without the ids that its answer begins with."""
         contents = [message["content"] for message in example.messages]
         if not _turns(example):
             return "".join(contents) + MODES[mode]

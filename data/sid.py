@@ -155,6 +155,11 @@ class SidTable:
         """Number of items of each distinct semantic ID, int64 [S]."""
         return np.diff(self._groups[2])
 
+    @property
+    def items_by_sid(self) -> np.ndarray:
+        """All item ids int32 [N], those of one semantic ID together, in the order of `sids_SL`."""
+        return self._groups[3]
+
     def items_of_sid(self, sid: int) -> np.ndarray:
         """Item ids int32 of the `sid`-th distinct semantic ID, ascending."""
         _, _, offsets, items = self._groups
@@ -211,6 +216,30 @@ def write_sids(out: Output, table: SidTable) -> None:
     out.write_table(artifacts.SIDS.file, pa.table(columns))
     out.counts |= {"items": table.num_items, "distinct": len(table.sids_SL)}
     out.facts |= {"sizes": list(table.sizes), "levels": table.num_levels, "sids_sha256": table.sha256}
+
+
+def prefix_levels(
+    codes_SL: np.ndarray, roots_S: np.ndarray | None, num_roots: int, lengths_S: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Per level (ptr int32 [M + 1], codes int32 of its children) of rows that are sorted within ascending roots.
+
+    Rows of length `lengths_S` (default: all L) take part in their first levels only.
+    """
+    rows = codes_SL
+    node_S = np.zeros(len(rows), np.int32) if roots_S is None else roots_S.astype(np.int32)
+    parents = num_roots
+    for level in range(codes_SL.shape[1]):
+        if lengths_S is not None:
+            keep = lengths_S > level
+            rows, node_S, lengths_S = rows[keep], node_S[keep], lengths_S[keep]
+        column = rows[:, level]
+        first = np.ones(len(rows), bool)
+        first[1:] = (node_S[1:] != node_S[:-1]) | (column[1:] != column[:-1])
+        starts = np.flatnonzero(first)
+        ptr = np.zeros(parents + 1, np.int32)
+        np.cumsum(np.bincount(node_S[starts], minlength=parents), out=ptr[1:])
+        yield ptr, column[starts].astype(np.int32)
+        node_S, parents = np.cumsum(first, dtype=np.int32) - 1, len(starts)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
-from infer.search.trie import FORBIDDEN, SparseLevel, as_slice, prefix_levels, sparse_level
+from data.sid import prefix_levels
+from infer.search.trie import FORBIDDEN, SparseLevel, as_slice, sparse_level
 
 
 class TokenTrie:

@@ -13,14 +13,14 @@ Legend: L levels, C codes of a level, M nodes at a depth, S rows, B requests, K 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from configs.program import InputError
-from data.sid import SidTable, SidVocab
+from data.sid import SidTable, SidVocab, prefix_levels
 
 FORBIDDEN = -1
 DENSE_BYTES = 256 * 2**20  # tables of all levels together
@@ -233,30 +233,6 @@ def _stacked(
         if sorted_rows[0] < 0 or sorted_rows[-1] >= num_sids:
             raise InputError(f"catalogue {root} has rows outside 0..{num_sids - 1} of the semantic IDs")
     return np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-
-
-def prefix_levels(
-    codes_SL: np.ndarray, roots_S: np.ndarray | None, num_roots: int, lengths_S: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Per level (ptr int32 [M + 1], codes int32 of its children) of rows that are sorted within ascending roots.
-
-    Rows of length `lengths_S` (default: all L) take part in their first levels only.
-    """
-    rows = codes_SL
-    node_S = np.zeros(len(rows), np.int32) if roots_S is None else roots_S.astype(np.int32)
-    parents = num_roots
-    for level in range(codes_SL.shape[1]):
-        if lengths_S is not None:
-            keep = lengths_S > level
-            rows, node_S, lengths_S = rows[keep], node_S[keep], lengths_S[keep]
-        column = rows[:, level]
-        first = np.ones(len(rows), bool)
-        first[1:] = (node_S[1:] != node_S[:-1]) | (column[1:] != column[:-1])
-        starts = np.flatnonzero(first)
-        ptr = np.zeros(parents + 1, np.int32)
-        np.cumsum(np.bincount(node_S[starts], minlength=parents), out=ptr[1:])
-        yield ptr, column[starts].astype(np.int32)
-        node_S, parents = np.cumsum(first, dtype=np.int32) - 1, len(starts)
 
 
 def sparse_level(ptr: np.ndarray, codes: np.ndarray, device: Any) -> SparseLevel:

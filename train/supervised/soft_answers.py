@@ -21,8 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.sid import SidTable, SidVocab
-from infer.search.trie import prefix_levels
+from data.sid import SidTable, SidVocab, prefix_levels
 from train.supervised.tokens import TokenRows
 from train.supervised.units import ragged_arange
 

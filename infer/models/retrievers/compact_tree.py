@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.sid import SidTable
-from infer.search.trie import prefix_levels
+from data.sid import SidTable, prefix_levels
 
 BOUND = 60.0  # logits are held within it: exponentials and their sums stay within float32 without a maximum per group
 
