@@ -31,7 +31,7 @@ from infer.server.web import make_app
 from infer.text.thinking import ThinkSettings, needs_of_mode
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-BACKLOG = 64
+BACKLOG = 256
 
 
 @dataclass
@@ -62,17 +62,20 @@ class ServeArgs:
     """cpu, cuda, cuda:1, ...; null = a GPU when there is one"""
     max_body: int = 262144
     """bytes of a request, above which it is refused"""
-    max_waiting: int = 32
+    max_waiting: int = 64
     """requests that may wait for the model, above which new ones are refused"""
+    max_batch: int = 32
+    """most waiting requests that the model answers together; 1 = one at a time"""
     seed: int | None = None
     """of the random users; null = another one with every start"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InputError(f"port {self.port} is none -> 0..65535")
-        if self.max_body < 1 or not 1 <= self.max_waiting <= BACKLOG // 2:
+        if min(self.max_body, self.max_batch) < 1 or not 1 <= self.max_waiting <= BACKLOG // 2:
             raise InputError(
-                f"max_body {self.max_body} must be positive, max_waiting {self.max_waiting} in 1..{BACKLOG // 2}"
+                f"max_body {self.max_body} and max_batch {self.max_batch} must be positive, max_waiting {self.max_waiting} "
+                f"in 1..{BACKLOG // 2}"
             )
         if not self.allow_remote and not is_local(self.host):
             raise InputError(
@@ -173,7 +176,13 @@ def main(args: ServeArgs) -> None:
             think=args.think,
         )
         catalogue = read_catalogue(args.data, engine.sids, engine.renderer.vocab.format)
-        service = Service(engine, catalogue, name=shown_name(args.model), max_waiting=args.max_waiting)
+        service = Service(
+            engine,
+            catalogue,
+            name=shown_name(args.model),
+            max_waiting=args.max_waiting,
+            max_batch=args.max_batch,
+        )
         service.warm_up()
         hosts = None if args.allow_remote else LOCAL_NAMES | {args.host.strip("[]").lower()}
         app = make_app(service, hosts=hosts, max_body=args.max_body, seed=args.seed)

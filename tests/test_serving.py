@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,6 +75,57 @@ def test_busy_service_refuses_instead_of_queueing_for_ever():
     first.join()
     assert refused.value.status == 503 and answers[0]["recommendations"][0]["items"][0]["title"] == "Ax"
     assert len(service.recommend(request)["recommendations"]) == 1
+
+
+def test_requests_that_wait_share_a_search_and_no_fault():
+    """The first goes alone; of those that wait, the ones of one kind go together, cut to their own k; a bad one fails alone."""
+    calls: list[list[Any]] = []
+    inside, go = threading.Event(), threading.Event()
+
+    def engine(histories: Any, k: int, *, exclude_history: bool) -> list[list[Recommendation]]:
+        calls.append([tuple(history) for history in histories])
+        inside.set()
+        assert go.wait(20)
+        if (2, 2) in calls[-1]:
+            raise InputError("nothing is left -> ask for something else")
+        return [
+            [Recommendation((item,), (0, 1), -1.0) for item in (*history, 0)][:k] for history in histories
+        ]
+
+    service = small_service(engine, max_batch=3)
+    answers: dict[int, Any] = {}
+
+    def ask(place: int, history: tuple[int, ...], k: int, exclude: bool = False) -> threading.Thread:
+        def work() -> None:
+            try:
+                answers[place] = service.recommend(RecommendRequest(history, k, None, exclude))
+            except RequestError as error:
+                answers[place] = error.status
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    waiting = [ask(0, (0,), 1)]
+    assert inside.wait(20)
+    questions = [((1,), 2), ((2, 2), 1), ((2,), 1), ((1, 1), 1), ((2,), 2, True)]
+    for place, question in enumerate(questions, start=1):
+        waiting.append(ask(place, *question))
+        while len(service._turns._line) < place:
+            time.sleep(0.001)
+    go.set()
+    for thread in waiting:
+        thread.join(20)
+    assert calls[:2] == [[(0,)], [(1,), (2, 2), (2,)]]
+    assert sorted(calls[2:5]) == [[(1,)], [(2,)], [(2, 2)]], "each of a search that failed, alone"
+    assert sorted(calls[5:]) == [[(1, 1)], [(2,)]], "one more of its kind than fit, and one of another kind"
+    found = {
+        place: answer
+        if isinstance(answer, int)
+        else [best["items"][0]["item_id"] for best in answer["recommendations"]]
+        for place, answer in answers.items()
+    }
+    assert found == {0: [0], 1: [1, 0], 2: 400, 3: [2], 4: [1], 5: [2, 0]}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
 LINGER_SECONDS = 1.0
-MAX_CONNECTIONS = 128
-MAX_OF_A_CLIENT = 48
+MAX_CONNECTIONS = 256
+MAX_OF_A_CLIENT = 96
 CROWD = 8  # fewer that wait may be requests that have just come
 RETRY_SECONDS = 2
 

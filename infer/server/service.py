@@ -1,4 +1,4 @@
-"""Requests to a running recommender: parsed strictly, answered one at a time by one engine.
+"""Requests to a running recommender: parsed strictly, answered by one engine, those that wait together.
 
     {"history": [3, 17], "k": 10, "allowed": {"category": "Tools"} | [item ids], "exclude_history": true}
 
@@ -11,16 +11,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from configs.program import InputError, NumericError
-from infer.engine import Engine
+from infer.engine import Engine, Recommendation
 from infer.search.prefixes import Prefixes
 from infer.server.catalogue import ServedCatalogue
+from infer.server.waiting import Turns
 
 MAX_HISTORY = 1000
 MAX_LABELS = 10
@@ -43,6 +44,11 @@ class RecommendRequest:
     k: int
     allowed: np.ndarray | None
     exclude_history: bool
+
+    @property
+    def kind(self) -> Hashable:
+        """What requests of one search have in common: the items they allow, and whether the history is left out."""
+        return self.exclude_history, None if self.allowed is None else self.allowed.tobytes()
 
 
 def parse_request(body: bytes, catalogue: ServedCatalogue, *, max_k: int) -> RecommendRequest:
@@ -118,15 +124,22 @@ def _short(value: Any) -> str:
 
 
 class Service:
-    """One engine behind one lock: requests are answered one after the other."""
+    """One engine, asked by one search at a time: requests that wait meanwhile share the next one where they may."""
 
     def __init__(
-        self, engine: Engine, catalogue: ServedCatalogue, *, name: str, max_waiting: int = 32
+        self,
+        engine: Engine,
+        catalogue: ServedCatalogue,
+        *,
+        name: str,
+        max_waiting: int = 64,
+        max_batch: int = 32,
     ) -> None:
         self.engine, self.catalogue, self.name = engine, catalogue, name
         self.prefixes = Prefixes(engine.sids)
         self.max_k = min(engine.settings.beams, len(engine.sids.sids_SL))
-        self._lock, self._places = threading.Lock(), threading.Semaphore(max_waiting)
+        self.max_waiting = max_waiting
+        self._turns, self._places = Turns(self._search, max_batch), threading.Semaphore(max_waiting)
 
     def facts(self) -> dict[str, Any]:
         """What the page needs to know before the first request."""
@@ -150,17 +163,11 @@ class Service:
 
     def recommend(self, request: RecommendRequest) -> dict[str, Any]:
         """The answer to a valid request. RequestError: 400 nothing to recommend, 500 scores not finite, 503 too many wait."""
-        options: dict[str, Any] = {}
-        if request.allowed is not None:
-            options["allowed_items"] = request.allowed
         if not self._places.acquire(blocking=False):
             raise RequestError(503, "too many requests are waiting: try again in a moment")
         start = time.perf_counter()
         try:
-            with self._lock:
-                found = self.engine.recommend(
-                    [request.history], request.k, exclude_history=request.exclude_history, **options
-                )[0]
+            found = self._turns.ask(request, request.kind)
         except InputError as error:
             raise RequestError(400, " ".join(str(error).split(" -> ")[0].split())) from error
         except NumericError as error:
@@ -175,6 +182,18 @@ class Service:
             "candidates": len(self.catalogue) if request.allowed is None else len(request.allowed),
             "seconds": round(time.perf_counter() - start, 4),
         }
+
+    def _search(self, requests: Sequence[RecommendRequest]) -> list[list[Recommendation]]:
+        """The lists of requests of one kind; a list is cut where a search with a smaller k would end."""
+        first = requests[0]
+        options = {} if first.allowed is None else {"allowed_items": first.allowed}
+        found = self.engine.recommend(
+            [request.history for request in requests],
+            max(request.k for request in requests),
+            exclude_history=first.exclude_history,
+            **options,
+        )
+        return [best[: request.k] for best, request in zip(found, requests, strict=True)]
 
     def _place(self, rank: int, best: Any, seen: Collection[int]) -> dict[str, Any]:
         """One line of the list: items, score, and the semantic ID level by level."""

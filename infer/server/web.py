@@ -21,6 +21,7 @@ import json
 import re
 import sys
 from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ class Handlers:
     def __init__(self, service: Service, *, max_body: int, seed: int | None) -> None:
         self.service, self.max_body = service, max_body
         self._rng = np.random.default_rng(seed)
+        # Apart from the threads of the other addresses, which never wait; one more than may wait tells the others so.
+        self._asking = ThreadPoolExecutor(service.max_waiting + 1, thread_name_prefix="ask")
 
     async def health(self, request: Any) -> dict[str, Any]:
         return self.service.facts()
@@ -93,13 +96,12 @@ class Handlers:
         return self.service.catalogue.random_user(self._rng)
 
     async def recommend(self, request: Any) -> dict[str, Any]:
-        from starlette.concurrency import run_in_threadpool
-
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise RequestError(415, "the content type must be application/json")
         body = await read_body(request, self.max_body)
         parsed = parse_request(body, self.service.catalogue, max_k=self.service.max_k)
-        return await run_in_threadpool(self.service.recommend, parsed)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._asking, self.service.recommend, parsed)
 
 
 def make_app(
