@@ -1,21 +1,30 @@
-"""How a model of a size is trained on a card: every combination, or the flags of one; estimates, none of them was run.
+"""How a model of a size is trained on a card: every combination, or the flags of one; estimates, none of them was run. And how
+large the small models of a data set are, with a forecast of the time (configs/plans.py).
 
-reads   nothing
-writes  nothing
+reads   nothing; with --data its manifest.json (stage 01)
+writes  nothing; with --output_dir the plan of that data set: <config>.yaml overlays (PLAN of the scripts), choices.sh, plan.json
 
 SIZE and CARD of sft.sh ask here: SIZE=1.7B CARD=24 MODEL=outputs/qwen3/vocab STAGE=pretrained EXAMPLES=sentence bash sft.sh
 
 python -m configs.sizes
 python -m configs.sizes --size 1.7B --card 24 --processes 1 --flags true
+python -m configs.sizes --data data/shop --output_dir outputs/best-shop/plan
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from configs import program
+from configs.needs import Need, require_needs
+from configs.plans import Counts, SmallPlan, plan_of
 from configs.program import InputError
 from configs.recipes import CARDS, SIZES, recipe
+
+PROBE_SECONDS = 0.3  # of the probe on the machine that the seconds of configs/plans.py were measured on
 
 
 @dataclass
@@ -30,6 +39,24 @@ class SizesArgs:
     """GPUs; null = one, and 8"""
     flags: bool = False
     """print what the launcher and train.sft are told instead: the accelerate config, then the flags of the program"""
+    data: str | None = None
+    """a prepared data set: the plan of its small models"""
+    output_dir: str | None = None
+    """with data: where the plan is written; one that is there is kept, so that what it made stays its own"""
+    minutes: float = 30.0
+    """with data: how long all of it may take, by forecast"""
+
+    def __post_init__(self) -> None:
+        require_needs(self)
+        if self.minutes <= 0:
+            raise InputError(f"minutes {self.minutes} -> above 0")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(("output_dir", "minutes"), self.data is not None, "data"),
+            Need(("size", "card", "processes", "flags"), self.data is None, "without data"),
+        ]
 
 
 def told(args: SizesArgs) -> list[str]:
@@ -59,7 +86,69 @@ def flags(args: SizesArgs) -> list[str]:
     return [f"configs/accelerate/{found.plan.sharding}.yaml", *found.flags()]
 
 
+def counts_of(data: str | Path) -> Counts:
+    """The counts in the manifest of a prepared data set; InputError where there is none."""
+    try:
+        manifest = json.loads((Path(data) / "manifest.json").read_text(encoding="utf-8"))
+        counts, untitled = manifest["counts"], manifest["facts"].get("items_without_title", 0)
+        items, scored = counts["items"], counts["valid"] + counts["test"]
+        return Counts(items, counts["users"], counts["train"], 1 - untitled / max(items, 1), scored)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{data} is no prepared data set ({error!r}) -> scripts/01_prepare_data.sh"
+        ) from None
+
+
+def probe() -> float:
+    """Seconds of a fixed amount of the training's arithmetic, as one thread does it now."""
+    import numpy as np
+
+    rows, items = np.full((512, 128), 0.1, np.float32), np.full((128, 4096), 0.1, np.float32)
+    begun = time.perf_counter()
+    for _ in range(24):
+        scores = rows @ items
+        np.exp(scores, out=scores)
+        scores @ items.T
+    return time.perf_counter() - begun
+
+
+def write_plan(plan: SmallPlan, counts: Counts, directory: Path) -> None:
+    """Overlays as JSON, which is YAML; plan.json last, so that half a plan is none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, overlay in plan.overlays().items():
+        (directory / f"{name}.yaml").write_text(json.dumps(overlay) + "\n", encoding="utf-8")
+    lines = [f'export {name}="{value}"' for name, value in plan.variables().items()]
+    (directory / "choices.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = json.dumps({"counts": asdict(counts), "plan": asdict(plan)}, indent=1)
+    (directory / "plan.json").write_text(text + "\n", encoding="utf-8")
+
+
+def planned(args: SizesArgs) -> list[str]:
+    """The plan in words, written where it is not there yet; InputError when the one there is of other data."""
+    counts = counts_of(args.data)
+    kept = Path(args.output_dir) / "plan.json" if args.output_dir else None
+    if kept and kept.exists():
+        stored = json.loads(kept.read_text(encoding="utf-8"))
+        if Counts(**stored["counts"]) != counts:
+            raise InputError(f"{kept} is the plan of other data -> remove it, or another RUN")
+        plan = SmallPlan(**stored["plan"])
+    else:
+        plan = plan_of(counts, minutes=args.minutes, speed=PROBE_SECONDS / max(probe(), 1e-3))
+        if kept:
+            write_plan(plan, counts, kept.parent)
+    with_text = "with texts" if plan.text else "without texts (fewer than half of the items have a title)"
+    return [
+        f"{counts.items:,} items, {counts.users:,} users, {counts.rows:,} train rows: 3 x {plan.codes} codes, hidden {plan.hidden}, "
+        f"{plan.teachers} sequential models {with_text} of {plan.sequential_epochs} epochs, generator of {plan.generator_epochs} epochs",
+        f"forecast {plan.total / 60:.0f} min: "
+        + ", ".join(f"{name} {value:.0f} s" for name, value in plan.seconds.items()),
+    ]
+
+
 def main(args: SizesArgs) -> None:
+    if args.data is not None:
+        print(*planned(args), sep="\n", flush=True)
+        return
     if args.flags:
         print(*flags(args))
         return

@@ -2,6 +2,9 @@
 
 reads   evaluated predictions (<run>/eval/*/metrics of infer.evaluate), configs/<paper>/published.csv
 writes  <output_dir>/{compare.md,compare.tex,compare.json,manifest.json}; prints the Markdown
+--record, --verify and --table are about the tables of a paper's README instead (infer/tables/stored.py, sheet.py): the first
+keeps these runs as rows of configs/<paper>/results/<dataset>.json, the second holds a row to what its runs give now, the third
+renders the tables of configs/<paper>/README.md from rows.csv, published.csv and results/.
 
 Baselines come first, then published rows, then models in the order of their training. Prediction directories of one name in
 several runs are seeds of one recipe and become one row, mean and spread. p-values are a paired bootstrap over users
@@ -10,6 +13,9 @@ numbers that were measured on another number of rows.
 
 python -m infer.compare --runs [outputs/seed1,outputs/seed2,outputs/seed3] --reference itemknn_tuned \
     --published [configs/minionerec/published.csv] --dataset industrial --output_dir outputs/compare
+python -m infer.compare --runs [outputs/s0/eval/compact.test,outputs/s1/eval/compact.test] \
+    --record configs/minionerec/results/industrial.json --command "bash scripts/reproduce/minionerec_industrial.sh"
+python -m infer.compare --table
 """
 
 from __future__ import annotations
@@ -18,10 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from configs import program
-from configs.program import AlreadyComplete, InputError
+from configs.needs import Need, require_needs
+from configs.program import AlreadyComplete, InputError, NumericError, say
 from data import artifacts
 from data.store.output import open_output
 from infer.tables import layout as tables
+from infer.tables import sheet, stored
 from infer.tables.comparison import (
     KINDS,
     TableRow,
@@ -46,10 +54,24 @@ LEVELS = ("sid_level", "item_level", "item_level_unseen", "item_level_merged", "
 class CompareArgs:
     """Which evaluations, which numbers, against which row."""
 
-    runs: list[str]
+    runs: list[str] = field(default_factory=list)
     """run folders, their eval folders, or single prediction directories"""
-    output_dir: str
+    output_dir: str | None = None
     """where the tables go, e.g. outputs/compare"""
+    record: str | None = None
+    """keep every model of these runs as a row of this file, configs/<paper>/results/<dataset>.json; runs of one model are its seeds"""
+    command: str = ""
+    """how the recorded rows are made, word for word"""
+    hardware: str | None = None
+    """what they were made on; null = what this machine says"""
+    verify: str | None = None
+    """hold these runs to the rows of this file: HR@10 and NDCG@10 of both levels, run by run"""
+    tolerance: float = 1e-6
+    """how far a verified number may be from its row"""
+    table: bool = False
+    """render the tables of the READMEs"""
+    papers: list[str] = field(default_factory=list)
+    """with table: folders of configs/; empty = all that have a rows.csv"""
     published: list[str] = field(default_factory=list)
     """files of published numbers, configs/<paper>/published.csv; one without rows of this data set adds none and is named"""
     dataset: str | None = None
@@ -77,8 +99,20 @@ class CompareArgs:
     """replace an older table (it is derived from other outputs and holds nothing of its own)"""
 
     def __post_init__(self) -> None:
-        if not self.runs:
+        modes = [
+            name
+            for name in ("output_dir", "record", "verify", "table")
+            if getattr(self, name) not in (None, False)
+        ]
+        if len(modes) != 1:
+            raise InputError(
+                f"{' and '.join(modes) or 'nothing'} asked for -> one of output_dir, record, verify, table"
+            )
+        if not self.runs and not self.table:
             raise InputError("runs is empty -> name at least one run")
+        require_needs(self)
+        if self.tolerance < 0:
+            raise InputError(f"tolerance {self.tolerance} is below 0")
         if self.split not in artifacts.SPLITS:
             raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
         if unknown := [level for level in self.levels if level not in LEVELS]:
@@ -94,8 +128,76 @@ class CompareArgs:
                 "dataset is missing -> say which data set of the published files these runs are on"
             )
 
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(("command", "hardware"), self.record is not None, "record"),
+            Need(("tolerance",), self.verify is not None, "verify"),
+            Need(("papers",), self.table, "table"),
+        ]
+
+
+def record(args: CompareArgs) -> None:
+    """The models of the runs into a file of rows, which is replaced at once or not at all."""
+    path = Path(args.record)
+    rows = stored.read_stored(path)
+    if not args.command:
+        raise InputError("command is missing -> a row says how it is made")
+    for name, seeds in grouped(find_evaluations(args.runs, split=args.split), separate=False).items():
+        made = stored.measured_row(seeds, command=args.command, hardware=args.hardware)
+        rows = stored.with_row(rows, name, made)
+        item = sheet.pair(made["metrics"], "item_level")
+        say(f"compare: {path} {name}: {item}, {len(seeds)} runs, look {rows[name]['looks']} at {args.split}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored.replace_text(path, stored.stored_text(rows))
+
+
+def verify(args: CompareArgs) -> None:
+    """Every number of the runs beside its row; NumericError when one is further off than the tolerance."""
+    rows = stored.read_stored(args.verify)
+    wrong = []
+    for name, seeds in grouped(find_evaluations(args.runs, split=args.split), separate=False).items():
+        if name not in rows:
+            raise InputError(f"{args.verify} has no row {name} -> it has {', '.join(rows) or 'none'}")
+        for what, (before, now) in stored.differences(rows[name], seeds).items():
+            held = abs(now - before) <= args.tolerance
+            say(f"{name} {what}: stored {before:.6f}, now {now:.6f}{'' if held else '  NOT HELD'}")
+            wrong += [] if held else [f"{name} {what}"]
+    if wrong:
+        raise NumericError(
+            f"{len(wrong)} numbers are further than {args.tolerance} from {args.verify} (first: {wrong[0]}) "
+            "-> find what changed before recording the row anew"
+        )
+
+
+def render(args: CompareArgs) -> None:
+    """The tables of every paper, printed, and into the blocks of its README."""
+    folders = [sheet.PAPERS / paper for paper in args.papers]
+    for folder in folders or sorted(path.parent for path in sheet.PAPERS.glob("*/rows.csv")):
+        tables = sheet.tables_of(folder)
+        for dataset, table in tables.items():
+            print(f"**{folder.name}, {dataset}**\n\n{table}", flush=True)
+        readme = folder / "README.md"
+        if readme.exists():
+            text = readme.read_text(encoding="utf-8")
+            if (made := sheet.with_tables(text, tables, where=str(readme))) != text:
+                stored.replace_text(readme, made)
+
 
 def main(args: CompareArgs) -> None:
+    """One of the four."""
+    if args.table:
+        render(args)
+    elif args.record is not None:
+        record(args)
+    elif args.verify is not None:
+        verify(args)
+    else:
+        compare(args)
+
+
+def compare(args: CompareArgs) -> None:
+    """The tables of runs beside each other."""
     evaluations = find_evaluations(args.runs, split=args.split)
     inputs = {
         "runs": [evaluation.result.directory / "metrics" for evaluation in evaluations],

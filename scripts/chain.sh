@@ -8,13 +8,18 @@
 #   DATASET=published SIDS=published STAGES="07 baselines 08 09 11" bash scripts/chain.sh     # after scripts/import_release.sh
 #   PAPER=toy DATASET=toystore RUN=quickstart STAGES="10 11" bash scripts/chain.sh
 #   MODEL=/path/to/Qwen3-1.7B RUN=qwen3 STAGE=pretrained bash scripts/chain.sh                # MODEL is that of the first stage that reads one
+#   PAPER=best DATASET=shop RAW=/path/to/tables MINUTES=30 bash scripts/chain.sh              # the best small recipe, sizes from the data
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
 DATASET=${DATASET:-industrial}
 STAGE=${STAGE:-recommend}           # which SFT stage
-STAGES=${STAGES:-01 02 04 07 baselines 08 09 11}      # in this order; 10 is GRPO. 11 evaluates the stage trained last
+STAGES=${STAGES:-}                  # in this order; 10 is GRPO, 11 evaluates the stage trained last. Empty: the default below
+MINUTES=${MINUTES:-30}              # of the stage plan: how long all of it may take, by forecast
 source "$(dirname "$0")/env.sh"
+if [ "$PAPER" = best ]; then recipe="01 plan 02 04 07 baselines teacher generator report"; else recipe="01 02 04 07 baselines 08 09 11"; fi
+STAGES=${STAGES:-$recipe}
+RUN=${RUN:-$PAPER-$DATASET}
 export PAPER DATASET STAGE
 unset NAME                          # every stage names its own output here
 
@@ -36,6 +41,20 @@ for number in $STAGES; do
         13) NAME=$trained MODEL=${IMAGE_MODEL:-} bash scripts/13_generate_images.sh ;;
         14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} bash scripts/14_generate_videos.sh ;;
         baselines) bash scripts/train_baselines.sh ;;
-        *) echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14 or baselines" >&2; exit 2 ;;
+        plan)
+            export PLAN=$OUTPUT_ROOT/$RUN/plan
+            "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$MINUTES" --output_dir "$PLAN"
+            source "$PLAN/choices.sh"
+            ;;
+        teacher) bash scripts/train_teacher.sh ;;
+        generator) NAME=compact_distilled TEACHER=$OUTPUT_ROOT/$RUN/baselines/teacher bash scripts/train_compact.sh ;;
+        report)
+            "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
+                --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"
+            ;;
+        *)
+            echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14, baselines, plan, teacher, generator or report" >&2
+            exit 2
+            ;;
     esac
 done

@@ -15,7 +15,7 @@ fi
 
 # A variable that is nearly one of ours was meant to be it.
 VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT CLIP CONFIG DATASET DATA_ROOT DISTILL_ARGS EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GALLERY_ARGS GRADE_ARGS IMAGE_MODEL IMPORT_ARGS INSTRUCT_MODE ITEM_IMAGES MAIN_ADDRESS MAIN_PORT MAKER MEMBERS MODE MODEL NAME
-NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SIDS SIZE SOURCE SPLIT STAGE STAGES TAGS TASKS TEACHER TIDS TRACKER VIDEO_MODEL"
+NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PLAN PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SEQUENTIAL SIDS SIZE SOURCE SPLIT SPLITS STAGE STAGES TAGS TASKS TEACHER TEACHER_SEEDS TIDS TRACKER VIDEO_MODEL"
 
 # differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
 differs_by_a_slip() {
@@ -58,11 +58,13 @@ if [ -n "${PAPER:-}${DATASET:-}" ]; then
     echo "$(basename "$0"):$chosen"
 fi
 
-# config_flags NAME: CONFIGS becomes the flags for configs/$PAPER/NAME.yaml and for what configs/$PAPER/$CONFIG changes in it.
+# config_flags NAME: CONFIGS becomes the flags for configs/$PAPER/NAME.yaml (or that of the paper that configs/$PAPER/like names), for
+# what configs/$PAPER/$CONFIG changes in it, and for what $PLAN, a folder of sizes that python -m configs.sizes chose, does.
 config_flags() {
-    local file
+    local file recipe=configs/$PAPER/$1.yaml
+    if [ ! -f "$recipe" ] && [ -f "configs/$PAPER/like" ]; then recipe=configs/$(<"configs/$PAPER/like")/$1.yaml; fi
     CONFIGS=()
-    for file in "configs/$PAPER/$1.yaml" "configs/$PAPER/$CONFIG/$1.yaml"; do
+    for file in "$recipe" "configs/$PAPER/$CONFIG/$1.yaml" ${PLAN:+"$PLAN/$1.yaml"}; do
         if [ -f "$file" ]; then CONFIGS+=(--config "$file"); fi
     done
     if [ "${#CONFIGS[@]}" -eq 0 ]; then

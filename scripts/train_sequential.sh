@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sequential models without semantic IDs (SASRec, GRU4Rec, Caser, HSTU, SASRec with item texts), their predictions and metrics.
 #   reads   $DATA_ROOT/$DATASET (01), configs/$PAPER/sequential_$NAME.yaml, its sids/$SIDS (for SID-level metrics)
-#   writes  $OUTPUT_ROOT/$RUN/baselines/$NAME and eval/$NAME.{valid,test}, each with metrics/
+#   writes  $OUTPUT_ROOT/$RUN/baselines/$NAME and eval/$NAME.{$SPLITS}, each with metrics/
 #   takes   minutes on one CPU thread for thousands of items and users
 # Edit the variables, or override:
 #   NAME=text RUN=seed1 bash scripts/train_sequential.sh --seed 1
@@ -14,6 +14,7 @@ DATASET=${DATASET:-industrial}
 SIDS=${SIDS:-rqkmeans}
 RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-sasrec}                # sasrec | text | hstu | sasrec_published | gru4rec_published | caser_published
+SPLITS=${SPLITS:-valid test}        # which rows are answered and measured
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate
 source "$(dirname "$0")/env.sh"
 
@@ -22,8 +23,8 @@ config_flags "sequential_$NAME"
 model="$OUTPUT_ROOT/$RUN/baselines/$NAME"
 "$PYTHON" -m train.train_sequential "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --output_dir "$model" "$@"
 "$PYTHON" -m infer.run_baselines --models "[\"$model\"]" --data "$DATA_ROOT/$DATASET" --output_root "$OUTPUT_ROOT/$RUN/eval" \
-    ${SHARED[@]+"${SHARED[@]}"}
-for split in valid test; do
+    --splits "[${SPLITS// /,}]" ${SHARED[@]+"${SHARED[@]}"}
+for split in $SPLITS; do
     # shellcheck disable=SC2086
     "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/$NAME.$split" --data "$DATA_ROOT/$DATASET" \
         --sids "$DATA_ROOT/$DATASET/sids/$SIDS" ${SHARED[@]+"${SHARED[@]}"} $EVALUATE_ARGS

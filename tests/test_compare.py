@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.program import ROOT
+from configs.program import ROOT, InputError
 from data.predictions import write_predictions
 from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import open_output
 from infer.metrics.significance import Clusters, paired_differences
+from infer.tables import sheet
 from infer.tables.comparison import Cell, TableRow, add_tests, find_evaluations, our_rows, read_evaluation
 from infer.tables.layout import cell_text, latex
 from infer.tables.published import COLUMNS
 from infer.tables.results import read_result
+from infer.tables.stored import measured_row, read_stored, stored_text
 from tests.handmade import call, refuse, resign, succeed, write_sids
 from tests.store import ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table
@@ -274,3 +276,82 @@ def test_a_level_without_rows_is_not_tested(made):
     add_tests(rows, groups, keys, reference="pop", resamples=500, seed=0)
     empty, tested = (rows[1].cells[key] for key in keys)
     assert empty.p_value is None and "not tested" in empty.note and tested.p_value is not None
+
+
+def test_rows_of_a_table_are_recorded_and_held_to_their_runs(made, tmp_path):
+    root, data, sids, _ = made
+    path = tmp_path / "paper" / "results" / "store.json"
+    runs_of = [root / f"seed{seed}" / "eval" / "sft.test" for seed in (1, 2, 3)]
+    record = ("infer.compare", "--record", path, "--command", "bash it.sh", "--runs")
+    assert "3 runs, look 1 at test" in succeed(*record, f"[{','.join(map(str, runs_of))}]")
+    succeed(*record, f"[{root / 'seed1/eval/pop.test'}]")
+    rows = read_stored(path)
+    assert list(rows) == ["sft", "pop"] and list(rows["sft"]["runs"]) == ["seed1", "seed2", "seed3"]
+    assert [run["seed"] for run in rows["sft"]["runs"].values()] == [1, 2, 3]
+    assert (rows["sft"]["fitted_on"], rows["sft"]["looks"], rows["sft"]["protocol"]["rows"]) == (
+        "train",
+        1,
+        90,
+    )
+    metric = rows["sft"]["metrics"]["item_level/ndcg@10"]
+    assert (
+        metric["value"] == pytest.approx(np.mean(metric["seeds"]), abs=1e-6)
+        and metric["low"] < metric["value"] < metric["high"]
+    )
+    assert metric["spread"] == pytest.approx(np.std(metric["seeds"], ddof=1), abs=1e-6)
+    # The interval of the mean: every example has the mean of its seeds.
+    read_seeds = [read(path) for path in runs_of]
+    mean_R = np.mean([one.levels["item_level"].value_R("ndcg@10") for one in read_seeds], axis=0)
+    clusters = Clusters(read_seeds[0].users_R, resamples=1000, seed=0)
+    low, high = clusters.interval([clusters.collect(mean_R[:, None], np.ones((90, 1)), np.zeros(1, int))])
+    assert (metric["low"], metric["high"]) == pytest.approx((low[0], high[0]), abs=1e-6)
+    assert any(key.startswith("item_level/popularity=") for key in rows["sft"]["metrics"])
+    verify = ("infer.compare", "--verify", path, "--runs", f"[{runs_of[1]}]")
+    assert "seed2: sid_level/hr@10: stored" in succeed(*verify)
+
+    # Another prediction of a known run is another look; a stored number that its run does not give is found.
+    other = evaluated(tmp_path / "seed2", "sft", data, sids, 7)
+    assert "look 2 at test" in succeed(*record, f"[{runs_of[0]},{other},{runs_of[2]}]")
+    assert "look 2 at test" in succeed(*record, f"[{runs_of[0]},{other}]"), "a run that leaves is no look"
+    error = refuse(*verify, code=4)
+    assert "sft seed2: item_level/" in error and "further than 1e-06" in error
+    assert "NOT HELD" not in succeed(*verify, "--tolerance", 1)
+    assert "none of the runs seed3" in refuse("infer.compare", "--verify", path, "--runs", f"[{runs_of[2]}]")
+    assert "one of output_dir, record, verify, table" in refuse("infer.compare", "--runs", "[x]")
+    assert "command is missing" in refuse("infer.compare", "--record", path, "--runs", f"[{runs_of[2]}]")
+
+
+def test_a_table_shows_published_reproduced_and_ours(made, tmp_path):
+    root, _, _, published = made
+    paper = tmp_path / "paper"
+    (paper / "results").mkdir(parents=True)
+    shutil.copy(published, paper / "published.csv")
+    seeds = find_evaluations([root / "seed1/eval/sft.test"], split="test")
+    row = measured_row(seeds, command="bash it.sh", hardware="a laptop") | {
+        "dirty": False,
+        "commit": "abc1234",
+        "date": "2026-01-02",
+    }
+    lines = [
+        ",".join(sheet.COLUMNS),
+        "store,sft,ours,TIGER,SASRec,,bash it.sh",
+        "store,big,theirs,TIGER|T5,,8 GPUs,NUM_GPUS=8 bash sft.sh",
+    ]
+    (paper / "rows.csv").write_text("\n".join(lines) + "\n")
+    (paper / "results" / "store.json").write_text(stored_text({"sft": row}))
+    table = sheet.tables_of(paper)["store"]
+    first, second = table.splitlines()[2:4]
+    hr = row["metrics"]["item_level/hr@10"]
+    shown = f"{hr['value']:.4f} [{hr['low']:.4f}, {hr['high']:.4f}]".replace("0.", ".")
+    assert first.startswith(f"| ours | .2000 / - | .1000 / - | {shown} | ") and first.endswith(
+        "| a laptop | 2026-01-02, abc1234 |"
+    )
+    assert second == "| theirs | .2000 / - |  |  |  |  |  |  |  |  |  | not run: needs 8 GPUs |"
+    assert table.endswith("    bash it.sh\n    NUM_GPUS=8 bash sft.sh\n")
+    text = sheet.with_tables(
+        "# A\n<!-- rows of store -->\nold\n<!-- end of rows -->\nend\n", {"store": "new\n"}, where="x"
+    )
+    assert text == "# A\n<!-- rows of store -->\nnew\n<!-- end of rows -->\nend\n"
+    (paper / "results" / "store.json").write_text(stored_text({"other": row}))
+    with pytest.raises(InputError, match="lacks rows that have results"):
+        sheet.tables_of(paper)

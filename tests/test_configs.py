@@ -78,6 +78,9 @@ def args_class(module: str) -> type:
 def layers(path: Path) -> list[Path]:
     """The files that a script reads for a config: the paper's recipe first, where there is one, then the data set's."""
     below = path.parent.parent / path.name
+    like = path.parent.parent / "like"  # of a data set's overlay: its paper may take another's recipe
+    if below not in STAGES and like.exists():
+        below = ROOT / "configs" / like.read_text().strip() / path.name
     return [below, path] if below in STAGES else [path]
 
 

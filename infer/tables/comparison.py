@@ -281,7 +281,7 @@ def add_tests(
                     row.cells[f"{level}/{metric}"].note = UNTESTED
                 continue
             compared = paired_differences(
-                _values(ours, level, both), _values(theirs, level, both), weight_R, clusters
+                values_of(ours, level, both), values_of(theirs, level, both), weight_R, clusters
             )
             for metric, found in zip(both, compared, strict=True):
                 cell = row.cells[f"{level}/{metric}"]
@@ -292,7 +292,7 @@ def _has(seeds: Sequence[Evaluation], level: str, metric: str) -> bool:
     return all(level in seed.levels and metric in seed.levels[level].metrics for seed in seeds)
 
 
-def _values(seeds: Sequence[Evaluation], level: str, metrics: Sequence[str]) -> np.ndarray:
+def values_of(seeds: Sequence[Evaluation], level: str, metrics: Sequence[str]) -> np.ndarray:
     """Metrics of every row, mean over seeds, float64 [R, C]."""
     per_seed = [[seed.levels[level].value_R(metric) for metric in metrics] for seed in seeds]
     return np.mean(per_seed, axis=0).T

@@ -1,0 +1,142 @@
+"""How large the small models of a new data set are, and how long they train: from its counts alone, and a forecast of the time.
+
+    plan = plan_of(Counts(items=10_000, users=20_000, rows=120_000, titled=1.0), minutes=30, speed=1.0)
+
+The rules, each from what was measured on Amazon 2018 Industrial (3,686 items, 30,882 train rows; configs/minionerec/README.md), where
+they give its own recipes; they are no more than a start elsewhere:
+
+  codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
+  hidden     64 below 10,000 train rows, 128 above
+  sequential with texts where at least half of the items have a title, else without; the generator's text kernel likewise
+  epochs     14 of the sequential model, 20 of the generator; fewer where the time is short, in the same proportion, never below a third
+  teachers   two seeds of the sequential model; one where two leave the generator less than that
+
+Seconds are CPU seconds of one thread. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
+items); the probe of `configs.sizes` says how fast this machine is beside the one that the parts were measured on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS = 14, 20
+LEAST = 1 / 3  # of the epochs
+TITLED = 0.5
+# Seconds of a training row: (whatever the catalogue, per 1,000 items).
+SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
+GENERATOR_ROW = (1.2e-4, 7.0e-5)
+TAUGHT_ROW = (1.5e-3, 3.5e-4)  # the teacher's scores of train rows and of made histories, once
+SCORED_ROW = (4.0e-4, 1.0e-4)  # ranking of a valid or test row by all members
+PREPARED_ROW = (2.5e-4, 0.0)  # stages 01 to 07 and the baselines
+FIXED = 30.0  # seconds to start some twenty programs
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A prepared data set. rows: train rows; scored: valid and test rows; titled: share of the items that have a title."""
+
+    items: int
+    users: int
+    rows: int
+    titled: float
+    scored: int = 0
+
+
+@dataclass(frozen=True)
+class SmallPlan:
+    """What the recipe is given, and the seconds it is forecast to take, by part."""
+
+    codes: int
+    hidden: int
+    text: bool
+    sequential_epochs: int
+    generator_epochs: int
+    teachers: int
+    seconds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Seconds of everything."""
+        return sum(self.seconds.values())
+
+    def overlays(self) -> dict[str, dict[str, Any]]:
+        """{config: what it changes in the recipe of that name}: `$PLAN/<config>.yaml` of scripts/env.sh."""
+        sequential = "text" if self.text else "sasrec"
+        kernel = {} if self.text else {"text": {"kernel": False}}
+        generator = {"model": {"hidden": self.hidden}, **kernel}
+        found: dict[str, dict[str, Any]] = {
+            "quantizer": {"rqkmeans": {"sizes": [self.codes] * 3}},
+            f"sequential_{sequential}": {
+                "scorer": {"hidden": self.hidden},
+                "loop": {"epochs": self.sequential_epochs},
+            },
+            "compact": generator,
+            "compact_distilled": {**generator, "loop": {"epochs": self.generator_epochs}},
+        }
+        if not self.text:
+            found["embed"] = {"parts": [{"method": "cooccurrence", "dim": 64}]}
+        return found
+
+    def variables(self) -> dict[str, str]:
+        """What the scripts are told besides: which sequential model, and its seeds."""
+        seeds = " ".join(map(str, range(self.teachers)))
+        return {"SEQUENTIAL": "text" if self.text else "sasrec", "TEACHER_SEEDS": seeds}
+
+
+def codes_per_level(items: int) -> int:
+    """Codes of each of three levels.
+
+    >>> [codes_per_level(items) for items in (85, 3_686, 60_000, 500_000)]
+    [64, 256, 512, 1024]
+    """
+    return next(
+        (codes for codes, most in ((64, 1_000), (256, 50_000), (512, 200_000)) if items <= most), 1_024
+    )
+
+
+def row_seconds(cost: tuple[float, float], items: int) -> float:
+    """Seconds of one row of a part.
+
+    >>> round(row_seconds((1e-4, 2e-5), 3_000), 6)
+    0.00016
+    """
+    return cost[0] + cost[1] * items / 1_000
+
+
+def plan_of(counts: Counts, *, minutes: float, speed: float) -> SmallPlan:
+    """The largest recipe that is forecast to end in `minutes`, or the least one there is. speed: 2.0 is twice as fast as where
+    the seconds were measured."""
+    hidden = 64 if counts.rows < 10_000 else 128
+    text = counts.titled >= TITLED
+    full = SmallPlan(codes_per_level(counts.items), hidden, text, SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS, 2, {})
+    choices = [(teachers, share) for teachers in (2, 1) for share in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, LEAST)]
+    for teachers, share in choices:
+        plan = replace(
+            full,
+            teachers=teachers,
+            sequential_epochs=round(SEQUENTIAL_EPOCHS * share),
+            generator_epochs=round(GENERATOR_EPOCHS * share),
+        )
+        plan = replace(plan, seconds=seconds_of(plan, counts, speed=speed))
+        if plan.total <= 60 * minutes:
+            break
+    return plan
+
+
+def seconds_of(plan: SmallPlan, counts: Counts, *, speed: float) -> dict[str, float]:
+    """Forecast seconds by part, in the order in which the parts run."""
+
+    def part(cost: tuple[float, float], rows: float) -> float:
+        return rows * row_seconds(cost, counts.items) / speed
+
+    width = plan.hidden / 128
+    return {
+        "data, semantic IDs, baselines": FIXED / speed + part(PREPARED_ROW, counts.rows + counts.scored),
+        "sequential models": width
+        * plan.teachers
+        * part(SEQUENTIAL_ROW, counts.rows * plan.sequential_epochs),
+        "what the teacher says": part(TAUGHT_ROW, counts.rows),
+        "generator": width * part(GENERATOR_ROW, counts.rows * plan.generator_epochs),
+        "predictions and metrics": part(SCORED_ROW, counts.scored),
+    }

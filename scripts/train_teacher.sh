@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The ensemble that a generator learns from: mixture of counts and texts, sequential models of several seeds, recent popularity.
+#   reads   $DATA_ROOT/$DATASET (01), its sids/$SIDS (for SID-level metrics), configs/$PAPER/sequential_$SEQUENTIAL.yaml
+#   writes  $OUTPUT_ROOT/$RUN/baselines/{mixture,trend,$NAME}, $OUTPUT_ROOT/$RUN-s<seed>/baselines/$SEQUENTIAL, eval/*.valid
+#   takes   a sequential model per seed, and seconds; the fit of its one scale looks at valid rows alone
+# Edit the variables, or override: SEQUENTIAL=sasrec TEACHER_SEEDS=0 bash scripts/train_teacher.sh
+# Its weights: mixture 1/2, the sequential models 1 together, recent popularity 1/2. Trailing flags go to infer.fuse.
+set -euo pipefail
+
+PAPER=${PAPER:-minionerec}
+DATASET=${DATASET:-industrial}
+SIDS=${SIDS:-rqkmeans}
+RUN=${RUN:-$PAPER-$DATASET}
+NAME=${NAME:-teacher}
+SEQUENTIAL=${SEQUENTIAL:-text}      # text | sasrec (items without titles) | hstu | ...
+TEACHER_SEEDS=${TEACHER_SEEDS:-0 1}
+source "$(dirname "$0")/env.sh"
+export PAPER DATASET SIDS
+
+members=mixture weights=0.5
+MODELS="mixture trend" SPLIT=valid RUN=$RUN bash scripts/train_baselines.sh
+read -r -a seeds <<<"$TEACHER_SEEDS"
+for seed in "${seeds[@]}"; do
+    NAME=$SEQUENTIAL RUN=$RUN-s$seed SPLITS=valid bash scripts/train_sequential.sh --seed "$seed"
+    members=$members,$OUTPUT_ROOT/$RUN-s$seed/baselines/$SEQUENTIAL
+    weights=$weights,$(awk "BEGIN {print 1 / ${#seeds[@]}}")
+done
+MEMBERS=$members,trend NAME=$NAME SPLIT=valid RUN=$RUN bash scripts/fuse.sh --weights "[$weights,0.5]" --scale fitted "$@"

@@ -1,0 +1,215 @@
+"""Scripts of tables: what they run, that READMEs show what the files say, and the plan of a new data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.plans import Counts, plan_of
+from configs.program import ROOT
+from infer.tables import sheet
+from infer.tables.stored import read_stored
+from tests.handmade import refuse
+
+TABLES = sorted(
+    path.stem for path in (ROOT / "scripts/reproduce").glob("*_*.sh") if path.stem != "which_sids"
+)
+PAPERS = sorted(path.parent for path in (ROOT / "configs").glob("*/rows.csv"))
+
+
+def dry(name: str, *flags: str, code: int = 0, **variables: str) -> list[str]:
+    """What a script says that it would do."""
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/reproduce" / f"{name}.sh"), *flags],
+        env=kept | {"PYTHON": sys.executable, "DRY": "1", "RAW": "/r"} | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return (done.stderr if code else done.stdout).splitlines()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_made_by_stages_and_records_what_its_plan_has(name):
+    lines = dry(name, SEEDS="0 2")
+    assert "scripts/01_prepare_data.sh" in lines[1]
+    kept = [line for line in lines if "--record" in line]
+    (file,) = {line.split("--record ")[1].split()[0] for line in kept}
+    paper, dataset = file.split("/")[1], Path(file).stem
+    rows = [line.split("/eval/")[1].split(".test")[0] for line in kept]
+    planned = {row.row for row in sheet.read_plan(ROOT / "configs" / paper)[dataset] if not row.needs}
+    assert set(rows) == planned
+    for row, line in zip(rows, kept, strict=True):
+        assert f"bash scripts/reproduce/{name}.sh" in line and line.count(f"/eval/{row}.test") in (1, 2)
+    scripts = {
+        word for line in lines for word in line.split() if word.endswith(".sh") and "reproduce" not in word
+    }
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_a_row_brings_what_it_needs_and_verify_runs_one_seed_of_it():
+    lines = dry("minionerec_industrial", SEEDS="0 1", ROWS="compact_distilled")
+    train, *students = [line for line in lines if "train_teacher" in line or "train_compact" in line]
+    assert "RUN=minionerec-industrial bash scripts/train_teacher.sh" in train
+    assert [f"RUN=minionerec-industrial-s{seed} TEACHER=outputs/minionerec-industrial/baselines/teacher" in line
+            for seed, line in enumerate(students)] == [True, True]  # fmt: skip
+    lines = dry("verify", "minionerec_industrial", ROW="compact")
+    assert lines[-1].endswith("--verify configs/minionerec/results/industrial.json --tolerance 0.004")
+    assert "[outputs/verify/minionerec-industrial-s0/eval/compact.test]" in lines[-1]
+    assert "there is no" in dry("verify", "nowhere", code=2, ROW="compact")[-1]
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_every_table_is_in_its_readme_as_it_is_rendered(paper):
+    readme = (paper / "README.md").read_text()
+    tables = sheet.tables_of(paper)
+    assert sheet.with_tables(readme, tables, where=str(paper)) == readme, "python -m infer.compare --table"
+    assert {found["dataset"] for found in sheet.BLOCK.finditer(readme)} == set(tables)
+
+
+def test_there_are_tables_and_every_result_says_how_it_was_made():
+    assert {path.name for path in PAPERS} >= {
+        "minionerec",
+        "mimigenrec",
+        "sidreasoner",
+        "navigen",
+        "gpr",
+        "hidvae",
+        "best",
+    }
+    for paper in PAPERS:
+        for file in (paper / "results").glob("*.json"):
+            for name, row in read_stored(file).items():
+                lacks = [key for key in ("command", "commit", "hardware", "fitted_on") if not row[key]]
+                assert not lacks and row["looks"] >= 1 and row["hours"] > 0, (file, name, lacks)
+
+
+def test_sizes_follow_the_data():
+    industrial = plan_of(Counts(3_686, 6_764, 30_882, 1.0, 9_065), minutes=60, speed=1.0)
+    assert (industrial.codes, industrial.hidden, industrial.text, industrial.teachers) == (256, 128, True, 2)
+    assert (industrial.sequential_epochs, industrial.generator_epochs) == (14, 20), "the recipe itself"
+    assert industrial.overlays()["compact_distilled"] == {"model": {"hidden": 128}, "loop": {"epochs": 20}}
+    shop = Counts(10_000, 20_000, 120_000, 0.2, 40_000)
+    long, short = plan_of(shop, minutes=600, speed=1.0), plan_of(shop, minutes=1, speed=1.0)
+    assert long.generator_epochs == 20 and (
+        short.generator_epochs,
+        short.sequential_epochs,
+        short.teachers,
+    ) == (7, 5, 1)
+    assert short.overlays()["embed"]["parts"] == [{"method": "cooccurrence", "dim": 64}]
+    assert short.variables() == {"SEQUENTIAL": "sasrec", "TEACHER_SEEDS": "0"}
+    assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
+    some = plan_of(shop, minutes=long.total / 60 * 0.8, speed=1.0)
+    assert some.total <= long.total * 0.8 and some.teachers == 2 and some.generator_epochs < 20
+
+
+def test_a_plan_is_written_once_and_kept(tmp_path):
+    counts = {"items": 200, "users": 50, "train": 900, "valid": 50, "test": 50}
+    data, plan = tmp_path / "data", tmp_path / "plan"
+    data.mkdir()
+    (data / "manifest.json").write_text(json.dumps({"counts": counts, "facts": {"items_without_title": 20}}))
+    command = [sys.executable, "-m", "configs.sizes", "--data", str(data), "--output_dir", str(plan)]
+    told = [
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    ]
+    assert told[0] == told[1] and "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
+    assert 'TEACHER_SEEDS="0 1"' in (plan / "choices.sh").read_text()
+    (data / "manifest.json").write_text(json.dumps({"counts": counts | {"items": 201}, "facts": {}}))
+    assert "the plan of other data" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    assert "no prepared data set" in refuse("configs.sizes", "--data", tmp_path)
+    assert "without data" in refuse("configs.sizes", "--data", data, "--size", "1.7B")
+
+
+def generated_tables(folder: Path) -> Path:
+    """The small generated store as two csv files in the columns of configs/template_tables."""
+    raw = folder / "reviews"
+    subprocess.run(
+        [sys.executable, "-m", "data.toy", "--size", "tiny", "--output_dir", str(raw)], cwd=ROOT, check=True
+    )
+
+    def lines(name: str) -> list[dict]:
+        found = []
+        for line in (raw / name).read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # the store has broken lines on purpose
+                continue
+        return found
+
+    titles: dict[str, str] = {}
+    for item in lines("meta_Toystore.json"):
+        titles.setdefault(item["asin"], item.get("title", "").replace(",", " ").replace('"', " ") or "thing")
+    log = [
+        f"{row['reviewerID']},{row['asin']},{row['unixReviewTime']}"
+        for row in lines("Toystore.json")
+        if row["asin"] in titles
+    ]
+    (folder / "items.csv").write_text(
+        "\n".join(["item_id,title", *(",".join(item) for item in titles.items())]) + "\n"
+    )
+    (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *log]) + "\n")
+    return folder
+
+
+@pytest.mark.long
+def test_the_best_recipe_from_tables_to_its_page_and_a_table_of_it(tmp_path):
+    tables = generated_tables(tmp_path)
+    variables = {"PYTHON": sys.executable, "PAPER": "best", "DATASET": "shop", "QUIET": "1", "DATA_ROOT": str(tmp_path / "data"),
+                 "OUTPUT_ROOT": str(tmp_path / "out")}  # fmt: skip
+
+    def bash(command: str, code: int = 0, **more: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=ROOT,
+            env=os.environ | variables | more,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    prepare = [
+        "data.prepare",
+        "--config",
+        "configs/template_tables/prepare.yaml",
+        "--raw",
+        tables,
+        "--output_dir",
+        tmp_path / "data/shop",
+    ]
+    bash(" ".join(["$PYTHON -m", *map(str, prepare), "--filters '{user_k: 3, item_k: 3}'"]))
+    told = bash("bash scripts/chain.sh", STAGES="plan 02 04 07 baselines teacher generator report")
+    assert "forecast" in told and (tmp_path / "out/best-shop/report/index.html").exists()
+    metrics = {
+        name: json.loads((tmp_path / f"out/best-shop/eval/{name}.test/metrics/metrics.json").read_text())
+        for name in ("compact_distilled", "itemknn_tuned", "pop")
+    }
+    value = {name: found["item_level/ndcg@10"]["value"] for name, found in metrics.items()}
+    assert value["compact_distilled"] > value["itemknn_tuned"] > value["pop"]
+
+    rows = {"ROWS": "baselines mixture compact_distilled fusion", "SEEDS": "0 1", "RESULTS": str(tmp_path / "paper"),
+            "PLAN": str(tmp_path / "out/best-shop/plan")}  # fmt: skip
+    make = "set -euo pipefail; source scripts/reproduce/rows.sh; make_rows"
+    bash(make, **rows)
+    stored = read_stored(tmp_path / "paper/results/shop.json")
+    assert set(stored) == {
+        "pop",
+        "last",
+        "recent",
+        "itemknn",
+        "itemknn_tuned",
+        "mixture",
+        "compact_distilled",
+        "fusion",
+    }
+    assert [len(stored[name]["runs"]) for name in ("mixture", "compact_distilled", "fusion")] == [1, 2, 2]
+    assert "WARNING" not in (again := bash(make, **rows)) and {row["looks"] for row in stored.values()} == {1}
+    assert again.count("already complete") > 20, "what is finished is kept"
+    held = bash(make, **rows, RECOMPUTE="1", VERIFY="1e-6")
+    assert held.count("stored") == 4 * (6 + 2 + 2) and "NOT HELD" not in held
