@@ -6,6 +6,10 @@ A directory `<data>/reasoning/<name>` holds texts of one kind per row of sequenc
     instruction     the prompt for an image or video that an evolutionary search ended with
     reasoning       a paragraph that leads from the history to such a prompt
 
+A published folder's texts (data/releases) are columns of the data set's own sequences instead, RELEASED, among them those of kind
+`narrative`. `texts_of_rows` joins both to rows: a text belongs to the row of sequences whose example_id is its key, in the split that
+the teacher was told, and to no other.
+
 Items inside a text are placeholders, `[[item:123]]`, which become semantic IDs or titles when examples are built: a new set of
 semantic IDs leaves the texts as they are. `escaped` keeps what only looks like one; `rendered` undoes it.
 """
@@ -14,16 +18,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from configs.program import InputError
+from configs.program import InputError, warn
 from data import artifacts
 
 KINDS = ("identifier", "instruction", "reasoning")
+NARRATIVE = "narrative"
+# kind -> column of sequences with what a published folder brought
+RELEASED = {
+    "identifier": "reasoning",
+    "instruction": "instruction",
+    "reasoning": "instruction_reasoning",
+    NARRATIVE: NARRATIVE,
+}
 WITH_TEXT = ("ok", "repaired")
 STATUSES = (*WITH_TEXT, "rejected", "refused", "failed")
 PLACEHOLDER = re.compile(r"\[\[item:(\d+)\]\]")
@@ -107,6 +119,82 @@ def read_reasoning(
             f"{directory} holds texts of kind {', '.join(sorted(other))}, not {kind} -> give a directory of that kind"
         )
     return table
+
+
+@dataclass(frozen=True)
+class RowTexts:
+    """texts: by kind, {example_id: text with placeholders}; left_out: rows of a teacher's tables that are none, by kind and reason."""
+
+    texts: dict[str, dict[int, str]]
+    left_out: dict[str, Counter[str]]
+
+
+def texts_of_rows(
+    directories: Sequence[str], rows: Mapping[int, tuple[str, int]], *, num_items: int
+) -> RowTexts:
+    """The texts of `rows`, {example_id: (split, target)}, of one directory per kind; InputError for two of a kind.
+
+    One of the directories may be the data set itself, whose release brought texts; InputError where it brought none.
+    """
+    made = RowTexts({}, {})
+    for directory in directories:
+        if (Path(directory) / artifacts.SEQUENCES.file).is_file():
+            found = released_texts(directory, num_items=num_items)
+            found = {
+                kind: {key: text for key, text in own.items() if key in rows} for kind, own in found.items()
+            }
+        else:
+            found = _written_texts(directory, rows, made.left_out, num_items=num_items)
+        if twice := sorted(found.keys() & made.texts.keys()):
+            raise InputError(
+                f"{directory} has texts of kind {twice[0]}, of which there are some already -> one directory per kind "
+                f"({', '.join(KINDS)})"
+            )
+        made.texts.update(found)
+    return made
+
+
+def _written_texts(
+    directory: str,
+    rows: Mapping[int, tuple[str, int]],
+    left_out: dict[str, Counter[str]],
+    *,
+    num_items: int,
+) -> dict[str, dict[int, str]]:
+    table = read_reasoning(directory, num_items=num_items)
+    columns = [table[name].to_pylist() for name in ("key", "kind", "split", "target", "text", "status")]
+    texts: dict[str, dict[int, str]] = {kind: {} for kind in set(columns[1])}
+    for key, kind, split, target, text, status in zip(*columns, strict=True):
+        if status not in WITH_TEXT:
+            left_out.setdefault(kind, Counter())[status] += 1
+        elif rows.get(key) != (
+            split,
+            target,
+        ):  # of a foreign file: its key is a place in it, its target unknown
+            left_out.setdefault(kind, Counter())["of_another_row"] += 1
+        else:
+            texts[kind][key] = text
+    if not any(texts.values()) and (written := sum(status in WITH_TEXT for status in columns[-1])):
+        warn(
+            f"{directory}: none of its {written} texts is of a row of this data -> give texts of these rows and splits"
+        )
+    return texts
+
+
+def released_texts(data: str, *, num_items: int) -> dict[str, dict[int, str]]:
+    """By kind, {example_id: text} of what a data set's release brought with its rows; InputError where that is nothing."""
+    table = artifacts.read_sequences(data, num_items=num_items)
+    keys, where = table["example_id"].to_pylist(), f"{data}/{artifacts.SEQUENCES.file}"
+    found = {}
+    for kind, name in RELEASED.items():
+        texts = column_texts(table, name, num_items=num_items, where=where)
+        if any(texts):
+            found[kind] = {key: text for key, text in zip(keys, texts, strict=True) if text}
+    if not found:
+        raise InputError(
+            f"{data} has no texts of rows -> leave it out of reasoning, or prepare it from a folder that has them"
+        )
+    return found
 
 
 def column_texts(table: pa.Table, name: str, *, num_items: int, where: str) -> list[str]:

@@ -4,7 +4,7 @@
 
 Sources: `prediction` is the instruction that a model wrote, `oracle` the teacher's for the same row (its `ground_truth`). A file of
 prompts (JSON lines) may come from anywhere: `uid` and `prompt`, or NaviGen's fields `target_ins`, `normalized_target_ins`,
-`ground_truth_ins`, `target_type`, `source_dataset`, at the top or inside `source_row`. What was chosen is written as prompts.jsonl,
+`ground_truth_ins`, `target_type`, `source_dataset`, at the top or inside `source_row`, its predictions (`prediction`) among them. What was chosen is written as prompts.jsonl,
 which is such a file again.
 
 A seed is a hash of (seed, uid, prompt): two users whose names have the same letters draw different noise, and a row keeps its
@@ -253,6 +253,10 @@ def _of_file(path: Path, kind: Kind, source: str, dataset: str) -> Iterator[Medi
         try:
             row = json.loads(line)
             row = row.get("source_row") | row if isinstance(row.get("source_row"), dict) else row
+            if isinstance(
+                row.get("prediction"), dict
+            ):  # a line of hist_cid2ins_predictions: the row has the teacher's text
+                row = row | {"ground_truth": row.get("target_ins")} | row["prediction"]
         except (ValueError, AttributeError):
             raise InputError(
                 f"{path}:{number} is no JSON object -> one a line, with uid and prompt"

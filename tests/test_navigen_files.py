@@ -19,6 +19,7 @@ from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import open_output
 from data.tids import read_tids
+from generation import requests
 from tests.handmade import Made, call, refuse, write_sids, write_taught, write_tids
 from tests.test_prepare import config, dump
 from tests.test_releases import PUBLISHED
@@ -65,15 +66,29 @@ def made(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def back(made) -> Path:
+    """The export, prepared again."""
+    call(
+        "data.prepare",
+        "--adapter",
+        "navigen",
+        *PUBLISHED,
+        "--raw",
+        made / "navigen",
+        "--output_dir",
+        made / "back",
+    )
+    return made / "back"
+
+
 def test_worked_examples_of_the_docstrings():
     assert doctest.testmod(navigen).failed == 0 and doctest.testmod(navigen).attempted
 
 
-def test_an_export_comes_back_equal(made, tmp_path):
+def test_an_export_comes_back_equal(made, back, tmp_path):
     names = {path.stem for path in (made / "navigen").glob("*.parquet")}
     assert names == {"pid2cid2tid"} | {f"{s}_{kind}" for s in artifacts.SPLITS for kind in navigen.KINDS}
-    back = tmp_path / "back"
-    call("data.prepare", "--adapter", "navigen", *PUBLISHED, "--raw", made / "navigen", "--output_dir", back)
     items, again = (artifacts.read_items(path) for path in (made / "data", back))
     assert again["raw_id"].equals(items["raw_id"])
     assert again["title"].to_pylist()[:3] == ["bolt, écrou 0", "bolt, écrou 1", ""]
@@ -134,6 +149,137 @@ def test_what_a_teacher_wrote_stands_beside_its_row(made):
         for split in artifacts.SPLITS
     ]
     assert sorted(sum(mapped, [])) == sorted(set(cids) - {cids[2]}), "every item with a TID, once"
+
+
+def test_texts_come_back_with_their_rows_and_go_out_again(made, back, tmp_path):
+    """As columns of sequences, items as placeholders, and as parts of examples where the data set is named as their directory."""
+    rows, first = (artifacts.read_sequences(path).to_pylist() for path in (back, made / "data"))
+    keys = [row["example_id"] for row in first]
+    for name, step, text in (
+        ("reasoning", 2, "I saw [[item:0]] before row {}."), ("instruction", 3, "A studio shot, {}."),
+        ("instruction_reasoning", 6, "I would draw row {}."),
+    ):  # fmt: skip
+        there = {at for at in range(0, len(rows), step) if name == "reasoning" or rows[at]["target"] != 2}
+        assert [row[name] for row in rows] == [
+            text.format(k) if at in there else "" for at, k in enumerate(keys)
+        ]
+    flags = ["--to", "navigen", "--data", back, "--name", "games", "--output_dir", tmp_path / "again"]
+    codes = read_sids(made / "data/sids/x").codes_NL
+    sids = write_sids(tmp_path / "s", data=back, codes=codes, sizes=(6, 6, 6))
+    tids = write_tids(tmp_path / "t", data=back, terms=read_tids(made / "data/tids/x").terms)
+    call("data.export", *flags, "--sids", sids, "--tids", tids, "--reasoning", json.dumps([str(back)]))
+    for path in (made / "navigen").glob("*.parquet"):
+        assert pq.read_table(tmp_path / "again" / path.name).equals(pq.read_table(path)), path.name
+    call("preprocess.build_examples", "--data", back, "--sids", sids, "--tids", tids, "--reasoning", json.dumps([str(back)]),
+         "--format", "navigen", "--tasks", "[history_to_sid, history_to_instruction]", "--output_dir", tmp_path / "e")  # fmt: skip
+    answers = pq.read_table(tmp_path / "e/train.parquet", columns=["task", "answer"]).to_pylist()
+    told = [row["answer"] for row in answers if row["task"] == "history_to_instruction"]
+    assert told and all(answer["text"].startswith("A studio shot, ") for answer in told)
+    assert {answer["reasoning"] is None for answer in told} == {True, False}
+    thoughts = [row["answer"]["reasoning"] for row in answers if row["task"] == "history_to_sid"]
+    assert f"I saw {cid(*codes[0].tolist())} before row {keys[0]}." in thoughts
+
+
+def test_texts_of_a_strange_row_are_counted_and_of_equal_ones_taken_in_order(tmp_path):
+    a, b, c = cid(1, 2, 3), cid(4, 5, 6), cid(7, 8, 9)
+    folder = tables(
+        tmp_path,
+        pid2cid2tid={"pid": ["1", "2", "3"], "sid": [a, b, c], "tid": [["nut"], ["bolt"], None]},
+        test_cid2cid={
+            "uid": ["u", "u", "u", "v"], "hist_sid": [[a], [a], [a], [a]], "target_sid": [a, b, a, c],
+            "reasoning": [None, f"after {a} and {cid(9, 9, 9)}", " ", "[[item:1]]"],
+        },
+        test_cid2ins={
+            "uid": ["u", "u", "v", "w", "u"], "hist_sid": [[a]] * 5, "target_tid": [["nut"], ["Bolt"], ["x"], ["nut"], ["glue"]],
+            "target_ins": ["first", f"like {b}", "untold terms", "nobody's", "no such target"],
+        },
+    )  # fmt: skip
+    found = navigen.read_folder(folder)
+    assert found.rows.texts == {
+        "reasoning": ["", f"after [[item:0]] and {cid(9, 9, 9)}", "", "[[\\item:1]]"],
+        "instruction": ["first", "like [[item:1]]", "", "untold terms"],
+    }
+    assert found.unknown["texts_of_unknown_rows"] == 2 and found.unknown["semantic_ids_of_no_item"] == 1
+
+
+def write_instructed(directory: Path, made: Path, rows: list[dict], told: list[tuple]) -> None:
+    """A directory of infer.instruct: of every row of sequences (status, terms, instruction, answer, thought)."""
+    schema = artifacts.INSTRUCTIONS
+    types = schema.required | schema.optional
+    columns = {"example_id": [row["example_id"] for row in rows], "user_id": [row["user_id"] for row in rows]}
+    columns |= {
+        "target_item": [row["target"] for row in rows],
+        "constrained": [False] * 4,
+        "item_ids": [[]] * 4,
+    }
+    columns |= dict(
+        zip(
+            ("status", "terms", "instruction", "answer", "thought"),
+            map(list, zip(*told, strict=True)),
+            strict=True,
+        )
+    )
+    columns |= {"forced_close": [False] * 4}
+    with open_output(
+        Made(), "instruct", version=1, inputs={"data": made / "data"}, directory=directory
+    ) as out:
+        out.write_table(schema.file, pa.table({n: pa.array(v, types[n]) for n, v in columns.items()}))
+        out.facts |= {"split": "test", "mode": "two_stage", "constrained": False, "model": "m"}
+        out.facts["sids_sha256"] = read_sids(made / "data/sids/x").sha256
+
+
+def test_instructions_as_json_lines_are_read_by_the_stage_of_pictures(made, tmp_path):
+    """Strict, cut, repaired and unreadable answers, thoughts, a row without a teacher's text."""
+    rows = [row for row in artifacts.read_sequences(made / "data").to_pylist() if row["split"] == "test"]
+    rows = list({row["user_id"]: row for row in reversed(rows)}.values())[::-1][
+        :4
+    ]  # the media stage wants a user once
+    broken = '{"target_tid":["bolt"],"target_ins":"A cut'
+    told = [
+        ("ok", ["bolt"], 'A "nut".', '{"target_tid":["bolt"],"target_ins":"A \\"nut\\"."}', "I saw a bolt."),
+        ("cut", ["bolt"], "A", '{"target_tid":["bolt"],"target_ins":"A"}', ""),
+        ("repaired", ["bolt"], "A cut", broken, ""),
+        ("unreadable", [], "", "no", ""),
+    ]
+    write_instructed(tmp_path / "i", made, rows, told)
+    taught = json.dumps([str(made / "data/reasoning/instruction")])
+    call("data.export", "--to", "navigen", "--data", made / "data", "--sids", made / "data/sids/x", "--tids", made / "data/tids/x",
+         "--name", "games", "--reasoning", taught, "--instructions", tmp_path / "i", "--output_dir", tmp_path / "o")  # fmt: skip
+    path = tmp_path / "o/hist_cid2ins_predictions.games_test_cid2ins.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["parse_error"] for line in lines] == [None, None, "repaired", "unreadable"]
+    assert lines[0]["raw_completion_text"] == f"<think>\nI saw a bolt.\n</think>\n\n{told[0][3]}"
+    assert (
+        lines[0]["parsed_json"]
+        == lines[0]["prediction"]
+        == {"target_tid": ["bolt"], "target_ins": 'A "nut".'}
+    )
+    assert lines[2]["parsed_json"] is None and lines[2]["prediction"]["target_ins"] == "A cut"
+    gold = pq.read_table(tmp_path / "o/test_cid2ins.parquet").to_pylist()
+    for line in lines:
+        if line["row_idx"] is None:
+            assert line["label"]["target_ins"] is None
+        else:
+            row = gold[line["row_idx"]]
+            assert (row["uid"], row["target_ins"], row["hist_sid"]) == (
+                line["source_row"]["uid"], line["label"]["target_ins"], line["source_row"]["hist_sid"],
+            )  # fmt: skip
+    assert {line["row_idx"] is None for line in lines} == {True, False}
+    read = requests.read_requests(
+        requests.RequestSettings(),
+        kind="image",
+        instructions=None,
+        examples=None,
+        prompts=str(path),
+        dataset="x",
+    )
+    assert [one.prompt for one in read] == ['A "nut".', "A", "A cut", ""] and read[0].terms == ("bolt",)
+    assert [one.ground_truth for one in read] == [line["label"]["target_ins"] for line in lines]
+    assert read[0].dataset == "games_test_cid2cid"
+    assert "instructions belong to --to navigen" in refuse(
+        "data.export", "--to", "d3", "--data", made / "data", "--sids", made / "data/sids/x", "--instructions", tmp_path / "i",
+        "--output_dir", tmp_path / "no",
+    )  # fmt: skip
 
 
 def test_texts_of_other_rows_stand_beside_none(made, tmp_path):
@@ -199,6 +345,7 @@ def test_values_of_every_shape_ids_that_are_no_asins_and_shared_cids(tmp_path):
     assert found.rows.histories == [[0, 1], [1, 0], [1, 0]] and found.rows.targets == [1, 0, 0]
     assert not found.has_users and found.unknown == {
         "rows_without_user": 3, "rows_of_one_item_twice": 1, "items_sharing_a_cid": 2, "ambiguous_mentions": 4, "items_without_tid": 1,
+        "texts_of_unknown_rows": 0, "semantic_ids_of_no_item": 0,
     }  # fmt: skip
     (folder / "pid2cid2tid.parquet").unlink()
     assert [item.raw_id for item in navigen.read_folder(folder).items] == [a, b], (

@@ -8,14 +8,15 @@
 
 The published columns are called `sid` and hold CIDs, `<|cid_begin|><s_a_1><s_b_2><s_c_3><|cid_end|>`. A value may be a text, a list
 or the text of a list; of a list of targets the first counts. Read are the catalogue (without it the CIDs of the cid2tid, tid2cid and
-cid2cid files, a CID an item) and the rows of cid2cid. A CID of several items is read as the first of them, and counted.
+cid2cid files, a CID an item), the rows of cid2cid with their `reasoning`, and the texts of cid2ins, which become those of the row
+with the same user, history and terms of the target: columns `instruction` and `instruction_reasoning`. A CID of several items is
+read as the first of them, and counted. Written they are by data/releases/writers/navigen.py.
 
 Legend: R rows, M mentions of CIDs in them, L levels.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
-from data.releases.published import SPLITS, Published, PublishedItem, PublishedRows, only_file
+from data.releases.published import SPLITS, Names, Published, PublishedItem, PublishedRows, only_file
 from data.releases.text import printed_list
 from data.sid import FORMATS
 
@@ -37,7 +38,6 @@ KINDS = ("cid2tid", "tid2cid", "cid2cid", "cid2ins")
 PIDS = ("pid", "raw_id", "item_id", "id")
 ONE_CID = re.compile(r"<\|cid_begin\|>(?:<s_[a-z]_(?:0|[1-9]\d*)>)+<\|cid_end\|>")
 BETWEEN = re.compile(r"""[\s,'"\[\]()]*""")
-MAPPING_SHARES = (0.8, 0.1, 0.1)
 
 
 def files(folder: str | Path, name: str) -> dict[str, Path]:
@@ -64,6 +64,7 @@ def read_folder(folder: str | Path, name: str = "") -> Published:
     tables = {key: artifacts.read_file(path) for key, path in found.items() if not key.endswith("cid2ins")}
     catalogue = _Catalogue.of(tables, found)
     published = Published(catalogue.items, PublishedRows())
+    texts = _Texts(catalogue, published.rows)
     published.has_users = all("uid" in tables[key].column_names for key in tables if key.endswith("cid2cid"))
     ambiguous = 0
     for split in SPLITS:
@@ -75,9 +76,14 @@ def read_folder(folder: str | Path, name: str = "") -> Published:
         ambiguous += shared + shared_targets
         users = tables[key]["uid"].to_pylist() if published.has_users else range(len(offsets) - 1)
         targets = targets_M.tolist()
+        begun = len(published.rows.users)
         for row, (user, target) in enumerate(zip(users, targets, strict=True)):
             history = items_M[offsets[row] : offsets[row + 1]].tolist()
             published.rows.add(split, str(user) if published.has_users else f"{split}-{row}", history, target)
+        texts.add_thoughts(tables[key], begun)
+        if f"{split}_cid2ins" in found:
+            path = found[f"{split}_cid2ins"]
+            texts.add_instructions(artifacts.read_file(path), path, begun, by_user=published.has_users)
     if not published.has_users:
         published.count(
             "rows_without_user", len(published.rows.users), "rows name no user: each is a user of its own"
@@ -89,6 +95,7 @@ def read_folder(folder: str | Path, name: str = "") -> Published:
     published.count(
         "ambiguous_mentions", ambiguous, "mentions are of such a CID: read as the first of its items"
     )
+    texts.count(published)
     untold = sum(not item.title for item in catalogue.items)
     published.count("items_without_tid", untold, "items have no TID here, so no title")
     return published
@@ -98,6 +105,7 @@ def read_folder(folder: str | Path, name: str = "") -> Published:
 class _Catalogue:
     items: list[PublishedItem] = field(default_factory=list)
     items_of: dict[str, list[int]] = field(default_factory=dict)
+    terms: list[tuple[str, ...]] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     repeated: int = 0
 
@@ -138,10 +146,20 @@ class _Catalogue:
         self.names.add(pid)
         self.items_of.setdefault(cid, []).append(len(self.items))
         self.items.append(PublishedItem(pid, title=", ".join(terms)))
+        self.terms.append(tuple(terms))
 
     @property
     def shared(self) -> int:
         return sum(len(items) for items in self.items_of.values() if len(items) > 1)
+
+    @property
+    def codes(self) -> list[tuple[int, ...]]:
+        """Those of every item."""
+        made: list[tuple[int, ...]] = [()] * len(self.items)
+        for cid, items in self.items_of.items():
+            for item in items:
+                made[item] = tuple(CID.parse(cid, num_levels=cid.count("<s_")))
+        return made
 
     def mentions(
         self, table: pa.Table, column: str, path: Path, *, one: bool = False
@@ -159,6 +177,65 @@ class _Catalogue:
         first = np.array([group[0] for group in groups], np.int64)
         several = np.array([len(group) > 1 for group in groups], bool)
         return offsets, first[places_M], int(several[places_M].sum())
+
+
+class _Texts:
+    """Texts of rows as columns of sequences, CIDs inside them as placeholders."""
+
+    def __init__(self, catalogue: _Catalogue, rows: PublishedRows) -> None:
+        self.catalogue, self.rows, self.strangers = catalogue, rows, 0
+        self.named = Names(catalogue.codes, CID) if catalogue.items else None
+
+    def add_thoughts(self, table: pa.Table, begun: int) -> None:
+        """`reasoning` of cid2cid; its rows are those from `begun` on."""
+        for at, text in enumerate(_column(table, "reasoning"), start=begun):
+            self._set("reasoning", at, text)
+
+    def add_instructions(self, table: pa.Table, path: Path, begun: int, *, by_user: bool) -> None:
+        """`target_ins` and `reasoning` of cid2ins; of several rows that it may mean the first without one."""
+        offsets, items_M, _ = self.catalogue.mentions(table, "hist_sid", path)
+        by_user = by_user and "uid" in table.column_names
+        users = map(str, table["uid"].to_pylist()) if by_user else [""] * len(table)
+        rows, waiting = self.rows, {}
+        for at in range(begun, len(rows.users)):
+            user = rows.users[at] if by_user else ""
+            waiting.setdefault((user, tuple(rows.histories[at])), []).append(at)
+        columns = (_column(table, name) for name in ("target_tid", "target_ins", "reasoning"))
+        for row, (user, terms, instruction, thought) in enumerate(zip(users, *columns, strict=True)):
+            places = waiting.get((user, tuple(items_M[offsets[row] : offsets[row + 1]].tolist())), [])
+            at = next((place for place in places if self._means(place, read_terms(terms))), None)
+            if at is None:
+                self.strangers += 1
+                continue
+            places.remove(at)
+            self._set("instruction", at, instruction)
+            self._set("instruction_reasoning", at, thought)
+
+    def _means(self, at: int, terms: Sequence[str]) -> bool:
+        own = self.catalogue.terms[self.rows.targets[at]]
+        return not own or not terms or [t.casefold() for t in own] == [t.casefold() for t in terms]
+
+    def _set(self, name: str, at: int, text: str | None) -> None:
+        if not text or not text.strip():
+            return
+        texts = self.rows.texts.setdefault(name, [])
+        texts += [""] * (len(self.rows.users) - len(texts))
+        row = self.rows
+        texts[at] = self.named(text.strip(), [*row.histories[at], row.targets[at]])
+
+    def count(self, published: Published) -> None:
+        """Complete the columns, and say what was of no row or no item."""
+        for texts in self.rows.texts.values():
+            texts += [""] * (len(self.rows.users) - len(texts))
+        published.count(
+            "texts_of_unknown_rows", self.strangers, "rows of cid2ins are of no row of cid2cid and left out"
+        )
+        unknown = self.named.unknown if self.named else 0
+        published.count("semantic_ids_of_no_item", unknown, "CIDs inside texts are of no item and stay text")
+
+
+def _column(table: pa.Table, name: str) -> list[Any]:
+    return table[name].to_pylist() if name in table.column_names else [None] * len(table)
 
 
 def read_cids(
@@ -242,103 +319,3 @@ def read_terms_table(path: str | Path) -> dict[str, tuple[str, ...]]:
     else:
         keys = list(map(str, table[key].to_pylist()))
     return dict(zip(keys, map(read_terms, table["tid"].to_pylist()), strict=True))
-
-
-@dataclass(frozen=True)
-class CidItems:
-    """What is written of every item: the source's id, its CID, its terms (none: no row in cid2tid)."""
-
-    pids: Sequence[str]
-    cids: Sequence[str]
-    terms: Sequence[Sequence[str]]
-
-    def tables(self, *, seed: int) -> dict[str, pa.Table]:
-        """pid2cid2tid, and cid2tid and tid2cid of every split: MAPPING_SHARES of the items that have terms, by `seed`."""
-        having = np.flatnonzero([bool(terms) for terms in self.terms])
-        order = np.random.default_rng(seed).permutation(having)
-        ends = np.round(np.cumsum(MAPPING_SHARES) * len(order)).astype(int)
-        made = {
-            "pid2cid2tid": self._table(range(len(self.pids))).add_column(
-                0, "pid", pa.array(self.pids, pa.string())
-            )
-        }
-        for split, items in zip(SPLITS, np.split(order, ends[:-1]), strict=True):
-            for kind in ("cid2tid", "tid2cid"):
-                made[f"{split}_{kind}"] = self._table(sorted(items.tolist()))
-        return made
-
-    def _table(self, items: Sequence[int]) -> pa.Table:
-        terms = pa.array([list(self.terms[item]) for item in items], artifacts.TEXT_LIST)
-        return pa.table({"sid": pa.array([self.cids[item] for item in items], pa.string()), "tid": terms})
-
-
-@dataclass(frozen=True)
-class TaughtRow:
-    """A window with what a teacher wrote for it: the thought before its item, the instruction and the thought before that."""
-
-    uid: str
-    history: Sequence[int]
-    target: int
-    reasoning: str | None = None
-    instruction: str | None = None
-    instruction_reasoning: str | None = None
-
-
-def row_tables(
-    rows: Sequence[TaughtRow], items: CidItems, split: str, *, name: str, target_type: str
-) -> dict[str, pa.Table]:
-    """cid2cid of all rows of a split, cid2ins of those that have an instruction and whose target has terms."""
-
-    def columns(some: Sequence[TaughtRow], **more: Any) -> pa.Table:
-        told = {
-            "uid": pa.array([row.uid for row in some], pa.string()),
-            "hist_sid": pa.array(
-                [[items.cids[item] for item in row.history] for row in some], artifacts.TEXT_LIST
-            ),
-        }
-        return pa.table(
-            told | more | {"source_dataset": pa.array([f"{name}_{split}_cid2cid"] * len(some), pa.string())}
-        )
-
-    def texts(values: Sequence[str | None]) -> pa.Array:
-        return pa.array(list(values), pa.string())
-
-    taught = [row for row in rows if row.instruction and items.terms[row.target]]
-    terms = pa.array([list(items.terms[row.target]) for row in taught], artifacts.TEXT_LIST)
-    targets, thoughts = (
-        texts([items.cids[row.target] for row in rows]),
-        texts([row.reasoning for row in rows]),
-    )
-    return {
-        f"{split}_cid2cid": columns(rows, target_sid=targets, reasoning=thoughts),
-        f"{split}_cid2ins": columns(
-            taught, target_tid=terms, target_ins=texts([row.instruction for row in taught]),
-            reasoning=texts([row.instruction_reasoning for row in taught]), target_type=texts([target_type] * len(taught)),
-        ),
-    }  # fmt: skip
-
-
-def prediction_line(
-    row: int, history: Sequence[str], target: str, answers: Sequence[str], facts: dict[str, Any]
-) -> str:
-    """One line of hist_cid2cid_predictions.*.jsonl; `facts` go into every line. Answers are CIDs, best first."""
-    candidates = [
-        {
-            "rank": rank,
-            "raw_text": made,
-            "parsed_json": {"target_cid": cid},
-            "parse_error": None,
-            "parsed_target_cid": cid,
-        }
-        for rank, cid in enumerate(answers, start=1)
-        for made in [json.dumps({"target_cid": cid}, separators=(",", ":"))]
-    ]
-    return json.dumps(
-        {
-            "task": "cid2cid", "row_idx": row, **facts, "prompt_text": f"hist_cid: {json.dumps(list(history))}",
-            "num_candidates": len(candidates), "top_candidate": candidates[0] if candidates else None,
-            "gold_target_cid": target, "candidate_target_cids": list(answers), "candidates": candidates, "label": target,
-            "source_row": {"hist_sid": list(history), "target_sid": target},
-        },
-        ensure_ascii=False,
-    )  # fmt: skip

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
+from data.reasoning import escaped, placeholder
+from data.sid import SidFormat
 
 SPLITS = ("train", "valid", "test")
 
@@ -63,6 +65,29 @@ class Published:
         self.unknown[name] = number
         if number:
             self.notes.append(f"{number} {words}")
+
+
+class Names:
+    """From texts with semantic IDs to texts with placeholders; `unknown` counts semantic IDs of no item, which stay text."""
+
+    def __init__(self, codes: Sequence[tuple[int, ...]], form: SidFormat) -> None:
+        """codes: those of every item; form: how they are spelt."""
+        self.pattern = form.pattern(len(codes[0]))
+        self.codes, self.unknown = codes, 0
+        self.first: dict[tuple[int, ...], int] = {}
+        for item, row in enumerate(codes):
+            self.first.setdefault(row, item)
+
+    def __call__(self, text: str, meant: Sequence[int] = ()) -> str:
+        """meant: the items that the text is about; they go before others of the same semantic ID."""
+        own = self.first | {self.codes[item]: item for item in reversed(meant)}
+        parts, end = [], 0
+        for match in self.pattern.finditer(text):
+            item = own.get(tuple(int(code) for code in match.groups()))
+            self.unknown += item is None
+            parts += [escaped(text[end : match.start()]), match[0] if item is None else placeholder(item)]
+            end = match.end()
+        return "".join([*parts, escaped(text[end:])])
 
 
 def only_file(folder: str | Path, patterns: Sequence[str], *, what: str, needed: bool = True) -> Path | None:

@@ -26,10 +26,10 @@ from typing import Any
 import pyarrow as pa
 
 from configs.program import InputError
-from data.reasoning import column_texts, escaped, placeholder, rendered
+from data.reasoning import column_texts, rendered
 from data.releases import minionerec
 from data.releases.index import read_index, write_index
-from data.releases.published import Published, only_file
+from data.releases.published import Names, Published, only_file
 from data.releases.text import read_json, read_text
 from data.sid import FORMATS, SidTable
 from data.store.output import Output
@@ -94,34 +94,12 @@ def read_folder(folder: str | Path, name: str = "") -> Published:
         raise InputError(
             f"{found['index']} has no semantic ID of item {lacking[0]} ({len(lacking)} such) -> another folder's?"
         )
-    named = Names(codes)
+    named = Names(codes, LETTERS)
     if "narratives" in found:
         _add_narratives(published, read_json(found["narratives"]), place, named)
     if "texts" in found:
         _add_texts(published, found["texts"], codes, named)
     return published
-
-
-class Names:
-    """From texts with semantic IDs to texts with placeholders; `unknown` counts semantic IDs of no item, which stay text."""
-
-    def __init__(self, codes: Sequence[tuple[int, ...]]) -> None:
-        self.pattern = LETTERS.pattern(len(codes[0]))
-        self.codes, self.unknown = codes, 0
-        self.first: dict[tuple[int, ...], int] = {}
-        for item, row in enumerate(codes):
-            self.first.setdefault(row, item)
-
-    def __call__(self, text: str, meant: Sequence[int] = ()) -> str:
-        """meant: the items that the text is about; they go before others of the same semantic ID."""
-        own = self.first | {self.codes[item]: item for item in reversed(meant)}
-        parts, end = [], 0
-        for match in self.pattern.finditer(text):
-            item = own.get(tuple(int(code) for code in match.groups()))
-            self.unknown += item is None
-            parts += [escaped(text[end : match.start()]), match[0] if item is None else placeholder(item)]
-            end = match.end()
-        return "".join([*parts, escaped(text[end:])])
 
 
 def _add_narratives(published: Published, raw: Any, place: dict[str, int], named: Names) -> None:
