@@ -32,7 +32,7 @@ launch infer.recommend "${CONFIGS[@]}" --model "$MODEL" --split "$SPLIT" --mode 
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" \
     --output_dir "$PREDICTIONS" "$@"
 # shellcheck disable=SC2086
-"$PYTHON" -m infer.evaluate --predictions "$PREDICTIONS" --data "$DATA_ROOT/$DATASET" \
+alone infer.evaluate --predictions "$PREDICTIONS" --data "$DATA_ROOT/$DATASET" \
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" ${SHARED[@]+"${SHARED[@]}"} $EVALUATE_ARGS
-"$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
+alone infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
     --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"

@@ -69,18 +69,27 @@ class AlreadyComplete(Exception):
     """The requested output exists with the same configuration, inputs and stage version: nothing to do."""
 
 
+# SIGUSR1 is how a scheduler gives notice before it stops a job (scripts/slurm).
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+DEFERRED: list[StopFlag] = []
+
+
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM; the exit code is 128 + the signal number and the next run resumes."""
+    """One of STOP_SIGNALS; the exit code is 130 for SIGINT, else 143, and the next run resumes."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
-        self.code = 128 + signum
+        self.code = 130 if signum == signal.SIGINT else 143
 
 
 class StopFlag:
-    """Set by a signal inside `deferred_signals`; a training loop polls it at each step boundary."""
+    """Set by a signal inside `deferred_signals`; a training loop polls it at each step boundary.
+
+    polled: `poll` raises too, inside a step.
+    """
 
     signum: int | None = None
+    polled: bool = False
 
     def raise_if_set(self) -> None:
         if self.signum is not None:
@@ -93,9 +102,10 @@ def _raise_interrupted(signum: int, frame: object) -> NoReturn:
 
 @contextmanager
 def deferred_signals() -> Iterator[StopFlag]:
-    """Inside, SIGINT and SIGTERM only set a flag, so that a step ends and a checkpoint is written before the exit."""
+    """Inside, STOP_SIGNALS only set a flag, so that a step ends and a checkpoint is written before the exit."""
     flag = StopFlag()
-    previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    DEFERRED.append(flag)
+    previous = {s: signal.getsignal(s) for s in STOP_SIGNALS}
 
     def remember(signum: int, frame: object) -> None:
         flag.signum = signum
@@ -105,8 +115,16 @@ def deferred_signals() -> Iterator[StopFlag]:
     try:
         yield flag
     finally:
+        DEFERRED.pop()
         for s, handler in previous.items():
             signal.signal(s, handler)
+
+
+def poll() -> None:
+    """Interrupted where a signal was remembered and its loop can be left anywhere; long searches call this as they begin."""
+    for flag in DEFERRED:
+        if flag.polled:
+            flag.raise_if_set()
 
 
 def make_parser(args_class: type, prog: str | None = None, description: str | None = None) -> Any:
@@ -120,15 +138,9 @@ def make_parser(args_class: type, prog: str | None = None, description: str | No
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        prog=prog,
-        description=description,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--config", action=ActionConfigFile, help="YAML file of these arguments; may be repeated, later wins"
-    )
+        prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False, exit_on_error=False
+    )  # fmt: skip
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of these arguments; may be repeated, later wins")  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="print a traceback on errors")
     parser.add_class_arguments(args_class, None, as_group=False)
     return parser
@@ -209,7 +221,7 @@ def run(args_class: type[T], main: Callable[[T], None], argv: list[str] | None =
     load_environment()
     if quiet():
         os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
-    for s in (signal.SIGINT, signal.SIGTERM):
+    for s in STOP_SIGNALS:
         signal.signal(s, _raise_interrupted)
     debug = "--debug" in (sys.argv if argv is None else argv)
     try:

@@ -33,4 +33,4 @@ launch infer.instruct "${CONFIGS[@]}" --model "$MODEL" --split "$SPLIT" --mode "
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --tids "$DATA_ROOT/$DATASET/tids/$TIDS" \
     --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" --output_dir "$INSTRUCTIONS" "$@"
 # shellcheck disable=SC2086
-"$PYTHON" -m infer.grade --instructions "$INSTRUCTIONS" --tids "$DATA_ROOT/$DATASET/tids/$TIDS" ${SHARED[@]+"${SHARED[@]}"} $GRADE_ARGS
+alone infer.grade --instructions "$INSTRUCTIONS" --tids "$DATA_ROOT/$DATASET/tids/$TIDS" ${SHARED[@]+"${SHARED[@]}"} $GRADE_ARGS

@@ -9,6 +9,8 @@
 #   PAPER=toy DATASET=toystore RUN=quickstart STAGES="10 11" bash scripts/chain.sh
 #   MODEL=/path/to/Qwen3-1.7B RUN=qwen3 STAGE=pretrained bash scripts/chain.sh                # MODEL is that of the first stage that reads one
 #   PAPER=best DATASET=shop RAW=/path/to/tables MINUTES=30 bash scripts/chain.sh              # the best small recipe, sizes from the data
+#   SUBMIT=slurm NUM_NODES=2 NUM_GPUS=8 RUN=qwen3 STAGE=pretrained STAGES="09 10 11" bash scripts/chain.sh
+#   DRY_RUN=1 SUBMIT=slurm STAGES="09 11" bash scripts/chain.sh                               # the exact commands, nothing is submitted
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}
@@ -16,6 +18,7 @@ DATASET=${DATASET:-industrial}
 STAGE=${STAGE:-recommend}           # which SFT stage
 STAGES=${STAGES:-}                  # in this order; 10 is GRPO, 11 evaluates the stage trained last. Empty: the default below
 MINUTES=${MINUTES:-30}              # of the stage plan: how long all of it may take, by forecast
+SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that waits for the one before (scripts/slurm)
 source "$(dirname "$0")/env.sh"
 if [ "$PAPER" = best ]; then recipe="01 plan 02 04 07 baselines teacher generator report"; else recipe="01 02 04 07 baselines 08 09 11"; fi
 STAGES=${STAGES:-$recipe}
@@ -23,31 +26,45 @@ RUN=${RUN:-$PAPER-$DATASET}
 export PAPER DATASET STAGE
 unset NAME                          # every stage names its own output here
 
+stage() { bash "$1"; }
+case $SUBMIT in
+    "") ;;
+    slurm)
+        case " $STAGES " in *" plan "* | *" report "*)
+            echo "ERROR 2: STAGES=\"$STAGES\": plan and report are no jobs -> run them without SUBMIT, the others with it" >&2
+            exit 2
+            ;;
+        esac
+        source scripts/slurm/submit.sh
+        ;;
+    *) echo "ERROR 2: SUBMIT=$SUBMIT -> slurm, or leave it out" >&2; exit 2 ;;
+esac
+
 trained=sft_$STAGE
 for number in $STAGES; do
     case $number in
-        01) bash scripts/01_prepare_data.sh ;;
-        02) bash scripts/02_embed_items.sh ;;
-        03) bash scripts/03_complete_tags.sh ;;
-        04) bash scripts/04_build_sids.sh ;;
-        05) bash scripts/05_generate_tids.sh ;;
-        06) bash scripts/06_write_reasoning.sh ;;
-        07) bash scripts/07_build_examples.sh ;;
-        08) bash scripts/08_expand_vocab.sh; unset MODEL ;;
-        09) bash sft.sh; unset MODEL; trained=sft_$STAGE ;;
-        10) bash rl.sh; unset MODEL; trained=grpo ;;
-        11) NAME=$trained bash evaluate.sh ;;
-        12) NAME=$trained bash scripts/12_instruct.sh ;;
-        13) NAME=$trained MODEL=${IMAGE_MODEL:-} bash scripts/13_generate_images.sh ;;
-        14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} bash scripts/14_generate_videos.sh ;;
-        baselines) bash scripts/train_baselines.sh ;;
+        01) stage scripts/01_prepare_data.sh ;;
+        02) stage scripts/02_embed_items.sh ;;
+        03) stage scripts/03_complete_tags.sh ;;
+        04) stage scripts/04_build_sids.sh ;;
+        05) stage scripts/05_generate_tids.sh ;;
+        06) stage scripts/06_write_reasoning.sh ;;
+        07) stage scripts/07_build_examples.sh ;;
+        08) stage scripts/08_expand_vocab.sh; unset MODEL ;;
+        09) stage sft.sh; unset MODEL; trained=sft_$STAGE ;;
+        10) stage rl.sh; unset MODEL; trained=grpo ;;
+        11) NAME=$trained stage evaluate.sh ;;
+        12) NAME=$trained stage scripts/12_instruct.sh ;;
+        13) NAME=$trained MODEL=${IMAGE_MODEL:-} stage scripts/13_generate_images.sh ;;
+        14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} stage scripts/14_generate_videos.sh ;;
+        baselines) stage scripts/train_baselines.sh ;;
         plan)
             export PLAN=$OUTPUT_ROOT/$RUN/plan
             "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$MINUTES" --output_dir "$PLAN"
-            source "$PLAN/choices.sh"
+            if [ -z "${DRY_RUN:-}" ] || [ -f "$PLAN/choices.sh" ]; then source "$PLAN/choices.sh"; fi
             ;;
-        teacher) bash scripts/train_teacher.sh ;;
-        generator) NAME=compact_distilled TEACHER=$OUTPUT_ROOT/$RUN/baselines/teacher bash scripts/train_compact.sh ;;
+        teacher) stage scripts/train_teacher.sh ;;
+        generator) NAME=compact_distilled TEACHER=$OUTPUT_ROOT/$RUN/baselines/teacher stage scripts/train_compact.sh ;;
         report)
             "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
                 --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"

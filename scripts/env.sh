@@ -8,14 +8,19 @@ OUTPUT_ROOT=${OUTPUT_ROOT:-outputs}            # runs
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
 fi
+# DRY_RUN=1 prints every command that would run.
+if [ -n "${DRY_RUN:-}" ]; then DRY_PYTHON=${DRY_PYTHON:-$PYTHON} PYTHON=scripts/print_command.sh; export DRY_PYTHON; fi
+# A scheduler's notice is for the programs (configs/program.py); a script waits for them and says 143 too.
+NOTICED=""
+trap 'NOTICED=yes' USR1
 if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/__init__.py" ]; }; then
     echo "ERROR 2: DATASET=$DATASET is the name of a module or room in data/ -> choose another name" >&2
     exit 2
 fi
 
 # A variable that is nearly one of ours was meant to be it.
-VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT CLIP CONFIG DATASET DATA_ROOT DISTILL_ARGS EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GALLERY_ARGS GRADE_ARGS IMAGE_MODEL IMPORT_ARGS INSTRUCT_MODE ITEM_IMAGES MAIN_ADDRESS MAIN_PORT MAKER MEMBERS MODE MODEL NAME
-NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PLAN PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SEQUENTIAL SIDS SIZE SOURCE SPLIT SPLITS STAGE STAGES TAGS TASKS TEACHER TEACHER_SEEDS TIDS TRACKER VIDEO_MODEL"
+VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT CLIP CONFIG DATASET DATA_ROOT DISTILL_ARGS DRY_RUN EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GALLERY_ARGS GRADE_ARGS IMAGE_MODEL IMPORT_ARGS INSTRUCT_MODE ITEM_IMAGES MASTER_ADDR MASTER_PORT MAKER MEMBERS MODE MODEL NAME
+NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PLAN PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SEQUENTIAL SIDS SIZE SOURCE SPLIT SPLITS STAGE STAGES SUBMIT TAGS TASKS TEACHER TEACHER_SEEDS TIDS TRACKER VIDEO_MODEL"
 
 # differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
 differs_by_a_slip() {
@@ -105,7 +110,7 @@ recipe_flags() {
         exit 2
     fi
     local processes=$((${NUM_GPUS:-1} * ${NUM_NODES:-1})) told
-    told=$("$PYTHON" -m configs.sizes --size "$SIZE" --card "$CARD" --processes "$processes" --flags true)
+    told=$("${DRY_PYTHON:-$PYTHON}" -m configs.sizes --size "$SIZE" --card "$CARD" --processes "$processes" --flags true)
     read -r -a RECIPE <<<"$told"
     if [ "$processes" -gt 1 ]; then ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-${RECIPE[0]}}; fi
     RECIPE=("${RECIPE[@]:1}")
@@ -114,7 +119,13 @@ recipe_flags() {
 
 # Trainers: one process, or NUM_GPUS of them on each of NUM_NODES machines through accelerate.
 launch() {
-    local gpus=${NUM_GPUS:-1} nodes=${NUM_NODES:-1} config=${ACCELERATE_CONFIG:-configs/accelerate/ddp.yaml} machines=()
+    local code=0 gpus=${NUM_GPUS:-1} nodes=${NUM_NODES:-1} config=${ACCELERATE_CONFIG:-configs/accelerate/ddp.yaml} machines=()
+    case " $* " in
+        *" --plan"*)                # is made by one process, wherever that is
+            "$PYTHON" -m "$@"
+            return
+            ;;
+    esac
     if [ "$gpus" -le 1 ] && [ "$nodes" -le 1 ]; then
         if [ -n "${ACCELERATE_CONFIG:-}" ]; then
             echo "ERROR 2: ACCELERATE_CONFIG=$config, but one process would be started -> set NUM_GPUS, or unset it" >&2
@@ -124,16 +135,23 @@ launch() {
         return
     fi
     if [ "$nodes" -gt 1 ]; then
-        if [ -z "${MAIN_ADDRESS:-}" ] || [ -z "${NODE_RANK:-}" ] || [ "$NODE_RANK" -ge "$nodes" ]; then
-            echo "ERROR 2: NUM_NODES=$nodes needs MAIN_ADDRESS (of machine 0) and NODE_RANK (0 to $((nodes - 1)), this machine's)" >&2
+        if [ -z "${MASTER_ADDR:-}" ] || [ -z "${NODE_RANK:-}" ] || [ "$NODE_RANK" -ge "$nodes" ]; then
+            echo "ERROR 2: NUM_NODES=$nodes needs MASTER_ADDR (of machine 0) and NODE_RANK (0 to $((nodes - 1)), this machine's)" >&2
             exit 2
         fi
-        machines=(--num_machines "$nodes" --machine_rank "$NODE_RANK" --main_process_ip "$MAIN_ADDRESS"
-            --main_process_port "${MAIN_PORT:-29500}")
+        machines=(--num_machines "$nodes" --machine_rank "$NODE_RANK" --main_process_ip "$MASTER_ADDR"
+            --main_process_port "${MASTER_PORT:-29500}")
     fi
     "$PYTHON" -m configs.parallel --config_file "$config"
-    "$PYTHON" -m accelerate.commands.launch --config_file "$config" --num_processes "$((gpus * nodes))" \
-        ${machines[@]+"${machines[@]}"} -m "$@"
+    # The launcher would die of the notice that its processes get themselves, and it hides their exit code.
+    (trap '' USR1; exec "$PYTHON" -m accelerate.commands.launch --config_file "$config" --num_processes "$((gpus * nodes))" \
+        ${machines[@]+"${machines[@]}"} -m "$@") || code=$?
+    if [ "$code" -ne 0 ]; then exit "$([ -n "$NOTICED" ] && echo 143 || echo "$code")"; fi
+}
+
+# alone MODULE FLAGS...: what follows the work of several machines is done on the first of them.
+alone() {
+    if [ "${NODE_RANK:-0}" -eq 0 ]; then "$PYTHON" -m "$@"; fi
 }
 
 # name_media: WRITTEN becomes the name of what stage 12 wrote, MEDIA that of what is made of it.
@@ -148,7 +166,7 @@ name_media() {
 show_media() {
     case " $* " in *" --dry_run false "*) ;; *" --dry_run"*) return ;; esac
     # shellcheck disable=SC2086
-    "$PYTHON" -m generation.evaluate_media --media "$OUTPUT_ROOT/$RUN/$1/$MEDIA" --data "$DATA_ROOT/$DATASET" \
+    alone generation.evaluate_media --media "$OUTPUT_ROOT/$RUN/$1/$MEDIA" --data "$DATA_ROOT/$DATASET" \
         ${CLIP:+--model "$CLIP"} ${ITEM_IMAGES:+--item_images "$ITEM_IMAGES"} \
         --output_dir "$OUTPUT_ROOT/$RUN/gallery/$1.$MEDIA" ${SHARED[@]+"${SHARED[@]}"} $GALLERY_ARGS
 }

@@ -175,7 +175,7 @@ def environment(**variables: str) -> dict[str, str]:
 def run(module: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments` from the repository root, quietly, in this process: its output and its exit code."""
     argv = [module, *(str(argument) for argument in arguments)]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in program.STOP_SIGNALS}
     with (
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as errors,

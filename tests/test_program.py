@@ -197,7 +197,7 @@ def test_help_is_quick_and_explains_every_flag(folder: Path) -> None:
         assert text in out
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 143)])
 def test_a_signal_ends_the_program_with_its_own_code(folder: Path, name: str, code: int) -> None:
     process = start(folder, "--data", "x", "--fail", "wait")
     assert process.stdout.readline() == "waiting\n"

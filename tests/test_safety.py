@@ -12,11 +12,14 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from configs import program
 from configs.program import EnvironmentFault, InputError, Interrupted
 from tests import tiny
+from tests.ranks import together
 from tests.test_checkpoints import flip_bit
 from train.arguments import trainer_arguments
 from train.safety import SafeTrainer, selection, train_to_the_end
+from train.scale.preemption import OWED, StopOnSignal
 
 ROWS, STEPS_PER_EPOCH = 32, 4
 SCORES = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.2, 10: 0.2}  # the best checkpoint is checkpoint-4
@@ -34,7 +37,9 @@ def collate(rows: list[dict[str, object]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids_BT, "labels": ids_BT, "row": torch.tensor([row["row"] for row in rows])}
 
 
-def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: object) -> SafeTrainer:
+def trainer(
+    directory: Path, scores: dict[int, float] = SCORES, dropout: float = 0.0, **settings: object
+) -> SafeTrainer:
     """A tiny model in training whose validation scores are given by step; ten steps in epochs of four by default."""
     ids = np.random.default_rng(0).integers(2, 50, (ROWS, 6)).tolist()
     mapping = {
@@ -46,7 +51,7 @@ def trainer(directory: Path, scores: dict[int, float] = SCORES, **settings: obje
     mapping |= settings
     fixed = selection(mapping) | {"remove_unused_columns": False}
     made = PlainTrainer(
-        model=tiny.model(vocab_size=50),
+        model=tiny.model("gpt2" if dropout else "qwen3", vocab_size=50, dropout=dropout),
         args=trainer_arguments(TrainingArguments, mapping, output_dir=directory, seed=0, **fixed),
         train_dataset=[{"ids": row, "row": number} for number, row in enumerate(ids)],
         eval_dataset=[],
@@ -187,3 +192,61 @@ def test_a_terminated_run_that_saves_by_epoch_ends_like_an_uninterrupted_one(
         return [line for line in log(directory) if "eval_ndcg@10" in line]
 
     assert evaluations(tmp_path / "run") == evaluations(tmp_path / "whole")
+
+
+def preempted(directory: Path, *, where: str, at: int) -> SafeTrainer:
+    """A training with dropout whose validations draw random numbers; SIGUSR1 in the middle of validation `at`, or of step `at`."""
+    directory.mkdir(exist_ok=True)
+    made = trainer(directory, dropout=0.2)
+    validate, stepped = made.validate, made.training_step
+
+    def here(place: str, step: int) -> None:
+        torch.rand(3)
+        if (place, step) == (where, at):
+            signal.raise_signal(signal.SIGUSR1)
+        program.poll()
+
+    def measured() -> dict[str, float]:
+        here("validation", made.state.global_step)
+        torch.rand(2)
+        return validate()
+
+    def training_step(*args: object, **kwargs: object) -> object:
+        here("step", made.state.global_step + 1)
+        return stepped(*args, **kwargs)
+
+    made.validate, made.training_step = measured, training_step
+    return made
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "left"), [("validation", 4, 4), ("step", 6, 5), ("step", 5, 4), ("step", 1, 0)]
+)
+def test_a_notice_in_a_validation_or_inside_a_step_ends_there_and_changes_nothing(
+    where: str, at: int, left: int, tmp_path: Path
+) -> None:
+    reference = preempted(tmp_path / "whole", where="", at=0)
+    train_to_the_end(reference, tmp_path / "whole")
+    stopped = preempted(tmp_path / "run", where=where, at=at)
+    with pytest.raises(Interrupted) as notice:
+        train_to_the_end(stopped, tmp_path / "run")
+    assert notice.value.code == 143 and stopped.state.global_step == left
+    assert (tmp_path / f"run/checkpoint-{left}/COMPLETE.json").exists() == (left > 0)
+    assert (tmp_path / f"run/checkpoint-{left}" / OWED).exists() == (where == "validation")
+    again = preempted(tmp_path / "run", where="", at=0)
+    train_to_the_end(again, tmp_path / "run")
+    assert again.steps_taken == 10 - left and again.state.best_global_step == 4
+    assert same(again, reference) and log(tmp_path / "run") == log(tmp_path / "whole")
+    assert not list((tmp_path / "run").glob(f"*/{OWED}"))
+
+
+def stop_of(numbers: list[int | None]) -> int | None:
+    flag = program.StopFlag()
+    flag.signum = numbers[torch.distributed.get_rank()]
+    StopOnSignal(flag).agree()
+    return flag.signum
+
+
+def test_a_process_that_was_told_to_stop_stops_all_of_them():
+    assert together(stop_of, [None, signal.SIGTERM]) == [signal.SIGTERM] * 2
+    assert together(stop_of, [None, None]) == [None] * 2

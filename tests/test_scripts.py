@@ -307,11 +307,11 @@ def test_processes_of_one_or_several_machines(echo):
     asked, call = script(echo, "sft.sh", **several)[1:]
     assert asked == "-m configs.parallel --config_file configs/accelerate/zero2.yaml"
     assert "--config_file configs/accelerate/zero2.yaml --num_processes 4 -m train.sft --config" in call
-    node = {"NUM_NODES": "2", "NODE_RANK": "1", "MAIN_ADDRESS": "10.0.0.1"}
+    node = {"NUM_NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}
     call = script(echo, "rl.sh", **several, **node)[2]
     machine = "--num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1 --main_process_port 29500"
     assert f"--num_processes 8 {machine} -m train.grpo" in call
-    assert "MAIN_ADDRESS" in script(echo, "sft.sh", code=2, NUM_NODES="2", NODE_RANK="0")[-1]
+    assert "MASTER_ADDR" in script(echo, "sft.sh", code=2, NUM_NODES="2", NODE_RANK="0")[-1]
     assert "0 to 1" in script(echo, "sft.sh", code=2, **node | {"NODE_RANK": "2"})[-1]
     alone = script(echo, "sft.sh", code=2, ACCELERATE_CONFIG="configs/accelerate/zero2.yaml")
     assert "one process would be started" in alone[-1], "a config that nothing would read"

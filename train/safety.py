@@ -3,7 +3,8 @@
 - a non-finite loss or gradient stops the run before the optimizer step (the stock Trainer logs 0.0 and trains on)
 - every checkpoint ends with COMPLETE.json, written last; rotation happens after it, so one trusted checkpoint always
   exists; resume takes the newest trusted one
-- SIGTERM and SIGINT end the current step, write a checkpoint and leave with 143 / 130
+- SIGTERM, SIGUSR1 and SIGINT end the current step, write a checkpoint and leave with 143 / 130; rollouts and validations of a
+  single process are broken off (train/scale/preemption.py)
 - metrics.jsonl holds one line per log, no wall-clock values; a resumed run continues it line for line; a value that is
   not finite is null
 - the best checkpoint is chosen by item-level NDCG@10 on validation rows, never by a test number; where a run measures
@@ -25,7 +26,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from configs.program import EnvironmentFault, InputError, NumericError, StopFlag, deferred_signals, say
+from configs.program import EnvironmentFault, InputError, NumericError, deferred_signals, say
 from data.sid import SidVocab, write_vocab
 from data.store.checkpoints import best_of, discard_after, fault, mark_complete, newest_complete, rotate
 from data.store.output import Output
@@ -33,6 +34,7 @@ from infer.loading import PROMPTS, load_model, prompt_bound
 from train.progress import METRICS_FILE, Progress
 from train.samples import FILE as SAMPLES
 from train.scale.gathering import require_sharding, shards_weights
+from train.scale.preemption import OWED, LeavesInTime, PayWhatIsOwed, StopOnSignal
 from train.trainable import NEW_TOKENS, Trainable, new_tokens_of
 
 # not the same after a resume, or on another number of processes
@@ -45,11 +47,13 @@ class MetricsFile(TrainerCallback):
     def __init__(self, directory: Path) -> None:
         self.path = directory / METRICS_FILE
 
-    def rewind(self, step: int) -> None:
-        """Drop lines after `step` here and of the samples: the resumed run writes them again."""
+    def rewind(self, step: int, *, owed: bool) -> None:
+        """Drop lines after `step` here and of the samples, and the validation at `step` where it is owed: they are written again."""
         for path in (self.path, self.path.with_name(SAMPLES)):
             if path.exists():
                 lines = [line for line in path.read_text().splitlines() if _step(line) <= step]
+                if owed:
+                    lines = [line for line in lines if _step(line) < step or '"loss"' in line]
                 temporary = path.with_suffix(".tmp")
                 temporary.write_text("".join(f"{line}\n" for line in lines))
                 os.replace(temporary, path)
@@ -87,33 +91,7 @@ class LogBeforeSave(TrainerCallback):
     on_epoch_end = on_step_end
 
 
-class StopOnSignal(TrainerCallback):
-    """Turns a remembered signal into a checkpoint and the end of training at the next step boundary.
-
-    The stock loop ends an epoch wherever it stops. At the true end of an epoch its evaluation and checkpoint are due, and
-    a checkpoint before them would be resumed without them; in its middle they are not, for the resumed run has none there.
-    Steps between multiples of `every` are finished first.
-    """
-
-    def __init__(self, flag: StopFlag, *, every: int = 1) -> None:
-        self.flag, self.every = flag, every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.flag.signum is not None and state.global_step % self.every == 0:
-            control.should_save = not self._epoch_ends(args, state)
-            control.should_training_stop = True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.flag.signum is not None and not self._epoch_ends(args, state):
-            control.should_log = control.should_evaluate = control.should_save = False
-
-    @staticmethod
-    def _epoch_ends(args: Any, state: Any) -> bool:
-        ends = state.global_step >= state.max_steps or float(state.epoch).is_integer()
-        return args.save_strategy == SaveStrategy.EPOCH and ends
-
-
-class SafeTrainer:
+class SafeTrainer(LeavesInTime):
     """Mixin, placed before a Trainer class. `validate()` returns {"ndcg@10": ..} on validation rows.
 
     Overrides public `training_step`, `evaluate`, `create_optimizer` and `create_scheduler`, and `_save_checkpoint`, `_save`, `_clip_grad_norm`,
@@ -129,7 +107,6 @@ class SafeTrainer:
     evaluates_loss: bool = True
     trains_shards: bool = False  # whether loss and validation work where a process holds parts of the weights
     keep_checkpoints: int = 2
-    whole_steps: int = 1  # checkpoints stand at multiples of so many steps only
     step_rows: Sequence[int] = ()
 
     def equip(self, args: Any, engine: Any, trainable: Trainable, *, example_ids: Sequence[int]) -> None:
@@ -191,11 +168,12 @@ class SafeTrainer:
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Validation by constrained recommendation, and the loss on the evaluation set where `evaluates_loss`."""
         metrics: dict[str, float] = {}
-        if self.evaluates_loss:
-            metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        self.model.eval()  # logged as evaluation; the next training step switches back
-        with self.compute_loss_context_manager():  # in the number format of training
-            measured = self.validate()
+        with self.measuring():
+            if self.evaluates_loss:
+                metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            self.model.eval()  # logged as evaluation; the next training step switches back
+            with self.compute_loss_context_manager():  # in the number format of training
+                measured = self.validate()
         found = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(dict(found))
         if self.state.global_step == 0:
@@ -261,6 +239,8 @@ class SafeTrainer:
             checkpoint = directory / f"checkpoint-{self.state.global_step}"
             if self.vocab is not None:
                 write_tokens(checkpoint, self.vocab, self.new_tokens, self.max_prompt)
+            if self.owes:
+                (checkpoint / OWED).touch()
             mark_complete(checkpoint, step=self.state.global_step)
             best = self.state.best_model_checkpoint
             rotate(directory, keep=self.keep_checkpoints, protect=Path(best) if best else None)
@@ -333,13 +313,14 @@ def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerC
     require_sharding(trainer.accelerator, trainable=trainer.trains_shards)
     require_whole_tables(trainer)
     checkpoint = newest_complete(directory)
+    owed = checkpoint is not None and (checkpoint / OWED).exists()
     metrics = MetricsFile(directory)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before rank 0 removes anything
     if trainer.args.should_save:
         discard_after(directory, checkpoint)
         if checkpoint:  # the killed run may not have come to it, and after the last checkpoint nobody would
             rotate(directory, keep=trainer.keep_checkpoints, protect=best_of(checkpoint))
-        metrics.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else -1)
+        metrics.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else -1, owed=owed)
     trainer.accelerator.wait_for_everyone()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(metrics)
@@ -348,12 +329,17 @@ def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerC
     if trainer.trainable is not None:
         trainer.add_callback(PushRows(trainer.trainable))
     with deferred_signals() as flag:
-        trainer.add_callback(StopOnSignal(flag, every=trainer.whole_steps))
+        flag.polled = trainer.accelerator.num_processes == 1
+        stop = StopOnSignal(flag, every=trainer.whole_steps)
+        trainer.add_callback(stop)
         trainer.add_callback(LogBeforeSave())
+        if owed:
+            trainer.add_callback(PayWhatIsOwed(trainer, checkpoint))
         if checkpoint:
             say(f"resuming from {checkpoint}")
             trainer.args.eval_on_start = False  # that line of the log is already written
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        stop.agree()
         flag.raise_if_set()
 
 

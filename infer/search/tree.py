@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.program import InputError, NumericError
+from configs.program import InputError, NumericError, poll
 from infer.search.prompts import right_pad
 from infer.search.sampling import Best, Choice, Sampler
 from infer.search.scoring import PLAIN, LevelScorer, Parity
@@ -75,6 +75,7 @@ def search(
     Raises InputError for an empty prompt or options that do not go together, NumericError (exit 4) where the model's
     scores are not finite.
     """
+    poll()
     endings = _check(trie, beams, score_space, parity, exclude, sampler, terminator_ids)
     ids_BT, lengths_B = right_pad(prompt_ids, device=trie.device)
     best = Best(beams, None if own_beams is None else torch.as_tensor(own_beams, device=trie.device))

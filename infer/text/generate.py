@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from configs.program import InputError, NumericError
+from configs.program import InputError, NumericError, poll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def generate_ids(
             input_ids=ids_BT,
             attention_mask=mask_BT,
             generation_config=config,
-            logits_processor=LogitsProcessorList([_refuse_nan, *processors, *warpers]),
+            logits_processor=LogitsProcessorList([_check_token, *processors, *warpers]),
         )
     scores = output.get("sequences_scores")
     texts = [_cut(row, stop_ids) for row in output.sequences[:, width:].tolist()]
@@ -172,7 +172,8 @@ def _own_settings(model: Any) -> Iterator[None]:
         model.generation_config = theirs
 
 
-def _refuse_nan(input_ids: Any, scores: Any) -> Any:
+def _check_token(input_ids: Any, scores: Any) -> Any:
+    poll()
     if scores.isnan().any():
         raise NumericError(
             "the model's scores are not finite -> the checkpoint is damaged or training diverged"

@@ -94,6 +94,8 @@ class SidTrainer(SafeTrainer, Trainer):
         reduce_in_float32(self.accelerator)
         self.whole = WholeCopy(self.model) if self.trains_shards else None
         self.whole_steps = settings.updates  # a checkpoint between updates would lose their rollouts
+        # these have moved when rollouts begin
+        self.saves_inside_a_step = settings.sync_reference is None and not settings.replay
         self.signal, self.replay = Signal(), Replay(settings.replay)
         self.pending: list[Batch] = []
         self.totals = torch.zeros(5, dtype=torch.long)

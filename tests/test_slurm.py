@@ -1,0 +1,157 @@
+"""Jobs of a cluster: what is submitted, what a job runs, what happens to one that is told to stop. SLURM's programs are stand-ins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.program import ROOT
+
+SBATCH = """#!/usr/bin/env bash
+count=$(cat "$LOG.count" 2>/dev/null || echo 100)
+echo $((count + 1)) > "$LOG.count"
+echo "$* MODEL=${MODEL:-} NAME=${NAME:-} DATASET=$DATASET" >> "$LOG"
+echo "$((count + 1));cluster"
+"""
+SRUN = """#!/usr/bin/env bash
+echo "srun $1 GPUS=${NUM_GPUS:-} NODES=${NUM_NODES:-} AT=${MASTER_ADDR:-}:${MASTER_PORT:-}" >> "$LOG"
+shift
+SLURM_NODEID=1 "$@"
+"""
+SCONTROL = """#!/usr/bin/env bash
+if [ "$1" = show ]; then printf 'node7\\nnode8\\n'; else echo "scontrol $*" >> "$LOG"; fi
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> dict[str, str]:
+    """An environment whose PATH has sbatch, srun and scontrol of ours; they write to $LOG."""
+    for name, text in (
+        ("sbatch", SBATCH),
+        ("srun", SRUN),
+        ("scontrol", SCONTROL),
+        ("python", '#!/bin/bash\necho "$*"\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    kept = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": os.environ["HOME"],
+        "LOG": str(tmp_path / "log"),
+    }
+    return kept | {"PYTHON": str(tmp_path / "python"), "OUTPUT_ROOT": str(tmp_path / "out")}
+
+
+def bash(*command: str, code: int = 0, **variables: str) -> list[str]:
+    done = subprocess.run(
+        ["bash", *command], env=variables, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return (done.stderr if code else done.stdout).splitlines()
+
+
+def test_stages_become_jobs_that_wait_for_each_other(cluster):
+    asked = cluster | {
+        "SUBMIT": "slurm",
+        "NUM_NODES": "2",
+        "NUM_GPUS": "8",
+        "DATASET": "office",
+        "MODEL": "/base",
+    }
+    said = bash("scripts/chain.sh", **asked, STAGES="08 09 11")
+    assert said[1:] == ["scripts/08_expand_vocab.sh: job 101", "sft.sh: job 102", "evaluate.sh: job 103"]
+    vocab, sft, evaluate = Path(cluster["LOG"]).read_text().splitlines()
+    end = "--kill-on-invalid-dep=yes scripts/slurm"
+    assert (
+        vocab
+        == f"--parsable --job-name 08_expand_vocab {end}/cpu.sbatch scripts/08_expand_vocab.sh MODEL=/base NAME= DATASET=office"
+    )
+    gpus = "--nodes 2 --gpus-per-node 8 --dependency=afterok:"
+    assert sft == f"--parsable --job-name sft {gpus}101 {end}/gpu.sbatch sft.sh MODEL= NAME= DATASET=office"
+    assert evaluate.endswith(
+        f"{gpus}102 {end}/gpu.sbatch evaluate.sh MODEL= NAME=sft_recommend DATASET=office"
+    )
+
+
+def test_a_dry_run_prints_every_command_and_submits_nothing(cluster):
+    asked = cluster | {
+        "SUBMIT": "slurm",
+        "NUM_NODES": "2",
+        "NUM_GPUS": "8",
+        "DRY_RUN": "1",
+        "DATASET": "office",
+    }
+    said = bash("scripts/chain.sh", **asked, STAGES="08 09")
+    assert not Path(cluster["LOG"]).exists() and not Path(cluster["OUTPUT_ROOT"]).exists()
+    jobs = [line for line in said if line.startswith("sbatch --parsable")]
+    assert len(jobs) == 2 and "--dependency=afterok:JOB_OF_08_expand_vocab" in jobs[1]
+    machine = "--num_processes 16 --num_machines 2 --machine_rank 0 --main_process_ip FIRST_MACHINE"
+    (train,) = [line for line in said if "-m train.sft" in line]
+    assert train.startswith(f"    {cluster['PYTHON']} -m accelerate.commands.launch") and machine in train
+    assert bash("sft.sh", **cluster, DRY_RUN="1")[1].split()[:3] == [
+        cluster["PYTHON"], "-m", "train.sft",
+    ]  # fmt: skip
+    assert "SUBMIT=pbs -> slurm" in bash("scripts/chain.sh", **cluster, SUBMIT="pbs", code=2)[-1]
+
+
+def job(cluster: dict[str, str], kind: str, *command: str, code: int = 0) -> list[str]:
+    """A job script as SLURM would start it on two machines of four GPUs, here the second of them."""
+    given = {
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "31",
+    }
+    bash(
+        f"scripts/slurm/{kind}.sbatch",
+        *command,
+        code=code,
+        **cluster,
+        **given,
+        SLURM_JOB_NODELIST="node[7-8]",
+    )
+    return Path(cluster["LOG"]).read_text().splitlines()
+
+
+def test_a_job_starts_every_machine_and_goes_back_to_the_queue_when_told_to_stop(cluster, tmp_path):
+    asks = tmp_path / "asks.sh"
+    asks.write_text('echo "rank $NODE_RANK: $*" >> "$LOG"; exit "${1:-0}"\n')
+    start = "srun --kill-on-bad-exit=1 GPUS=4 NODES=2 AT=node7:20031"
+    assert job(cluster, "gpu", str(asks), "0", "--flag") == [start, "rank 1: 0 --flag"]
+    assert job(cluster, "gpu", str(asks), "143", code=143)[-2:] == ["rank 1: 143", "scontrol requeue 31"]
+    assert job(cluster, "gpu", str(asks), "2", code=2)[-1] == "rank 1: 2", "an error is not tried again"
+    plain = tmp_path / "plain.sh"
+    plain.write_text("exit 143\n")
+    assert job(cluster, "cpu", str(plain), code=143)[-1] == "scontrol requeue 31"
+
+
+def test_what_follows_the_work_of_several_machines_is_done_on_the_first(cluster):
+    several = {"NUM_NODES": "2", "MASTER_ADDR": "node7", "DATASET": "office"}
+    first, second = (bash("evaluate.sh", **cluster, **several, NODE_RANK=rank) for rank in "01")
+    assert [
+        sum(f"-m infer.{name}" in line for line in first) for name in ("recommend", "evaluate", "report")
+    ] == [1, 1, 1]
+    assert [
+        sum(f"-m infer.{name}" in line for line in second) for name in ("recommend", "evaluate", "report")
+    ] == [1, 0, 0]
+
+
+def test_a_script_waits_for_its_programs_when_notice_is_given_and_says_143(cluster, tmp_path):
+    """SIGUSR1 reaches script, launcher and programs alike; the launcher itself hides the exit code of its processes."""
+    launcher = tmp_path / "python"
+    launcher.write_text(
+        '#!/bin/bash\nif [ "$2" = configs.parallel ]; then exit; fi\ntouch "$LOG"; sleep 0.5; echo saved; exit 1\n'
+    )
+    asked = cluster | {"NUM_GPUS": "2", "DATASET": "office"}
+    running = subprocess.Popen(
+        ["bash", "sft.sh"], env=asked, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    while not Path(cluster["LOG"]).exists():
+        time.sleep(0.05)
+    os.killpg(running.pid, 10)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == 143 and out.splitlines()[-1] == "saved"
