@@ -10,14 +10,16 @@ writes  <instructions>/metrics/metrics.json, metrics.tsv (one row, 4 decimals), 
     judge/...                               seven scores in [0, 1], their means, and how many rows have a grade
 
 A judge is a chat model (`judge.client`): a grade that fails is no score and is left out of the means. Backend `heuristic` grades by a
-rule that says so in `protocol`. Without a backend nobody judges. Differs from NaviGen, which evaluates terms only.
+rule that says so in `protocol`. Without a backend nobody judges. Whether a judge is worth its calls says --calibrate: it grades
+pairs of which one is known to be better, each spoilt in one way, and calibration.json has who won. Differs from NaviGen, which evaluates terms only.
 
 python -m infer.grade --instructions outputs/quickstart/instructions/sft_dual.test --tids data/toystore/tids/keywords
+python -m infer.grade --calibrate true --judge.client.backend heuristic --output_dir outputs/judges/word_overlap
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from data.store.lineage import require_common_data
 from data.store.output import open_output, require_manifest
 from data.tids import Tids, read_tids
 from infer.chat.client import ChatSettings, chat_client
-from infer.chat.judge import SCORES, Grade, GradedSample, Judge, word_overlap
+from infer.chat.judge import SCORES, Grade, GradedSample, Judge, calibrate, word_overlap
 from infer.metrics import instructions
 from infer.metrics.measure import entry, means_of_known
 from infer.tables.results import one_row
@@ -66,10 +68,12 @@ class JudgeSettings:
 class GradeArgs:
     """Metrics of instructions."""
 
-    instructions: str
+    instructions: str | None = None
     """directory of infer.instruct, outputs/<run>/instructions/<model>.<split>"""
-    tids: str
+    tids: str | None = None
     """TID directory with which they were written"""
+    calibrate: bool = False
+    """grade the judge instead: instructions and tids are not read"""
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     """a chat model's opinion"""
     output_dir: str | None = None
@@ -86,6 +90,16 @@ class GradeArgs:
             raise InputError(
                 f"resamples {self.resamples}, judge.max_rows {self.judge.max_rows} -> at least 1"
             )
+        if self.calibrate and (self.instructions or self.tids):
+            raise InputError("calibrate reads no instructions and no tids -> leave them out")
+        if self.calibrate and (self.judge.client.backend == "none" or not self.output_dir):
+            raise InputError("calibrate grades a judge -> judge.client.backend and output_dir")
+        if not self.calibrate and not (self.instructions and self.tids):
+            raise InputError("there is nothing to grade -> instructions and tids, or calibrate")
+
+    def not_chosen(self) -> set[str]:
+        """Options of grades of rows, where there are no rows."""
+        return {"resamples", "seed"} if self.calibrate else set()
 
 
 def main(args: GradeArgs) -> None:
@@ -93,6 +107,9 @@ def main(args: GradeArgs) -> None:
     if args.judge.client.backend != "none":  # without its key it stops here, before anything else
         client = chat_client(args.judge.client, heuristic=word_overlap)
         judge = Judge(client, batch=args.judge.batch, seed=args.judge.seed)
+    if args.calibrate:
+        write_calibration(args, judge)
+        return
     directory = args.output_dir or str(Path(args.instructions) / "metrics")
     inputs = {"instructions": args.instructions, "tids": args.tids}
     with open_output(args, STAGE, version=VERSION, inputs=inputs, directory=directory) as out:
@@ -128,6 +145,20 @@ def main(args: GradeArgs) -> None:
         )
         for name, value in metrics.items():
             say(f"  {name:<28} {value['value']:.4f}" + ("" if value["low"] is None else f" [{value['low']:.4f}, {value['high']:.4f}]"))  # fmt: skip
+
+
+def write_calibration(args: GradeArgs, judge: Judge) -> None:
+    """calibration.json: how the judge orders pairs of which it is known that one is better."""
+    with open_output(args, STAGE, version=VERSION, inputs={}) as out:
+        made = calibrate(judge)
+        out.write_json("calibration.json", asdict(made) | {"judge": judge.client.teacher})
+        out.counts |= {"pairs": made.pairs, "graded": made.graded, "right": made.right}
+        say(
+            f"{judge.client.teacher}: {made.right} of {made.graded} graded pairs in the right order ({made.pairs} pairs), "
+            f"better minus worse {made.mean_gap:.3f} on average"
+        )
+        for flaw, gap in made.gaps.items():
+            say(f"  {flaw:<28} {'no grade' if gap is None else f'{gap:+.3f}'}")
 
 
 def row_columns(rows: list[dict[str, Any]], tids: Tids) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from configs.program import InputError, say
 from data import artifacts
 from data.answers import BETWEEN, INSTRUCTION_TASK
 from data.sid import read_sids
+from data.store.checkpoints import found_model
 from data.store.claim import rank_and_world
 from data.store.inputs import fingerprint
 from data.store.lineage import require_common_data
@@ -50,7 +51,7 @@ class InstructArgs:
     """Instructions for the users of a split."""
 
     model: str
-    """model directory with SID tokens that was trained on history_to_instruction"""
+    """model directory with SID tokens that was trained on history_to_instruction; of a training's own directory its final/, or best checkpoint"""
     sids: str
     """SID directory that the model was expanded with"""
     tids: str
@@ -91,6 +92,7 @@ class InstructArgs:
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
+        self.model = found_model(self.model)
         if self.max_rows is not None and self.max_rows < 1 or min(self.chunk_rows, self.beams) < 1:
             raise InputError(
                 f"max_rows {self.max_rows}, chunk_rows {self.chunk_rows}, beams {self.beams} must be at least 1"

@@ -34,6 +34,7 @@ from configs.program import InputError, say, warn
 from data import artifacts
 from data.predictions import THOUGHTS
 from data.sid import read_sids
+from data.store.checkpoints import found_model
 from data.store.claim import rank_and_world
 from data.store.inputs import fingerprint
 from data.store.output import Output, open_output
@@ -63,7 +64,8 @@ class RecommendArgs:
     """Constrained recommendation."""
 
     model: str
-    """model directory with SID tokens (08, 09 or 10 writes one), or a compact generator (train.train_compact)"""
+    """model directory with SID tokens (08, 09 or 10 writes one), or a compact generator (train.train_compact); of a training's own directory
+    its final/ is taken, else its best or newest complete checkpoint"""
     sids: str
     """SID directory that the model was expanded with"""
     examples: str
@@ -100,6 +102,7 @@ class RecommendArgs:
     """replace an output of another configuration"""
 
     def __post_init__(self) -> None:
+        self.model = found_model(self.model)
         if self.max_rows is not None and self.max_rows < 1 or self.chunk_rows < 1:
             raise InputError(f"max_rows {self.max_rows} and chunk_rows {self.chunk_rows} must be at least 1")
         if self.split not in artifacts.SPLITS:

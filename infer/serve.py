@@ -23,6 +23,7 @@ from typing import Any
 from configs import program
 from configs.needs import Need, require_needs
 from configs.program import EnvironmentFault, InputError, say
+from data.store.checkpoints import found_model
 from infer.engine import DecodeSettings
 from infer.models.retrievers.engines import open_engine
 from infer.server.catalogue import read_catalogue
@@ -70,6 +71,7 @@ class ServeArgs:
     """of the random users; null = another one with every start"""
 
     def __post_init__(self) -> None:
+        self.model = found_model(self.model)
         if not 0 <= self.port <= 65535:
             raise InputError(f"port {self.port} is none -> 0..65535")
         if min(self.max_body, self.max_batch) < 1 or not 1 <= self.max_waiting <= BACKLOG // 2:

@@ -16,6 +16,7 @@ from data.store.checkpoints import (
     MARK,
     discard_after,
     fault,
+    found_model,
     mark_complete,
     newest_complete,
     require_model,
@@ -116,3 +117,40 @@ def test_a_model_directory_is_required(tmp_path: Path) -> None:
         require_model(tmp_path / "nowhere", written_by="stage 8")
     (tmp_path / "config.json").write_text("{}")
     assert require_model(str(tmp_path), written_by="stage 8") == tmp_path
+
+
+def test_a_trainings_directory_means_what_it_handed_on_else_its_best_else_its_newest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def model(directory: Path) -> Path:
+        directory.mkdir(exist_ok=True)
+        (directory / "config.json").write_text("{}")
+        return directory
+
+    def found() -> str:
+        made = Path(found_model(tmp_path))
+        assert (made == tmp_path) == (capsys.readouterr().out == "")
+        return made.name
+
+    assert found() == tmp_path.name and found_model("not there") == "not there"
+    other = tmp_path / "others"
+    for step in (9, 10):
+        model(save(other, step, marked=False))
+    save(other, 11, marked=False)
+    assert Path(found_model(other)).name == "checkpoint-10", (
+        "of others: the highest with a model, marks or not"
+    )
+    assert "checkpoint-10, the newest; nothing says whether" in capsys.readouterr().out
+    for step in (5, 10):
+        mark_complete(model(save(tmp_path, step)), step=step)
+    assert found() == "checkpoint-10"
+    (tmp_path / "checkpoint-10/trainer_state.json").write_text('{"best_global_step": 5}')
+    mark_complete(tmp_path / "checkpoint-10", step=10)
+    assert found() == "checkpoint-5"
+    final = model(tmp_path / "final")
+    assert found() == "checkpoint-5", "it was not finished"
+    mark_complete(final, step=10)
+    assert found() == "final" and found_model(final) == str(final)
+    final.rename(tmp_path / "gone")
+    flip_bit(tmp_path / "checkpoint-10/model.safetensors")
+    assert found() == "checkpoint-5"

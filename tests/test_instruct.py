@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_shards_and_a_killed_run_give_what_one_run_gives(dual, whole, tmp_path):
         [row[name] for name in same] for row in table(whole)
     ]
     assert not (output / shards.FOLDER).exists()
+
+
+def test_of_a_trainings_directory_its_checkpoint_answers(dual, tmp_path, capsys):
+    shutil.copytree(dual.model, tmp_path / "run/checkpoint-3")
+    shutil.copytree(dual.model, tmp_path / "run/checkpoint-4", ignore=shutil.ignore_patterns("config.json"))
+    flags = replace(dual, model=tmp_path / "run").flags(tmp_path / "out", *SHORT, "--max_rows", 2)
+    handmade.call("infer.instruct", *flags)
+    assert "run is a training's directory -> checkpoint-3" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["inputs"]["model"]["path"] == str(tmp_path / "run/checkpoint-3")
 
 
 def test_the_other_mode_other_splits_and_no_constraints(dual, tmp_path):

@@ -8,10 +8,11 @@ import pytest
 
 from configs.program import InputError
 from infer.chat.client import ChatSettings, chat_client
-from infer.chat.judge import CALIBRATION, SCORES, Grade, GradedSample, Judge, calibrate, word_overlap
+from infer.chat.judge import CALIBRATION, SCORES, Grade, GradedSample, Judge, word_overlap
 from infer.chat.limits import Budget, BudgetSpent
 from infer.chat.quoting import CLOSE, OPEN
 from tests.fake_openai_server import serving
+from tests.handmade import call, refuse
 
 
 def judge(url: str, *, batch: int = 4, **settings) -> Judge:
@@ -100,16 +101,29 @@ def test_the_rule_is_opt_in_marked_and_by_hand():
         Judge(rule.client, batch=0)
 
 
-def test_calibration_counts_pairs_in_the_right_order():
+def test_calibration_counts_pairs_in_the_right_order(tmp_path, capsys):
     def fair(turn: str, call: int) -> tuple[str, str]:
         if "running shoes on a wet" in turn:
             return "broken", "{"
         score = 0.9 if "galvanised" in turn or "brass reading" in turn.lower() else 0.2
         return "ok", json.dumps({"sample_1": dict.fromkeys(SCORES, score)})
 
+    flags = ["--calibrate", "true", "--output_dir", tmp_path / "out", "--judge.batch", "1"]
     with serving(write=fair) as (url, _):
-        made = calibrate(judge(url, batch=1))
-    assert (made.pairs, made.graded, made.right) == (len(CALIBRATION), 5, 4), (
+        chosen = {"backend": "openai", "model": "m", "base_url": url, "api_key_env": ""}
+        call(
+            "infer.grade",
+            *flags,
+            *(part for name, value in chosen.items() for part in (f"--judge.client.{name}", value)),
+        )
+    made = json.loads((tmp_path / "out/calibration.json").read_text())
+    assert (made["pairs"], made["graded"], made["right"]) == (len(CALIBRATION), 5, 4), (
         "one pair has the good text and other terms"
     )
-    assert made.mean_gap == pytest.approx(4 * 0.7 / 5)
+    assert made["mean_gap"] == pytest.approx(4 * 0.7 / 5) and made["judge"] == "openai:m"
+    assert made["gaps"]["another item"] is None and made["gaps"]["the terms miss"] == 0
+    assert made["gaps"]["says nothing"] == pytest.approx(0.7)
+    assert "openai:m: 4 of 5 graded pairs in the right order (6 pairs)" in capsys.readouterr().out
+    assert "judge.client.backend and output_dir" in refuse("infer.grade", *flags[:-2])
+    assert "leave them out" in refuse("infer.grade", *flags[:-2], "--tids", tmp_path)
+    assert "nothing to grade" in refuse("infer.grade", "--tids", tmp_path)

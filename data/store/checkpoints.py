@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.integrity import file_fault, sha256
-from configs.program import InputError, warn
+from configs.program import InputError, say, warn
 from data.store.adapters import is_adapter
 from data.store.fingerprints import read_record, safetensors_header, sha256_bytes
 from data.store.manifest import read_manifest, require_undamaged
@@ -130,10 +130,40 @@ def rotate(output_dir: Path, *, keep: int, protect: Path | None = None) -> None:
             shutil.rmtree(directory)
 
 
+def found_model(directory: str | Path) -> str:
+    """The model that a directory means: itself, or of a training's directory the one that it handed on, which is said.
+
+    That is final/; before there is one the best checkpoint so far, else the newest, of those that can be trusted. Where nothing has
+    a COMPLETE.json, as in trainings of others, the highest checkpoint with a model in it. A directory without any comes back as it is.
+    """
+    path = Path(directory)
+    if not path.is_dir() or _is_model(path):
+        return str(directory)
+    final = path / "final"
+    ours = any((one / MARK).is_file() for one in (final, *(one for _, one in checkpoints(path))))
+    if _is_model(final) and (not ours or fault(final) is None):
+        chosen, why = final, "what its training handed on"
+    elif ours:
+        newest = newest_complete(path)
+        best = best_of(newest) if newest else None
+        chosen, why = (best, "the best so far") if best else (newest, "the newest that is complete")
+    else:
+        chosen = next((one for _, one in checkpoints(path) if _is_model(one)), None)
+        why = "the newest; nothing says whether it is complete"
+    if chosen is None:
+        return str(directory)
+    say(f"model: {path} is a training's directory -> {chosen.name}, {why}")
+    return str(chosen)
+
+
+def _is_model(path: Path) -> bool:
+    return is_adapter(path) or (path / "config.json").is_file()
+
+
 def require_model(directory: str | Path, *, written_by: str | None = None) -> Path:
     """A local model directory: config.json, or an adapter; InputError otherwise. Nothing is ever downloaded."""
     path = Path(directory)
-    if not is_adapter(path) and not (path / "config.json").exists():
+    if not _is_model(path):
         first = f"run {written_by} or " if written_by else ""
         raise InputError(
             f"{path} is not a model directory (no config.json) -> {first}give a local Hugging Face directory"
