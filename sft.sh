@@ -11,6 +11,8 @@
 #   STAGE=distilled TEACHER=outputs/minionerec-industrial/baselines/teacher bash sft.sh
 #   PAPER=navigen STAGE=identifiers EXAMPLES=identifiers bash sft.sh              # two stages: the new tokens first,
 #   PAPER=navigen STAGE=dual EXAMPLES=dual bash sft.sh                            # then all of the model, from there
+#   PAPER=sidreasoner STAGE=align EXAMPLES=align bash sft.sh                      # two stages: language and semantic IDs,
+#   PAPER=sidreasoner STAGE=think EXAMPLES=think bash sft.sh                      # then thoughts before answers, from there
 #   PAPER=toy DATASET=toystore RUN=quickstart bash sft.sh
 set -euo pipefail
 
@@ -28,6 +30,7 @@ SIZE=${SIZE:-}                      # 0.5B | 0.6B | 1.5B | 1.7B | 3B | 4B with C
 CARD=${CARD:-}
 source "$(dirname "$0")/scripts/env.sh"
 case $STAGE in
+    think*) MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/sft_align/final} ;;
     dual*) MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/sft_identifiers/final} ;;   # a first stage is not skipped by accident
     *) MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/vocab} ;;
 esac

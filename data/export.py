@@ -7,7 +7,7 @@ writes  --to minionerec   {D}.item.json, {D}.inter.json, {D}.user2id, {D}.item2i
                           instead of semantic IDs, item numbers shuffled by `seed`
         --to mimigenrec   {D}/id2sid.json, new_tokens.json, sft/*.json, rl/*.json, item.json; dataset_info.json
         --to sidreasoner  {train,valid,test}/{D}.csv, info/{D}.txt, index/{D}.{item.json,index.json,item_enhanced_v2.json,
-                          integrated_narrative.csv} with texts where the data set has them, rl/{train,valid}.parquet,
+                          integrated_narrative.csv} with texts where the data set or a teacher (--reasoning) has them, rl/{train,valid}.parquet,
                           {D}.user2id, {D}.item2id
         --to recbole      {D}/{D}.{train,valid,test}.inter, {D}.item, {D}.user, {D}.yaml, topk.py: the windows of every split as
                           atomic files, our numbers as ids, and a program that trains a RecBole model on them and writes its top-k,

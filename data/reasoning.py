@@ -1,10 +1,14 @@
-"""What a teacher wrote for a data set: reasoning about rows of it, instructions, distilled thoughts; one text a row.
+"""What a teacher wrote for a data set: reasoning about rows of it, narratives, instructions, distilled thoughts; one text a row.
 
-A directory `<data>/reasoning/<name>` holds texts of one kind per row of sequences (`key` is its example_id):
+A directory `<data>/reasoning/<name>` holds texts of one kind per row of sequences (`key` is its example_id), or per item:
 
     identifier      a paragraph that reads the terms of a history and ends in those of the target
     instruction     the prompt for an image or video that an evolutionary search ended with
     reasoning       a paragraph that leads from the history to such a prompt
+    item            what is known of an item, told without its name (`key` and `target` are the item)
+    history         where a history leads, without a word about the target
+    narrative       a paragraph that recites history and target and keeps that reasoning
+    preference      what the user of a row prefers
 
 A published folder's texts (data/releases) are columns of the data set's own sequences instead, RELEASED, among them those of kind
 `narrative`. `texts_of_rows` joins both to rows: a text belongs to the row of sequences whose example_id is its key, in the split that
@@ -27,8 +31,10 @@ import pyarrow as pa
 from configs.program import InputError, warn
 from data import artifacts
 
-KINDS = ("identifier", "instruction", "reasoning")
-NARRATIVE = "narrative"
+ITEM, NARRATIVE = "item", "narrative"
+OF_TERMS = ("identifier", "instruction", "reasoning")  # NaviGen's, which name items by their terms
+OF_ITEMS = (ITEM, "history", NARRATIVE)  # SIDReasoner's, which name them by semantic IDs
+KINDS = (*OF_TERMS, *OF_ITEMS, "preference")
 # kind -> column of sequences with what a published folder brought
 RELEASED = {
     "identifier": "reasoning",
@@ -91,6 +97,11 @@ def rendered(text: str, named: Callable[[int], str]) -> str:
     return "".join(parts)
 
 
+def named_items(text: str) -> list[int]:
+    """The items of the placeholders in a text, in order: named_items("[[item:7]] and [[item:2]]") is [7, 2]."""
+    return [int(item) for item in PLACEHOLDER.findall(text)]
+
+
 def replaced(text: str, named: Callable[[int], str]) -> str:
     """`text` with other placeholders, or text, in place of its own; what was escaped stays so."""
     return PLACEHOLDER.sub(lambda match: named(int(match[1])), text)
@@ -132,7 +143,7 @@ class RowTexts:
 def texts_of_rows(
     directories: Sequence[str], rows: Mapping[int, tuple[str, int]], *, num_items: int
 ) -> RowTexts:
-    """The texts of `rows`, {example_id: (split, target)}, of one directory per kind; InputError for two of a kind.
+    """The texts of `rows`, {example_id: (split, target)}, and of items, of one directory per kind; InputError for two of a kind.
 
     One of the directories may be the data set itself, whose release brought texts; InputError where it brought none.
     """
@@ -167,7 +178,7 @@ def _written_texts(
     for key, kind, split, target, text, status in zip(*columns, strict=True):
         if status not in WITH_TEXT:
             left_out.setdefault(kind, Counter())[status] += 1
-        elif rows.get(key) != (
+        elif kind != ITEM and rows.get(key) != (
             split,
             target,
         ):  # of a foreign file: its key is a place in it, its target unknown
@@ -218,6 +229,11 @@ def _checked(table: pa.Table, where: str, num_items: int | None) -> pa.Table:
         raise InputError(f"{where}: key {twice} comes twice -> one text per row and kind")
     columns = (table[name].to_pylist() for name in ("key", "kind", "split", "status", "text"))
     for key, kind, split, status, text in zip(*columns, strict=True):
+        if kind == ITEM and num_items is not None and not 0 <= key < num_items:
+            raise InputError(
+                f"{where}: key {key}: a narrative of an item that is not among 0..{num_items - 1} -> write the texts of this data "
+                "set's items: preprocess.enrich_items"
+            )
         if problem := _problem(kind, split, status, text, num_items):
             raise InputError(f"{where}: key {key}: {problem} -> run {artifacts.REASONING.written_by} again")
     return table
@@ -239,5 +255,5 @@ def _problem(kind: str, split: str, status: str, text: str, num_items: int | Non
 
 def _far(text: str, num_items: int) -> str:
     """What is wrong with a text that names an item outside 0..N-1, "" where it names none."""
-    far = next((item for item in map(int, PLACEHOLDER.findall(text)) if item >= num_items), None)
+    far = next((item for item in named_items(text) if item >= num_items), None)
     return "" if far is None else f"its text names item {far}, outside 0..{num_items - 1}"

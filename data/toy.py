@@ -1,7 +1,8 @@
 """A generated store: raw review dumps in the 2018 or 2023 Amazon form, for the quickstart, the tests and the benches; or beads.
 
 writes  Toystore.json meta_Toystore.json (2018) or Toystore.jsonl meta_Toystore.jsonl (2023), with --gzip true .gz;
-        manifest.json; with --size beads a SIDReasoner folder with a thought for every train row
+        manifest.json; with --size beads a SIDReasoner folder with a thought for every train row, answers of a teacher about its items
+        and rows (teacher/*.jsonl, for backend recorded of stage 06) and a corpus of chats (general/)
 
 python -m data.toy --size small --format 2018 --seed 0 --output_dir data/toystore/raw
 python -m data.toy --size beads --output_dir data/beads/raw        # FROM=sidreasoner DATASET=beads bash scripts/import_release.sh
@@ -29,7 +30,7 @@ from configs import program
 from configs.program import InputError, progress
 from data.generator.catalogue import Catalogue, make_catalogue
 from data.generator.files import DAYS, Form, ReviewLines, metadata_lines
-from data.generator.rules import DESCRIPTION, make_beads
+from data.generator.rules import DESCRIPTION, make_beads, sums
 from data.generator.users import CHUNK_USERS, simulate
 from data.reasoning import rendered
 from data.releases.index import write_index
@@ -53,6 +54,13 @@ class Size:
 
 
 BEAD_USERS = 2000
+REGISTRY = {
+    "sums": {
+        "file_name": "chats.jsonl",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+    }
+}
 LETTERS = FORMATS["letters"]
 SIZES = {"tiny": Size(185, 700), "small": Size(2600, 13_000)}
 
@@ -156,7 +164,7 @@ def write_beads(args: ToyArgs, out: Output) -> None:
     out.write_text("index/Beads.item.json", json.dumps(items, indent=2) + "\n")
     with out.replacing("index/Beads.index.json") as path:
         write_index(path, beads.codes_NL)
-    lines = []
+    lines, answers = [], {}
     for split, places in (("train", (2, 3)), ("valid", (4,)), ("test", (5,))):
         rows = [
             (f"A{user}", walk[:place], walk[place])
@@ -169,7 +177,19 @@ def write_beads(args: ToyArgs, out: Output) -> None:
             lines = [
                 (*row, "", rendered(beads.thought(*row[1][-2:]), lambda bead: sids[bead])) for row in rows
             ]
+            answers = {
+                "histories": [(f"{at} write", beads.thought(*row[1][-2:])) for at, row in enumerate(rows)],
+                "narratives": [
+                    (f"{at} write", beads.story(*row[1][-2:], row[2])) for at, row in enumerate(rows)
+                ],
+            }
     out.write_text("index/Beads.integrated_narrative.csv", texts_csv(lines, titles, sids))
+    answers["items"] = [pair for bead in range(len(titles)) for pair in beads.told(bead)]
+    for name, pairs in answers.items():
+        told = [json.dumps({"key": key, "text": text}) + "\n" for key, text in pairs]
+        out.write_text(f"teacher/{name}.jsonl", "".join(told))
+    out.write_text("general/chats.jsonl", "".join(json.dumps({"messages": chat}) + "\n" for chat in sums()))
+    out.write_text("general/registry.json", json.dumps(REGISTRY, indent=2) + "\n")
 
 
 def main(args: ToyArgs) -> None:

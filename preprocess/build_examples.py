@@ -46,10 +46,11 @@ from preprocess.mixture import (
     plan_split,
 )
 from preprocess.preferences import read_preferences
-from preprocess.taught import item_narratives, read_taught
+from preprocess.taught import item_narratives, read_taught, with_narratives
 
 STAGE, VERSION = "build_examples", 1
 HELD_OUT = "held_out"
+CHATS = "task chat, registry and corpora belong together -> give all or none"
 Task = Literal[
     "history_to_sid", "sid_to_title", "title_to_sid", "description_to_sid", "history_to_title", "titles_to_sid",
     "titles_to_title", "history_to_description", "item_narrative", "sequence_narrative", "reason_then_sid", "chat",
@@ -120,12 +121,15 @@ class BuildExamplesArgs:
     value_weights: bool = False
     """weigh sequences by the value of their target (price and train rows), mean 1"""
     preferences: str | None = None
-    """file with what customers prefer (preprocess/preferences.py), for reason_then_sid and preference_to_sid"""
+    """what customers prefer, for reason_then_sid and preference_to_sid: a file of MiniOneRec's (preprocess/preferences.py), or texts
+    of kind preference (preprocess.enrich_histories)"""
     tids: str | None = None
     """textual identifiers of the items (stage 05), for sid_to_tid, tid_to_sid, history_to_tid and history_to_instruction"""
     reasoning: list[str] = field(default_factory=list)
-    """texts of a teacher (stage 06), a directory per kind: thoughts of history tasks and instructions (preprocess/taught.py);
-    or the data set itself, where a published folder brought texts with its rows"""
+    """texts of a teacher (stage 06), a directory per kind: thoughts of history tasks, narratives and instructions
+    (preprocess/taught.py); or the data set itself, where a published folder brought texts with its rows"""
+    only_taught: bool = False
+    """leave out train rows for which a teacher's texts of the task's kind were read (thoughts, narratives), but none is theirs"""
     registry: str | None = None
     """file that names conversations and instructions of others (preprocess/corpora.py), for chat"""
     corpora: list[str] = field(default_factory=list)
@@ -164,13 +168,15 @@ class BuildExamplesArgs:
             raise InputError(
                 f"tids are for none of the tasks {list(self.shares)} -> leave them out, or add a task"
             )
-        if len({"chat" in self.shares, self.registry is not None, bool(self.corpora)}) > 1:
-            raise InputError("task chat, registry and corpora belong together -> give all or none")
+        if bool(self.registry) != bool(self.corpora) or (self.registry and "chat" not in self.shares):
+            raise InputError(CHATS)
         require_needs(self)
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
-        return [Need(("user_buckets",), "user_bucket" in self.signals, "signal user_bucket")]
+        return [
+            Need(("user_buckets",), "user_bucket" in self.signals, "signal user_bucket"),
+        ]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -196,6 +202,7 @@ class BuildExamplesArgs:
             max_history=self.max_history,
             held_out=self.held_out_items,
             deduplicate=self.deduplicate,
+            only_taught=self.only_taught,
             environment=self.environment_column,
             values=self.value_weights,
             seed=self.seed,
@@ -243,6 +250,10 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
         raise InputError(
             f"tasks {args.of_tids} need textual identifiers -> --tids, of scripts/05_generate_tids.sh"
         )
+    if "chat" in args.shares and not corpora:
+        raise InputError(CHATS)
+    if args.only_taught and not args.reasoning:  # recipes name neither, so parsing cannot ask for them
+        raise InputError("only_taught keeps what a teacher wrote about -> --reasoning, of stage 06")
     items, sids = artifacts.read_items(args.data), read_sids(args.sids)
     check_belong(args.data, args.sids, num_items=len(items), num_sids=sids.num_items)
     table = artifacts.read_sequences(args.data, num_items=sids.num_items)
@@ -272,10 +283,14 @@ def read_sources(args: BuildExamplesArgs, corpora: list[Corpus]) -> tuple[TaskCo
     if corpora:
         held = np.flatnonzero(sources.sequences.split != "train")
         made = convert(corpora, context, set(row_keys(sources.sequences, held, sids)))
-    for directory in filter(None, (args.tids, *args.reasoning)):
+    taught_preferences = args.preferences if args.preferences and Path(args.preferences).is_dir() else None
+    for directory in filter(None, (args.tids, taught_preferences, *args.reasoning)):
         if Path(directory).resolve() != Path(args.data).resolve():
             require_same_data(directory, args.data, again="scripts/05_generate_tids.sh and stage 06")
     taught = read_taught(args.reasoning, context, sources.sequences)
+    if "item" in taught.texts:
+        told = context.narratives or [""] * sids.num_items
+        context = replace(context, narratives=with_narratives(told, taught))
     return context, replace(sources, preferences=found, corpora=made, taught=taught)
 
 

@@ -53,6 +53,7 @@ class TaskMixture:
     max_history: int | None = None
     held_out: float = 0.0
     deduplicate: bool = False
+    only_taught: bool = False
     environment: str | None = None
     values: bool = False
     seed: int = 0
@@ -198,6 +199,12 @@ def _add_windows(
         told_N = sources.taught.instructed(sequences.example_id[chosen])
         if not told_N.all():
             left_out["no_instruction"] = int((~told_N).sum())
+        chosen = chosen[told_N]
+    written = sources.taught.written(task) if mixture.only_taught else None
+    if split == "train" and written is not None:
+        told_N = np.isin(sequences.example_id[chosen], list(written))
+        if not told_N.all():
+            left_out["nothing_written"] = int((~told_N).sum())
         chosen = chosen[told_N]
     if split == "train":
         chosen = chosen[_sample(task, len(chosen), left_out, mixture)]

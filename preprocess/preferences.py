@@ -2,7 +2,7 @@
 
     {"split": "train", "user": ..., "user_preference": "...", "context": {"history_items": [...], "target_item": ...}}
 
-Items are named by their raw id or their semantic ID. A row counts only as a window of the train split: other rows, and texts
+or texts of kind preference of a teacher here (preprocess.enrich_histories). Items are named by their raw id or their semantic ID. A row counts only as a window of the train split: other rows, and texts
 that name the answer, are left out and counted. `user` decides between windows that are otherwise the same.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
+from data.reasoning import WITH_TEXT, read_reasoning, rendered
 from data.tasks import PREFERENCE_TASKS, Example, TaskContext, TaskWindow
 from preprocess.corpora import read_records
 from preprocess.examples import Sequences, row_keys
@@ -34,6 +35,8 @@ def read_preferences(
     path: str | Path, context: TaskContext, sequences: Sequences, raw_ids: Sequence[str]
 ) -> tuple[list[Preference], dict[str, int]]:
     """(the preferences of train windows in the file's order, each window once; how many rows were skipped by reason)."""
+    if Path(path).is_dir():
+        return taught_preferences(path, context, sequences)
     number = {raw: item for item, raw in enumerate(raw_ids)}
     train, _ = sequences.rows("train")
     places: dict[tuple[int, ...], list[int]] = {}
@@ -69,6 +72,30 @@ def read_preferences(
             (window,) = sequences.windows(np.array([row]))
             found[row] = Preference(window, text)
     return list(found.values()), dict(skipped)
+
+
+def taught_preferences(
+    directory: str | Path, context: TaskContext, sequences: Sequences
+) -> tuple[list[Preference], dict[str, int]]:
+    """The same of a directory of stage 06, kind preference."""
+    table = read_reasoning(directory, kind="preference", num_items=context.sids.num_items)
+    train, _ = sequences.rows("train")
+    place = dict(zip(sequences.example_id[train].tolist(), train.tolist(), strict=True))
+    found: list[Preference] = []
+    skipped: Counter[str] = Counter()
+    columns = (table[name].to_pylist() for name in ("key", "split", "target", "text", "status"))
+    for key, split, target, text, status in zip(*columns, strict=True):
+        row = place.get(key)
+        if status not in WITH_TEXT:
+            skipped[status] += 1
+        elif split != "train" or row is None or sequences.target[row] != target:
+            skipped["not_a_train_window"] += 1
+        elif _names_answer(context, told := rendered(text, context.sid_text), target):
+            skipped["answer_in_preference"] += 1
+        else:
+            (window,) = sequences.windows(np.array([row]))
+            found.append(Preference(window, told))
+    return found, dict(skipped)
 
 
 def preference_examples(context: TaskContext, task: str, chosen: Iterable[Preference]) -> Iterator[Example]:

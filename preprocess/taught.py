@@ -3,9 +3,12 @@
 | kind | becomes |
 |---|---|
 | identifier | the thought of history_to_sid and history_to_tid |
+| history | the thought of history_to_sid, before an identifier |
 | reasoning | the thought of history_to_instruction |
 | instruction | the text of history_to_instruction |
 | narrative | the text of sequence_narrative |
+| item | the text of item_narrative |
+| preference | what `--preferences` takes too (preprocess/preferences.py) |
 
 Texts that a published folder brought with its rows (SIDReasoner, NaviGen) are used where the data set itself is named as a directory.
 
@@ -21,15 +24,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from configs.program import say
 from data import artifacts
-from data.reasoning import NARRATIVE, column_texts, rendered, texts_of_rows
+from data.reasoning import ITEM, NARRATIVE, column_texts, rendered, texts_of_rows
+from data.store.output import read_manifest
 from data.tasks import TaskContext, TaskWindow
 from preprocess.examples import RESERVED, Sequences
 
-THOUGHT_OF = {
-    "history_to_sid": "identifier",
-    "history_to_tid": "identifier",
-    "history_to_instruction": "reasoning",
+THOUGHTS_OF = {
+    "history_to_sid": ("history", "identifier"),
+    "history_to_tid": ("identifier",),
+    "history_to_instruction": ("reasoning",),
 }
 
 
@@ -44,9 +49,14 @@ class Taught:
         """bool [N]: rows of these example ids have an instruction."""
         return np.isin(keys_N, list(self.texts.get("instruction", {})))
 
+    def written(self, task: str) -> dict[int, str] | None:
+        """{example_id: the thought of `task`, or its narrative}: texts of the first kind that was read; None where none was."""
+        kinds = {**THOUGHTS_OF, "sequence_narrative": (NARRATIVE,)}.get(task, ())
+        return next((self.texts[kind] for kind in kinds if kind in self.texts), None)
+
     def join(self, task: str, windows: Iterable[TaskWindow]) -> Iterator[TaskWindow]:
         """The windows with what was written for them."""
-        thoughts = self.texts.get(THOUGHT_OF.get(task, ""), {})
+        thoughts = (self.written(task) or {}) if task in THOUGHTS_OF else {}
         told = self.texts.get("instruction", {}) if task == "history_to_instruction" else {}
         recited = self.texts.get(NARRATIVE, {}) if task == "sequence_narrative" else {}
         if not thoughts and not told and not recited:
@@ -68,13 +78,33 @@ def read_taught(directories: Sequence[str], context: TaskContext, sequences: Seq
         )
     }
     found = texts_of_rows(directories, rows, num_items=context.sids.num_items)
+    for directory in directories:
+        say_of_other_sids(directory, context)
     texts, left_out = {}, {kind: dict(counts) for kind, counts in found.left_out.items()}
     for kind, written in found.texts.items():
         kept = {key: text for key, text in written.items() if not RESERVED.search(text)}
-        texts[kind] = {key: rendered(text, context.sid_text) for key, text in kept.items()}
+        texts[kind] = (
+            kept if kind == ITEM else {key: rendered(text, context.sid_text) for key, text in kept.items()}
+        )
         if marked := len(written) - len(kept):
             left_out.setdefault(kind, {})["reserved_marker"] = marked
     return Taught(texts, left_out)
+
+
+def say_of_other_sids(directory: str, context: TaskContext) -> None:
+    """Say that texts are written in other semantic IDs than those of the day on which they were made, where that is known."""
+    then = (read_manifest(directory) or {}).get("facts", {}).get("sids_sha256")
+    if then not in (None, context.sids.sha256):
+        say(
+            f"{directory}: made when the semantic IDs were {then[:12]}; its texts are written in those of today "
+            f"({context.sids.sha256[:12]}), nobody is asked again"
+        )
+
+
+def with_narratives(narratives: Sequence[str], taught: Taught) -> list[str]:
+    """One narrative per item: the teacher's where there is one, else what the data set's release brought."""
+    told = taught.texts.get(ITEM, {})
+    return [told.get(item, released) for item, released in enumerate(narratives)]
 
 
 def item_narratives(items: pa.Table, *, data: str) -> list[str]:

@@ -21,6 +21,8 @@ PROGRAM_OF = {
     "embed*": "rq.embed_items",
     "tags*": "preprocess.complete_tags",
     "tids*": "preprocess.generate_tids",
+    "enrich_items": "preprocess.enrich_items",
+    "enrich_histories": "preprocess.enrich_histories",
     "reason*": "preprocess.reason_identifiers",
     "search*": "preprocess.search_prompts",
     "distill*": "preprocess.distill_reasoning",

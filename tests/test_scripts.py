@@ -27,6 +27,11 @@ STAGES = {
         "preprocess.search_prompts",
         "preprocess.distill_reasoning",
     ],
+    "scripts/06_enrich_texts.sh": [
+        "preprocess.enrich_items",
+        "preprocess.enrich_histories",
+        "preprocess.enrich_histories",
+    ],
     "scripts/07_build_examples.sh": ["preprocess.build_examples"],
     "scripts/08_expand_vocab.sh": ["preprocess.init_base_model", "preprocess.expand_vocab"],
     "scripts/train_baselines.sh": ["infer.run_baselines", "infer.evaluate"],
@@ -89,6 +94,7 @@ def test_the_choice_is_said_first_and_the_programs_follow(echo, name):
         "14_generate_videos",
     )
     papers |= dict.fromkeys((f"scripts/{number}.sh" for number in numbers), "navigen")
+    papers["scripts/06_enrich_texts.sh"] = "sidreasoner"
     paper = papers.get(name, "minionerec")
     assert first.startswith(
         f"{Path(name).name}: PAPER={paper} DATASET={dataset['DATASET']} CONFIG={dataset['DATASET']}"
@@ -337,7 +343,7 @@ def test_a_size_and_a_card_become_flags(echo, tmp_path):
 @pytest.mark.parametrize("name", SEVERAL)
 def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them(echo, name):
     assert script(echo, name, "--seed", "1", "--help")[1:] == [
-        f"-m {program} --help" for program in STAGES[name]
+        f"-m {program} --help" for program in dict.fromkeys(STAGES[name])
     ]
     calls = script(echo, name, "--overwrite", "true", "--seed", "3")[1:]
     (flagged,) = [call for call in calls if "--seed" in call]

@@ -266,6 +266,12 @@ def make_trainer(asked: GrpoArgs, engine: Any, decode: DecodeSettings, **common:
     )
 
 
+def validation_thoughts(args: GrpoArgs) -> ThinkSettings:
+    """Greedy thoughts, as many at once as a rollout writes."""
+    at_once = args.thought.batch_size * args.rollout.num_generations
+    return ThinkSettings(max_tokens=args.thought.max_tokens, batch_size=at_once)
+
+
 def train(args: GrpoArgs, out: Output) -> None:
     """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
     from train.progress import Timing, without_signal
@@ -285,7 +291,7 @@ def train(args: GrpoArgs, out: Output) -> None:
     )
     engine = load_engine(
         args.model, args.sids, args.examples, decode, trainable=True, mode="think" if args.thinks else "direct",
-        think=ThinkSettings(max_tokens=args.thought.max_tokens) if args.thinks else None,
+        think=validation_thoughts(args) if args.thinks else None,
     )  # fmt: skip
     trainable = choose(args, engine)
     sources = Sources(

@@ -88,6 +88,8 @@ class SftArgs:
     """seeded sample of validation rows that choose the checkpoint; null = all of them"""
     valid_beams: int = 20
     """beams of that validation"""
+    valid_thought: int = 0
+    """longest thought in tokens before the answers of that validation; 0 = it asks for answers at once"""
     eval_share: float = added(0.15, before=1.0)
     """most of the run's work that validation may take (counted in multiplications): planned ones are left out until it holds;
     checkpoints between validations are left out while both take more of the time than that; 1 = none is left out"""
@@ -134,8 +136,10 @@ class SftArgs:
             raise InputError(
                 f"samples {self.samples} and item_loss_rows {self.item_loss_rows} must be at least 0"
             )
-        if self.row_tokens < 1:
-            raise InputError(f"row_tokens {self.row_tokens} must be at least 1")
+        if self.row_tokens < 1 or self.valid_thought < 0:
+            raise InputError(
+                f"row_tokens {self.row_tokens} must be at least 1, valid_thought {self.valid_thought} at least 0"
+            )
         check_choice(self.train_what, self.lora, quantized=self.loading.quantize != "none")
         if self.by_length and self.layout != "padded":
             raise InputError(
@@ -179,7 +183,9 @@ def train(args: SftArgs, out: Output) -> None:
 
     callbacks = tracker_callbacks(args, out.path)
     decode = DecodeSettings(beams=args.valid_beams, max_prompt=args.max_prompt)
-    engine = load_engine(args.model, args.sids, args.examples, decode, trainable=True, loading=args.loading)
+    engine = load_engine(
+        args.model, args.sids, args.examples, decode, trainable=True, loading=args.loading, **validation_mode(args)
+    )  # fmt: skip
     context = context_length(engine.model.config)  # of inputs: an example's last token is none
     args = args if context is None else replace(args, max_length=min(args.max_length, context + 1))
     trainable = choose(args, engine)
@@ -221,6 +227,16 @@ def train(args: SftArgs, out: Output) -> None:
     out.facts |= {"layout": args.layout, "throughput": trainer.throughput()}
 
 
+def validation_mode(args: SftArgs) -> dict[str, Any]:
+    """Where the answers of validation begin, as `load_engine` takes it; thoughts come in batches of the evaluation's size."""
+    from infer.text.thinking import ThinkSettings
+
+    if not args.valid_thought:
+        return {}
+    batch = args.trainer.get("per_device_eval_batch_size", 8)
+    return {"mode": "think", "think": ThinkSettings(max_tokens=args.valid_thought, batch_size=int(batch))}
+
+
 def foretell(args: SftArgs, config: Any, engine: Any, batches: Any) -> None:
     """On CUDA, say how much memory this training will need."""
     import torch
@@ -260,7 +276,7 @@ def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, measured: lis
     model, rows, valid = engine.model, batches.units, measured[0].units
     part = interval / steps
     train_work = 3 * part * forward_work(model, tokens=rows.tokens_U.sum(), states=rows.rows.label_tokens)
-    beams = len(valid.rows) * args.valid_beams * (engine.sids.num_levels - 1)
+    beams = len(valid.rows) * (args.valid_beams * (engine.sids.num_levels - 1) + args.valid_thought)
     tokens, states = int(valid.rows.lengths_N.sum()) + beams, len(valid.rows) + beams
     valid_work = forward_work(model, tokens=tokens, states=states)
     for units in (one.units for one in measured):

@@ -3,7 +3,7 @@
 A bead has a colour and a number of a clock of twelve. Behind two beads comes the one with the colour of the first and the sum of both
 numbers, counted round the clock: red 7, blue 8 -> red 3. Semantic IDs are drawn at random, so they say nothing about colour or number:
 whoever answers at once has to look up two beads, add and look up the sum in one go, while a thought may do it step by step, and says
-so in `thought`. Most pairs of beads in test rows are in no train row, so knowing pairs by heart is not enough.
+so in `thought`; a teacher's texts about beads and rows say no more than that. Most pairs of beads in test rows are in no train row, so knowing pairs by heart is not enough.
 
 Frozen: no method is tuned by changing it.
 
@@ -12,6 +12,7 @@ Legend: N beads, U users.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,41 @@ class Beads:
             f"{placeholder(first)} is {named[0]}, {placeholder(second)} is {named[1]}. {a} and {b} make {makes}, so {named[0].split()[0]} "
             f"{makes}."
         )
+
+    def told(self, bead: int) -> list[tuple[str, str]]:
+        """What a teacher answers about one bead: (key, text) of its facts and of its narrative."""
+        colour, number = COLOURS[self.colour_N[bead]], int(self.number_N[bead])
+        facts = {
+            "description": f"A bead of colour {colour}. Its number is {number}.",
+            "use_cases": ["a chain"],
+            "audience": "those who make chains",
+            "features": [colour, str(number)],
+            "keywords": ["bead", colour],
+        }
+        text = f"{placeholder(bead)} is {colour} {number}. So the colour of {placeholder(bead)} is {colour} and its number is {number}."
+        return [(f"{bead} facts", json.dumps(facts)), (f"{bead} write", text)]
+
+    def story(self, first: int, second: int, third: int) -> str:
+        """Two beads and the next, around the thought."""
+        return (
+            f"{placeholder(first)}, {placeholder(second)} came first. {self.thought(first, second)} And so the next is "
+            f"{placeholder(third)}."
+        )
+
+
+def sums() -> list[list[dict[str, str]]]:
+    """General chats: every sum round the clock, asked and answered with a thought."""
+    return [
+        [
+            {"role": "user", "content": f"Count {a} and {b} round a clock of twelve."},
+            {
+                "role": "assistant",
+                "content": f"<think>\n{a} and {b} make {(a + b) % CLOCK}.\n</think>\n{(a + b) % CLOCK}",
+            },
+        ]
+        for a in range(CLOCK)
+        for b in range(CLOCK)
+    ]
 
 
 def follower(beads: Beads, first_U: np.ndarray, second_U: np.ndarray) -> np.ndarray:

@@ -228,6 +228,18 @@ def texts_of(sequences: pa.Table, *, num_items: int, where: str) -> dict[int, tu
     return {example: tuple(pair) for example, *pair in zip(keys, *columns, strict=True) if any(pair)}
 
 
+def with_taught(
+    narratives: Sequence[str], told: Mapping[int, tuple[str, str]], taught: Mapping[str, Mapping[int, str]], *, num_items: int
+) -> tuple[list[str], dict[int, tuple[str, str]]]:  # fmt: skip
+    """(narratives of items, texts of examples) of a data set, with what a teacher of ours wrote of kinds item, narrative and history."""
+    items = taught["item"]
+    if items:
+        narratives = [items.get(item, one) for item, one in enumerate(narratives or [""] * num_items)]
+    rows = [taught[kind] for kind in ("narrative", "history")]
+    keys = rows[0].keys() | rows[1].keys()
+    return list(narratives), {**told, **{key: tuple(texts.get(key, "") for texts in rows) for key in keys}}
+
+
 def write_folder(out: Output, folder: Folder) -> dict[str, int]:
     """Every file of the folder; how many texts of items and rows it has."""
     name, titles = folder.name, folder.titles

@@ -6,15 +6,19 @@ a teacher's text. It is no supervision worth a claim: scores come from a hash, s
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
 from typing import Any
 
+from data.reasoning import PLACEHOLDER, placeholder
 from infer.chat.client import ChatRequest
-from infer.chat.quoting import unquoted
+from infer.chat.quoting import FRAME, unquoted
 from preprocess.teacher.evolution import CHILDREN, FOUNDERS, WEIGHTS
 from preprocess.teacher.search import CANDIDATES
 
+HISTORY_LINE = re.compile(r"^\d+\. \[\[item:(\d+)\]\]", re.MULTILINE)
+WORD = re.compile(r"[^\W\d_]{3,}")
 PLACES = (
     "on an oak table",
     "by a wide window",
@@ -80,6 +84,48 @@ def heuristic_search(request: ChatRequest) -> dict[str, Any]:
     *items, _, target, better, _, other, _ = said
     turned = f"{target} {better} {other}"
     return {mode: _draft(f"{mode} {turned}", items, target) for mode in CHILDREN}
+
+
+def heuristic_item(request: ChatRequest) -> dict[str, Any] | str:
+    """Facts of an item that are its own words but for those of its title, or a narrative of them."""
+    asked, step = request.messages[-1]["content"], request.key.partition(" ")[2]
+    said = unquoted(asked)
+    if step == "facts":
+        hidden = {word.lower() for word in WORD.findall(said[0])}
+        words = [word for text in said[1:] for word in WORD.findall(text) if word.lower() not in hidden]
+        told = list(dict.fromkeys(word.lower() for word in words))[:5] or ["useful"]
+        return {
+            "description": "It is known for " + ", ".join(told) + ".",
+            "use_cases": ["everyday use"],
+            "audience": "people who look for " + told[0],
+            "features": told,
+            "keywords": told,
+        }
+    (item, *_) = PLACEHOLDER.findall(asked)
+    named, told = placeholder(int(item)), WORD.findall(said[-1])[:1] or ["use"]
+    moulds = (
+        "{item} is an item of this shop.", "Those who look for {word} find {item}.", "It is made for everyday use.",
+        "What is said of {item} is that it has to do with {word}.", "It is there for all who need it.", "It can be used at once.",
+        "It goes with what is like it.", "It is one of many, and {item} has a place of its own.", "It is what it says.",
+        "So {item} is for those who want {word}.",
+    )  # fmt: skip
+    return " ".join(mould.format(item=named, word=told[0].lower()) for mould in moulds)
+
+
+def heuristic_row(request: ChatRequest) -> str:
+    """A reasoning over a history, a narrative around one, or a preference, of nothing but the marks and the last of the data."""
+    asked = request.messages[-1]["content"]
+    history = [placeholder(int(item)) for item in HISTORY_LINE.findall(asked)]
+    if "\nGuidance: " in asked:
+        return (
+            f"I look at what was chosen, from {history[0]} to {history[-1]}, and I see what comes back in all of it. "
+            f"The latest is {history[-1]}, and I expect that more of its kind may be of interest, with some things that are new."
+        )
+    (*_, target) = PLACEHOLDER.findall(FRAME.sub("", asked))
+    if "\nReasoning: " in asked:
+        thought = unquoted(asked)[-1]
+        return f"{', '.join(history)} were chosen in this order. {thought} And so it was that {placeholder(int(target))} was chosen next."
+    return f"They want what is like the {len(history)} items that they chose before, and new to them."
 
 
 def _walk(items: list[str]) -> str:

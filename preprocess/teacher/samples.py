@@ -10,7 +10,7 @@ repeat and no leak.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +48,10 @@ def data_samples(
 
     Of more than `max_samples` a seeded draw is taken, after rows were left out.
     """
-    if unknown := set(splits) - set(SPLITS):
-        raise InputError(f"splits: {min(unknown)!r} is none of {', '.join(SPLITS)} -> name some of these")
-    later = _later_targets(sequences, splits)
     left_out, made = Counter(dict.fromkeys(LEFT_OUT, 0)), []
-    for row in sequences.filter(pc.is_in(sequences["split"], pa.array(list(splits)))).to_pylist():
+    for row, leaks in rows_of(sequences, splits):
         history = tuple(tids.terms[item] for item in row["history"] if tids.terms[item])
-        if _leaks(row, later):
+        if leaks:
             left_out["leaks"] += 1
         elif not tids.terms[row["target"]]:
             left_out["no_target"] += 1
@@ -77,6 +74,15 @@ def data_samples(
             f"no row of {', '.join(splits)} has terms in history and target ({reasons}) -> other splits or TIDs"
         )
     return [made[place] for place in sample_rows(len(made), max_samples, seed)], dict(left_out)
+
+
+def rows_of(sequences: pa.Table, splits: Sequence[str]) -> Iterator[tuple[dict[str, Any], bool]]:
+    """(row of sequences, whether its items hold a target of its user's later splits) of every row of `splits`."""
+    if unknown := set(splits) - set(SPLITS):
+        raise InputError(f"splits: {min(unknown)!r} is none of {', '.join(SPLITS)} -> name some of these")
+    later = _later_targets(sequences, splits)
+    for row in sequences.filter(pc.is_in(sequences["split"], pa.array(list(splits)))).to_pylist():
+        yield row, _leaks(row, later)
 
 
 def taught_samples(

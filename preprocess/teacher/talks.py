@@ -89,7 +89,12 @@ class Call:
 
 
 class Talk:
-    """One sample's talk. A subclass gives the next `question` from what it heard, and sets `status` when it is over."""
+    """One sample's talk. A subclass gives the next `question` from what it heard, and sets `status` when it is over.
+
+    names_items: the teacher names items by placeholders; else nothing in its text is one.
+    """
+
+    names_items = False
 
     def __init__(self, sample: TermSample) -> None:
         self.sample = sample
@@ -125,7 +130,7 @@ class Talk:
         hashes = [call.prompt_sha256 for call in self.calls]
         sample = self.sample
         return TaughtText(
-            key=sample.key, kind=kind, split=sample.split, text=escaped(self.text), teacher=self.calls[-1].teacher,
+            key=sample.key, kind=kind, split=sample.split, text=self.text if self.names_items else escaped(self.text), teacher=self.calls[-1].teacher,
             prompt_sha256=hashes[0] if len(hashes) == 1 else sha256_json(hashes), status=self.status,
             attempts=sum(call.attempts for call in self.calls), history_terms=sample.history, target_terms=sample.target,
             sample_id=sample.sample_id, user_id=sample.user_id, target=sample.target_item,
@@ -144,15 +149,17 @@ class ParagraphTalk(Talk):
     ) -> None:
         super().__init__(sample)
         self.messages, self.ask, self.problem = messages, ask, problem
+        self.written = 0
 
     def question(self) -> ChatRequest:
-        step = f"rewrite {len(self.calls)}" if self.calls else "write"
+        step = f"rewrite {self.written}" if self.written else "write"
         return self.ask.request(self.sample, step, self.messages)
 
     def heard(self, result: ChatResult) -> None:
+        self.written += 1
         if not (found := self.problem(result.text)):
-            self.status, self.text = "ok" if len(self.calls) == 1 else "repaired", one_line(result.text)
-        elif len(self.calls) > self.ask.repairs:
+            self.status, self.text = "ok" if self.written == 1 else "repaired", one_line(result.text)
+        elif self.written > self.ask.repairs:
             self.status, self.error = "rejected", found
         else:
             again = (

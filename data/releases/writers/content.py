@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
+from data.reasoning import RELEASED, texts_of_rows
 from data.releases import d3, records, sidreasoner
 from data.releases.writers.options import ExportArgs
 from data.sid import FORMATS, SidTable, read_sids
@@ -88,3 +90,17 @@ def kept_rows(rows: list[Row], split: str, args: ExportArgs, sids: SidTable | No
         drawn = np.random.default_rng(args.seed).permutation(len(rows))[:limit]
         rows = [rows[at] for at in sorted(drawn.tolist())]
     return rows
+
+
+def taught_texts(content: Content, args: ExportArgs, kinds: tuple[str, ...]) -> dict[str, dict[int, str]]:
+    """{kind: {key: text}} of what a teacher wrote about the rows that are written, and about items; InputError for other kinds."""
+    for directory in args.reasoning:
+        if Path(directory).resolve() != Path(args.data).resolve():
+            require_same_data(directory, args.data, again="stage 06")
+    own = {key: (split, target) for split, rows in content.rows.items() for _, _, target, key in rows}
+    found = texts_of_rows(args.reasoning, own, num_items=len(content.items)).texts
+    if other := sorted(found.keys() - RELEASED.keys() - set(kinds)):
+        raise InputError(
+            f"texts of kind {other[0]} have no place in --to {args.to} -> some of kind {', '.join(kinds)}"
+        )
+    return {kind: found.get(kind, {}) for kind in kinds}

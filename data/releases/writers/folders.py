@@ -10,10 +10,10 @@ import numpy as np
 
 from configs.program import InputError
 from data import artifacts
-from data.reasoning import column_texts
+from data.reasoning import OF_ITEMS, column_texts
 from data.releases import atomic, d3, minionerec, records, sidreasoner
 from data.releases.index import write_index, write_new_tokens
-from data.releases.writers.content import Content
+from data.releases.writers.content import Content, taught_texts
 from data.releases.writers.options import ExportArgs
 from data.store.output import Output
 
@@ -73,10 +73,13 @@ def write_sidreasoner(content: Content, args: ExportArgs, out: Output) -> None:
     narratives = column_texts(
         items, "narrative", num_items=len(items), where=f"{args.data}/{artifacts.ITEMS.file}"
     )
+    told = sidreasoner.with_taught(
+        narratives, content.told, taught_texts(content, args, OF_ITEMS), num_items=len(items)
+    )
     item_text = minionerec.item_json(items, range(len(items)))
     folder = sidreasoner.Folder(
         args.name, args.csv_name or args.name, args.data_source or args.name, item_text, items["raw_id"].to_pylist(), content.users,
-        content.texts.titles, content.sids, narratives, content.rows, content.told,
+        content.texts.titles, content.sids, told[0], content.rows, told[1],
     )  # fmt: skip
     out.counts |= sidreasoner.write_folder(out, folder)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,10 @@ from configs.program import InputError
 from data import artifacts
 from data.answers import INSTRUCTION_TASK, pieces, read_answer
 from data.predictions import read_predictions, refuse_other_sids
-from data.reasoning import KINDS, rendered, texts_of_rows
+from data.reasoning import OF_TERMS, rendered
 from data.releases.navigen import CID
 from data.releases.published import SPLITS
-from data.releases.writers.content import Content
+from data.releases.writers.content import Content, taught_texts
 from data.releases.writers.options import ExportArgs
 from data.store.lineage import require_same_data
 from data.store.output import Output, require_manifest
@@ -111,12 +110,8 @@ def write_navigen(content: Content, args: ExportArgs, out: Output) -> None:
     items = CidItems(
         content.items["raw_id"].to_pylist(), cids, read_tids(args.tids, num_items=len(cids)).terms
     )
-    for directory in (args.tids, *args.reasoning):
-        if Path(directory).resolve() != Path(args.data).resolve():
-            require_same_data(directory, args.data, again="scripts/05_generate_tids.sh and stage 06")
-    own = {key: (split, target) for split, rows in content.rows.items() for _, _, target, key in rows}
-    told = texts_of_rows(args.reasoning, own, num_items=len(cids)).texts
-    told = {kind: told.get(kind, {}) for kind in KINDS}
+    require_same_data(args.tids, args.data, again="scripts/05_generate_tids.sh")
+    told = taught_texts(content, args, OF_TERMS)
     out.counts |= {f"texts_{kind}": len(texts) for kind, texts in told.items() if texts}
 
     def text(kind: str, key: int) -> str | None:
@@ -125,7 +120,7 @@ def write_navigen(content: Content, args: ExportArgs, out: Output) -> None:
     tables = items.tables(seed=args.seed)
     for split, rows in content.rows.items():
         taught = [
-            TaughtRow(content.users[user], history, target, *(text(kind, key) for kind in KINDS))
+            TaughtRow(content.users[user], history, target, *(text(kind, key) for kind in OF_TERMS))
             for user, history, target, key in rows
         ]
         tables |= row_tables(taught, items, split, name=args.name, target_type=args.target_type)

@@ -48,7 +48,7 @@ class ExportArgs:
     tids: str | None = None
     """navigen: its TID directory"""
     reasoning: list[str] = field(default_factory=list)
-    """navigen: directories of what a teacher wrote, at most one per kind; or the data set itself, where a published folder
+    """navigen, sidreasoner: directories of what a teacher wrote, at most one per kind; or the data set itself, where a published folder
     brought texts with its rows"""
     target_type: Literal["image", "video"] = "image"
     """navigen: what the instructions are for"""
@@ -78,9 +78,9 @@ class ExportArgs:
             )
         if (self.tids is not None) != (self.to == "navigen"):
             raise InputError(f"--to {self.to} with tids {self.tids} -> tids for navigen, and for it alone")
-        if (self.reasoning or self.predictions or self.instructions) and self.to != "navigen":
-            raise InputError(
-                "reasoning, predictions and instructions belong to --to navigen -> leave them out"
-            )
+        if (self.predictions or self.instructions) and self.to != "navigen":
+            raise InputError("predictions and instructions belong to --to navigen -> leave them out")
+        if self.reasoning and self.to not in ("navigen", "sidreasoner"):
+            raise InputError("reasoning belongs to --to navigen or sidreasoner -> leave it out")
         if self.embeddings and self.to != "minionerec":
             raise InputError("embeddings belong to --to minionerec -> leave them out")
