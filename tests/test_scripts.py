@@ -27,11 +27,7 @@ STAGES = {
         "preprocess.search_prompts",
         "preprocess.distill_reasoning",
     ],
-    "scripts/06_enrich_texts.sh": [
-        "preprocess.enrich_items",
-        "preprocess.enrich_histories",
-        "preprocess.enrich_histories",
-    ],
+    "scripts/06_enrich_texts.sh": ["preprocess.enrich_items", "preprocess.enrich_histories"],
     "scripts/07_build_examples.sh": ["preprocess.build_examples"],
     "scripts/08_expand_vocab.sh": ["preprocess.init_base_model", "preprocess.expand_vocab"],
     "scripts/train_baselines.sh": ["infer.run_baselines", "infer.evaluate"],
@@ -269,7 +265,9 @@ def test_a_chain_hands_on_its_own_models(echo):
         assert any(f"--maker {maker}" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_instruct", "quickstart_media"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "quickstart_instruct", "quickstart_media", "quickstart_reasoning"]
+)
 def test_a_quickstart_takes_no_recipe_from_the_shell(name):
     """Whatever the stages that it runs would read is set, unset or said in its header."""
     text = (ROOT / f"scripts/{name}.sh").read_text()
@@ -343,7 +341,7 @@ def test_a_size_and_a_card_become_flags(echo, tmp_path):
 @pytest.mark.parametrize("name", SEVERAL)
 def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them(echo, name):
     assert script(echo, name, "--seed", "1", "--help")[1:] == [
-        f"-m {program} --help" for program in dict.fromkeys(STAGES[name])
+        f"-m {program} --help" for program in STAGES[name]
     ]
     calls = script(echo, name, "--overwrite", "true", "--seed", "3")[1:]
     (flagged,) = [call for call in calls if "--seed" in call]
@@ -353,7 +351,7 @@ def test_help_of_a_script_is_that_of_all_its_programs_and_overwrite_reaches_them
     )
     assert all("--overwrite true" in call for call in calls if "infer.report" not in call)
     assert not [call for call in script(echo, name)[1:] if "--overwrite" in call]
-    kinds = ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GRADE", "GALLERY")
+    kinds = ("ASSIGN", "EXPAND", "EVALUATE", "DISTILL", "GRADE", "GALLERY", "HISTORY")
     extra = {f"{kind}_ARGS": "--resamples 7" for kind in kinds}
     calls = script(echo, name, "--overwrite", **extra)[1:]
     assert any(call.endswith("--overwrite --resamples 7") for call in calls[1:])
