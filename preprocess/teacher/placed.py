@@ -22,7 +22,7 @@ LONGEST = 4000  # characters of a description that go into a question about its 
 
 
 @dataclass(frozen=True)
-class ItemText:
+class ShopText:
     """An item as a shop describes it; "" where it says nothing."""
 
     title: str
@@ -48,7 +48,7 @@ class PlacedSample(TermSample):
     target_item: int
     items: tuple[int, ...] = ()
     """the history, oldest first, as far as it is shown"""
-    texts: dict[int, ItemText]
+    texts: dict[int, ShopText]
 
     def line(self, item: int, *, description: int) -> str:
         """`[[item:12]]: <data>"title"</data>: <data>"description"</data>`, with so many characters of the latter."""
@@ -63,11 +63,11 @@ def shown(text: str) -> str:
     return quoted(escaped(text))
 
 
-def item_texts(items: pa.Table) -> list[ItemText]:
+def item_texts(items: pa.Table) -> list[ShopText]:
     """The texts of all items, white space as it is."""
     columns = [items[name].to_pylist() for name in ("title", "description", "brand", "categories")]
     return [
-        ItemText(title or "", description or "", brand or "", ", ".join(path or ()))
+        ShopText(title or "", description or "", brand or "", ", ".join(path or ()))
         for title, description, brand, path in zip(*columns, strict=True)
     ]
 
