@@ -39,7 +39,7 @@ from infer.metrics import instructions
 from infer.metrics.measure import entry, means_of_known
 from infer.tables.results import one_row
 
-STAGE, VERSION = "grade", 1
+STAGE, VERSION = "grade", 2
 STATUSES = {"ok": "strict", "cut": "strict", "repaired": "repaired", "unreadable": "unreadable"}
 
 

@@ -95,7 +95,27 @@ def test_the_numbers_of_the_docstrings():
     assert measures.distinct_n(texts[:2], 2) == 0.75 and measures.distinct_n(texts[:2], 1) == pytest.approx(
         4 / 6
     )
+    assert measures.distinct_n(texts[:2], 2, draws=2) == pytest.approx((5 / 6 + 1 / 2 + 1 / 2) / 2)
+    assert measures.distinct_n([], 1) == 0
     np.testing.assert_allclose(measures.self_overlap(texts), [0.5, 0.5, 0])
+    assert measures.names("A Desk-lamp.", "desk lamp") and not measures.names("A party", "art")
+    assert not measures.names("a", "++")
+
+
+def test_distinct_runs_do_not_depend_on_the_number_of_texts():
+    """Texts of a hundred words, drawn alike: over all runs ten times the texts have a tenth of the share."""
+    rng = np.random.default_rng(0)
+    many = [" ".join(f"w{word}" for word in rng.integers(0, 100, 20)) for _ in range(2000)]
+    few, plain = (
+        many[:200],
+        [len({w for t in some for w in t.split()}) / 20 / len(some) for some in (many[:200], many)],
+    )
+    assert measures.distinct_n(few, 1) == pytest.approx(measures.distinct_n(many, 1), rel=0.01)
+    assert plain[1] == pytest.approx(plain[0] / 10)
+    drawn = [
+        len({many[i // 20].split()[i % 20] for i in rng.permutation(40_000)[:1000]}) / 1000 for _ in range(20)
+    ]
+    assert measures.distinct_n(many, 1) == pytest.approx(np.mean(drawn), rel=0.01)
 
 
 def test_a_rule_as_judge_says_so_and_only_judges_when_asked(made, tmp_path):

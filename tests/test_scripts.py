@@ -128,6 +128,12 @@ def test_a_data_set_reads_the_recipe_then_its_own_overlay(echo, tmp_path):
 
 def test_the_stages_of_dual_identifiers_follow_each_other(echo):
     shop = {"PAPER": "navigen", "DATASET": "office", "TIDS": "words", "RUN": "r"}
+    (call,) = script(echo, "scripts/05_generate_tids.sh", **shop)[1:]
+    assert "--config configs/navigen/tids.yaml" in call and "--given" not in call
+    (call,) = script(echo, "scripts/05_generate_tids.sh", GIVEN="/t.json", **shop)[1:]
+    assert "--config" not in call and "--given /t.json" in call, "the recipe says who is asked, and nobody is"
+    (call,) = script(echo, "scripts/05_generate_tids.sh", "--given=/t.json", **shop)[1:]
+    assert "--config" not in call and call.endswith("tids/words --given=/t.json")
     (call,) = script(echo, "scripts/07_build_examples.sh", TASKS="identifiers", **shop)[1:]
     assert "configs/navigen/examples_identifiers.yaml --tids data/office/tids/words" in call
     assert call.endswith("examples/identifiers") and "--reasoning" not in call

@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from math import exp, lgamma
 
 import numpy as np
 
 WORD = re.compile(r"[^\W_]+")
+DRAWS = 1000  # runs of words, of some thirty instructions
 ENOUGH = 25  # content words that make an instruction specific
 SMALL_WORDS = frozenset(
     [
@@ -128,15 +130,22 @@ def term_coverage(text: str, terms: Sequence[str]) -> float:
     return len(wanted & set(words(text))) / max(len(wanted), 1)
 
 
+def names(text: str, term: str) -> bool:
+    """Whether a term's words stand in a text one behind the other: "desk lamp" in "A Desk-lamp.", `art` not in "party".
+
+    False for a term without a word.
+    """
+    spelt = " ".join(words(term))
+    return bool(spelt) and f" {spelt} " in f" {' '.join(words(text))} "
+
+
 def quoted_terms(text: str, terms: Sequence[str]) -> list[str]:
     """The terms of two characters or more whose words stand in the text one behind the other.
 
     quoted_terms("Two armchairs at a party, art deco", ["chair", "art", "art deco"]) is ["art", "art deco"]: `chair` is no word
     of the text, and the `art` in "party" does not count, that in "art deco" does.
     """
-    inside = f" {' '.join(words(text))} "
-    asked = [(term, " ".join(words(term))) for term in terms]
-    return [term for term, spelt in asked if len(spelt) >= 2 and f" {spelt} " in inside]
+    return [term for term in terms if len(" ".join(words(term))) >= 2 and names(text, term)]
 
 
 def concealment(text: str, target: Sequence[str]) -> float:
@@ -144,13 +153,21 @@ def concealment(text: str, target: Sequence[str]) -> float:
     return 1 - len(quoted_terms(text, target)) / max(len(target), 1)
 
 
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different runs of n words among all such runs of all texts; 0 where there is none (Li et al. 2016, distinct-n).
+def distinct_n(texts: Sequence[str], n: int, draws: int = DRAWS) -> float:
+    """Different runs of n words per run, expected among `draws` runs drawn from all texts without replacement; 0 where there is none.
 
-    "a red nut", "a red bolt": runs of 2 are a red, red nut, a red, red bolt: 3 different of 4, .75; of 1 word 4 / 6 = .6667.
+    The share over all runs (distinct-n, Li et al. 2016) falls with the number of texts, as words come back; this one (rarefaction,
+    Hurlbert 1971) does not: of N runs, a run that comes f times is missed with probability C(N - f, draws) / C(N, draws). With fewer
+    than `draws` runs it is of all of them, and no number to compare.
+
+    "a red nut", "a red bolt": runs of 2 are a red, red nut, a red, red bolt. All 4: 3 different, .75. Of 2 draws a red is missed
+    with C(2, 2) / C(4, 2) = 1/6, the two others with C(3, 2) / 6 = 1/2: (5/6 + 1/2 + 1/2) / 2 = .9167.
     """
-    runs = [run for text in texts for run in _runs(words(text), n)]
-    return len(set(runs)) / max(len(runs), 1)
+    often = Counter(run for text in texts for run in _runs(words(text), n))
+    total = sum(often.values())
+    draws = min(draws, total)
+    seen = sum(many * (1 - _missed(total, f, draws)) for f, many in Counter(often.values()).items())
+    return seen / max(draws, 1)
 
 
 def self_overlap(texts: Sequence[str], n: int = 2) -> np.ndarray:
@@ -165,3 +182,11 @@ def self_overlap(texts: Sequence[str], n: int = 2) -> np.ndarray:
 
 def _runs(found: list[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(found[start:] for start in range(n)), strict=False))
+
+
+def _missed(total: int, often: int, draws: int) -> float:
+    """C(total - often, draws) / C(total, draws)."""
+    left = total - often
+    if left < draws:
+        return 0.0
+    return exp(lgamma(left + 1) - lgamma(left - draws + 1) - lgamma(total + 1) + lgamma(total - draws + 1))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from infer.metrics.instructions import names
+
 SHORTEST, LONGEST = 20, 400  # words
 CLOSING = 40  # words that may follow the target
 LIST_LINE = re.compile(r"^\s*(?:[-*•#]|\d+[.)])\s", re.MULTILINE)
@@ -55,11 +57,6 @@ def first_person(sentence: str) -> bool:
     return bool(MINE.search(sentence))
 
 
-def named(text: str, term: str) -> bool:
-    """Whether a text has a term as whole words, whatever the case: `art` is not in "party", nor `chair` in "armchairs"."""
-    return bool(re.search(_bounded(term), text, re.IGNORECASE))
-
-
 def ends_with(text: str, terms: Sequence[str]) -> bool:
     """Whether all terms stand at the end of a text, in their order: "so I expect a desk lamp, and brass." ends with both."""
     return bool(re.search(_BETWEEN.join(map(_bounded, terms)) + r"[\W_]*$", text, re.IGNORECASE))
@@ -69,7 +66,7 @@ def missing_near_end(text: str, terms: Sequence[str]) -> list[str]:
     """The terms that the end of a text does not name: its second half, or as many words as the terms have and 40 more."""
     words = text.split()
     end = max(len(words) // 2, sum(len(term.split()) for term in terms) + CLOSING)
-    return [term for term in terms if not named(" ".join(words[-end:]), term)]
+    return [term for term in terms if not names(" ".join(words[-end:]), term)]
 
 
 def banned(text: str, pattern: re.Pattern[str], terms: Sequence[str]) -> list[str]:
