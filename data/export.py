@@ -12,7 +12,7 @@ writes  --to minionerec   {D}.item.json, {D}.inter.json, {D}.user2id, {D}.item2i
         --to recbole      {D}/{D}.{train,valid,test}.inter, {D}.item, {D}.user, {D}.yaml, topk.py: the windows of every split as
                           atomic files, our numbers as ids, and a program that trains a RecBole model on them and writes its top-k,
                           which infer.import_predictions reads; needs no SIDs
-        --to navigen      pid2cid2tid.parquet, {train,valid,test}_{cid2tid,tid2cid,cid2cid,cid2ins}.parquet from SIDs, TIDs and what
+        --to navigen      pid2cid2tid.parquet, {train,valid,test}_{cid2tid,tid2cid,cid2cid,cid2ins,tid2tid}.parquet from SIDs, TIDs and what
                           a teacher wrote; of `predictions` also hist_cid2cid_predictions.{D}_test_cid2cid.jsonl, of
                           `instructions` hist_cid2ins_predictions.{D}_test_cid2ins.jsonl
 

@@ -88,7 +88,9 @@ def test_worked_examples_of_the_docstrings():
 
 def test_an_export_comes_back_equal(made, back, tmp_path):
     names = {path.stem for path in (made / "navigen").glob("*.parquet")}
-    assert names == {"pid2cid2tid"} | {f"{s}_{kind}" for s in artifacts.SPLITS for kind in navigen.KINDS}
+    assert names == {"pid2cid2tid"} | {
+        f"{s}_{kind}" for s in artifacts.SPLITS for kind in (*navigen.KINDS, "tid2tid")
+    }
     items, again = (artifacts.read_items(path) for path in (made / "data", back))
     assert again["raw_id"].equals(items["raw_id"])
     assert again["title"].to_pylist()[:3] == ["bolt, écrou 0", "bolt, écrou 1", ""]
@@ -135,6 +137,15 @@ def test_what_a_teacher_wrote_stands_beside_its_row(made):
             place = rows.index(row)
             thought = f"I saw {cids[0]} before row {row['example_id']}."
             assert told["reasoning"] == (None if place % 2 else thought)
+        termed = [row for row in mine if 2 not in (*row["history"], row["target"])]
+        assert [
+            (told["hist_tid"], told["target_tid"])
+            for told in pq.read_table(made / f"navigen/{split}_tid2tid.parquet").to_pylist()
+        ] == [
+            ([["bolt", f"écrou {item}"] for item in row["history"]], ["bolt", f"écrou {row['target']}"])
+            for row in termed
+        ]
+        assert 0 < len(termed) < len(mine) or split != "train"
         taught = [row for row in mine if rows.index(row) % 3 == 0 and row["target"] != 2]
         assert [told["target_ins"] for told in written] == [
             f"A studio shot, {row['example_id']}." for row in taught

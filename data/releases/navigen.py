@@ -5,6 +5,7 @@
     {split}_tid2cid.parquet      the same
     {split}_cid2cid.parquet      uid, hist_sid, target_sid, reasoning, source_dataset   histories and the next item
     {split}_cid2ins.parquet      uid, hist_sid, target_tid, target_ins, reasoning, source_dataset, target_type
+    {split}_tid2tid.parquet      uid, hist_tid, target_tid, reasoning, source_dataset   not shipped, written only
 
 The published columns are called `sid` and hold CIDs, `<|cid_begin|><s_a_1><s_b_2><s_c_3><|cid_end|>`. A value may be a text, a list
 or the text of a list; of a list of targets the first counts. Read are the catalogue (without it the CIDs of the cid2tid, tid2cid and

@@ -73,33 +73,40 @@ class TaughtRow:
 def row_tables(
     rows: Sequence[TaughtRow], items: CidItems, split: str, *, name: str, target_type: str
 ) -> dict[str, pa.Table]:
-    """cid2cid of all rows of a split, cid2ins of those that have an instruction and whose target has terms."""
+    """cid2cid of all rows of a split, cid2ins of those that have an instruction and whose target has terms, tid2tid of those whose
+    items all have terms."""
 
-    def columns(some: Sequence[TaughtRow], **more: Any) -> pa.Table:
-        told = {
-            "uid": pa.array([row.uid for row in some], pa.string()),
-            "hist_sid": pa.array(
-                [[items.cids[item] for item in row.history] for row in some], artifacts.TEXT_LIST
-            ),
-        }
+    def columns(some: Sequence[TaughtRow], history: dict[str, pa.Array], **more: Any) -> pa.Table:
+        source = texts([f"{name}_{split}_cid2cid"] * len(some))
         return pa.table(
-            told | more | {"source_dataset": pa.array([f"{name}_{split}_cid2cid"] * len(some), pa.string())}
+            {"uid": texts([row.uid for row in some])} | history | more | {"source_dataset": source}
         )
 
     def texts(values: Sequence[str | None]) -> pa.Array:
         return pa.array(list(values), pa.string())
 
+    def cids(some: Sequence[TaughtRow]) -> dict[str, pa.Array]:
+        named = [[items.cids[item] for item in row.history] for row in some]
+        return {"hist_sid": pa.array(named, artifacts.TEXT_LIST)}
+
+    def target_terms(some: Sequence[TaughtRow]) -> pa.Array:
+        return pa.array([list(items.terms[row.target]) for row in some], artifacts.TEXT_LIST)
+
     taught = [row for row in rows if row.instruction and items.terms[row.target]]
-    terms = pa.array([list(items.terms[row.target]) for row in taught], artifacts.TEXT_LIST)
-    targets, thoughts = (
-        texts([items.cids[row.target] for row in rows]),
-        texts([row.reasoning for row in rows]),
-    )
+    termed = [row for row in rows if all(items.terms[item] for item in (*row.history, row.target))]
+    told = [[list(items.terms[item]) for item in row.history] for row in termed]
     return {
-        f"{split}_cid2cid": columns(rows, target_sid=targets, reasoning=thoughts),
+        f"{split}_cid2cid": columns(
+            rows, cids(rows), target_sid=texts([items.cids[row.target] for row in rows]),
+            reasoning=texts([row.reasoning for row in rows]),
+        ),
         f"{split}_cid2ins": columns(
-            taught, target_tid=terms, target_ins=texts([row.instruction for row in taught]),
+            taught, cids(taught), target_tid=target_terms(taught), target_ins=texts([row.instruction for row in taught]),
             reasoning=texts([row.instruction_reasoning for row in taught]), target_type=texts([target_type] * len(taught)),
+        ),
+        f"{split}_tid2tid": columns(
+            termed, {"hist_tid": pa.array(told, pa.list_(artifacts.TEXT_LIST))}, target_tid=target_terms(termed),
+            reasoning=texts([row.reasoning for row in termed]),
         ),
     }  # fmt: skip
 
