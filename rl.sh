@@ -26,7 +26,7 @@ source "$(dirname "$0")/scripts/env.sh"
 MODEL=${MODEL:-$OUTPUT_ROOT/$RUN/sft_$STAGE/final}
 
 recipe=grpo
-if [ -f "configs/$PAPER/$NAME.yaml" ] || [ -f "configs/$PAPER/$CONFIG/$NAME.yaml" ]; then recipe=$NAME; fi
+if has_recipe "$NAME"; then recipe=$NAME; fi
 config_flags "$recipe"
 launch train.grpo "${CONFIGS[@]}" --model "$MODEL" ${TEACHER:+--teacher "$TEACHER"} \
     --examples "$DATA_ROOT/$DATASET/examples/$EXAMPLES" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \

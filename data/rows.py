@@ -6,6 +6,7 @@ Legend: R rows (examples), H history items of all rows, T train interactions, N 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
+
+CATEGORY = {"category": 1, "category_2": 2}  # names of groups: which of a target's categories
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,11 @@ def read_rows(data: str | Path, split: str, *, num_items: int) -> Rows:
 
 
 def read_columns(data: str | Path, names: Sequence[str], rows: Rows) -> dict[str, np.ndarray]:
-    """Further columns as texts [R], row by row: of sequences.parquet, else of the target's row of items.parquet."""
+    """Further columns as texts [R], row by row: of sequences.parquet, else of the target's row of items.parquet.
+
+    `category` and `category_2` are the first and second of the target's categories (coarse to fine): the 20 that most rows
+    have, the others as `(other)`, items without one as `(none)`; a `/` in a name is shown as `|`.
+    """
     if not names:
         return {}
     sequences, items = artifacts.read(data, artifacts.SEQUENCES), artifacts.read_items(data)
@@ -138,6 +145,12 @@ def read_columns(data: str | Path, names: Sequence[str], rows: Rows) -> dict[str
     at = order[np.searchsorted(ids[order], rows.example_ids_R)]
     found = {}
     for name in names:
+        if depth := CATEGORY.get(name):
+            paths = items["categories"].take(pa.array(rows.target_R)).to_pylist()
+            found[name] = most_frequent(
+                [path[depth - 1] if path and len(path) >= depth else "(none)" for path in paths]
+            )
+            continue
         table, take = (sequences, at) if name in sequences.column_names else (items, rows.target_R)
         if name not in table.column_names or pa.types.is_nested(table[name].type):
             known = [*sequences.column_names, *items.column_names]
@@ -145,6 +158,16 @@ def read_columns(data: str | Path, names: Sequence[str], rows: Rows) -> dict[str
         text = pc.fill_null(pc.cast(table[name].take(pa.array(take)), pa.string()), "")
         found[name] = np.array(text.to_pylist())
     return found
+
+
+def most_frequent(values: Sequence[str], *, most: int = 20) -> np.ndarray:
+    """The values as texts, all but the `most` most frequent as `(other)`.
+
+    >>> most_frequent(["a", "b", "a", "b/c", "b"], most=2).tolist()
+    ['a', 'b', 'a', '(other)', 'b']
+    """
+    kept = {value for value, _ in Counter(values).most_common(most)}
+    return np.array([value.replace("/", "|") if value in kept else "(other)" for value in values])
 
 
 def read_train_log(data: str | Path, *, num_items: int) -> TrainLog:

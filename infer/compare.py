@@ -28,8 +28,8 @@ from configs.needs import Need, require_needs
 from configs.program import AlreadyComplete, InputError, NumericError, say
 from data import artifacts
 from data.store.output import open_output
+from infer.tables import correlations, sheet, stored
 from infer.tables import layout as tables
-from infer.tables import sheet, stored
 from infer.tables.comparison import (
     KINDS,
     TableRow,
@@ -90,7 +90,9 @@ class CompareArgs:
     separate: bool = False
     """a row per run, named run/model, instead of seeds merged"""
     intervals: bool = False
-    """print the 95 % intervals of single runs (compare.json always has them)"""
+    """print the 95 % intervals, over users (compare.json always has them)"""
+    quality: bool = False
+    """the rows differ in their semantic IDs: which figure of their quality.json goes with which number (rank correlation)"""
     resamples: int = 2000
     """bootstrap resamples of the users for the tests"""
     seed: int = 0
@@ -233,11 +235,18 @@ def compare(args: CompareArgs) -> None:
                 users=facts["users"],
             )
             said += missing
+            related = (
+                correlations.of_rows(groups, [key for key in keys if key.endswith("@10")])
+                if args.quality
+                else {}
+            )
             columns = dict.fromkeys(args.levels, args.metrics) | ({"all": shown} if shown else {})
             body = tables.markdown(rows, columns, intervals=args.intervals)
+            if related:
+                body += "\n" + correlations.markdown(related)
             out.write_text("compare.md", body + "\n" + "".join(f"- {line}\n" for line in said))
             out.write_text("compare.tex", tables.latex(rows, columns, intervals=args.intervals))
-            facts |= {"split": args.split, "reference": args.reference, "remarks": said}
+            facts |= {"split": args.split, "reference": args.reference, "remarks": said, "quality": related}
             out.write_json("compare.json", tables.as_json(rows, facts))
             out.counts |= {"table_rows": len(rows), "evaluations": len(evaluations)}
     except AlreadyComplete as kept:

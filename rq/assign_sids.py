@@ -31,6 +31,7 @@ from configs import program
 from configs.integrity import sha256
 from configs.program import InputError
 from data import artifacts
+from data.rows import read_train_log
 from data.sid import SidTable, read_sids, write_sids
 from data.store import output
 from data.store.lineage import require_own_space, require_same_data
@@ -63,14 +64,14 @@ class AssignArgs:
     append: str | None = None
     """Existing sids directory whose items keep their IDs; only new items get one."""
     repair: Repair = "reassign"
-    """What becomes of items with equal codes: `reassign`, `sinkhorn`, `collision_level`, `collision_rank` or `none`.
-    Appended items always get free codes."""
+    """What becomes of items with equal codes: `reassign`, `sinkhorn`, `collision_level`, `collision_rank`, `popularity`
+    (last codes by train rows), `shuffled` (a control) or `none`. Appended items always get free codes."""
     tags: str | None = None
     """Tags directory (stage 03) whose agreement with the prefixes is measured."""
     map: embedding_map.MapMethod = "tsne"
     """Coordinates of the embedding map: `tsne` (of at most 2,000 items, some seconds) or `pca` (at once, says less)."""
     seed: int = 0
-    """Seed of that map."""
+    """Seed of that map, and of `shuffled`."""
     overwrite: bool = False
     """Replace an output of another configuration."""
 
@@ -92,7 +93,12 @@ def assign(args: AssignArgs, x_ND: np.ndarray) -> Assigned:
     """Codes of every item, repaired."""
     quantizer, description = residual.load(args.quantizer)
     nearest_NL = quantizer.encode(x_ND)
-    codes_NL, sizes = repair_collisions(x_ND, nearest_NL, quantizer, repair=args.repair)
+    popularity_N = None
+    if args.repair == "popularity":
+        popularity_N = read_train_log(args.data, num_items=len(x_ND)).popularity_N
+    codes_NL, sizes = repair_collisions(
+        x_ND, nearest_NL, quantizer, repair=args.repair, popularity_N=popularity_N, seed=args.seed
+    )
     return Assigned(SidTable(codes_NL, sizes), nearest_NL, quantizer, description["made_by"], {}, {})
 
 

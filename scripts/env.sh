@@ -79,6 +79,13 @@ config_flags() {
     fi
 }
 
+# has_recipe NAME: whether the paper, the paper that it is like, or the data set has a NAME.yaml.
+has_recipe() {
+    local like=$PAPER
+    if [ -f "configs/$PAPER/like" ]; then like=$(<"configs/$PAPER/like"); fi
+    [ -f "configs/$PAPER/$1.yaml" ] || [ -f "configs/$like/$1.yaml" ] || [ -f "configs/$PAPER/$CONFIG/$1.yaml" ]
+}
+
 # share_flags "MODULE ..." FLAGS...: for scripts of several programs. SHARED becomes the --overwrite among the flags, which all
 # of them get; --help prints the help of each and runs nothing.
 share_flags() {

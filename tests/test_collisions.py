@@ -131,3 +131,30 @@ def test_collision_rank_is_the_published_ordinal():
     quantizer = ResidualQuantizer((np.zeros((4, 1), np.float32), np.zeros((4, 1), np.float32)))
     out, sizes = collisions.repair_collisions(np.zeros((4, 1)), codes, quantizer, repair="collision_rank")
     assert out[:, 2].tolist() == [1, 0, 2, 0] and sizes == (4, 4, 3)
+
+
+def test_last_codes_by_popularity_and_ids_dealt_out_at_random():
+    x, quantizer, nearest = random_case(3, 14, (3, 2, 4), distinct=6)
+    plain, _ = collisions.repair_collisions(x, nearest, quantizer, repair="reassign")
+    popularity = np.array([0, 5, 5, 9, 1, 2, 0, 7, 7, 7, 3, 4, 8, 6])
+    ranked, sizes = collisions.repair_collisions(
+        x, nearest, quantizer, repair="popularity", popularity_N=popularity
+    )
+    assert (
+        sizes == (3, 2, 4)
+        and np.array_equal(ranked[:, :2], plain[:, :2])
+        and len(np.unique(ranked, axis=0)) == 14
+    )
+    for prefix in np.unique(ranked[:, :2], axis=0):
+        members = np.flatnonzero((ranked[:, :2] == prefix).all(1))
+        assert sorted(ranked[members, 2]) == list(range(len(members)))
+        assert (np.diff(popularity[members[np.argsort(ranked[members, 2])]]) <= 0).all()
+    shuffled = [
+        collisions.repair_collisions(x, nearest, quantizer, repair="shuffled", seed=seed)[0]
+        for seed in (0, 0, 1)
+    ]
+    assert np.array_equal(shuffled[0], shuffled[1]) and not np.array_equal(shuffled[0], shuffled[2])
+    assert sorted(map(tuple, shuffled[0].tolist())) == sorted(map(tuple, plain.tolist())), (
+        "the same IDs, other items"
+    )
+    assert not np.array_equal(shuffled[0], plain)

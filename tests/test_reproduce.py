@@ -65,6 +65,25 @@ def test_a_row_brings_what_it_needs_and_verify_runs_one_seed_of_it():
     assert "there is no" in dry("verify", "nowhere", code=2, ROW="compact")[-1]
 
 
+def test_one_recommender_on_the_ids_of_every_constructor_and_a_scaling_curve():
+    lines = dry("which_sids", PUBLISHED_SIDS="/p.parquet", SEEDS="0 1")
+    assert (
+        sum("train_compact.sh" in line for line in lines) == 2 * 10
+        and sum("07_build_examples" in line for line in lines) == 10
+    )
+    assert any("SIDS=shuffled ASSIGN_ARGS=--repair shuffled" in line for line in lines)
+    assert any("rq.import_sids --source /p.parquet" in line for line in lines)
+    assert (
+        "--runs [outputs/which-industrial-s0,outputs/which-industrial-s1] --split valid" in lines[-1]
+        and "--quality true" in lines[-1]
+    )
+    lines = dry("scaling", WIDTHS="32 64", SHARES="0.5 1", SEEDS="0")
+    assert [line.split("NAME=")[1].split()[0] for line in lines[1:-1]] == [
+        "compact_w32_d0.5", "compact_w32_d1", "compact_w64_d0.5", "compact_w64_d1",
+    ]  # fmt: skip
+    assert "--model.hidden 32 --user_share 0.5" in lines[1]
+
+
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
 def test_every_table_is_in_its_readme_as_it_is_rendered(paper):
     readme = (paper / "README.md").read_text()

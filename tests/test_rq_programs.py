@@ -178,6 +178,18 @@ def test_a_collision_level_is_a_level_of_all_items(store, tmp_path):
     assert table.sizes[3] == report["nearest"]["collisions"]["largest_group"] >= 3
 
 
+def test_last_codes_by_popularity_are_those_of_the_train_rows(store, tmp_path):
+    root = store
+    flags = ("rq.assign_sids", "--data", root / "data", "--embeddings", root / "embeddings", "--quantizer", root / "quantizer", "--map", "pca")
+    call(*flags, "--repair", "popularity", "--output_dir", tmp_path / "sids")
+    table = read_sids(tmp_path / "sids")
+    counts = read_train_log(root / "data", num_items=table.num_items).popularity_N
+    _, prefix_N = np.unique(table.codes_NL[:, :-1], axis=0, return_inverse=True)
+    order = np.lexsort((table.codes_NL[:, -1], prefix_N))
+    same = np.diff(prefix_N[order]) == 0
+    assert same.any() and (np.diff(counts[order])[same] <= 0).all() and len(table.sids_SL) == table.num_items
+
+
 def test_given_embeddings_are_a_part_and_their_content_is_an_input(store, tmp_path):
     parts = (
         f"[{{method: given, path: {store / 'embeddings/both'}, weight: 2}}, {{method: cooccurrence, dim: 4}}]"

@@ -63,6 +63,8 @@ class TrainCompactArgs:
     """histories that are made for the teacher to answer"""
     loop: EpochOptions = field(default_factory=EpochOptions)
     """how it is trained"""
+    user_share: float = 1.0
+    """learn from this share of the train users alone, drawn by seed: a point of a scaling curve"""
     seed: int = 0
     """of weights, batches, dropout and the valid sample"""
     overwrite: bool = False
@@ -70,6 +72,8 @@ class TrainCompactArgs:
 
     def __post_init__(self) -> None:
         require_text_options(self.model, self.text)
+        if not 0 < self.user_share <= 1:
+            raise InputError(f"user_share {self.user_share} -> above 0, at most 1")
         of_rows = self.soft_targets.teacher is not None or self.model.users or self.model.gaps
         if self.windows == "chains" and of_rows:
             raise InputError(
@@ -90,6 +94,11 @@ class TrainCompactArgs:
                 ("text.dim", "text.fields", "text.tfidf"),
                 bool(self.text_options()),
                 "text.table or text.kernel",
+            ),
+            Need(
+                ("user_share",),
+                self.soft_targets.teacher is None and self.windows != "chains",
+                "hard targets and windows of rows",
             ),
             Need(("augment.ratio",), self.soft_targets.teacher is not None, "soft_targets.teacher"),
         ]
@@ -177,12 +186,12 @@ def train(args: TrainCompactArgs, out: Output) -> None:
     sids = read_sids(args.sids)
     known = knowledge(
         args.data, args.text, needed_by=args.text_options(), embeddings=args.embeddings,
-        similar=args.text.similar * args.text.kernel, seed=args.seed,
+        similar=args.text.similar * args.text.kernel, seed=args.seed, users=args.user_share,
     )  # fmt: skip
     shape = shape_of(args, known, sids)
     rows, valid, counts = read_splits(
         args.data, shape.num_items, positions=args.model.positions, valid_rows=args.loop.valid_rows, seed=args.seed,
-        positions_name="model.positions", ages=args.model.gaps > 0,
+        positions_name="model.positions", ages=args.model.gaps > 0, users=args.user_share,
     )  # fmt: skip
     learned = learned_rows(args, rows, shape.num_items)
     device = default_device() if args.loop.device == "auto" else usable_device(args.loop.device)

@@ -33,6 +33,7 @@ USUAL_PROTOCOL = {
     "allowed": None,
     "max_rows": None,
 }
+RESAMPLES = 1000
 UNTESTED = "not tested: fewer than two users have rows that count at this level"
 
 
@@ -200,8 +201,31 @@ def our_rows(groups: dict[str, list[Evaluation]], keys: Sequence[str]) -> list[T
         for key in keys:
             if (cell := _cell([seed.result for seed in seeds], key)) is not None:
                 row.cells[key] = cell
+        if len(seeds) > 1:
+            for key, (low, high) in intervals_of_mean(seeds, list(row.cells)).items():
+                row.cells[key].low, row.cells[key].high = low, high
         rows.append(row)
     return rows
+
+
+def intervals_of_mean(seeds: Sequence[Evaluation], keys: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the means of several seeds, of `<level>/<metric>` over all rows: bootstrap over users of what every row has
+    as the mean of its seeds. They say nothing of other seeds; the spread does."""
+    found: dict[str, tuple[float, float]] = {}
+    clusters = Clusters(seeds[0].users_R, resamples=RESAMPLES, seed=0)
+    for level in dict.fromkeys(key.partition("/")[0] for key in keys):
+        names = [key.partition("/")[2] for key in keys if key.startswith(f"{level}/") and key.count("/") == 1]
+        names = [name for name in names if _has(seeds, level, name)]
+        if not names:
+            continue
+        weight_R1 = seeds[0].levels[level].weight_R[:, None]
+        sums_RC = values_of(seeds, level, names) * weight_R1
+        low_C, high_C = clusters.interval(
+            [clusters.collect(sums_RC, weight_R1, np.zeros(len(names), np.int64))]
+        )
+        for name, low, high in zip(names, low_C, high_C, strict=True):
+            found[f"{level}/{name}"] = (round(float(low), 6), round(float(high), 6))
+    return found
 
 
 def list_columns(evaluations: Sequence[Evaluation], names: Sequence[str]) -> list[str]:

@@ -34,15 +34,15 @@ def best_of(rows: Sequence[TableRow], key: str) -> float:
 
 
 def cell_text(cell: Cell | None, *, best: float, intervals: bool, bold: str, plus_minus: str) -> str:
-    """`0.1234`, `0.1234 ± 0.0010` over seeds, `[low, high]` where asked for, `p=0.012` where tested."""
+    """`0.1234`, `[low, high]` where asked for, `± 0.0010` over seeds, `p=0.012` where tested."""
     if cell is None:
         return "-"
     number = f"{cell.value:.4f}"
     text = bold.format(number) if round(cell.value, 4) == best else number
+    if intervals and cell.low is not None:
+        text += f" [{cell.low:.4f}, {cell.high:.4f}]"
     if cell.spread is not None:
         text += f" {plus_minus} {cell.spread:.4f}"
-    elif intervals and cell.low is not None:
-        text += f" [{cell.low:.4f}, {cell.high:.4f}]"
     if cell.p_value is not None:
         text += f" (p={cell.p_value:.3f})" if cell.p_value >= 0.001 else " (p<0.001)"
     return text

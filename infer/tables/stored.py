@@ -26,8 +26,7 @@ from configs.program import InputError
 from data.store.fingerprints import plain
 from data.store.output import read_manifest
 from infer.metrics.measure import entry
-from infer.metrics.significance import Clusters
-from infer.tables.comparison import Evaluation, values_of
+from infer.tables.comparison import Evaluation, intervals_of_mean
 from infer.tables.results import Result
 
 Row = dict[str, Any]
@@ -46,7 +45,6 @@ PROTOCOL = (
     "mode",
     "temperature",
 )
-RESAMPLES = 1000
 HELD = tuple(f"{level}/{name}@{GROUP_CUT}" for level in ("item_level", "sid_level") for name in SHOWN)
 
 
@@ -164,14 +162,9 @@ def whole_level(seeds: Sequence[Evaluation], level: str) -> dict[str, Row]:
     names = [f"{name}@{cut}" for name in SHOWN for cut in CUTS]
     names = [n for n in names if all(seed.result.get(f"{level}/{n}") is not None for seed in seeds)]
     found = {f"{level}/{n}": one_metric([seed.result.get(f"{level}/{n}") for seed in seeds]) for n in names}
-    if len(seeds) > 1 and names:
-        clusters = Clusters(seeds[0].users_R, resamples=RESAMPLES, seed=0)
-        weight_R1 = seeds[0].levels[level].weight_R[:, None]
-        sums_RC = values_of(seeds, level, names) * weight_R1
-        low, high = clusters.interval([clusters.collect(sums_RC, weight_R1, np.zeros(len(names), np.int64))])
-        for column, name in enumerate(names):
-            value = found[f"{level}/{name}"]["value"]
-            found[f"{level}/{name}"] |= entry(value, low[column], high[column])
+    if len(seeds) > 1:
+        for key, (low, high) in intervals_of_mean(seeds, list(found)).items():
+            found[key] |= {"low": low, "high": high}
     return found
 
 

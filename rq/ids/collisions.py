@@ -10,6 +10,9 @@
   collision_level  all items get one more level, a digit that counts the items with the same codes from 0
   collision_rank   the same with the digit of the published constrained and plus builders: 0 for an item that shares its
                    codes with none, otherwise its rank 1, 2, ... in its group
+  popularity       reassign, then the last codes of a prefix are given out anew: 0 to its item with most train rows, 1 to the next, ...
+                   What a last code says is how popular an item is among its like (reported by a user of MiniOneRec as its best IDs)
+  shuffled         reassign, then dealt out to the items at random: a control, the same IDs without their meaning
   none             leave them
 
 What a cost is says the quantizer (`distances`: of latent vectors, with prices where it has some).
@@ -29,16 +32,30 @@ from configs import program
 from configs.program import InputError
 from rq.stack.residual import ResidualQuantizer
 
-Repair = Literal["reassign", "sinkhorn", "collision_level", "collision_rank", "none"]
+Repair = Literal[
+    "reassign", "sinkhorn", "collision_level", "collision_rank", "popularity", "shuffled", "none"
+]
 ROUNDS, EPSILON, ITERATIONS = 20, 0.003, 50
 
 
 def repair_collisions(
-    x_ND: np.ndarray, codes_NL: np.ndarray, quantizer: ResidualQuantizer, *, repair: Repair
+    x_ND: np.ndarray,
+    codes_NL: np.ndarray,
+    quantizer: ResidualQuantizer,
+    *,
+    repair: Repair,
+    popularity_N: np.ndarray | None = None,
+    seed: int = 0,
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """(codes int32 [N, L or L + 1], codes per level) after `repair`."""
-    if repair == "reassign":
-        return reassign(x_ND, codes_NL, quantizer), quantizer.sizes
+    """(codes int32 [N, L or L + 1], codes per level) after `repair`. popularity_N: train rows of every item, for `popularity`;
+    seed: of `shuffled`."""
+    if repair in ("reassign", "popularity", "shuffled"):
+        codes_NL = reassign(x_ND, codes_NL, quantizer)
+        if repair == "popularity":
+            codes_NL[:, -1] = popularity_ranks(codes_NL[:, :-1], popularity_N)
+        if repair == "shuffled":
+            codes_NL = codes_NL[np.random.default_rng(seed).permutation(len(codes_NL))]
+        return codes_NL, quantizer.sizes
     if repair == "sinkhorn":
         return sinkhorn_rounds(x_ND, codes_NL, quantizer), quantizer.sizes
     if repair in ("collision_level", "collision_rank"):
@@ -57,6 +74,18 @@ def collision_digits(codes_NL: np.ndarray, *, ranks: bool = False) -> np.ndarray
     for members in groups(codes_NL):
         digits_N[members] = np.arange(len(members)) + ranks
     return digits_N
+
+
+def popularity_ranks(prefix_NL: np.ndarray, popularity_N: np.ndarray) -> np.ndarray:
+    """int32 [N]: the place of every item among those of its prefix, most train rows first, ties by item id.
+
+    >>> popularity_ranks(np.array([[3], [3], [7], [3]]), np.array([1, 9, 0, 9])).tolist()
+    [2, 0, 0, 1]
+    """
+    ranks_N = np.zeros(len(prefix_NL), np.int32)
+    for members in groups(prefix_NL):
+        ranks_N[members[np.argsort(-popularity_N[members], kind="stable")]] = np.arange(len(members))
+    return ranks_N
 
 
 def groups(codes_NL: np.ndarray) -> Iterator[np.ndarray]:

@@ -31,6 +31,17 @@ class ItemKnowledge:
     similar: tuple[np.ndarray, np.ndarray] | None = None
 
 
+def kept_users(user_ids: np.ndarray, share: float, *, seed: int) -> np.ndarray:
+    """The share of the users that a model learns from, drawn by seed: a smaller share is part of a larger one, at least one user is kept.
+
+    >>> len(kept_users(np.array([7, 7, 8, 9, 11]), 0.5, seed=0))
+    2
+    """
+    distinct = np.unique(user_ids)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return distinct[order[: max(1, int(len(distinct) * share))]]
+
+
 def knowledge(
     data: str,
     options: TextOptions,
@@ -39,13 +50,17 @@ def knowledge(
     embeddings: str | None,
     similar: int,
     seed: int,
+    users: float = 1.0,
 ) -> ItemKnowledge:
     """Counts and texts; InputError where the options `needed_by` need texts that the data set does not have.
 
-    embeddings: a directory whose vectors take the place of text vectors. similar: most similar items that are asked for.
+    embeddings: a directory whose vectors take the place of text vectors. similar: most similar items that are asked for. users: the
+    share of users whose train interactions are counted, those of `kept_users`.
     """
     items = artifacts.read_items(data)
-    popularity_N = read_train_log(data, num_items=len(items)).popularity_N
+    log = read_train_log(data, num_items=len(items))
+    counted_T = np.isin(log.users_T, kept_users(log.users_T, users, seed=seed))
+    popularity_N = np.bincount(log.items_T[counted_T], minlength=len(items))
     texts = text.require_texts(items, options, needed_by=list(needed_by), where=data) if needed_by else []
     text_NX = pairs = None
     if embeddings is not None:
@@ -71,12 +86,17 @@ def read_splits(
     seed: int,
     positions_name: str,
     ages: bool = False,
+    users: float = 1.0,
 ) -> tuple[Rows, Rows, dict[str, int]]:
     """(train rows with the newest `positions` items, the valid rows that choose, counts); cut histories are said and counted.
 
-    ages: the rows have the ages of their items (infer.models.recency.with_ages); InputError where no train row has one.
+    ages: the rows have the ages of their items (infer.models.recency.with_ages); InputError where no train row has one. users: the share of
+    users whose train rows are learned, those of `kept_users`.
     """
     train = read_rows(data, "train", num_items=num_items)
+    if users < 1:
+        everybody = read_train_log(data, num_items=num_items).users_T
+        train = train.take(np.flatnonzero(np.isin(train.users_R, kept_users(everybody, users, seed=seed))))
     if ages:
         train = with_ages(train, data, num_items=num_items)
         if np.isnan(train.age_H).all():
