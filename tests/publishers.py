@@ -8,7 +8,7 @@ import io
 import json
 import random
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 Rating = tuple[int, int, float, int]
@@ -179,3 +179,48 @@ def table(path: Path, columns: list[str], rows: Iterable[Iterable[object]]) -> N
     writer.writerow(columns)
     writer.writerows(rows)
     write(path, text.getvalue())
+
+
+def goodreads(folder: Path, *, users: int = 15, seed: int = 4) -> list[tuple[str, str, int, int, bool]]:
+    """Interactions, books and authors of the UCSD Book Graph with a broken line and a book that is listed nowhere; returns (user, book,
+    rating, second, read)."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+    rows, lines = [], []
+    for user in range(users):
+        for _ in range(rng.randrange(1, 9)):
+            second = 1_300_000_000 + rng.randrange(10**8)
+            row = (f"user{user}", str(100 + rng.randrange(7)), rng.randrange(6), second, rng.random() < 0.7)
+            rows.append(row)
+            zone = rng.choice((-7, 0, 2))
+            local = datetime.fromtimestamp(second, timezone(timedelta(hours=zone)))
+            date = local.strftime("%a %b %d %H:%M:%S %z %Y")
+            lines.append(json.dumps({"user_id": row[0], "book_id": row[1], "is_read": row[4], "rating": row[2], "date_added": date,
+                                     "read_at": ""}))  # fmt: skip
+    broken = [
+        '{"user_id": "user1", "book_id": "101", "is_read": true, "rating": 3, "date_added": "last summer"}'
+    ]
+    write(folder / "goodreads_interactions_poetry.json.gz", "\n".join(lines + broken) + "\n")
+    books = [
+        {"book_id": str(100 + n), "title": f"Poems &amp; Prose {n}", "description": "Verses", "authors": [{"author_id": "9", "role": ""}],
+         "popular_shelves": [{"count": "90", "name": "to-read"}, {"count": "5", "name": "verse"}, {"count": "40", "name": "poetry"}]}
+        for n in range(6)
+    ]  # fmt: skip
+    write(folder / "goodreads_books_poetry.json", "\n".join(map(json.dumps, books)) + "\n")
+    write(folder / "goodreads_book_authors.json", json.dumps({"author_id": "9", "name": "A. Poet"}) + "\n")
+    return rows
+
+
+def mind(folder: Path) -> dict[str, list[str]]:
+    """Two parts of MIND whose impressions are out of order; returns every user's articles in order (N9 is not in news.tsv)."""
+    parts = {
+        "MINDsmall_dev": ["1\tU1\t11/15/2019 8:00:00 AM\tN1 N2\tN3-0 N4-1", "2\tU3\t11/15/2019 9:00:00 AM\t\tN1-1 N2-1"],
+        "MINDsmall_train": ["1\tU1\t11/14/2019 1:00:00 PM\tN1 N2\tN5-1 N3-0", "2\tU1\t11/14/2019 1:00:00 AM\tN1 N2\tN6-1",
+                            "3\tU2\t11/12/2019 12:30:00 AM\tN2 N9\tN3-0 N1-0"],
+    }  # fmt: skip
+    for name, lines in parts.items():
+        (folder / name).mkdir(parents=True)
+        write(folder / name / "behaviors.tsv", "\n".join(lines) + "\n")
+        told = [f'N{n}\tnews\tnewsworld\tTitle "{n}\tAbstract\thttps://x\t[]\t[]' for n in range(1, 7)]
+        write(folder / name / "news.tsv", "\n".join(told) + "\n")
+    return {"U1": ["N1", "N2", "N6", "N5", "N4"], "U2": ["N2"], "U3": ["N1", "N2"]}

@@ -197,9 +197,13 @@ def test_groups_by_a_column_the_row_of_the_table_and_the_places(made, tmp_path):
     targets = read_rows(data, "test", num_items=ITEMS).target_R
     assert values["item_level/brand=Acme/hr@5"]["value"] == values["item_level/hr@5"]["value"]
     assert values["protocol"]["group_rows"]["title="] == (targets == 2).sum(), "the item without a title"
-    shelves = {key: rows for key, rows in values["protocol"]["group_rows"].items() if key.startswith("category_2=")}
+    shelves = {
+        key: rows for key, rows in values["protocol"]["group_rows"].items() if key.startswith("category_2=")
+    }
     assert values["item_level/category=Tools/hr@5"]["value"] == values["item_level/hr@5"]["value"]
-    assert shelves["category_2=Shelf 0"] == (targets // 8 == 0).sum() and sum(shelves.values()) == len(targets)
+    assert shelves["category_2=Shelf 0"] == (targets // 8 == 0).sum() and sum(shelves.values()) == len(
+        targets
+    )
     header, row, *rest = (model / "metrics" / "metrics.tsv").read_text().splitlines()
     line = dict(zip(header.split("\t"), row.split("\t"), strict=True))
     assert not rest and line["sid_level/hr@5"] == f"{values['sid_level/hr@5']['value']:.4f}"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import get_type_hints
 
 import numpy as np
@@ -178,16 +179,19 @@ def test_a_collision_level_is_a_level_of_all_items(store, tmp_path):
     assert table.sizes[3] == report["nearest"]["collisions"]["largest_group"] >= 3
 
 
-def test_last_codes_by_popularity_are_those_of_the_train_rows(store, tmp_path):
-    root = store
-    flags = ("rq.assign_sids", "--data", root / "data", "--embeddings", root / "embeddings", "--quantizer", root / "quantizer", "--map", "pca")
-    call(*flags, "--repair", "popularity", "--output_dir", tmp_path / "sids")
-    table = read_sids(tmp_path / "sids")
-    counts = read_train_log(root / "data", num_items=table.num_items).popularity_N
+def test_last_codes_by_popularity_are_those_of_the_train_rows(store, monkeypatch):
+    counts = np.arange(NUM_ITEMS) * 7 % 13
+    monkeypatch.setattr(
+        assign_sids, "read_train_log", lambda data, num_items: SimpleNamespace(popularity_N=counts)
+    )
+    args = assign_sids.AssignArgs(
+        str(store), str(store / "embeddings/both"), "none", str(store / "quantizers/q"), repair="popularity"
+    )
+    table = assign_sids.assign(args, read_embeddings(store / "embeddings/both")).table
     _, prefix_N = np.unique(table.codes_NL[:, :-1], axis=0, return_inverse=True)
     order = np.lexsort((table.codes_NL[:, -1], prefix_N))
     same = np.diff(prefix_N[order]) == 0
-    assert same.any() and (np.diff(counts[order])[same] <= 0).all() and len(table.sids_SL) == table.num_items
+    assert same.any() and (np.diff(counts[order])[same] <= 0).all() and len(table.sids_SL) == NUM_ITEMS
 
 
 def test_given_embeddings_are_a_part_and_their_content_is_an_input(store, tmp_path):

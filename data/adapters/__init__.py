@@ -8,7 +8,9 @@ from __future__ import annotations
 from data.adapters.contract import Adapter
 from data.adapters.logs.options import (
     AtomicOptions,
+    GoodreadsOptions,
     KuaiRandOptions,
+    MindOptions,
     MovieLensOptions,
     P5Options,
     YelpOptions,
@@ -29,6 +31,8 @@ ADAPTERS: dict[str, Adapter] = {
     "movielens": Adapter(MovieLensOptions, "data.adapters.logs.movielens"),
     "kuairand": Adapter(KuaiRandOptions, "data.adapters.logs.kuairand"),
     "yelp": Adapter(YelpOptions, "data.adapters.logs.yelp"),
+    "goodreads": Adapter(GoodreadsOptions, "data.adapters.logs.goodreads"),
+    "mind": Adapter(MindOptions, "data.adapters.logs.mind"),
     "recbole": Adapter(AtomicOptions, "data.adapters.logs.atomic", published=True),
     "minionerec": Adapter(MiniOneRecOptions, "data.adapters.releases", published=True),
     "sidreasoner": Adapter(SidReasonerOptions, "data.adapters.releases", published=True),

@@ -1,4 +1,4 @@
-"""Options of the adapters that read a publisher's log: MovieLens, KuaiRand, Yelp, RecBole's atomic files, P5's archive."""
+"""Options of the adapters that read a publisher's log: MovieLens, KuaiRand, Yelp, Goodreads, MIND, RecBole's atomic files, P5's archive."""
 
 from __future__ import annotations
 
@@ -84,6 +84,50 @@ class YelpOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_share < 1:
             raise InputError(f"yelp.max_bad_share is {self.max_bad_share} -> between 0 and 1")
+
+
+@dataclass(frozen=True)
+class GoodreadsOptions:
+    """A folder of the UCSD Book Graph: one JSON object a line, of interactions and of books."""
+
+    GROUP: ClassVar[str] = "goodreads"
+    KIND: ClassVar[str] = "interactions"
+    interactions: list[str] = field(
+        default_factory=lambda: ["goodreads_interactions*.json*", "goodreads_reviews*.json*"]
+    )
+    """file patterns below raw, the first that matches anything is used"""
+    books: list[str] = field(default_factory=lambda: ["goodreads_books*.json*"])
+    """file patterns below raw, likewise"""
+    authors: list[str] = field(default_factory=lambda: ["goodreads_book_authors*.json*"])
+    """likewise, names of authors, which are an item's brand; where none matches items have none"""
+    read_only: bool = True
+    """only books that were read: a book may be on a shelf without (lines of reviews have no such field: set it false there)"""
+    shelves: int = 3
+    """how many of a book's most used shelves are its categories; those that say what a reader does with it are left out"""
+    max_bad_share: float = 0.01
+    """largest share of broken lines per file"""
+    allow_truncated: bool = False
+    """use the whole lines of a file that ends in the middle of a line or of its gzip stream"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share < 1 or self.shelves < 0:
+            raise InputError(
+                f"goodreads: max_bad_share {self.max_bad_share} is between 0 and 1, shelves {self.shelves} is not negative"
+            )
+
+
+@dataclass(frozen=True)
+class MindOptions:
+    """A folder of MIND, the Microsoft News data: behaviors.tsv and news.tsv, of one part or of several."""
+
+    behaviors: list[str] = field(default_factory=lambda: ["behaviors.tsv*", "*/behaviors.tsv*"])
+    """file patterns below raw, the first that matches anything is used; files are read in the order of their first impression"""
+    news: list[str] = field(default_factory=lambda: ["news.tsv*", "*/news.tsv*"])
+    """file patterns below raw, likewise; of several lines of an article the first counts"""
+
+    def __post_init__(self) -> None:
+        if not self.behaviors or not self.news:
+            raise InputError("mind.behaviors and mind.news are needed -> name both files")
 
 
 @dataclass(frozen=True)
