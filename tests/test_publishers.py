@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -15,10 +14,8 @@ import pytest
 
 from configs import program
 from configs.program import ROOT, InputError
-from data.adapters.logs import goodreads, mind
 from data.adapters.logs.delimited import Layout, Log
 from data.adapters.logs.kuairand import stratified
-from data.adapters.logs.options import GoodreadsOptions, MindOptions
 from data.prepare import PrepareArgs, prepare
 from data.shaping.assemble import Prepared
 from tests import publishers
@@ -243,53 +240,6 @@ def test_yelp_reviews_dates_and_duplicate_businesses(tmp_path):
     items = {row["raw_id"]: row for row in prepared.items.to_pylist()}
     assert items["b2"]["title"] == "Shop & Co 2" and items["b2"]["categories"] == ["Bars", "Nightlife"]
     assert items["b3"]["categories"] == [] and items["b3"]["description"] == "3 Main St, Reno, NV"
-
-
-def test_goodreads_reads_zones_shelves_and_authors(tmp_path):
-    assert doctest.testmod(goodreads).failed == doctest.testmod(mind).failed == 0
-    rows = publishers.goodreads(tmp_path / "raw")
-    listed = {str(100 + n) for n in range(6)}
-    prepared = made(tmp_path / "raw", "goodreads", {"max_bad_share": 0.1})
-    assert walks(prepared) == by_rows([(u, b, t) for u, b, _, t, read in rows if read and b in listed])
-    assert prepared.funnel.facts["interaction_lines_broken"] == 1
-    book = prepared.items.to_pylist()[0]
-    assert book["title"].startswith("Poems & Prose") and (book["categories"], book["brand"]) == (
-        ["poetry", "verse"],
-        "A. Poet",
-    )
-    ratings = prepared.interactions["rating"]
-    rated = sum(1 for _, b, rating, _, read in rows if read and b in listed and rating)
-    assert len(ratings) - ratings.null_count == rated, "0 stars: not rated"
-    everything = made(
-        tmp_path / "raw", "goodreads", {"read_only": False, "authors": [], "max_bad_share": 0.1}
-    )
-    assert walks(everything) == by_rows([(u, b, t) for u, b, _, t, _ in rows if b in listed])
-    found = goodreads.find_lines(tmp_path / "raw", GoodreadsOptions(), user="user3", items=["102"])
-    assert (
-        len(found.user) == sum(row[0] == "user3" for row in rows)
-        and found.items[0].fields["title"] == "Poems &amp; Prose 2"
-    )
-    assert found.user[0].event == next((b, t) for u, b, _, t, _ in rows if u == "user3")
-
-
-def test_mind_joins_histories_and_clicks_of_its_parts(tmp_path):
-    own = publishers.mind(tmp_path / "raw")
-    prepared = made(tmp_path / "raw", "mind")
-    assert {user: [item for item, _ in walk] for user, walk in walks(prepared).items()} == own
-    times = [time for _, time in walks(prepared)["U1"]]
-    assert times[:2] == [None, None] and times[2:] == sorted(times[2:]) and times[2] == 1_573_693_200
-    (article,) = [row for row in prepared.items.to_pylist() if row["raw_id"] == "N1"]
-    assert (article["title"], article["categories"]) == ('Title "1', ["news", "newsworld"])
-    assert (
-        prepared.funnel.facts["articles_not_in_news"] == 1 and prepared.funnel.facts["repeated_articles"] == 6
-    )
-    found = mind.find_lines(tmp_path / "raw", MindOptions(), user="U1", items=["N4"])
-    assert [line.line for line in found.user] == [1, 1, 2] and found.user[0].event == ("N4", 1_573_804_800)
-    (tmp_path / "raw/MINDsmall_dev/behaviors.tsv").write_text(
-        "1\tU1\tyesterday\tN1\tN3-1\n2\tU1\t11/15/2019 8:00:00 AM\tN1\tN3\n"
-    )
-    with pytest.raises(InputError, match="behaviors.tsv.*time is 'yesterday'"):
-        made(tmp_path / "raw", "mind")
 
 
 def test_p5s_archive_keeps_its_numbers_its_order_and_its_split(tmp_path):
