@@ -11,6 +11,7 @@ bash scripts/doctor.sh        (python -m configs.doctor --memory_gib 64 --disk_g
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.integrity import Check, verify_outputs
+from configs.memory import MemoryPlan, Shape, estimate
 from configs.program import ROOT
 from configs.recipes import SIZES, recipe
 
@@ -40,7 +42,9 @@ KEYS = {
     "WANDB_API_KEY": "only TRACKER=wandb online needs it",
     "SWANLAB_API_KEY": "only TRACKER=swanlab online needs it",
     "HF_TOKEN": "only gated models need it",
+    "DASHSCOPE_API_KEYS": "only the teacher of configs/navigen needs it",
 }
+OPTIONAL = ("requirements-gpu.txt", "requirements-serve.txt", "requirements-cluster.txt")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#]+)")
 KEY_LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
 
@@ -104,6 +108,18 @@ def check_packages(pins: Mapping[str, str], installed: Mapping[str, str]) -> Ite
         elif have.split("+")[0] != pin:
             level = "warn" if have.split(".")[0] == pin.split(".")[0] else "FAIL"
             yield Diagnosis(level, "packages", f"{name} is {have}, the pin is {pin} -> bash scripts/setup.sh")
+
+
+def check_optional(pins: Mapping[str, str], installed: Mapping[str, str]) -> Iterator[Diagnosis]:
+    """Packages of the other requirements files, which only some switches need: those that are installed in another version."""
+    for name, pin in pins.items():
+        have = installed.get(name)
+        if have is not None and have.split("+")[0] != pin:
+            yield Diagnosis(
+                "warn",
+                "packages",
+                f"{name} is {have}, the pin is {pin}: what needs it was not tried with that",
+            )
 
 
 def find_gpus() -> list[Gpu]:
@@ -190,6 +206,22 @@ def check_memory(available: int | None, needed_gib: float) -> Diagnosis:
     return Diagnosis("FAIL", "memory", f"{text} -> close programs or take a larger machine")
 
 
+def needs_of(model: Path, *, processes: int, on_gpu: bool) -> tuple[float, float]:
+    """(memory, disk) in GiB of a training of a model directory: by its config.json, as configs/memory.py counts.
+
+    Memory of the machine: on a CPU all of the training, on GPUs the float32 weights that every process loads first. Disk: checkpoints
+    of weights and both moments (two, the best one, one being written) and final/.
+    """
+    try:
+        shape = Shape.of(json.loads((model / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        Parser(prog="python -m configs.doctor").error(
+            f"--model {model} has no config.json of a decoder like Qwen3"
+        )
+    held = 4.0 * shape.parameters if on_gpu else estimate(shape, MemoryPlan(device="cpu")).total
+    return max(MEMORY_GIB, processes * held / GIB + 1), DISK_GIB + (4 * 12 + 4) * shape.parameters / GIB
+
+
 def check_cores(cores: int) -> Diagnosis:
     threads = os.environ.get("OMP_NUM_THREADS")
     return Diagnosis("ok", "cores", f"{cores}{f' (OMP_NUM_THREADS={threads})' if threads else ''}")
@@ -267,15 +299,27 @@ def diagnose(args: argparse.Namespace, environment: Mapping[str, str]) -> Iterat
     index_url = environment.get("TORCH_INDEX_URL")
     yield check_python(sys.version_info[:2], sys.executable)
     yield from check_packages(pins, installed)
+    optional = {
+        k: v for file in OPTIONAL for k, v in read_pins((ROOT / file).read_text()).items() if k not in pins
+    }
+    yield from check_optional(optional, installed_versions(optional))
     yield from check_gpus(gpus, installed.get("torch"), index_url)
     yield from (finding for gpu in gpus for finding in check_sizes(gpu))
     yield check_cores(usable_cores())
-    yield check_memory(available_memory(), args.memory_gib)
+    memory_gib, disk_gib = args.memory_gib, args.disk_gib
+    if args.model is not None:
+        memory_gib, disk_gib = needs_of(Path(args.model), processes=max(1, len(gpus)), on_gpu=bool(gpus))
+        yield Diagnosis(
+            "ok",
+            "run",
+            f"training {args.model} needs {memory_gib:.1f} GiB of memory and {disk_gib:.1f} GiB of disk, by estimate",
+        )
+    yield check_memory(available_memory(), memory_gib)
     if "torch" not in installed:
         yield check_directory(".venv", ROOT / ".venv", SETUP_GIB["cpu" if index_url else "cuda"])
     data_root = Path(environment.get("DATA_ROOT") or "data")
-    yield check_directory("DATA_ROOT", data_root, args.disk_gib)
-    yield check_directory("OUTPUT_ROOT", Path(environment.get("OUTPUT_ROOT") or "outputs"), args.disk_gib)
+    yield check_directory("DATA_ROOT", data_root, DISK_GIB if args.model else disk_gib)
+    yield check_directory("OUTPUT_ROOT", Path(environment.get("OUTPUT_ROOT") or "outputs"), disk_gib)
     yield from check_keys(environment, ROOT / ".env")
     yield from check_data(data_root, deep=args.deep)
 
@@ -292,6 +336,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--memory_gib", type=float, default=MEMORY_GIB, help="free memory the run needs")
     parser.add_argument("--disk_gib", type=float, default=DISK_GIB, help="free disk the run needs")
+    parser.add_argument(
+        "--model", help="model directory that would be trained: memory and disk are what that needs"
+    )
     parser.add_argument("--deep", action="store_true", help=f"hash data beyond {HASH_GIB:g} GiB too")
     args = parser.parse_args(argv)
     os.chdir(ROOT)  # relative roots mean the repository

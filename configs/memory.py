@@ -5,7 +5,8 @@
 Counted, per process, in bytes: weights (float32 masters and the bfloat16 copies that autocast keeps), gradients, the two
 moments of Adam, what a layer keeps of every token for its gradient, the label block of the output layer, and the cache of the
 largest batch of a validation, which comes when no gradient is alive. Added: CONTEXT for CUDA itself and a SLACK for fragments.
-These are estimates; none was checked against a GPU.
+These are estimates; none was checked against a GPU. On a CPU (device cpu: float32 throughout, and in place of CONTEXT what the process
+holds already) they were: tests/test_planning.py.
 
 Legend of the arithmetic: D hidden size, I inner size of the MLP, V rows of the vocabulary, T tokens of a batch.
 """
@@ -14,12 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
+
+from configs.program import peak_mib
 
 GIB = 2**30
 CONTEXT = 0.75 * GIB
 SLACK = 1.1  # of everything but the context
 HEAD_BLOCK = 512 * 2**20  # float32 logits of one block (train/supervised/head.py)
+CPU_HEAD_BLOCK = 4 * 2**20
 HEAD_COPIES = 2.5  # the logits, their bfloat16 origin, their gradient
 ADAPTERS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -102,6 +107,9 @@ class MemoryPlan:
     """of LoRA"""
     cached: int = 64 * 256
     """tokens of a validation's largest batch: 64 prompts (DecodeSettings.batch_size) of 256"""
+    reference: bool = False
+    """a second model for the KL term, whole in float32"""
+    device: Literal["cuda", "cpu"] = "cuda"
 
 
 @dataclass(frozen=True)
@@ -114,20 +122,21 @@ class Estimate:
     activations: float
     head: float
     validation: float
+    context: float = CONTEXT
 
     @property
     def total(self) -> float:
         """The peak: training's, or validation's where that is more."""
         held = self.weights + self.gradients + self.optimizer
-        return CONTEXT + SLACK * (held + max(self.activations + self.head, self.validation))
+        return self.context + SLACK * (held + max(self.activations + self.head, self.validation))
 
     def __str__(self) -> str:
         parts = {
             "weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer,
             "activations": self.activations, "output layer": self.head, "validation": self.validation,
         }  # fmt: skip
-        told = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts.items())
-        return f"about {self.total / GIB:.1f} GiB a GPU ({told}); an estimate, not measured"
+        told = ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items())
+        return f"about {self.total / GIB:.2f} GiB a process ({told}); an estimate, not measured"
 
 
 def estimate(shape: Shape, plan: MemoryPlan) -> Estimate:
@@ -137,12 +146,32 @@ def estimate(shape: Shape, plan: MemoryPlan) -> Estimate:
     hold 18 MB between steps. Frozen weights (LoRA) are 4 bytes each.
     """
     weights, gradients, optimizer = _held(shape, plan)
-    head = HEAD_COPIES * HEAD_BLOCK
+    if plan.reference:
+        weights += 4.0 * shape.parameters
+    on_cpu = plan.device == "cpu"
+    head = HEAD_COPIES * (CPU_HEAD_BLOCK if on_cpu else HEAD_BLOCK)
     if plan.train_what == "all":
         head += 4 * shape.table  # the block-wise sum of its gradient
+    cache = plan.cached * key_value_bytes(shape) * (2 if on_cpu else 1)
     return Estimate(
-        weights, gradients, optimizer, _activations(shape, plan), head, plan.cached * key_value_bytes(shape)
+        weights,
+        gradients,
+        optimizer,
+        _activations(shape, plan),
+        head,
+        cache,
+        resident() if on_cpu else CONTEXT,
     )
+
+
+def resident() -> float:
+    """Bytes that this process has in memory."""
+    for line in (
+        Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else ()
+    ):
+        if line.startswith("VmRSS:"):
+            return 1024.0 * int(line.split()[1])
+    return float(peak_mib() << 20)
 
 
 def trained(shape: Shape, plan: MemoryPlan) -> int:
@@ -156,6 +185,8 @@ def _held(shape: Shape, plan: MemoryPlan) -> tuple[float, float, float]:
     """Bytes of (weights, gradients, optimizer) that stay between steps."""
     every, some = shape.parameters, trained(shape, plan)
     moments = 2 if plan.eight_bit else 8
+    if plan.device == "cpu":  # float32, no copies; every process holds all
+        return 4.0 * (every + some * (plan.train_what != "all")), 4.0 * some, float(moments * some)
     if plan.sharding == "zero2":  # bfloat16 weights whole; gradients and float32 masters in parts
         return 2.0 * every, 2.0 * some / plan.processes, (4 + moments) * some / plan.processes
     if plan.sharding == "fsdp2":  # all in parts, two layers and the tables in bfloat16 while they compute
@@ -171,6 +202,13 @@ def _held(shape: Shape, plan: MemoryPlan) -> tuple[float, float, float]:
 def _activations(shape: Shape, plan: MemoryPlan) -> float:
     """What the layers keep of every token. float32 residual stream and norms, bfloat16 inputs of linear layers."""
     queries, keys = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
+    if plan.device == "cpu":
+        # floats of two norms (input, normed, output), of q and k (in, normed), q k v and output of attention with keys spread over
+        # the heads, the input of o, and gate, its activation, up and their product
+        layer = 4 * (6 * shape.hidden + 7 * queries + 2 * keys + 4 * shape.inner)
+        if plan.checkpointing:
+            return float(plan.tokens * (shape.layers * 4 * shape.hidden + layer))
+        return float(plan.tokens * shape.layers * layer)
     attention = 2 * (2 * queries + 2 * keys) + 2 * queries + 8 * (queries + keys)  # q k v o, rotated, normed
     layer = 4 * shape.hidden + 2 * (8 * shape.hidden + 2 * shape.hidden) + attention + 4 * 2 * shape.inner
     if plan.checkpointing:

@@ -9,8 +9,11 @@ of the semantic IDs with codebook usage and the embedding map, training curves, 
 number comes from, and it links the run's other pages (quality, galleries). It needs no network and runs no script; nothing ever parses it back. The table is also printed, as
 Markdown.
 
+--watch shows a job that still runs instead, on the screen and without writing anything: state of every output, newest losses.
+
 python -m infer.report --data data/toystore --sids data/toystore/sids/rqkmeans --run outputs/quickstart \
     --output_dir outputs/quickstart/report
+python -m infer.report --watch outputs/quickstart
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from infer.page import sections as page
 from infer.page.links import Link, pages_of_run
 from infer.page.showcase import stories
 from infer.tables import results
+from infer.work import watching
 from rq.quality.figures import sid_figures
 
 STAGE, VERSION = "report", 2
@@ -39,14 +43,18 @@ STAGE, VERSION = "report", 2
 class ReportArgs:
     """The results page."""
 
-    data: str
+    data: str | None = None
     """prepared data set of the run"""
-    sids: str
+    sids: str | None = None
     """its semantic IDs"""
-    run: str
+    run: str | None = None
     """run folder, outputs/<run>"""
-    output_dir: str
+    output_dir: str | None = None
     """where the page goes, e.g. outputs/<run>/report"""
+    watch: str | None = None
+    """show this run folder on the screen for as long as something in it runs; the four above are left out then"""
+    every: float = 10.0
+    """seconds between two looks"""
     title: str | None = None
     """heading; null = the name of the run folder"""
     split: str = "test"
@@ -63,6 +71,15 @@ class ReportArgs:
     """replace an older page (it is derived from other outputs and holds nothing of its own)"""
 
     def __post_init__(self) -> None:
+        needed = ("data", "sids", "run", "output_dir")
+        given = [name for name in needed if getattr(self, name) is not None]
+        if self.watch is not None and given:
+            raise InputError(f"watch and {given[0]} are given -> watch shows a run, the others make its page")
+        if self.watch is None and len(given) < len(needed):
+            missing = ", ".join(name for name in needed if name not in given)
+            raise InputError(f"missing: {missing} -> give them, or --watch outputs/<run>")
+        if self.every <= 0:
+            raise InputError(f"every {self.every} seconds -> above 0")
         if self.users < 0 or self.top < 1:
             raise InputError(f"users {self.users} and top {self.top} must not be negative, top at least 1")
 
@@ -105,6 +122,9 @@ def build(args: ReportArgs, found: list[results.Result], links: list[Link]) -> p
 
 
 def main(args: ReportArgs) -> None:
+    if args.watch is not None:
+        watching.watch(args.watch, every=args.every)
+        return
     run = Path(args.run)
     found = results.read_results(run, data=Path(args.data))
     links = pages_of_run(run, data=Path(args.data).resolve().name, own=Path(args.output_dir))

@@ -20,5 +20,5 @@ source "$(dirname "$0")/env.sh"
 
 config_flags tids
 if [[ -n $GIVEN || " $* " == *" --given"[\ =]* ]]; then CONFIGS=(); fi
-"$PYTHON" -m preprocess.generate_tids ${CONFIGS[@]+"${CONFIGS[@]}"} --data "$DATA_ROOT/$DATASET" ${GIVEN:+--given "$GIVEN"} \
+single preprocess.generate_tids ${CONFIGS[@]+"${CONFIGS[@]}"} --data "$DATA_ROOT/$DATASET" ${GIVEN:+--given "$GIVEN"} \
     ${CAPTIONS:+--captions "$CAPTIONS"} --output_dir "$DATA_ROOT/$DATASET/tids/$TIDS" "$@"

@@ -25,13 +25,13 @@ share_flags "preprocess.reason_identifiers preprocess.search_prompts preprocess.
 WRITTEN=$DATA_ROOT/$DATASET/reasoning/$REASONING
 config_flags reason
 # shellcheck disable=SC2086
-"$PYTHON" -m preprocess.reason_identifiers "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" \
+single preprocess.reason_identifiers "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" \
     --tids "$DATA_ROOT/$DATASET/tids/$TIDS" --output_dir "${WRITTEN}_identifiers" $ASK_ARGS "$@"
 config_flags search
 # shellcheck disable=SC2086
-"$PYTHON" -m preprocess.search_prompts "${CONFIGS[@]}" --reasoning "${WRITTEN}_identifiers" \
+single preprocess.search_prompts "${CONFIGS[@]}" --reasoning "${WRITTEN}_identifiers" \
     --output_dir "${WRITTEN}_instructions" $ASK_ARGS ${SHARED[@]+"${SHARED[@]}"} $SEARCH_ARGS
 config_flags distill
 # shellcheck disable=SC2086
-"$PYTHON" -m preprocess.distill_reasoning "${CONFIGS[@]}" --search "${WRITTEN}_instructions" \
+single preprocess.distill_reasoning "${CONFIGS[@]}" --search "${WRITTEN}_instructions" \
     --output_dir "${WRITTEN}_thoughts" $ASK_ARGS ${SHARED[@]+"${SHARED[@]}"} $DISTILL_ARGS

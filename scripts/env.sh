@@ -19,7 +19,7 @@ if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/_
 fi
 
 # A variable that is nearly one of ours was meant to be it.
-VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT CLIP CONFIG DATASET DATA_ROOT DISTILL_ARGS DRY_RUN EMBED EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GALLERY_ARGS GRADE_ARGS HISTORY_ARGS IMAGE_MODEL IMPORT_ARGS INSTRUCT_MODE ITEM_IMAGES MASTER_ADDR MASTER_PORT MAKER MEMBERS MODE MODEL NAME NARRATIVE_ARGS
+VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT CLIP CONFIG DATASET DATA_ROOT DISTILL_ARGS DRY_RUN EMBED ENGINE EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GALLERY_ARGS GRADE_ARGS HISTORY_ARGS IMAGE_MODEL IMPORT_ARGS INSTRUCT_MODE ITEM_IMAGES MASTER_ADDR MASTER_PORT MAKER MEMBERS MODE MODEL NAME NARRATIVE_ARGS
 NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PLAN PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SEED SEQUENTIAL SIDS SIZE SOURCE SPLIT SPLITS STAGE STAGES SUBMIT TAGS TASKS TEACHER TEACHER_SEEDS TIDS TRACKER VIDEO_MODEL"
 
 # differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
@@ -124,9 +124,43 @@ recipe_flags() {
     echo "SIZE=$SIZE CARD=$CARD: ${RECIPE[*]}"
 }
 
+# on_ray PROCESSES TOGETHER MODULE FLAGS...: as tasks of a Ray cluster (ENGINE=ray).
+on_ray() {
+    local processes=$1 together=$2 command
+    shift 2
+    command=$("${DRY_PYTHON:-$PYTHON}" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@")
+    "$PYTHON" -m configs.ray_tasks --processes "$processes" --together "$together" --command "$command"
+}
+
+# single MODULE FLAGS...: one process, here or as a task of a Ray cluster.
+single() {
+    case ${ENGINE:-} in
+        "") "$PYTHON" -m "$@" ;;
+        ray) on_ray 1 false "$@" ;;
+        *) refuse_engine "$1" ;;
+    esac
+}
+
+refuse_engine() {
+    echo "ERROR 2: ENGINE=${ENGINE:-} is nothing for $1 -> ray for stages 02, 05, 06, 11, 12 and 13, spark for 01" >&2
+    exit 2
+}
+
 # Trainers: one process, or NUM_GPUS of them on each of NUM_NODES machines through accelerate.
 launch() {
     local code=0 gpus=${NUM_GPUS:-1} nodes=${NUM_NODES:-1} config=${ACCELERATE_CONFIG:-configs/accelerate/ddp.yaml} machines=()
+    case ${ENGINE:-}:$1 in
+        :*) ;;
+        ray:rq.embed_items)
+            on_ray "$((gpus * nodes))" true "$@"
+            return
+            ;;
+        ray:infer.* | ray:generation.generate_images)
+            on_ray "$((gpus * nodes))" false "$@"
+            return
+            ;;
+        *) refuse_engine "$1" ;;
+    esac
     case " $* " in
         *" --plan"*)                # is made by one process, wherever that is
             "$PYTHON" -m "$@"

@@ -16,6 +16,7 @@ import pytest
 from configs import doctor
 from configs.integrity import verify_outputs
 from configs.program import ROOT
+from configs.recipes import SIZES
 from data.store.output import open_output
 
 PINS = {"torch": "2.13.0", "numpy": "2.3.5", "trl": "1.16.0"}
@@ -181,6 +182,7 @@ def test_keys_are_named_and_never_shown(tmp_path):
         "not set",
         "not set",
         "set in .env",
+        "not set",
     ]
     assert "secret" not in "".join(lines)
     env_file.chmod(0o644)
@@ -208,3 +210,24 @@ def test_script_reports_this_environment(tmp_path):
     result = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "as pinned: torch" in result.stdout and result.stdout.endswith("ready\n")
+
+
+def test_needs_of_a_run_come_from_its_model(tmp_path, capsys):
+    shape = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True, "model_type": "qwen3"}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    memory, disk = doctor.needs_of(tmp_path, processes=8, on_gpu=True)
+    weights = 4 * SIZES["1.7B"].parameters / 2**30
+    assert memory == pytest.approx(8 * weights + 1) and disk == pytest.approx(1 + 13 * weights)
+    assert doctor.needs_of(tmp_path, processes=1, on_gpu=False)[0] > 4 * weights, (
+        "weights, gradients and two moments"
+    )
+    with pytest.raises(SystemExit) as ended:
+        doctor.needs_of(tmp_path / "none", processes=1, on_gpu=True)
+    assert ended.value.code == 2 and "no config.json of a decoder" in capsys.readouterr().err
+
+
+def test_packages_of_switches_are_checked_only_where_they_are_installed():
+    pins = {"vllm": "0.31.0", "ray": "2.60.0", "starlette": "1.10.0"}
+    found = list(doctor.check_optional(pins, {"vllm": "0.30.1", "starlette": "1.10.0"}))
+    assert levels(found) == ["warn"] and "vllm is 0.30.1, the pin is 0.31.0" in found[0].text

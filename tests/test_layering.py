@@ -68,6 +68,7 @@ ROOMS = {
         "supervised": {"", "scale"},
         "rewards": {""},
         "policy": {"", "rewards", "scale"},
+        "plans": {"", "scale", "supervised", "policy"},
         "scratch": {""},
     },
     "generation": {"": set(), "makers": {""}},

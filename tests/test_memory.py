@@ -104,7 +104,7 @@ def test_what_a_run_and_the_doctor_say(monkeypatch):
     settings = SimpleNamespace(world_size=1, gradient_checkpointing=False, optim="adamw_torch")
     model = tiny.model(vocab_size=50).config
     text, enough = foretold(model, settings, train_what="all", tokens=100, memory=80 * GIB)
-    assert enough and re.match(r"memory: about 2\.\d GiB a GPU \(weights 0\.0.*not measured", text)
+    assert enough and re.match(r"memory: about 2\.\d\d GiB a process \(weights 0\.00.*not measured", text)
     text, enough = foretold(model, settings, train_what="all", tokens=100, memory=GIB)
     assert not enough and "more than the 1 GiB" in text
     gpt2 = families.model("gpt2", vocab_size=50).config

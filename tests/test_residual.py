@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs.program import InputError
 from data.store import output
-from rq.constructors.rqkmeans import RqKmeans, train_rqkmeans
+from rq.constructors.rqkmeans import RqKmeans, sampled, train_rqkmeans
 from rq.quality import measures as quality
 from rq.quality import neighbours
 from rq.stack import residual, vq
@@ -152,3 +152,21 @@ def test_damaged_or_unfinished_files_are_refused(tmp_path):
 def test_vectors_of_another_width_are_refused():
     with pytest.raises(InputError, match="5 dimensions, the quantizer 2"):
         ResidualQuantizer((np.zeros((3, 2), np.float32),)).encode(np.zeros((4, 5), np.float32))
+
+
+def test_a_memory_map_is_coded_in_blocks_and_a_sample_of_it_trains(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    options = RqKmeans(sizes=[6, 4], train_items=24)
+    drawn = sampled(mapped, 24, seed=2)
+    assert drawn.shape == (24, 5) and len(np.unique(drawn, axis=0)) == 24
+    assert sampled(mapped, 60, seed=2) is mapped and sampled(mapped, None, seed=2) is mapped
+    quantizer = train_rqkmeans(drawn, options, seed=2)
+    whole, error = quantizer.encode(x), quality.reconstruction_error(x, quantizer.encode(x), quantizer)
+    monkeypatch.setattr(residual, "STREAM_ROWS", 7)
+    monkeypatch.setattr(quality, "STREAM_ROWS", 7)
+    assert np.array_equal(quantizer.encode(mapped), whole)
+    assert quality.reconstruction_error(mapped, whole, quantizer) == pytest.approx(error)
+    with pytest.raises(InputError, match="train_items 0"):
+        RqKmeans(train_items=0)

@@ -101,6 +101,8 @@ class GrpoArgs:
     """fields of transformers.TrainingArguments; the per-device batch size counts prompts"""
     tracker: Tracker = "none"
     """where curves go besides metrics.jsonl; no part of the configuration"""
+    plan: str | None = None
+    """COUNTxCARD (8xH100, 1xA100 zero2) or cpu: say memory and time there, by estimate, and stop; nothing is written"""
     overwrite: bool = False
     """replace an output of another configuration"""
 
@@ -343,6 +345,11 @@ def require_whole_updates(config: Any, updates: int) -> None:
 
 
 def main(args: GrpoArgs) -> None:
+    if args.plan is not None:
+        from train.plans.rollouts import plan
+
+        print(*plan(args, len(prompt_rows(args))), sep="\n")
+        return
     names = ("model", "examples", "sids", "data", "embeddings", "teacher", "reference", "hints")
     inputs = {name: getattr(args, name) for name in names}
     if args.newest_share is not None:

@@ -110,6 +110,8 @@ class SftArgs:
     """fields of trl.SFTConfig"""
     tracker: Tracker = "none"
     """where curves go besides metrics.jsonl; no part of the configuration"""
+    plan: str | None = None
+    """COUNTxCARD (8xH100, 1xA100 zero2) or cpu: say memory and time there, by estimate, and stop; nothing is written"""
     overwrite: bool = False
     """replace an output of another configuration"""
 
@@ -302,6 +304,11 @@ def say_of_another_order(out: Output) -> None:
 
 
 def main(args: SftArgs) -> None:
+    if args.plan is not None:
+        from train.plans.supervised import plan
+
+        print(*plan(args), sep="\n")
+        return
     inputs = {"model": args.model, "examples": args.examples, "sids": args.sids}
     if args.soft_targets.teacher is not None:
         inputs |= {"data": data_of(args.data, args.examples), "teacher": args.soft_targets.teacher}

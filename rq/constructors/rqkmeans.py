@@ -33,6 +33,8 @@ class RqKmeans:
     """Iterations of each k-means."""
     restarts: int = 3
     """Runs of each k-means from other starts; the one with the least distortion is kept."""
+    train_items: int | None = None
+    """Train on a seeded sample of so many items; null = all of them. The sample is what is held in memory."""
 
     def __post_init__(self) -> None:
         require_sizes(self.sizes, constructor="rqkmeans")
@@ -40,6 +42,8 @@ class RqKmeans:
             raise InputError(
                 f"rqkmeans: iterations {self.iterations} and restarts {self.restarts} must both be >= 1"
             )
+        if self.train_items is not None and self.train_items < 1:
+            raise InputError(f"rqkmeans: train_items {self.train_items} must be >= 1, or null")
         if self.method == "faiss" and any(size & (size - 1) or size < 2 for size in self.sizes):
             raise InputError(
                 f"rqkmeans: faiss packs codes into bits, sizes {self.sizes} must be powers of two -> method: kmeans"
@@ -48,12 +52,20 @@ class RqKmeans:
 
 def fit_rqkmeans(source: Source, options: RqKmeans, *, seed: int, out: Output) -> ResidualQuantizer:
     """Residual k-means by the method of the options."""
+    x_ND = sampled(source.x_ND, options.train_items, seed=seed)
     if options.method == "kmeans":
-        return train_rqkmeans(source.x_ND, options, seed=seed)
-    quantizer, index = train_faiss(source.x_ND, options, seed=seed)
-    same = faiss_codes(index, source.x_ND, options.sizes) == quantizer.encode(source.x_ND)
+        return train_rqkmeans(x_ND, options, seed=seed)
+    quantizer, index = train_faiss(x_ND, options, seed=seed)
+    same = faiss_codes(index, x_ND, options.sizes) == quantizer.encode(x_ND)
     out.facts["items_encoded_as_by_faiss"] = float(same.all(1).mean())
     return quantizer
+
+
+def sampled(x_ND: np.ndarray, count: int | None, *, seed: int) -> np.ndarray:
+    """`count` rows in their order, drawn by seed; all of them (memory-mapped as they are) with None or no fewer than there are."""
+    if count is None or count >= len(x_ND):
+        return x_ND
+    return x_ND[np.sort(np.random.default_rng(seed).choice(len(x_ND), count, replace=False))]
 
 
 def train_faiss(x_ND: np.ndarray, options: RqKmeans, *, seed: int) -> tuple[ResidualQuantizer, Any]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from data.artifacts import ragged
 from rq.ids.collisions import groups
-from rq.stack.residual import ResidualQuantizer
+from rq.stack.residual import STREAM_ROWS, ResidualQuantizer
 
 DEPTHS = (1, 2)
 
@@ -100,14 +100,15 @@ def reconstruction_error(
     x_ND: np.ndarray, codes_NL: np.ndarray, quantizer: ResidualQuantizer
 ) -> list[float] | None:
     """sum |x - decode|^2 / sum |x - mean|^2 with the first 1, 2, ... levels; None when all vectors are equal."""
-    spread = float(((x_ND - x_ND.mean(0, dtype=np.float64)) ** 2).sum())
-    if spread == 0:
-        return None
-    errors = []
-    for depth in range(1, len(quantizer.codebooks) + 1):
-        rest_ND = x_ND - quantizer.decode(codes_NL[:, :depth])
-        errors.append(float((rest_ND.astype(np.float64) ** 2).sum() / spread))
-    return errors
+    mean_D, depths = x_ND.mean(0, dtype=np.float64), range(1, len(quantizer.codebooks) + 1)
+    spread, left = 0.0, np.zeros(len(depths))
+    for start in range(0, len(x_ND), STREAM_ROWS):
+        rows = slice(start, start + STREAM_ROWS)
+        spread += float(((x_ND[rows] - mean_D) ** 2).sum())
+        for place, depth in enumerate(depths):
+            rest_ND = x_ND[rows] - quantizer.decode(codes_NL[rows, :depth])
+            left[place] += float((rest_ND.astype(np.float64) ** 2).sum())
+    return (left / spread).tolist() if spread else None
 
 
 def held_out_pairs(sequences: pa.Table, *, split: str) -> np.ndarray:

@@ -33,6 +33,7 @@ from rq.stack.vq import Distance, cheapest_codes, cost_matrix
 WRITTEN_BY = "scripts/04_build_sids.sh"
 WEIGHTS, DESCRIPTION = "quantizer.safetensors", "quantizer.json"
 FORMAT = "residual-1"
+STREAM_ROWS = 1 << 18  # vectors that are in memory at once where all of them are not
 KINDS = {
     "residual": "rq.stack.residual:ResidualQuantizer",
     "rotated": "rq.constructors.opq:RotatedQuantizer",
@@ -90,8 +91,12 @@ class ResidualQuantizer:
         return latent_NE
 
     def encode(self, x_ND: np.ndarray) -> np.ndarray:
-        """Cheapest code at every level in turn, int32 [N, L]."""
-        return self.encode_from(self.latent(x_ND), level=0)
+        """Cheapest code at every level in turn, int32 [N, L]. Vectors (a memory map) are read in blocks of STREAM_ROWS."""
+        codes_NL = np.empty((len(x_ND), len(self.codebooks)), np.int32)
+        for start in range(0, len(x_ND), STREAM_ROWS):
+            rows = slice(start, start + STREAM_ROWS)
+            codes_NL[rows] = self.encode_from(self.latent(x_ND[rows]), level=0)
+        return codes_NL
 
     def encode_from(self, residual_NE: np.ndarray, *, level: int) -> np.ndarray:
         """Codes int32 [N, L - level] of what is left of latent vectors when `level` levels are subtracted."""

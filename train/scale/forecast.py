@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
-from configs.memory import GIB, MemoryPlan, Shape, estimate
+from configs.memory import GIB, Shape, estimate
 from configs.sharded import asked_of
+from train.scale.planning import memory_plan
 
 
 def foretold(
@@ -22,13 +24,11 @@ def foretold(
         return f"memory: no estimate for a {model_config.model_type} model", True
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
     asked = asked_of(os.environ)
-    plan = MemoryPlan(
-        train_what="lora" if train_what in ("lora", "new_rows") else "all",
+    plan = replace(
+        memory_plan(settings, train_what=train_what),
         sharding="ddp" if asked is None else "zero2" if asked == "DEEPSPEED" and stage != "3" else "fsdp2",
         processes=settings.world_size,
         tokens=tokens,
-        checkpointing=settings.gradient_checkpointing,
-        eight_bit="8bit" in str(getattr(settings.optim, "value", settings.optim)),
     )
     found = estimate(shape, plan)
     enough = found.total <= memory
