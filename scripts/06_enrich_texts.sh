@@ -24,13 +24,13 @@ share_flags "preprocess.enrich_items preprocess.enrich_histories" "$@"
 WRITTEN=$DATA_ROOT/$DATASET/reasoning/$REASONING
 config_flags enrich_items
 # shellcheck disable=SC2086
-"$PYTHON" -m preprocess.enrich_items "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
+single preprocess.enrich_items "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
     --output_dir "${WRITTEN}_items" $ASK_ARGS "$@"
 config_flags enrich_histories
 # shellcheck disable=SC2086
-"$PYTHON" -m preprocess.enrich_histories "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
+single preprocess.enrich_histories "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
     --output_dir "${WRITTEN}_histories" $ASK_ARGS ${SHARED[@]+"${SHARED[@]}"} $HISTORY_ARGS
 # shellcheck disable=SC2086
-"$PYTHON" -m preprocess.enrich_histories "${CONFIGS[@]}" --write narrative --data "$DATA_ROOT/$DATASET" \
+single preprocess.enrich_histories "${CONFIGS[@]}" --write narrative --data "$DATA_ROOT/$DATASET" \
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --reasoning "${WRITTEN}_histories" \
     --output_dir "${WRITTEN}_narratives" $ASK_ARGS ${SHARED[@]+"${SHARED[@]}"} $NARRATIVE_ARGS
