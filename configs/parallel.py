@@ -38,8 +38,8 @@ def read_config(path: Path) -> dict[str, Any]:
             f"there is no {path} -> ACCELERATE_CONFIG is a file such as configs/accelerate/ddp.yaml"
         )
     try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no YAML: {' '.join(str(error).split())[:120]} -> correct it") from error
     if not isinstance(config, dict) or "distributed_type" not in config:
         raise InputError(f"{path} has no distributed_type -> take one of configs/accelerate/")

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
+LINE = 500  # characters of an error's beginning and of its end that are always shown
 T = TypeVar("T")
 
 
@@ -311,7 +312,9 @@ def raise_environment_fault(error: BaseException, *, where: str) -> None:
 
 
 def _one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split())
+    """The message on one line; of one that quotes a whole file, its beginning and what to do."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 2 * LINE else f"{text[:LINE]} ... {text[-LINE:]}"
 
 
 def load_environment() -> None:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from configs.program import InputError
 from data import artifacts
 from data.store.fingerprints import sha256_bytes
+from data.store.json_text import parse_json
 from data.store.output import Output, read_manifest, require_manifest
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -354,13 +355,13 @@ def read_vocab(model_dir: str | Path) -> SidVocab:
             f"model {model_dir} has no SID tokens (no sid_vocab.json) -> run scripts/08_expand_vocab.sh on it"
         )
     try:
-        raw = json.loads(path.read_text())
+        raw = parse_json(path.read_bytes(), where=path, fix="run scripts/08_expand_vocab.sh again")
         fmt = SidFormat(
             raw["format"]["token"], tuple(raw["format"]["prefix"]), tuple(raw["format"]["suffix"])
         )
         levels = tuple(_level_from_json(level) for level in raw["levels"])
         return SidVocab(fmt, levels, tuple(raw["prefix_ids"]), tuple(raw["suffix_ids"]), raw["sids_sha256"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is not a valid sid_vocab.json ({error!r}) -> run scripts/08_expand_vocab.sh again"
         ) from None

@@ -33,6 +33,7 @@ from data.answers import INSTRUCTION_TASK
 from data.reasoning import PLACEHOLDER
 from data.releases.navigen import read_terms
 from data.rows import sample_rows
+from data.store.json_text import json_lines, parse_json
 from data.store.output import require_manifest
 
 Kind = Literal["image", "video"]
@@ -189,8 +190,8 @@ def read_ids(path: Path, kind: Kind) -> set[str]:
     """uids of a file; InputError where it is none."""
     text = _text(path)
     try:
-        content = json.loads(text)
-    except ValueError:
+        content = parse_json(text, where=path)
+    except InputError:
         content = text.split()
     if isinstance(content, dict):
         content = content.get(kind)
@@ -247,17 +248,14 @@ def ground_truths(path: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
 
 
 def _of_file(path: Path, kind: Kind, source: str, dataset: str) -> Iterator[MediaRequest]:
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, row in json_lines(_text(path), path):
         try:
-            row = json.loads(line)
             row = row.get("source_row") | row if isinstance(row.get("source_row"), dict) else row
             if isinstance(
                 row.get("prediction"), dict
             ):  # a line of hist_cid2ins_predictions: the row has the teacher's text
                 row = row | {"ground_truth": row.get("target_ins")} | row["prediction"]
-        except (ValueError, AttributeError):
+        except AttributeError:
             raise InputError(
                 f"{path}:{number} is no JSON object -> one a line, with uid and prompt"
             ) from None

@@ -14,7 +14,6 @@ ID is an example of history_to_sid (semantic IDs in the question), titles_to_sid
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Set
@@ -24,6 +23,7 @@ from typing import Any
 
 from configs.program import InputError
 from data.releases.text import printed_list, read_json, read_text
+from data.store.json_text import json_lines
 from data.tasks import Answer, Example, TaskContext, example_id
 
 ALPACA = {
@@ -68,11 +68,15 @@ class Converted:
 def read_registry(path: str | Path, names: list[str]) -> list[Corpus]:
     """The entries `names` of a registry; InputError for an unknown name, a missing file or an unknown formatting."""
     registry = read_json(path)
+    if not isinstance(registry, dict):
+        raise InputError(f"{path} is no registry of corpora -> an object with an entry per name")
     found = []
     for name in names:
-        if not isinstance(registry, dict) or name not in registry:
+        if name not in registry:
             raise InputError(f"{path} has no corpus {name!r} -> one of {', '.join(map(str, registry))}")
         entry = registry[name]
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: {name} is no object -> give it file_name and formatting")
         formatting = entry.get("formatting", "alpaca")
         if formatting not in ("alpaca", "sharegpt") or "file_name" not in entry:
             raise InputError(
@@ -97,14 +101,8 @@ def read_records(path: str | Path) -> Iterator[Any]:
             raise InputError(f"{path} is no list of records -> a JSON list, or .jsonl with one a line")
         yield from records
         return
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number} is not valid JSON ({error}) -> get the file again"
-                ) from None
+    for _, record in json_lines(read_text(path), path):
+        yield record
 
 
 def convert(corpora: list[Corpus], context: TaskContext, held_out: Set[tuple[int, ...]]) -> Converted:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +17,15 @@ from configs.program import InputError
 from data.store import output
 from tests import handmade
 from tests.crashes import each_kill
+from tests.kill_stages import Stage, prepare, stages
 from tests.test_crashes import state
 
 pytestmark = pytest.mark.long
-TRAINER = {"max_steps": 3, "eval_steps": 1, "per_device_train_batch_size": 8}
-ENOUGH = {"tags": 15, "examples": 20, "sids": 30, "sft": 60}  # events that a run has at least
+NAMES = (
+    "embeddings", "quantizer", "tags", "sids", "tids", "identifiers", "prompts", "distilled", "examples", "base", "vocab", "sft",
+    "grpo", "sequential", "compact", "tiger", "fuse", "recommend", "instruct", "images", "videos",
+)  # fmt: skip
+RANDOM_KILLS = 50
 
 
 @pytest.fixture(autouse=True)
@@ -42,24 +49,16 @@ def forked(action: Callable[[], object]) -> int:
 
 
 @pytest.fixture(scope="module")
-def sources(chain, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[object], list[object]]]:
-    """{stage: (its command, flags that make it another run)}; output_dir is still to come."""
+def sources(chain, dual, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
     root = tmp_path_factory.mktemp("sources")
-    forked(lambda: handmade.call("rq.embed_items", "--data", chain.data, "--output_dir", root / "e", "--parts",
-                                 "[{method: tfidf_svd, dim: 8}]"))  # fmt: skip
-    forked(lambda: handmade.call("rq.train_quantizer", "--embeddings", root / "e", "--output_dir", root / "q",
-                                 "--rqkmeans.sizes", "[4,4,4]"))  # fmt: skip
-    steps = [part for key, value in TRAINER.items() for part in (f"--trainer.{key}", value)]
-    data = ["--data", chain.data]
-    return {
-        "tags": (["preprocess.complete_tags", *data, "--classes.rare_threshold", 1], ["--seed", 7]),
-        "examples": (["preprocess.build_examples", *data, "--sids", chain.sids], ["--max_history", 2]),
-        "sids": (
-            ["rq.assign_sids", *data, "--embeddings", root / "e", "--quantizer", root / "q", "--map", "pca"],
-            ["--seed", 7],
-        ),
-        "sft": (["train.sft", *chain.flags(), *steps, "--valid_rows", 4], ["--seed", 7]),
-    }
+
+    def run(*command: object) -> None:
+        assert forked(lambda: handmade.call(*command)) == 0, command
+
+    prepare(root, chain, dual, run)
+    made = stages(root, chain, dual)
+    assert tuple(made) == NAMES
+    return made
 
 
 def outcome(place: Path) -> dict[str, object]:
@@ -79,9 +78,9 @@ def outcome(place: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("replaces", [False, True], ids=["alone", "overwrite"])
-@pytest.mark.parametrize("stage", ENOUGH)
+@pytest.mark.parametrize("stage", NAMES)
 def test_killed_at_every_write_event(stage: str, replaces: bool, sources, tmp_path: Path) -> None:
-    command, other = sources[stage]
+    command, other = sources[stage].command, sources[stage].other
     place, old = tmp_path / "place", None
 
     def run() -> None:
@@ -98,13 +97,51 @@ def test_killed_at_every_write_event(stage: str, replaces: bool, sources, tmp_pa
         assert forked(run) == 0, f"blocked after a kill at event {event}"
         assert outcome(place) == expected, f"event {event}"
     print(f"{stage}{' --overwrite' if replaces else ''}: {events} kills, 0 blocked, 0 leftovers, 0 different")
-    assert events >= ENOUGH[stage]
+    assert events >= sources[stage].events
 
 
-@pytest.mark.parametrize("stage", ENOUGH)
+@pytest.mark.parametrize("stage", NAMES)
+def test_killed_at_random_moments(stage: str, sources, tmp_path: Path) -> None:
+    """Each run goes on from what the killed one before it left, until one of them ends; the moments are seeded."""
+    place, rng = tmp_path / "place", random.Random(stage)
+
+    def run() -> None:
+        handmade.call(*sources[stage].command, "--output_dir", place)
+
+    start = time.monotonic()
+    assert forked(run) == 0
+    whole, expected, kills, ends = time.monotonic() - start, outcome(place), 0, 0
+    while kills < RANDOM_KILLS:
+        shutil.rmtree(place, ignore_errors=True)
+        for _ in range(3):
+            kills += killed_after(rng.uniform(0, whole), run)
+        assert forked(run) == 0, f"blocked after {kills} kills"
+        assert outcome(place) == expected, f"after {kills} kills"
+        ends += 1
+    print(f"{stage}: {kills} kills at random moments, {ends} ends, 0 blocked, 0 different")
+
+
+def killed_after(seconds: float, action: Callable[[], object]) -> bool:
+    """Start `action` in a child and kill it after so many seconds; False where it had ended well by then."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed by itself"
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("stage", NAMES)
 def test_two_at_once(stage: str, sources, tmp_path: Path) -> None:
     """One of them does the work; the other is told who does, or finds it done."""
-    command, _ = sources[stage]
+    command = sources[stage].command
     place, children = tmp_path / "place", []
     assert forked(lambda: handmade.call(*command, "--output_dir", place)) == 0
     expected = outcome(place)

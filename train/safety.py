@@ -35,6 +35,7 @@ from train.progress import METRICS_FILE, Progress
 from train.samples import FILE as SAMPLES
 from train.scale.gathering import require_sharding, shards_weights
 from train.scale.preemption import OWED, LeavesInTime, PayWhatIsOwed, StopOnSignal
+from train.scale.room import require_room
 from train.trainable import NEW_TOKENS, Trainable, new_tokens_of
 
 # not the same after a resume, or on another number of processes
@@ -321,6 +322,7 @@ def train_to_the_end(trainer: Any, directory: Path, callbacks: Sequence[TrainerC
         if checkpoint:  # the killed run may not have come to it, and after the last checkpoint nobody would
             rotate(directory, keep=trainer.keep_checkpoints, protect=best_of(checkpoint))
         metrics.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else -1, owed=owed)
+        require_room(trainer, directory)
     trainer.accelerator.wait_for_everyone()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(metrics)

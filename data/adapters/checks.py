@@ -44,8 +44,8 @@ def _read(path: Path, schema: Schema) -> tuple[pa.Table | None, list[Finding]]:
     if not path.is_file():
         return None, [Finding(path.name, "", "missing file", f"{schema.written_by} writes it")]
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())[:120]
         return None, [Finding(path.name, "", f"no readable parquet file ({why})", "run data.prepare again")]
     findings = []

@@ -6,7 +6,6 @@ missing is one finding; its readers then return empty values and say nothing mor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from configs.program import InputError
 from data.adapters.options import TableFile
 from data.shaping.findings import Finding, in_rows
+from data.store.json_text import parse_json
 
 TEXT_LISTS = pa.list_(pa.string())
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
@@ -68,7 +69,7 @@ def read_source(
         present = _column_names(path)
         source, findings = _choose(path.name, present, spec, required, optional)
         table = _read(path, sorted(set(source.values())))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "csv" if is_csv(path) else "parquet"
         why = " ".join(str(error).split())[:160]
         return None, [
@@ -119,7 +120,7 @@ def _column_names(path: Path) -> list[str]:
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
     if not is_csv(path):
-        table = pq.read_table(path, columns=columns)
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
         return pa.table({name: _plain(table[name]) for name in columns})
     # Text throughout: a reader that guesses types would turn an id "007" into 7.
     convert = pcsv.ConvertOptions(
@@ -251,8 +252,8 @@ def text_lists(source: ColumnSource, column: str) -> tuple[pa.Array, list[Findin
         parsed = [cell] if cell else []
         if cell.startswith("["):
             try:
-                parsed = json.loads(cell)
-            except ValueError:
+                parsed = parse_json(cell, where=column)
+            except InputError:
                 bad[number] = True
         rows.append([str(part) for part in parsed])
     return pa.array(rows, TEXT_LISTS), source.at(column, bad, "not a JSON list", values=values)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
 from data.releases.text import read_json, read_text
+from data.store.json_text import json_lines
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,10 @@ def read_answers(path: str | Path) -> list[ForeignRow]:
     if text.lstrip().startswith("["):
         raw = read_json(path)
     else:
-        raw = list(_json_lines(text, path))
+        raw = [row for _, row in json_lines(text, path)]
     if not raw:
         raise InputError(f"{path} has no rows -> was the prediction finished?")
     return [_foreign_row(row, f"{path}: row {at}") for at, row in enumerate(raw)]
-
-
-def _json_lines(text: str, path: str | Path) -> Iterator[Any]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number} is not valid JSON ({error}) -> get the file again"
-                ) from None
 
 
 def _foreign_row(row: Any, where: str) -> ForeignRow:

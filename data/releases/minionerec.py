@@ -15,7 +15,6 @@ import ast
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data.releases.published import SPLITS, Published, PublishedItem, PublishedRows, only_file
-from data.releases.text import read_json, read_text
+from data.releases.text import csv_rows, read_json, read_text
 from data.sid import FORMATS, SidFormat
 
 CSV_COLUMNS = (
@@ -172,18 +171,11 @@ def _inter_rows(path: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
 
 def read_csv_rows(path: Path) -> Iterator[tuple[str, list[int], int]]:
     """(user, history, target) of every row of a split file; the other columns repeat what item.json and the index say."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    for name in ("user_id", "history_item_id", "item_id"):
-        if name not in (reader.fieldnames or ()):
-            raise InputError(
-                f"{path} has no column {name} (it has {', '.join(reader.fieldnames or ())}) -> another file?"
-            )
-    for number, row in enumerate(reader):
+    for number, row in enumerate(csv_rows(path, ("user_id", "history_item_id", "item_id"))):
         try:
             history = ast.literal_eval(row["history_item_id"])
             yield row["user_id"], [int(item) for item in history], int(row["item_id"])
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise InputError(
                 f"{path}: row {number} is not user, history, item -> get the file again"
             ) from None

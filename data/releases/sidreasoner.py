@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from data.reasoning import column_texts, rendered
 from data.releases import minionerec
 from data.releases.index import read_index, write_index
 from data.releases.published import Names, Published, only_file
-from data.releases.text import read_json, read_text
+from data.releases.text import csv_rows, read_json
 from data.sid import FORMATS, SidTable
 from data.store.output import Output
 
@@ -150,14 +149,7 @@ def _add_texts(published: Published, path: Path, codes: Sequence[tuple[int, ...]
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    for name in ("history_item_sid", "item_sid"):
-        if name not in (reader.fieldnames or ()):
-            raise InputError(
-                f"{path} has no column {name} (it has {', '.join(reader.fieldnames or ())}) -> another file?"
-            )
-    return list(reader)
+    return list(csv_rows(path, ("history_item_sid", "item_sid")))
 
 
 def texts_csv(

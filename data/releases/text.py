@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import csv
 import gzip
+import io
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
+from data.store.json_text import parse_json
 
 
 def read_text(path: str | Path) -> str:
@@ -36,10 +41,24 @@ def read_json(path: str | Path) -> Any:
             raise InputError(f"{path} has the key {twice!r} twice -> keep one")
         return value
 
+    return parse_json(read_text(path), where=path, pairs=distinct)
+
+
+def csv_rows(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows of a csv file that has `columns`, plain or gzipped; InputError where it has not, or is none."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
-        return json.loads(read_text(path), object_pairs_hook=distinct)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error}) -> get the file again") from None
+        names = reader.fieldnames or ()
+        if missing := [name for name in columns if name not in names]:
+            raise InputError(
+                f"{path} has no column {missing[0]} (it has {', '.join(names)[:200]}) -> another file?"
+            )
+        yield from reader
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {reader.line_num} is no csv ({error}) -> get the file again"
+        ) from None
 
 
 def printed_list(text: str) -> list[Any] | None:

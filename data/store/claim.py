@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,8 +52,8 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def announced(path: Path, decide: Callable[[], bool]) -> bool:
-    """`decide()`, with the outcome left where the other ranks of this launch wait for it."""
+def announced(path: Path, decide: Callable[[], bool], inputs: Mapping[str, str]) -> bool:
+    """`decide()`, with the outcome and the hashes of the inputs left where the other ranks of this launch wait for them."""
     if rank_and_world()[1] == 1:
         return decide()
     outcome = "complete"
@@ -66,12 +66,12 @@ def announced(path: Path, decide: Callable[[], bool]) -> bool:
         raise
     finally:
         temporary = path / f"{LAUNCH}.tmp"
-        temporary.write_text(json.dumps({"launch": _launch_id(), "outcome": outcome}))
+        temporary.write_text(json.dumps({"launch": _launch_id(), "outcome": outcome, "inputs": dict(inputs)}))
         os.replace(temporary, path / LAUNCH)
 
 
-def follow(path: Path) -> bool:
-    """Wait for rank 0's decision on `path`: True where it resumes."""
+def follow(path: Path) -> tuple[bool, dict[str, str]]:
+    """Wait for rank 0's decision on `path`: (True where it resumes, the hashes of its inputs)."""
     clock = Clock()
     while clock.seconds < FOLLOW_SECONDS:
         if (path / LAUNCH).exists():
@@ -79,9 +79,19 @@ def follow(path: Path) -> bool:
             if decision["launch"] == _launch_id():
                 if decision["outcome"] in ("complete", "refused"):
                     raise AlreadyComplete(f"rank 0 found {path} {decision['outcome']}")
-                return decision["outcome"] == "resume"
+                return decision["outcome"] == "resume", decision["inputs"]
         time.sleep(0.05)
     raise EnvironmentFault(f"rank 0 did not claim {path} within {FOLLOW_SECONDS} s -> look at its log")
+
+
+def require_same_inputs(found: Mapping[str, str], of_rank_0: Mapping[str, str]) -> None:
+    """InputError where a machine's copy of an input is not the one that rank 0 reads."""
+    for name, digest in of_rank_0.items():
+        if found.get(name) != digest:
+            raise InputError(
+                f"input {name} of this machine ({platform.node()}, {str(found.get(name))[:12]}) is not that of rank 0 "
+                f"({digest[:12]}) -> copy it again, or read it from a shared disk"
+            )
 
 
 def _launch_id() -> str:

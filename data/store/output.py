@@ -41,7 +41,7 @@ from configs.program import (
     raise_environment_fault,
     say,
 )
-from data.store.claim import announced, follow, locked, rank_and_world
+from data.store.claim import announced, follow, locked, rank_and_world, require_same_inputs
 from data.store.configuration import config_hash, differences, earlier_configuration
 from data.store.directory import (
     LOG,
@@ -128,7 +128,13 @@ def open_output(
     path, clock = Path(args.output_dir if directory is None else directory), Clock()
     overwrite = vars(args).get("overwrite", False)
     if rank_and_world()[0] > 0:
-        yield Output(path, resuming=follow(path), leads=False)
+        resuming, of_rank_0 = follow(path)
+        if (
+            os.environ.get("LOCAL_RANK") == "0"
+        ):  # the first of another machine, which may have files of its own
+            own = hash_inputs(inputs, None)
+            require_same_inputs({name: record["sha256"] for name, record in own.items()}, of_rank_0)
+        yield Output(path, resuming=resuming, leads=False)
         return
     _require_place(path)
     records = hash_inputs(inputs, _earlier_manifest(path, overwrite=overwrite))
@@ -148,7 +154,9 @@ def open_output(
         with locked(path):
             settle(path)
             pending = identity | {"config": plain(args)}
-            resuming = announced(path, lambda: _decide(path, changes, pending, overwrite=overwrite))
+            resuming = announced(
+                path, lambda: _decide(path, changes, pending, overwrite=overwrite), identity["inputs"]
+            )
             out = Output(path, resuming=resuming)
             out.write_json(PENDING, pending)
             try:

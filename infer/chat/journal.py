@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
+from data.store.json_text import parse_json
 from infer.chat.messages import STATUSES, ChatRequest, ChatResult
 
 FIELDS = {field.name for field in fields(ChatResult)}
@@ -172,8 +173,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = parse_json(line, where="a line")
+    except InputError:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("key"), str) or row.keys() - FIELDS:
         return None

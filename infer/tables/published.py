@@ -49,8 +49,12 @@ def read_published(path: str | Path, *, dataset: str, split: str) -> list[Publis
     path = Path(path)
     if not path.is_file():
         raise InputError(f"missing file: {path} -> published numbers are in configs/<paper>/published.csv")
-    lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-    if tuple(lines.fieldnames or ()) != COLUMNS:
+    try:
+        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        header = lines.fieldnames
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no csv file ({error}) -> get it again") from None
+    if tuple(header or ()) != COLUMNS:
         raise InputError(f"{path}: the columns are not {', '.join(COLUMNS)} -> write them in this order")
     found: dict[tuple[str, str], PublishedRow] = {}
     for number, line in enumerate(lines, start=2):

@@ -13,6 +13,7 @@ import numpy as np
 from configs.program import InputError
 from data import artifacts
 from data.store.fingerprints import sha256_bytes
+from data.store.json_text import parse_json
 from data.store.output import MANIFEST, read_manifest, require_manifest
 from infer.metrics.levels import FILE
 from infer.tables.markdown import markdown_table
@@ -195,12 +196,13 @@ def read_logs(run: Path) -> list[TrainingLog]:
 def _read_log(path: Path) -> TrainingLog:
     """Numbers by name; a last line that is being written is left out, any other broken line is an error."""
     series: dict[str, list[tuple[float, float]]] = {}
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = lines[:-1] if lines[-1:] == [""] else lines
     for at, line in enumerate(lines):
         try:
-            values = json.loads(line)
-            step = values.pop("step")
-        except (json.JSONDecodeError, KeyError):
+            values = parse_json(line, where=path)
+            step = float(values.pop("step"))
+        except (InputError, KeyError, AttributeError, TypeError, ValueError):
             if at == len(lines) - 1:
                 break
             raise InputError(f"{path}:{at + 1} is not a log line -> remove it or train again") from None

@@ -9,13 +9,13 @@ Ids are those of the raw data (`raw_id`), any text or number. A caption that is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
+from data.store.json_text import parse_json
 from infer.chat.messages import REFUSAL
 
 IDS = ("id", "item_id", "raw_id")
@@ -59,11 +59,13 @@ def read_captions(path: str | Path) -> Captions:
 def json_entries(path: Path) -> list[tuple[str, Any]] | dict[str, Any]:
     """(place, value) of every entry of a list or of JSON lines; an object as it is."""
     raw = path.read_bytes()
+    lines = [(number, line) for number, line in enumerate(raw.split(b"\n"), start=1) if line.strip()]
     try:
-        whole = json.loads(raw)
-    except ValueError:
-        lines = enumerate(raw.splitlines(), start=1)
-        return [(f"line {number}", _loaded(path, number, line)) for number, line in lines if line.strip()]
+        whole = parse_json(raw, where=path, fix="give JSON or JSON lines")
+    except InputError:
+        if len(lines) < 2:
+            raise
+        return [(f"line {number}", _loaded(path, number, line)) for number, line in lines]
     if isinstance(whole, dict):
         return whole
     return [
@@ -90,10 +92,7 @@ _SHAPES = f"an entry has {' or '.join(IDS)}, and {', '.join(TEXTS[:-1])} or {TEX
 
 
 def _loaded(path: Path, number: int, line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path}: line {number} is not JSON ({error}) -> give JSON or JSON lines") from None
+    return parse_json(line, where=f"{path}: line {number}", fix="give JSON or JSON lines")
 
 
 def _is_entry(row: dict[str, Any]) -> bool:

@@ -11,14 +11,16 @@ Legend: N items, R rows, D dimensions.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 import numpy as np
 
 from configs.program import InputError
 from data.artifacts import read_file
 from data.releases.item_ids import find_items
+from data.store.json_text import parse_json
 from rq.vectors.embeddings import FILE, require_finite
 
 VECTOR_COLUMNS = ("embedding", "embeddings", "vector")
@@ -51,15 +53,32 @@ def external_vectors(
 def _read_matrix(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"missing file: {path} -> pass a .npy or .parquet file or a folder with {FILE}")
-    try:
-        x_RD = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a readable .npy array ({error}) -> write it with numpy.save"
-        ) from None
+    x_RD = _load(path)
     if x_RD.ndim != 2 or x_RD.dtype.kind != "f" or 0 in x_RD.shape:
         raise InputError(f"{path} is {x_RD.dtype} {x_RD.shape}, not a float matrix [items, dimensions]")
     return x_RD
+
+
+def _load(path: Path) -> np.ndarray:
+    """An array of somebody else's; numpy reads its header as Python source, with whatever error that has."""
+    try:
+        made = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(made, np.ndarray):
+            raise ValueError("an archive of arrays")
+        return made
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TokenError,
+        OverflowError,
+        MemoryError,
+        BadZipFile,
+    ) as error:
+        raise InputError(
+            f"{path} is not a readable .npy array ({error}) -> write it with numpy.save"
+        ) from None
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, str, list[int] | list[str]]:
@@ -81,9 +100,9 @@ def _read_ids(path: Path) -> list[int] | list[str]:
         raise InputError(f"missing file: {path} -> pass the ids of the rows")
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).tolist()
+            return _load(path).tolist()
         text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        names = parse_json(text, where=path) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} holds no readable ids ({str(error)[:80]}) -> write them again") from None
     if not isinstance(names, list) or not all(isinstance(name, (int, str)) for name in names):

@@ -105,10 +105,10 @@ def read_hints(path: str | Path, example_ids: Sequence[int], *, sids: SidTable) 
     if not Path(path).is_file():
         raise InputError(f"hints {path} is no file -> {FILE} of a run with rollout.hint, or leave it out")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         known = dict(zip(table["example_id"].to_pylist(), table["depth"].to_pylist(), strict=True))
         made_of = (table.schema.metadata or {}).get(b"sids_sha256", b"").decode()
-    except (pa.ArrowException, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise InputError(
             f"hints {path} is no hint file ({error}) -> {FILE} of a run with rollout.hint"
         ) from None

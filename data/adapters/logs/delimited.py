@@ -96,7 +96,7 @@ def _reader(path: Path, layout: Layout, types: dict[str, pa.DataType]) -> pcsv.C
                 include_columns=list(types), column_types=types, strings_can_be_null=False
             ),
         )
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from None
 
 
@@ -124,7 +124,7 @@ def batches(path: Path, layout: Layout, types: dict[str, pa.DataType]) -> Iterat
     blocks = -(-path.stat().st_size // BLOCK_BYTES)
     try:
         yield from progress(reader, label=f"reading {path.name}", total=blocks, unit="block")
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from None
 
 
