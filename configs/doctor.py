@@ -28,6 +28,7 @@ from typing import NoReturn
 
 from configs.integrity import Check, verify_outputs
 from configs.memory import MemoryPlan, Shape, estimate
+from configs.pins import read_pins
 from configs.program import ROOT
 from configs.recipes import SIZES, recipe
 
@@ -45,7 +46,6 @@ KEYS = {
     "DASHSCOPE_API_KEYS": "only the teacher of configs/navigen needs it",
 }
 OPTIONAL = ("requirements-gpu.txt", "requirements-serve.txt", "requirements-cluster.txt")
-PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#]+)")
 KEY_LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
 
 
@@ -68,11 +68,6 @@ class Gpu:
     name: str
     total_gib: float
     free_gib: float
-
-
-def read_pins(requirements: str) -> dict[str, str]:
-    """{package: exact version} of a requirements file's text."""
-    return {match[1]: match[2] for line in requirements.splitlines() if (match := PIN.match(line))}
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from configs import program
-from configs.doctor import read_pins
+from configs.pins import read_pins
 from configs.program import ROOT, InputError, say
 
 FILES = sorted(ROOT.glob("requirements*.txt"), key=lambda file: (file.stem != "requirements", file.name))
 FROM_REPOSITORY = {
     "vllm": "Apache-2.0", "deepspeed": "Apache-2.0", "bitsandbytes": "MIT", "liger-kernel": "BSD-2-Clause", "wandb": "MIT",
+    "ray": "Apache-2.0", "pyspark": "Apache-2.0",
 }  # fmt: skip
 HEAD = """# Licences of dependencies
 

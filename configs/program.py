@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
-LINE = 500  # characters of an error's beginning and of its end that are always shown
 T = TypeVar("T")
 
 
@@ -84,10 +83,8 @@ class Interrupted(BaseException):
 
 
 class StopFlag:
-    """Set by a signal inside `deferred_signals`; a training loop polls it at each step boundary.
-
-    polled: `poll` raises too, inside a step.
-    """
+    """Set by a signal inside `deferred_signals`; a training loop polls it at each step boundary, and where `polled` inside a step
+    too: `poll` raises then."""
 
     signum: int | None = None
     polled: bool = False
@@ -312,9 +309,8 @@ def raise_environment_fault(error: BaseException, *, where: str) -> None:
 
 
 def _one_line(error: BaseException | str) -> str:
-    """The message on one line; of one that quotes a whole file, its beginning and what to do."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 2 * LINE else f"{text[:LINE]} ... {text[-LINE:]}"
+    text = " ".join(str(error).split())  # shortened where it quotes a whole file
+    return text if len(text) <= 1000 else f"{text[:500]} ... {text[-490:]}"
 
 
 def load_environment() -> None:

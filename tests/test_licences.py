@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from configs import licences
-from configs.doctor import read_pins
+from configs.pins import read_pins
 from configs.program import ROOT, InputError
 
 

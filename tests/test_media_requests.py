@@ -126,7 +126,7 @@ def test_prompts_of_elsewhere_and_our_own_again(tmp_path):
     with pytest.raises(InputError, match="shop/1 comes 2 times"):
         read(prompts=str(file))
     file.write_text("not json\n")
-    with pytest.raises(InputError, match="p.jsonl:1 is no JSON object"):
+    with pytest.raises(InputError, match="p.jsonl:1 is not valid JSON"):
         read(prompts=str(file))
     for wrong, what in (
         ('"item_ids": ["B01"]', "item_ids"),
