@@ -100,15 +100,8 @@ def test_an_export_comes_back_equal(made, back, tmp_path):
         assert rows[1][name].to_pylist() == rows[0][name].to_pylist(), name
     told = [[own[u] for u in table["user_id"].to_pylist()] for own, table in zip(users, rows, strict=True)]
     assert told[0] == told[1]
-    call(
-        "rq.import_sids",
-        "--source",
-        made / "navigen/pid2cid2tid.parquet",
-        "--data",
-        back,
-        "--output_dir",
-        tmp_path / "s",
-    )
+    source = ["--source", made / "navigen/pid2cid2tid.parquet"]
+    call("rq.import_sids", *source, "--data", back, "--output_dir", tmp_path / "s")
     assert np.array_equal(read_sids(tmp_path / "s").codes_NL, read_sids(made / "data/sids/x").codes_NL)
     given = ["--data", back, "--given", made / "navigen/pid2cid2tid.parquet"]
     call("preprocess.generate_tids", *given, "--output_dir", tmp_path / "t")
@@ -297,16 +290,7 @@ def test_texts_of_other_rows_stand_beside_none(made, tmp_path):
     """Those of a foreign file have no target, and keys that are by chance those of rows here."""
     keys = artifacts.read_sequences(made / "data")["example_id"].to_pylist()
     foreign = write_taught(tmp_path / "foreign", data=made / "data", kind="identifier", texts=dict.fromkeys(keys, "Not yours."), target=None)  # fmt: skip
-    flags = [
-        "--to",
-        "navigen",
-        "--data",
-        made / "data",
-        "--sids",
-        made / "data/sids/x",
-        "--tids",
-        made / "data/tids/x",
-    ]
+    flags = ["--to", "navigen", "--data", made / "data", "--sids", made / "data/sids/x", "--tids", made / "data/tids/x"]  # fmt: skip
     call("data.export", *flags, "--reasoning", json.dumps([str(foreign)]), "--output_dir", tmp_path / "out")
     told = pq.read_table(tmp_path / "out/train_cid2cid.parquet")["reasoning"]
     assert told.null_count == len(told) > 0
