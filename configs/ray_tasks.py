@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -80,10 +81,11 @@ def run_rank(command: list[str], environment: dict[str, str]) -> int:
 
 def environments(args: RayTasksArgs, meeting: dict[str, str]) -> list[dict[str, str]]:
     """What a launcher tells each rank. Ray shows a task its own GPU only, so that it is number 0 there."""
+    meeting = {"LAUNCH_ID": uuid.uuid4().hex} | meeting
     common = {"WORLD_SIZE": str(args.processes), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} | meeting
-    return (
-        [common | {"RANK": str(rank)} for rank in range(args.processes)] if args.processes > 1 else [meeting]
-    )
+    if args.processes == 1:
+        return [{}]
+    return [common | {"RANK": str(rank)} for rank in range(args.processes)]
 
 
 def meeting_place(ray: Any, attempt: int) -> tuple[Any, dict[str, str]]:
@@ -150,7 +152,10 @@ def main(args: RayTasksArgs) -> None:
     import ray
 
     address = args.address or os.environ.get("RAY_ADDRESS")
+    handlers = {number: signal.getsignal(number) for number in program.STOP_SIGNALS}
     ray.init(address=address, include_dashboard=False, log_to_driver=True)
+    for number, handler in handlers.items():  # Ray puts its own in their place, which abort
+        signal.signal(number, handler)
     try:
         cards = ray.cluster_resources().get("GPU", 0)
         gpus = args.gpus if args.gpus is not None else 1.0 if cards else 0.0

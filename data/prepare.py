@@ -12,14 +12,19 @@ dense, a published split and its sequences are kept word for word. The columns a
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from configs import program
+from configs.program import InputError
 from data.adapters.build import build
 from data.adapters.recipe import Recipe
 from data.shaping.assemble import Prepared
 from data.shaping.findings import raise_first
+from data.shaping.spark import survivors
+from data.store.configuration import pace
 from data.store.output import open_output
 
 STAGE, VERSION = "prepare", 1
@@ -33,17 +38,46 @@ class PrepareArgs(Recipe):
     """folder of the raw files"""
     output_dir: str
     """where the prepared data set goes"""
+    engine: Literal["own", "spark"] = pace("own")
+    """own: this machine, in streaming blocks; spark: the k-core of adapter `tables` is taken on Spark (SPARK_MASTER) before"""
     overwrite: bool = False
     """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine == "own":
+            return
+        if self.adapter != "tables" or max(self.filters.user_k, self.filters.item_k) <= 1:
+            raise InputError(
+                f"engine spark takes the k-core of adapter tables; here are adapter {self.adapter}, filters.user_k "
+                f"{self.filters.user_k}, item_k {self.filters.item_k} -> engine own"
+            )
+        if "order" in self.tables.interactions.columns:
+            raise InputError(
+                "engine spark leaves rows out, and an order column must have no gaps -> leave it out to go by time, or engine own"
+            )
 
     def input_files(self) -> list[Path]:
         """Every raw file that is read, in order."""
         return self.entry.load().files(self.raw, self.options)
 
 
+def reduced(args: PrepareArgs) -> AbstractContextManager[str | Path]:
+    """The raw folder, or with engine spark one that holds the rows of the k-core only."""
+    if args.engine == "own":
+        return nullcontext(args.raw)
+    tables, columns = args.tables, args.tables.interactions.columns
+    return survivors(
+        args.raw, interactions=tables.interactions.file, others=[spec.file for spec in (tables.items, tables.users) if spec.file],
+        user=columns.get("user_id", "user_id"), item=columns.get("item_id", "item_id"), user_k=args.filters.user_k,
+        item_k=args.filters.item_k,
+    )  # fmt: skip
+
+
 def prepare(args: PrepareArgs) -> Prepared:
     """Everything but the output directory: what tests and the bench call."""
-    prepared, findings = build(args.raw, args)
+    with reduced(args) as raw:
+        prepared, findings = build(raw, args)
     raise_first(findings, more="python -m data.validate lists all")
     assert prepared is not None, "a folder that cannot be used has findings"
     return prepared

@@ -12,9 +12,11 @@ set -euo pipefail
 
 PAPER=${PAPER:-minionerec}          # folder of configs/
 DATASET=${DATASET:-industrial}      # folder of $DATA_ROOT
+ENGINE=${ENGINE:-}                  # spark: the k-core of tables too large for one machine (requirements-cluster.txt)
 source "$(dirname "$0")/env.sh"
 RAW=${RAW:-$DATA_ROOT/$DATASET/raw}
 
+case $ENGINE in "" | spark) ;; *) refuse_engine data.prepare ;; esac
 config_flags prepare
-"$PYTHON" -m data.prepare "${CONFIGS[@]}" --raw "$RAW" \
+"$PYTHON" -m data.prepare "${CONFIGS[@]}" --raw "$RAW" ${ENGINE:+--engine "$ENGINE"} \
     --output_dir "$DATA_ROOT/$DATASET" "$@"

@@ -318,6 +318,8 @@ def test_processes_of_one_or_several_machines(echo):
     assert asked == "-m configs.parallel --config_file configs/accelerate/zero2.yaml"
     assert "--config_file configs/accelerate/zero2.yaml --num_processes 4 -m train.sft --config" in call
     node = {"NUM_NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}
+    assert "LAUNCH_ID" in script(echo, "rl.sh", code=2, **several, **node)[-1]
+    node["LAUNCH_ID"] = "monday-1"
     call = script(echo, "rl.sh", **several, **node)[2]
     machine = "--num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1 --main_process_port 29500"
     assert f"--num_processes 8 {machine} -m train.grpo" in call

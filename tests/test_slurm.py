@@ -130,7 +130,7 @@ def test_a_job_starts_every_machine_and_goes_back_to_the_queue_when_told_to_stop
 
 
 def test_what_follows_the_work_of_several_machines_is_done_on_the_first(cluster):
-    several = {"NUM_NODES": "2", "MASTER_ADDR": "node7", "DATASET": "office"}
+    several = {"NUM_NODES": "2", "MASTER_ADDR": "node7", "LAUNCH_ID": "1", "DATASET": "office"}
     first, second = (bash("evaluate.sh", **cluster, **several, NODE_RANK=rank) for rank in "01")
     assert [
         sum(f"-m infer.{name}" in line for line in first) for name in ("recommend", "evaluate", "report")

@@ -95,5 +95,8 @@ def require_same_inputs(found: Mapping[str, str], of_rank_0: Mapping[str, str]) 
 
 
 def _launch_id() -> str:
-    """The same for all ranks of one launch on one machine, different for the next launch."""
+    """The same for all ranks of one launch, different for the next: LAUNCH_ID where they have several parents (several machines,
+    tasks of a cluster), else that of their parent."""
+    if "LAUNCH_ID" in os.environ:
+        return os.environ["LAUNCH_ID"]
     return f"{os.getppid()}:{os.environ.get('MASTER_PORT', '')}:{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"

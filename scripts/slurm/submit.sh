@@ -15,7 +15,7 @@ stage() {
     if [ -n "${DRY_RUN:-}" ]; then
         printf '%q ' "${job[@]}"
         echo
-        NODE_RANK=0 MASTER_ADDR=${MASTER_ADDR:-FIRST_MACHINE} bash "$1" | sed 's/^/    /'
+        NODE_RANK=0 LAUNCH_ID=JOB MASTER_ADDR=${MASTER_ADDR:-FIRST_MACHINE} bash "$1" | sed 's/^/    /'
         SUBMITTED=JOB_OF_$(basename "$1" .sh)
         return
     fi

@@ -2,6 +2,7 @@
 
 python -m tests.bench.movielens            # 32,000,204 ratings, some minutes and 2 GB of disk
 python -m tests.bench.movielens --quick    # 400,000, for a look
+python -m tests.bench.movielens --millions 100      # 100 million of 628,000 users: 7 GB of disk under --folder; not run
 
 Writes ratings.csv as the release has it (sorted by user and movie, so that the times of a user are out of order) and
 movies.csv, runs data.prepare with HiD-VAE's recipe (windows of 200 rows, stride 180, time quantile .8) in a process of its own, and
@@ -114,10 +115,14 @@ def measure(home: Path, rows: int, users: int, movies: int, repeats: int) -> dic
 
 
 def main() -> None:
-    args = frame.flags(__doc__, quick="400,000 instead of 32 million ratings", repeats=1).parse_args()
-    share = 80 if args.quick else 1
-    with tempfile.TemporaryDirectory() as home:
-        frame.finish(measure(Path(home), ROWS // share, USERS // share, MOVIES // share, args.repeats))
+    parser = frame.flags(__doc__, quick="400,000 instead of 32 million ratings", repeats=1)
+    parser.add_argument("--millions", type=float, help="so many million ratings instead, users in proportion")
+    parser.add_argument("--folder", help="where the files go; the system's place for temporary files")
+    args = parser.parse_args()
+    share = args.millions * 1e6 / ROWS if args.millions else 1 / 80 if args.quick else 1.0
+    movies = MOVIES if share >= 1 else round(MOVIES * share)
+    with tempfile.TemporaryDirectory(dir=args.folder) as home:
+        frame.finish(measure(Path(home), round(ROWS * share), round(USERS * share), movies, args.repeats))
 
 
 if __name__ == "__main__":

@@ -18,15 +18,32 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 # seconds that a part may take; together with the installation they stay below 8 minutes
 PARTS = {
-    "decode": (["-m", "pytest", "-s", "-q", "-p", "no:cacheprovider", "tests/gpu/test_decode.py"], 150),
-    "sft": (["-m", "tests.gpu.sft"], 120),
-    "resume": (["-m", "tests.gpu.resume"], 90),
+    "decode": (["-m", "pytest", "-s", "-q", "-p", "no:cacheprovider", "tests/gpu/test_decode.py"], 120),
+    "sft": (["-m", "tests.gpu.sft"], 90),
+    "training": (
+        ["-m", "pytest", "-s", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/gpu/test_training.py"],
+        100,
+    ),
+    "resume": (["-m", "tests.gpu.resume"], 60),
 }
-PROBE = (
-    "import json, torch, transformers; cuda = torch.cuda.is_available(); print(json.dumps({'torch': torch.__version__, "
-    "'transformers': transformers.__version__, 'cuda': torch.version.cuda, 'device': torch.cuda.get_device_name() if cuda else "
-    "None, 'memory_gib': round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else None}))"
-)
+PACKAGES = (
+    "transformers", "trl", "accelerate", "vllm", "deepspeed", "faiss-cpu", "faiss-gpu", "flash-attn", "bitsandbytes", "liger-kernel",
+)  # fmt: skip
+PROBE = f"""
+import importlib.metadata, json, torch
+versions = {{}}
+for name in {PACKAGES}:
+    try:
+        versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        continue
+cuda = torch.cuda.is_available()
+device = torch.cuda.get_device_properties(0) if cuda else None
+print(json.dumps({{
+    "torch": torch.__version__, "packages": versions, "cuda": torch.version.cuda,
+    "device": device.name if cuda else None, "memory_gib": round(device.total_memory / 2**30, 1) if cuda else None,
+}}))
+"""
 
 
 def last_json(text: str) -> Any:

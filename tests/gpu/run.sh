@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in one file: decode beside Hugging Face, SFT at 0.5B shapes in bfloat16, resume after a kill.
+# What only a GPU can show, in one file with device and versions: decode (CUDA graphs) beside Hugging Face, SFT at 0.5B shapes in
+# bfloat16, programs in bfloat16 and compiled beside the CPU, k-means of faiss-gpu where it is there, resume after a kill.
 #   needs   this checkout, a CUDA GPU of 24 GB or more; Python 3.11-3.13
 #   writes  $OUT/gpu.json (OUT: default outputs/gpu), and .venv-gpu where torch or transformers are missing
 #   takes   at most 8 minutes: each part has its own time, and the JSON says which one failed; not run on a GPU yet
