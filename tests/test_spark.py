@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.handmade import process, refuse
+from configs.program import ROOT
+from tests.handmade import refuse
 
 ROWS = int(os.environ.get("SPARK_ROWS", "2000000"))
 
@@ -62,7 +64,8 @@ def test_the_tables_are_those_of_our_own_path_bit_for_bit(tmp_path):
     pytest.importorskip("pyspark")
     raw = write_raw(tmp_path / "raw", rows=ROWS)
     for name, more in (("own", []), ("spark", ["--engine", "spark"])):
-        done = process("data.prepare", *flags(raw, tmp_path / name), *more)
+        command = [sys.executable, "-m", "data.prepare", *map(str, [*flags(raw, tmp_path / name), *more])]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr
     kept = pq.read_metadata(tmp_path / "own/interactions.parquet").num_rows
     assert 0 < kept < ROWS

@@ -64,7 +64,10 @@ def _session() -> Any:
         "spark.sql.session.timeZone": "UTC", "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.ui.enabled": "false", "spark.sql.adaptive.enabled": "true", "spark.log.level": "ERROR",
     }  # fmt: skip
-    builder = SparkSession.builder.appName("k-core").master(os.environ.get("SPARK_MASTER", "local[*]"))
+    master = os.environ.get("SPARK_MASTER", "local[*]")
+    if master.startswith("local"):  # Spark's 200 parts are for many machines
+        options["spark.sql.shuffle.partitions"] = str(2 * (os.cpu_count() or 1))
+    builder = SparkSession.builder.appName("k-core").master(master)
     for name, value in options.items():
         builder = builder.config(name, value)
     try:
