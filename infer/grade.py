@@ -27,14 +27,12 @@ import numpy as np
 import pyarrow as pa
 
 from configs import program
-from configs.needs import Need, require_needs
 from configs.program import InputError, say
 from data import artifacts
 from data.store.lineage import require_common_data
 from data.store.output import open_output, require_manifest
 from data.tids import Tids, read_tids
-from infer.chat.client import ChatSettings, chat_client
-from infer.chat.judge import SCORES, Grade, GradedSample, Judge, calibrate, word_overlap
+from infer.chat.judge import SCORES, Grade, GradedSample, Judge, JudgeSettings, calibrate
 from infer.metrics import instructions
 from infer.metrics.measure import entry, means_of_known
 from infer.tables.results import one_row
@@ -44,24 +42,11 @@ STATUSES = {"ok": "strict", "cut": "strict", "repaired": "repaired", "unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeSettings:
-    """Who judges."""
+class RowsJudge(JudgeSettings):
+    """Who judges, and how many rows."""
 
-    client: ChatSettings = field(default_factory=ChatSettings)
-    """the chat model; backend none: nobody"""
-    batch: int = 4
-    """instructions per call"""
-    seed: int | None = 42
-    """of the judge's sampling; servers may ignore it"""
     max_rows: int | None = None
     """judge the first rows only; null = all"""
-
-    def __post_init__(self) -> None:
-        require_needs(self, "judge.")
-
-    def needs(self) -> list[Need]:
-        """Options that are read only where another one is set."""
-        return [Need(("batch", "seed", "max_rows"), self.client.backend != "none", "a judge.client.backend")]
 
 
 @dataclass
@@ -74,7 +59,7 @@ class GradeArgs:
     """TID directory with which they were written"""
     calibrate: bool = False
     """grade the judge instead: instructions and tids are not read"""
-    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    judge: RowsJudge = field(default_factory=RowsJudge)
     """a chat model's opinion"""
     output_dir: str | None = None
     """null = <instructions>/metrics"""
@@ -103,10 +88,7 @@ class GradeArgs:
 
 
 def main(args: GradeArgs) -> None:
-    judge = None
-    if args.judge.client.backend != "none":  # without its key it stops here, before anything else
-        client = chat_client(args.judge.client, heuristic=word_overlap)
-        judge = Judge(client, batch=args.judge.batch, seed=args.judge.seed)
+    judge = args.judge.judge() if args.judge.asked else None  # without its key it stops here
     if args.calibrate:
         write_calibration(args, judge)
         return

@@ -98,6 +98,8 @@ def parse_config(path: Path) -> Any:
             argv += [f"--{field.name}", "made-up" if hints[field.name] in (str, Path) else "[made-up]"]
     if path.stem.endswith("_distilled"):  # the command names the teacher
         argv += ["--soft_targets.teacher", "made-up"]
+    if path.match("grpo*.yaml") and "history_to_instruction" in path.read_text():  # and the terms
+        argv += ["--tids", "made-up"]
     return program.parse(cls, argv)[0]
 
 

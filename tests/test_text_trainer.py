@@ -21,11 +21,13 @@ from preprocess.vocabulary import add_sid_tokens
 from tests import handmade, tiny
 from tests.ranks import together
 from train.policy.settings import GrpoSettings, ThoughtSettings
-from train.policy.text_trainer import TextTrainer, check, grpo_fields, total_rewards
-from train.policy.thoughts import ThoughtPolicy
+from train.policy.text.routing import Router
+from train.policy.text.thoughts import ThoughtPolicy
+from train.policy.text.trainer import TextTrainer, check, grpo_fields, total_rewards
 from train.rewards.mixture import build_mixture
 from train.rewards.needs import Sources
 from train.rewards.spec import RewardSpec
+from train.trainable import LoraSettings
 
 TABLE = SidTable(handmade.CODES, handmade.SIZES)
 GROUP = 4
@@ -127,9 +129,8 @@ def test_beams_behind_every_thought_are_one_group_of_rewards_each() -> None:
     )
     near = {"fallback": [0.05, 0.2]}
     mixture = build_mixture([RewardSpec("rank_discount", params=near)], Sources(TABLE))
-    trainer = SimpleNamespace(
-        mixture=mixture, policy=SimpleNamespace(settings=settings), _log_metric=lambda *_: None
-    )
+    silent = {"_log_metric": lambda *_: None, "written": SimpleNamespace(append=lambda *_: None)}
+    trainer = SimpleNamespace(mixture=mixture, policy=SimpleNamespace(settings=settings), **silent)
     found, seen = total_rewards(trainer, made), set()
     for entry, beams in enumerate(made.ranked.item_ids):
         target = rows[entry // GROUP]["target"][0]
@@ -167,7 +168,7 @@ def make_trainer(
         logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, max_completion_length=64, seed=0,
     )  # fmt: skip
     return TextTrainer(
-        policy=policy, rewards=build_mixture(specs, Sources(TABLE)), rows=rows, prompts=prompts,
+        policy=Router(policy), rewards=build_mixture(specs, Sources(TABLE)), rows=rows, prompts=prompts,
         validate=dict, args=config, processing_class=engine.renderer.tokenizer,
     )  # fmt: skip
 
@@ -246,7 +247,7 @@ def test_thoughts_that_were_cut_off_can_be_left_out(tmp_path) -> None:
     cut_PG, made = np.arange(8 * GROUP).reshape(8, GROUP) % 3 == 0, {}
     for drop in (False, True):
         one = make_trainer(tmp_path, engine_of(), reward=LOW, steps=1, drop_unfinished=drop)
-        rolled = replace(one.policy.roll_out(one.rows, one.prompts, step=0), unfinished_PG=cut_PG)
+        rolled = replace(one.policy.items.roll_out(one.rows, one.prompts, step=0), unfinished_PG=cut_PG)
         made[drop] = total_rewards(one, rolled)
     assert [reward is None for reward in made[True]] == cut_PG.ravel().tolist()
     assert all(a == b for a, b in zip(made[True], made[False], strict=True) if a is not None)
@@ -351,7 +352,7 @@ def test_refusals(tmp_path) -> None:
     with pytest.raises(InputError, match="thought.learns"):
         ThoughtSettings(max_tokens=4, learns="codes")
     with pytest.raises(InputError, match="reference elsewhere: rollouts with thoughts"):
-        check(GrpoSettings(), train_what="all", hints=None, reference="elsewhere")
+        check(GrpoSettings(), train_what="all", lora=LoraSettings(), hints=None, reference="elsewhere")
     engine.mode = "direct"
     with pytest.raises(InputError, match="mode think"):
         ThoughtPolicy(engine, ThoughtSettings(max_tokens=4), group=2, seed=0)
@@ -386,7 +387,9 @@ def test_the_program_trains_with_thoughts_and_resumes_exactly(chain, tmp_path, m
             handmade.run("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts).returncode
             == 143
         )
-    assert (parts / "checkpoint-3").is_dir() and not (parts / "final").exists()
+    assert (parts / "checkpoint-2").is_dir() and not (parts / "checkpoint-3").exists(), (
+        "its rollouts broke off"
+    )
     handmade.succeed("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts)
     again = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == [

@@ -1,6 +1,6 @@
 """Stage 10: policy optimisation with trie-constrained rollouts on the examples' semantic-ID tasks.
 
-Rollouts are semantic IDs (train/policy/sid_trainer.py); with `thought.max_tokens` each has a thought before it (text_trainer.py).
+Rollouts are semantic IDs (train/policy/sid_trainer.py); with `thought.max_tokens` each has a thought before it (train/policy/text).
 
 reads   a fine-tuned model directory (09), data/<D>/examples/<name>/train.parquet, data/<D>/sids/<name>
 writes  <output_dir>/{config.yaml, manifest.json, metrics.jsonl, timing.jsonl, hints.parquet, checkpoint-*, final/}
@@ -20,26 +20,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Any
 
 from configs import program
 from configs.needs import Need, require_needs
 from configs.program import InputError, say, warn
-from data import artifacts
-from data.rows import sample_rows
+from data.answers import INSTRUCTION_TASK
 from data.store.configuration import added
 from data.store.output import Output, open_output
 from data.tasks import SID_TASKS, Answer, from_row
+from infer.chat.judge import JudgeSettings
 from infer.engine import DecodeSettings, load_engine
 from infer.text.thinking import ThinkSettings
 from train.arguments import Tracker
-from train.policy.settings import GrpoSettings, ThoughtSettings
+from train.policy.settings import GrpoSettings, InstructionSettings, ThoughtSettings, VllmSettings
+from train.policy.workload import by_task, described, prompt_rows
 from train.rewards.spec import RewardSpec, read_specs, wanted
 from train.soft_targets import data_of
 from train.trainable import LoraSettings, TrainWhat, check_choice
-from train.windows import newest_rows
+
+if TYPE_CHECKING:
+    from train.rewards.judged import RewardJudge
 
 STAGE, VERSION = "grpo", 1
 
@@ -57,7 +58,7 @@ class GrpoArgs:
     output_dir: str
     """where checkpoints and final/ go, e.g. outputs/<run>/grpo"""
     tasks: list[str] = field(default_factory=lambda: ["history_to_sid"])
-    """tasks whose examples are prompts; their answer must be a semantic ID"""
+    """tasks whose examples are prompts: those with a semantic ID as answer; with thoughts history_to_instruction too"""
     rewards: list[str | RewardSpec] = field(default_factory=lambda: ["exact_match", "rank_aware"])
     """rewards, summed: names, or {name, weight, params, needs} where a name may be my_file.py:function"""
     data: str | None = None
@@ -70,6 +71,16 @@ class GrpoArgs:
     """how rollouts are drawn and scored, and what is optimised"""
     thought: ThoughtSettings = field(default_factory=ThoughtSettings)
     """thoughts before the answers of rollouts; none by default"""
+    tids: str | None = None
+    """TID directory (stage 05) with the terms that instructions may name, for task history_to_instruction"""
+    instruction: InstructionSettings = field(default_factory=InstructionSettings)
+    """terms and instructions behind thoughts, for that task"""
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    """who grades instructions, for rewards that need a judge"""
+    vllm: VllmSettings = field(default_factory=VllmSettings)
+    """what writes the thoughts: vLLM, or the trainer's own model"""
+    samples: int = 2
+    """rollouts of each kind of task in samples.jsonl, whenever rollouts with thoughts are made; 0 = none"""
     reference: str | None = None
     """model directory that the KL term draws to; null = the one to start from"""
     hints: str | None = None
@@ -82,6 +93,8 @@ class GrpoArgs:
     """of train_what lora"""
     max_rows: int | None = None
     """train on a seeded sample of this many prompts; null = all"""
+    task_rows: dict[str, int] = field(default_factory=dict)
+    """the same for single tasks, before it"""
     max_prompt: int | None = None
     """longest prompt in tokens; a longer history loses its oldest items; null = no bound"""
     valid_rows: int | None = 1000
@@ -102,7 +115,7 @@ class GrpoArgs:
     tracker: Tracker = "none"
     """where curves go besides metrics.jsonl; no part of the configuration"""
     plan: str | None = None
-    """COUNTxCARD (8xH100, 1xA100 zero2) or cpu: say memory and time there, by estimate, and stop; nothing is written"""
+    """COUNTxCARD (8xH100, 1xA100 zero2) or cpu: say prompts, questions to a judge, memory and time there, by estimate, and stop; nothing is written"""
     overwrite: bool = False
     """replace an output of another configuration"""
 
@@ -119,10 +132,20 @@ class GrpoArgs:
             raise InputError(f"newest_share {self.newest_share} must lie in (0, 1]")
         require_needs(self)
         check_choice(self.train_what, self.lora)
-        wrong = sorted(set(self.tasks) - SID_TASKS)
+        wrong = sorted(set(self.tasks) - SID_TASKS - {INSTRUCTION_TASK})
         if wrong or not self.tasks:
             raise InputError(
-                f"tasks {wrong or 'none given'} have no semantic-ID answer -> any of {', '.join(sorted(SID_TASKS))}"
+                f"tasks {wrong or 'none given'} have no semantic-ID answer -> any of {', '.join(sorted(SID_TASKS))}, or "
+                f"{INSTRUCTION_TASK} with thoughts"
+            )
+        if self.instructs and (not self.thinks or self.tids is None):
+            raise InputError(
+                f"task {INSTRUCTION_TASK} is answered behind thoughts, with the catalogue's terms -> thought.max_tokens above 0, "
+                "and --tids DIRECTORY (stage 05)"
+            )
+        if off := [task for task, rows in self.task_rows.items() if task not in self.tasks or rows < 1]:
+            raise InputError(
+                f"task_rows.{off[0]} {self.task_rows[off[0]]} -> at least 1, of a task of {', '.join(self.tasks)}"
             )
 
     def needs(self) -> list[Need]:
@@ -135,6 +158,9 @@ class GrpoArgs:
                 ("data",), self.newest_share is not None or bool(rewarded & {"titles", "popularity"}),
                 "newest_share or a reward that needs titles or popularity",
             ),
+            Need(("tids", "instruction"), self.instructs, f"task {INSTRUCTION_TASK}"),
+            Need(("judge",), "judge" in rewarded, "a reward that needs a judge"),
+            Need(("vllm", "samples"), self.thinks, "thought.max_tokens above 0"),
             Need(("hints",), self.rollout.hint, "rollout.hint true"),
             Need(("reference",), self.rollout.beta > 0, "rollout.beta above 0"),
             Need(("reference",), self.train_what != "lora", "another train_what than lora, whose reference is the model without the adapter"),
@@ -149,56 +175,10 @@ class GrpoArgs:
         """Whether a thought stands before the answer of a rollout."""
         return self.thought.max_tokens > 0
 
-
-def prompt_rows(args: GrpoArgs) -> list[dict[str, Any]]:
-    """The train rows whose prompts are rolled out. Validation and test rows are never read here."""
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
-    chosen = table.filter(pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)))
-    if not chosen.num_rows:
-        raise InputError(
-            f"examples {args.examples} have no task {', '.join(args.tasks)} -> build them in stage 07"
-        )
-    if args.newest_share is not None:
-        chosen = chosen.filter(
-            newest_rows(chosen, data_of(args.data, args.examples), share=args.newest_share)
-        )
-    return chosen.take(sample_rows(chosen.num_rows, args.max_rows, args.seed)).to_pylist()
-
-
-def load_reference(args: GrpoArgs, engine: Any, decode: DecodeSettings) -> Any:
-    """A second model for the KL term, "adapter" where the policy without its own is one, None at beta 0."""
-    from train.policy.reference import require_same_tokens
-
-    if not args.rollout.beta:
-        return None
-    if args.train_what == "lora":
-        return "adapter"
-    where = args.reference or args.model
-    other = load_engine(where, args.sids, args.examples, decode, trainable=True)
-    rows = tuple(len(one.model.get_output_embeddings().weight) for one in (other, engine))
-    require_same_tokens(other.renderer.vocab, engine.renderer.vocab, where=where, rows=rows)
-    return other.model
-
-
-def hints_of(args: GrpoArgs, trainer: Any, out: Output) -> Any:
-    """Codes of the target that each prompt is given, found by all processes together and kept in hints.parquet."""
-    from train.policy.hints import FILE, find_hints_together, read_hints, write_hints
-
-    settings, file = args.rollout, out.path / FILE
-    ids = [row["example_id"] for row in trainer.rows]
-    if args.hints is not None:
-        return read_hints(args.hints, ids, sids=trainer.engine.sids)
-    if not file.exists():
-        trainer.model.eval()
-        depths = find_hints_together(
-            trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
-            space=settings.rollout_space, temperature=settings.temperature,
-        )  # fmt: skip
-        if out.leads:
-            with out.replacing(FILE) as temporary:
-                write_hints(temporary, ids, depths, sids=trainer.engine.sids)
-    trainer.accelerator.wait_for_everyone()
-    return read_hints(file, ids, sids=trainer.engine.sids)
+    @property
+    def instructs(self) -> bool:
+        """Whether instructions are among what is rolled out."""
+        return INSTRUCTION_TASK in self.tasks
 
 
 def thinned(args: GrpoArgs, trainer: Any, validator: Any) -> Any:
@@ -246,21 +226,19 @@ def configured(args: GrpoArgs, out: Output) -> Any:
         )
     from trl import GRPOConfig
 
-    from train.policy.text_trainer import check, grpo_fields
+    from train.policy.text.build import config_fields
 
-    check(args.rollout, train_what=args.train_what, hints=args.hints, reference=args.reference)
-    fixed |= grpo_fields(args.rollout, args.thought, args.trainer)
+    fixed |= config_fields(args)
     return trainer_arguments(GRPOConfig, args.trainer, output_dir=out.path, seed=args.seed, **fixed)
 
 
-def make_trainer(asked: GrpoArgs, engine: Any, decode: DecodeSettings, **common: Any) -> Any:
+def make_trainer(asked: GrpoArgs, engine: Any, decode: DecodeSettings, router: Any, **common: Any) -> Any:
     """The trainer of rollouts with or without thoughts; `common` is what both take."""
     if asked.thinks:
-        from train.policy.text_trainer import TextTrainer
-        from train.policy.thoughts import ThoughtPolicy
+        from train.policy.text.build import make_text_trainer
 
-        policy = ThoughtPolicy(engine, asked.thought, group=asked.rollout.num_generations, seed=asked.seed)
-        return TextTrainer(policy=policy, **common)
+        return make_text_trainer(asked, router, **common)
+    from train.policy.reference import load_reference
     from train.policy.sid_trainer import SidTrainer
 
     return SidTrainer(
@@ -274,11 +252,42 @@ def validation_thoughts(args: GrpoArgs) -> ThinkSettings:
     return ThinkSettings(max_tokens=args.thought.max_tokens, batch_size=at_once)
 
 
-def train(args: GrpoArgs, out: Output) -> None:
-    """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
-    from train.progress import Timing, without_signal
+def load_policy(args: GrpoArgs, decode: DecodeSettings) -> tuple[Any, Any]:
+    """(the engine whose model trains, what rolls it out where rollouts think)."""
+    think = validation_thoughts(args) if args.thinks else None
+    engine = load_engine(
+        args.model, args.sids, args.examples, decode, trainable=True, mode="think" if args.thinks else "direct", think=think
+    )  # fmt: skip
+    if not args.thinks:
+        return engine, None
+    from train.policy.text.build import make_router
+
+    return engine, make_router(args, engine)
+
+
+def load_rewards(args: GrpoArgs, engine: Any, judge: RewardJudge | None) -> Any:
+    """The mixture; InputError for a task of which no reward speaks."""
     from train.rewards.mixture import build_mixture
     from train.rewards.needs import Sources
+
+    sources = Sources(
+        engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher, made_from=args.examples,
+        sid_format=engine.renderer.vocab.format, judge=judge,
+    )  # fmt: skip
+    mixture = build_mixture(read_specs(args.rewards), sources)
+    if args.judge.client.backend == "heuristic":
+        warn(f"no model judges: {judge.teacher} is a rule, and every grade says so")
+    for task in args.tasks:
+        if all(member.tasks is not None and task not in member.tasks for member in mixture.members):
+            raise InputError(
+                f"rewards: none speaks for task {task} -> add one that does (train/README.md), or leave the task out"
+            )
+    return mixture
+
+
+def train(args: GrpoArgs, out: Output, judge: RewardJudge | None) -> None:
+    """Build the trainer, train to the end (resuming where there is a checkpoint), write final/."""
+    from train.progress import Timing, without_signal
     from train.safety import finish, train_to_the_end
     from train.supervised.schedule import Patience
     from train.trackers import tracker_callbacks
@@ -291,15 +300,9 @@ def train(args: GrpoArgs, out: Output) -> None:
     decode = DecodeSettings(
         beams=args.valid_beams, max_prompt=args.max_prompt, batch_tokens=args.rollout.tokens_per_forward
     )
-    engine = load_engine(
-        args.model, args.sids, args.examples, decode, trainable=True, mode="think" if args.thinks else "direct",
-        think=validation_thoughts(args) if args.thinks else None,
-    )  # fmt: skip
+    engine, router = load_policy(args, decode)
     trainable = choose(args, engine)
-    sources = Sources(
-        engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher, made_from=args.examples
-    )
-    rewards = build_mixture(read_specs(args.rewards), sources)
+    rewards = load_rewards(args, engine, judge)
     rows, group = prompt_rows(args), args.rollout.num_generations
     if group > len(engine.sids.sids_SL):
         warn(
@@ -311,6 +314,7 @@ def train(args: GrpoArgs, out: Output) -> None:
         args,
         engine,
         decode,
+        router,
         rewards=rewards,
         rows=rows,
         prompts=engine.renderer.prompts(
@@ -322,17 +326,29 @@ def train(args: GrpoArgs, out: Output) -> None:
     )
     trainer.equip(args, engine, trainable, example_ids=[row["example_id"] for row in rows])
     if args.rollout.hint:
+        from train.policy.hints import hints_of
+
         trainer.hints_R = hints_of(args, trainer, out)
     callbacks += [Timing(out.path), thinned(args, trainer, validator)]
     callbacks += [] if args.patience is None else [Patience(args.patience)]
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
-    out.counts["prompts"] = len(rows)
+    out.counts |= {"prompts": len(rows)} | {f"prompts_{task}": count for task, count in by_task(rows).items()}
+    out.facts |= {} if judge is None else {"judge": judge.teacher, "graded": len(judge.known)}
     if without_signal(out.path):
         warn(
             "no group had rewards that differ: nothing was learned -> other rewards, more rollouts (rollout.num_generations), "
             "or a model that sometimes finds the target"
         )
+
+
+def load_judge(args: GrpoArgs) -> RewardJudge | None:
+    """Who grades instructions, where a reward asks; InputError without its key, before anything is written."""
+    if not args.judge.asked:
+        return None
+    from train.rewards.judged import RewardJudge
+
+    return RewardJudge(args.judge.judge(), stop_after=args.judge.client.stop_after)
 
 
 def require_whole_updates(config: Any, updates: int) -> None:
@@ -348,16 +364,19 @@ def main(args: GrpoArgs) -> None:
     if args.plan is not None:
         from train.plans.rollouts import plan
 
-        print(*plan(args, len(prompt_rows(args))), sep="\n")
+        rows = prompt_rows(args)
+        print(*described(args, rows), *plan(args, len(rows)), sep="\n")
         return
     names = ("model", "examples", "sids", "data", "embeddings", "teacher", "reference", "hints")
     inputs = {name: getattr(args, name) for name in names}
     if args.newest_share is not None:
         inputs["data"] = data_of(args.data, args.examples)
     inputs |= {f"reward {file}": file for spec in read_specs(args.rewards) if (file := spec.file)}
+    inputs |= {} if args.tids is None else {"tids": args.tids}
+    judge = load_judge(args)
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         out.write_text("config.yaml", program.as_yaml(args))
-        train(args, out)
+        train(args, out, judge)
 
 
 if __name__ == "__main__":

@@ -84,9 +84,10 @@ class Timing(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        found = {
-            name: value for name, value in (logs or {}).items() if name.endswith(("_seconds", "_per_second"))
+        logs = {
+            "step_seconds" if name == "step_time" else name: value for name, value in (logs or {}).items()
         }
+        found = {name: value for name, value in logs.items() if name.endswith(("_seconds", "_per_second"))}
         if found and "train_runtime" not in logs and state.is_world_process_zero:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"step": state.global_step} | found) + "\n")

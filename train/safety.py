@@ -39,7 +39,7 @@ from train.scale.room import require_room
 from train.trainable import NEW_TOKENS, Trainable, new_tokens_of
 
 # not the same after a resume, or on another number of processes
-RUN_KEYS = ("runtime", "_seconds", "per_second", "total_flos", "train_loss", "num_tokens", "padding", "mfu")
+RUN_KEYS = ("time", "_seconds", "per_second", "total_flos", "train_loss", "num_tokens", "padding", "mfu")
 
 
 class MetricsFile(TrainerCallback):

@@ -99,7 +99,7 @@ class ChatSettings:
     cache_dir: str = pace("")
     """openai, transformers: folder of answers that are never asked for twice; empty for none"""
     budget: Budget = pace(default_factory=Budget)
-    """the most that one file of answers may cost"""
+    """the most that one file of answers may cost, or the calls of one judge"""
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -209,14 +209,16 @@ class ChatClient:
         )
 
     def complete(
-        self, requests: Iterable[ChatRequest], *, concurrency: int | None = None, label: str = "chat"
-    ) -> list[ChatResult]:
+        self, requests: Iterable[ChatRequest], *, concurrency: int | None = None, label: str = "chat", account: Account | None = None,
+    ) -> list[ChatResult]:  # fmt: skip
         """One result per request, in order; at most `concurrency` calls at a time where the backend is a server.
+
+        account: where the calls are counted against the budget; default: one for this call alone.
 
         Raises ServiceError where the service is down or rejects the key, or the budget is spent.
         """
         requests = list(distinct(requests))
-        account = Account(self.settings.budget)
+        account = account or Account(self.settings.budget)
         made = self._results(iter(requests), concurrency, account, sink=lambda result: None)
         results = dict(progress(made, label=label, total=len(requests), unit="answer"))
         return [results[place] for place in range(len(requests))]

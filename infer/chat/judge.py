@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from configs.needs import Need, require_needs
 from configs.program import InputError
-from infer.chat.client import ChatClient, ChatRequest
+from infer.chat.client import ChatClient, ChatRequest, ChatResult, ChatSettings, chat_client
+from infer.chat.limits import Account
 from infer.chat.quoting import DATA_RULE, quoted, unquoted
 
 QUALITY = ("specificity", "creativity", "content_quality", "visual_generatability")
@@ -69,13 +71,46 @@ class Grade:
         return (self.quality + sum(self.scores[name] for name in ALIGNMENT)) / (1 + len(ALIGNMENT))
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """Who judges."""
+
+    client: ChatSettings = field(default_factory=ChatSettings)
+    """the chat model; backend none: nobody"""
+    batch: int = 4
+    """instructions per call"""
+    seed: int | None = 42
+    """of the judge's sampling; servers may ignore it"""
+
+    def __post_init__(self) -> None:
+        require_needs(self, "judge.")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(self.own(), self.asked, "a judge.client.backend")]
+
+    def own(self) -> tuple[str, ...]:
+        """Options besides the client's."""
+        return tuple(entry.name for entry in fields(self) if entry.name != "client")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anybody judges."""
+        return self.client.backend != "none"
+
+    def judge(self) -> Judge:
+        """The judge; InputError where its key is not in the environment, naming the variable."""
+        return Judge(chat_client(self.client, heuristic=word_overlap), batch=self.batch, seed=self.seed)
+
+
 class Judge:
-    """Grades through `client`, at most `batch` samples per call."""
+    """Grades through `client`, at most `batch` samples per call; its budget is that of all its calls."""
 
     def __init__(self, client: ChatClient, *, batch: int = 4, seed: int | None = None) -> None:
         if batch < 1:
             raise InputError(f"judge: batch {batch} -> 1 or more")
         self.client, self.batch, self.seed = client, batch, seed
+        self.account = Account(client.settings.budget)
 
     def grade(self, samples: Sequence[GradedSample]) -> list[Grade | None]:
         """A grade per sample, None where no call gave one. Raises ServiceError as the client does."""
@@ -87,7 +122,7 @@ class Judge:
         while groups:
             requests = [self._request([samples[place] for place in group]) for group in groups]
             halves = []
-            for group, result in zip(groups, self.client.complete(requests, label="judge"), strict=True):
+            for group, result in zip(groups, self._replies(requests), strict=True):
                 if result.status == "ok":
                     for number, place in enumerate(group, start=1):
                         made[place] = Grade(clamped(result.parsed[f"sample_{number}"]), result.teacher)
@@ -96,6 +131,9 @@ class Judge:
                     halves += [group[:middle], group[middle:]]
             groups = halves
         return made
+
+    def _replies(self, requests: list[ChatRequest]) -> list[ChatResult]:
+        return self.client.complete(requests, label="judge", account=self.account)
 
     def _request(self, samples: Sequence[GradedSample]) -> ChatRequest:
         blocks = [

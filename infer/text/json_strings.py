@@ -40,12 +40,14 @@ _CACHE: WeakKeyDictionary[Any, dict[tuple[frozenset[int], str], StringTable]] = 
 
 @dataclass(frozen=True)
 class JsonString:
-    """One text. raw: as JSON between its quotes; ids: the tokens generated; finished: the model wrote `ending` itself."""
+    """One text. raw: as JSON between its quotes; ids: the tokens generated; finished: the model wrote `ending` itself; whole: how
+    many of the ids stand before the end of `raw` (all where it is finished)."""
 
     text: str
     raw: str
     ids: tuple[int, ...]
     finished: bool
+    whole: int
 
 
 class StringTable:
@@ -97,8 +99,10 @@ class StringTable:
         for place, character in enumerate(text):
             state = self.step(state, character)
             whole = place + 1 if state == PLAIN else whole
-        raw = text[:whole]
-        return JsonString(json.loads(f'"{raw}"'), raw, tuple(ids), state == self.done)
+        raw, finished = text[:whole], state == self.done
+        ends = np.cumsum([len(self.texts[token]) for token in ids])
+        kept = len(ids) if finished else int((ends <= whole).sum())
+        return JsonString(json.loads(f'"{raw}"'), raw, tuple(ids), finished, kept)
 
 
 class StringConstraint:

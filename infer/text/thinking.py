@@ -114,6 +114,13 @@ class Thought:
     finished: bool
 
 
+def thought_of(ids: list[int], *, end: int, eos: int, stopped_by: Any = None) -> Thought:
+    """What vLLM generated, as a thought: it keeps the stop token at the end of the ids, or says which one it left out."""
+    if ids and ids[-1] in (end, eos):
+        return Thought(tuple(ids[:-1]), ids[-1] == end)
+    return Thought(tuple(ids), stopped_by == end)
+
+
 class TransformersWriter:
     """Thoughts from the model that is loaded for the search as well."""
 
@@ -181,15 +188,12 @@ class VllmWriter:
         ]  # fmt: skip
         outputs = self.llm.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], params)
         return [
-            [self._thought(list(one.token_ids), one.stop_reason) for one in output.outputs]
+            [
+                thought_of(list(one.token_ids), end=self.end, eos=self.eos, stopped_by=one.stop_reason)
+                for one in output.outputs
+            ]
             for output in outputs
         ]
-
-    def _thought(self, ids: list[int], reason: Any) -> Thought:
-        """vLLM keeps the stop token at the end of the ids."""
-        if ids and ids[-1] in (self.end, self.eos):
-            return Thought(tuple(ids[:-1]), ids[-1] == self.end)
-        return Thought(tuple(ids), reason == self.end)
 
     def close(self) -> None:
         """Stop vLLM's engine and free its memory."""

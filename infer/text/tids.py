@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from os.path import commonprefix
 from typing import Any
@@ -74,6 +75,19 @@ class TidTrie:
         """What a sequence of the trie stands for."""
         ids = (*self.prefix_ids, *self._middles[sequence], *self.suffix_ids)
         return DecodedTid(self.terms[sequence], self.items[sequence], score, ids)
+
+    @cached_property
+    def _branching(self) -> frozenset[tuple[int, ...]]:
+        """Beginnings of `_middles` behind which more than one token may follow: where neighbours in order part."""
+        ordered = sorted(self._middles)
+        return frozenset(one[: len(commonprefix([one, other]))] for one, other in pairwise(ordered))
+
+    def free(self, tid: DecodedTid) -> list[int]:
+        """1 for each of `tid.ids` that was a choice, 0 where no other token could have stood."""
+        front, back = len(self.prefix_ids), len(self.suffix_ids)
+        middle = tid.ids[front : len(tid.ids) - back]
+        chosen = [int(middle[:depth] in self._branching) for depth in range(len(middle))]
+        return [0] * front + chosen + [0] * back
 
     def __str__(self) -> str:
         return f"{len(self)} TIDs of {sum(map(len, self.items))} items, {self.shared_items} of which share theirs"

@@ -21,10 +21,11 @@ import pyarrow as pa
 from configs.program import InputError, NumericError
 from data import artifacts
 from data.answers import BETWEEN, HEAD, INSTRUCTION_TASK, TEXT_END, listed, read_answer
+from data.renderer import THINK_END, THINK_START
 from infer.engine import Engine
 from infer.loading import context_length
 from infer.text.generate import TextSettings, generate_ids
-from infer.text.json_strings import write_strings
+from infer.text.json_strings import JsonString, write_strings
 from infer.text.thinking import Thought, answer_prompts
 from infer.text.tids import DecodedTid, TidTrie, decode_tids
 from infer.work.decoding import prompts_of
@@ -34,7 +35,8 @@ SCHEMA = pa.schema(list((artifacts.INSTRUCTIONS.required | artifacts.INSTRUCTION
 
 @dataclass(frozen=True)
 class Instructed:
-    """The answer to one row. entry: which thought it stands behind; text: the whole answer as JSON, or as it came."""
+    """The answer to one row. entry: which thought it stands behind; text: the whole answer as JSON, or as it came; tid and written:
+    its tokens, where it was constrained."""
 
     terms: tuple[str, ...]
     instruction: str
@@ -43,6 +45,8 @@ class Instructed:
     text: str
     item_ids: tuple[int, ...] = ()
     score: float | None = None
+    tid: DecodedTid | None = None
+    written: JsonString | None = None
 
 
 def instruct(
@@ -57,13 +61,13 @@ def instruct(
         extended, row_E = answer_prompts(prompts, thoughts, engine.renderer, task=INSTRUCTION_TASK)
     entries = [np.flatnonzero(row_E == row).tolist() for row in range(len(prompts))]
     if constrained:
-        found = _constrained(engine, trie, extended, entries, ids, text=text, beams=beams)
+        found = constrained_answers(engine, trie, extended, entries, ids, text=text, beams=beams)
     else:
         found = _free(engine, trie, extended, entries, ids, text=text)
     return _table(engine, examples, found, [thought for row in thoughts for thought in row], constrained)
 
 
-def _constrained(
+def constrained_answers(
     engine: Engine,
     trie: TidTrie,
     prompts: Sequence[Sequence[int]],
@@ -72,14 +76,25 @@ def _constrained(
     *,
     text: TextSettings,
     beams: int,
+    drawn: int | None = None,
 ) -> list[Instructed]:
+    """An answer per row, behind one of the prompts [E] whose numbers `entries` names for it; keys: an integer per row.
+
+    drawn: a seed, with which and the keys one TID is drawn behind every prompt, instead of the best of `beams`; a row has one prompt
+    then.
+    """
     settings, tokenizer = engine.settings, engine.renderer.tokenizer
-    tids_E = decode_tids(engine.model, prompts, trie, beams=beams, batch_size=settings.batch_size)
+    how = {"beams": beams} if drawn is None else {"samples": 1, "seed": drawn, "keys": keys}
+    tids_E = decode_tids(engine.model, prompts, trie, batch_size=settings.batch_size, **how)
     chosen = [best_tid([tids_E[entry] for entry in row], how=engine.think.aggregate) for row in entries]
     placed = [(row[place], tid) for row, (place, tid, _) in zip(entries, chosen, strict=True)]
     behind = [[*prompts[entry], *tid.ids] for entry, tid in placed]
     sid_ids = {token for level in engine.renderer.vocab.levels for token in level.token_ids.tolist()}
-    banned = frozenset(sid_ids | {*engine.renderer.vocab.prefix_ids, *engine.renderer.vocab.suffix_ids})
+    words = tokenizer.get_vocab()
+    markers = {words[marker] for marker in (THINK_START, THINK_END) if marker in words}
+    banned = frozenset(
+        sid_ids | markers | {*engine.renderer.vocab.prefix_ids, *engine.renderer.vocab.suffix_ids}
+    )
     written = write_strings(engine.model, tokenizer, behind, text, banned_ids=banned, keys=keys)
     made = []
     for (entry, tid), (_, _, score), (one,) in zip(placed, chosen, written, strict=True):
@@ -88,7 +103,7 @@ def _constrained(
         if read.how != "strict" or read.terms != tid.terms:
             raise NumericError(f"constrained answer {answer[:80]!r} is not valid JSON -> a decoding bug")
         status = "ok" if one.finished else "cut"
-        made.append(Instructed(tid.terms, one.text, status, entry, answer, tid.item_ids, score))
+        made.append(Instructed(tid.terms, one.text, status, entry, answer, tid.item_ids, score, tid, one))
     return made
 
 

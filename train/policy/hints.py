@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from configs.program import InputError, progress
 from data.sid import SidTable
+from data.store.output import Output
 from infer.engine import Engine
 from infer.search.scoring import Parity
 from infer.search.tree import search
@@ -123,3 +124,22 @@ def read_hints(path: str | Path, example_ids: Sequence[int], *, sids: SidTable) 
             f"hints {path} lack example {missing[0]} ({len(missing)} such) -> leave it out, and they are found anew"
         )
     return np.array([known[example] for example in example_ids], np.int8)
+
+
+def hints_of(args: Any, trainer: Any, out: Output) -> Any:
+    """Codes of the target that each prompt is given, found by all processes together and kept in hints.parquet."""
+    settings, file = args.rollout, out.path / FILE
+    ids = [row["example_id"] for row in trainer.rows]
+    if args.hints is not None:
+        return read_hints(args.hints, ids, sids=trainer.engine.sids)
+    if not file.exists():
+        trainer.model.eval()
+        depths = find_hints_together(
+            trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
+            space=settings.rollout_space, temperature=settings.temperature,
+        )  # fmt: skip
+        if out.leads:
+            with out.replacing(FILE) as temporary:
+                write_hints(temporary, ids, depths, sids=trainer.engine.sids)
+    trainer.accelerator.wait_for_everyone()
+    return read_hints(file, ids, sids=trainer.engine.sids)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from configs.program import InputError
 from data.sid import SidVocab
+from infer.engine import DecodeSettings, load_engine
 from infer.search.tree import Beams
 from train.new_rows import NAME
 from train.policy.dropout import without_dropout
@@ -187,3 +188,16 @@ def require_same_tokens(reference: SidVocab, policy: SidVocab, *, where: str, ro
             f"reference {where} has another vocabulary than the model ({rows[0]} rows against {rows[1]}) -> the model that "
             "training starts from, or another stage of it"
         )
+
+
+def load_reference(args: Any, engine: Any, decode: DecodeSettings) -> Any:
+    """A second model for the KL term, "adapter" where the policy without its own is one, None at beta 0."""
+    if not args.rollout.beta:
+        return None
+    if args.train_what == "lora":
+        return "adapter"
+    where = args.reference or args.model
+    other = load_engine(where, args.sids, args.examples, decode, trainable=True)
+    rows = tuple(len(one.model.get_output_embeddings().weight) for one in (other, engine))
+    require_same_tokens(other.renderer.vocab, engine.renderer.vocab, where=where, rows=rows)
+    return other.model

@@ -9,6 +9,7 @@ from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.store.configuration import added
 from infer.search.trie import SCORE_SPACES
+from infer.text.generate import TextSettings
 
 TAILS = ("greedy", "sample", "beams")
 LEARNS = ("thought", "all")
@@ -208,4 +209,61 @@ class ThoughtSettings:
             Need(others, self.max_tokens > 0, "thought.max_tokens above 0"),
             Need(("beams",), searched, "tail beams"),
             Need(("hindsight",), searched and self.learns == "all", "tail beams and learns all"),
+        ]
+
+
+@dataclass(frozen=True)
+class InstructionSettings:
+    """Terms and instruction behind a thought, for prompts of history_to_instruction."""
+
+    terms: Literal["sample", "greedy"] = "sample"
+    """the terms: drawn from the model's own distribution over those of the catalogue, or its best ones"""
+    max_tokens: int = 64
+    """longest instruction in tokens; a longer one is closed by force and counted"""
+    temperature: float = 1.0
+    """of the instruction; 0 = greedy"""
+    top_p: float = 1.0
+    """sample from the smallest set of tokens with this probability mass"""
+
+    def __post_init__(self) -> None:
+        self.text(1)
+
+    def text(self, batch_size: int, seed: int = 0) -> TextSettings:
+        """The same for infer.text.generate."""
+        return TextSettings(
+            max_new_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, batch_size=batch_size, seed=seed
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """vLLM in place of the trainer's own model for the thoughts of rollouts, by TRL's own client; its weights are renewed at every
+    step. Not run here: it needs GPUs."""
+
+    mode: Literal["none", "server", "colocate"] = "none"
+    """server: `vllm serve` on GPUs of its own; colocate: in the trainer's processes; none: thoughts by the trainer's model"""
+    base_url: str = "http://127.0.0.1:8000"
+    """server: where it is"""
+    timeout: float = 240.0
+    """server: seconds to wait until it is there"""
+    group_port: int = 51216
+    """server: port over which weights go"""
+    gpu_memory: float = 0.3
+    """colocate: share of each GPU's memory"""
+    tensor_parallel: int = 1
+    """colocate: GPUs that share one copy of the weights"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gpu_memory <= 1 or self.tensor_parallel < 1 or not self.timeout > 0:
+            raise InputError(
+                f"vllm.gpu_memory {self.gpu_memory} must lie in (0, 1], tensor_parallel {self.tensor_parallel} be at least 1, "
+                f"timeout {self.timeout} above 0"
+            )
+        require_needs(self, "vllm.")
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [
+            Need(("base_url", "timeout", "group_port"), self.mode == "server", "vllm.mode server"),
+            Need(("gpu_memory", "tensor_parallel"), self.mode == "colocate", "vllm.mode colocate"),
         ]

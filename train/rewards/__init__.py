@@ -8,13 +8,15 @@ mixture speaks gets advantage 0 and is left out of its group's baseline. `train.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from data.answers import INSTRUCTION_TASK
 from data.rows import Rows
+from data.tasks import SID_TASKS
 
 Rewards = list[list[float | None]]
 LevelRewards = list[list[list[float | None] | None]]
@@ -25,8 +27,9 @@ class RolloutBatch:
     """P prompts with G rollouts each, best beam first.
 
     rows: the example columns of each prompt (history, target, task, ...); codes_PGL int [P, G, L]; item_ids[p][g]: the
-    items of that semantic ID, empty where a group has fewer than G legal beams; scores_PG float; text, token_ids and
-    thought_PG (tokens of the thought, int) are filled by trainers that generate text.
+    items of that semantic ID, empty where a group has fewer than G legal beams; scores_PG float; text (of the thought),
+    token_ids, thought_PG (tokens of the thought, int) and answers (the whole text of the turn, tags of the thought included) are
+    filled by trainers that generate text. Rollouts of text alone have codes of -1, and the items that their terms stand for.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -36,6 +39,7 @@ class RolloutBatch:
     text: list[list[str]] | None = None
     token_ids: list[list[list[int]]] | None = None
     thought_PG: np.ndarray | None = None
+    answers: list[list[str]] | None = None
 
     @cached_property
     def hits(self) -> list[list[bool | None]]:
@@ -62,26 +66,34 @@ class RolloutBatch:
 
     def only(self, p: int) -> RolloutBatch:
         """The batch of prompt `p` alone."""
-        one = slice(p, p + 1)
-        written = (
-            None if part is None else part[one] for part in (self.text, self.token_ids, self.thought_PG)
-        )
-        return RolloutBatch(
-            self.rows[one], self.codes_PGL[one], self.item_ids[one], self.scores_PG[one], *written
-        )
+        return self.take([p])
+
+    def take(self, prompts: Sequence[int]) -> RolloutBatch:
+        """The batch of some of the prompts."""
+
+        def of(part: Any) -> Any:
+            if part is None or isinstance(part, np.ndarray):
+                return None if part is None else part[list(prompts)]
+            return [part[p] for p in prompts]
+
+        return RolloutBatch(*(of(getattr(self, field.name)) for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A registry entry: the function, and the arguments it needs besides its parameters."""
+    """A registry entry: the function, the arguments it needs besides its parameters, and the tasks whose rows it speaks for."""
 
     function: Callable[..., Rewards | LevelRewards | np.ndarray]
     needs: tuple[str, ...] = ()
+    tasks: frozenset[str] | None = SID_TASKS
 
 
 def registry() -> dict[str, Reward]:
     """All rewards by name."""
-    from train.rewards import items, ranking, sid, teacher, thoughts
+    from train.rewards import items, judged, navigen, ranking, sid, teacher, thoughts
+
+    read = ("sids", "sid_format")
+    told = frozenset({INSTRUCTION_TASK})
 
     return {
         "exact_match": Reward(sid.exact_match),
@@ -98,5 +110,12 @@ def registry() -> dict[str, Reward]:
         "semantic": Reward(items.semantic, ("embeddings",)),
         "novelty": Reward(items.novelty, ("popularity",)),
         "diversity": Reward(items.diversity),
-        "thought_length": Reward(thoughts.thought_length),
+        "thought_length": Reward(thoughts.thought_length, tasks=None),
+        "thought_present": Reward(thoughts.thought_present, tasks=None),
+        "terms_f1": Reward(judged.terms_f1, tasks=told),
+        "instruction_grade": Reward(judged.instruction_grade, ("judge",), told),
+        "navigen_item": Reward(navigen.navigen_item, read),
+        "navigen_instruction": Reward(navigen.navigen_instruction, (*read, "judge"), told),
+        "navigen_sum_item": Reward(navigen.navigen_sum_item, read),
+        "navigen_sum_instruction": Reward(navigen.navigen_sum_instruction, (*read, "judge"), told),
     }

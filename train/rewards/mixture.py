@@ -31,13 +31,20 @@ class Member:
     function: Callable[..., Any]
     weight: float
     arguments: dict[str, Any]
+    tasks: frozenset[str] | None = None
 
     def __call__(self, batch: RolloutBatch) -> np.ndarray:
-        """Rewards float64 [P, G, M], NaN where they are None.
+        """Rewards float64 [P, G, M], NaN where they are None and for rows of other tasks than its own.
 
         InputError for another shape or an exception of the function, NumericError for a value that is not finite; each
         names the function and the example.
         """
+        mine = self._mine(batch)
+        if len(mine) < len(batch.rows):
+            found = self(batch.take(mine)) if mine else np.empty((0, batch.codes_PGL.shape[1], 1))
+            values = np.full((len(batch.rows), *found.shape[1:]), np.nan)
+            values[mine] = found
+            return values
         try:
             given = self.function(batch, **self.arguments)
         except ProgramError:
@@ -48,6 +55,11 @@ class Member:
                 "-> correct the function"
             ) from error
         return self._checked(given, batch)
+
+    def _mine(self, batch: RolloutBatch) -> list[int]:
+        """The prompts it speaks for; rows that name no task are everybody's."""
+        tasks = self.tasks
+        return [p for p, row in enumerate(batch.rows) if tasks is None or row.get("task") in (None, *tasks)]
 
     def _where_it_fails(self, batch: RolloutBatch) -> str:
         for p in range(len(batch.rows)):
@@ -125,25 +137,27 @@ class Mixture:
 def build_mixture(specs: Sequence[RewardSpec], sources: Sources) -> Mixture:
     """Every reward found and its needs resolved; InputError for what is unknown or missing."""
     found = [_find(spec) for spec in specs]
-    wanted = [need for _, needs in found for need in needs]
+    wanted = [need for _, needs, _ in found for need in needs]
     values = resolve(wanted, sources)
     members: list[Member] = []
-    for spec, (function, needs) in zip(specs, found, strict=True):
+    for spec, (function, needs, own) in zip(specs, found, strict=True):
         label = spec.name.rpartition(":")[2]
         again = sum(member.label.split("#")[0] == label for member in members)
         arguments = spec.params | {need: values[need] for need in needs}
-        members.append(Member(f"{label}#{again + 1}" if again else label, function, spec.weight, arguments))
+        tasks = frozenset(spec.tasks) or own
+        label = f"{label}#{again + 1}" if again else label
+        members.append(Member(label, function, spec.weight, arguments, tasks))
     return Mixture(members)
 
 
-def _find(spec: RewardSpec) -> tuple[Callable[..., Any], list[str]]:
-    """(the function, what it needs)."""
+def _find(spec: RewardSpec) -> tuple[Callable[..., Any], list[str], frozenset[str] | None]:
+    """(the function, what it needs, the tasks of its kind; None = all)."""
     if spec.file is not None:
-        return load_function(spec.name), spec.needs
+        return load_function(spec.name), spec.needs, None
     known = registry()
     if spec.name not in known:
         raise InputError(
             f"unknown reward {spec.name!r} -> any of {', '.join(known)}, or your own as path/to/file.py:function"
         )
     reward = known[spec.name]
-    return reward.function, sorted({*reward.needs, *spec.needs})
+    return reward.function, sorted({*reward.needs, *spec.needs}), reward.tasks

@@ -1,9 +1,11 @@
 """What rewards may need besides rollouts, each resolved once before training starts.
 
 sids        SidTable of the run
+sid_format  how its texts write a semantic ID (data.sid.SidFormat)
 embeddings  float32 [N, d], row i is item i (an embeddings directory of stage 02)
 titles      title of every item
 popularity  int64 [N], train interactions of every item (of --data)
+judge       grades of instructions (train/rewards/judged.py), of --judge.client
 teacher     an item model (infer/models/contract.py): teacher.score(batch.histories) -> float32 log-probabilities [P, N]
 """
 
@@ -18,10 +20,11 @@ import numpy as np
 from configs.program import InputError
 from data import artifacts
 from data.rows import read_train_log
-from data.sid import SidTable
+from data.sid import SidFormat, SidTable
 from data.store.lineage import require_common_data
 from infer.models.contract import ItemModel, load
 from rq.vectors.embeddings import read_embeddings
+from train.rewards.judged import RewardJudge
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Sources:
     embeddings: str | None = None
     teacher: str | None = None
     made_from: str | None = None
+    sid_format: SidFormat = SidFormat()
+    judge: RewardJudge | None = None
 
     def require(self, flag: str, need: str) -> str:
         """The path given by `--flag`; InputError where it is missing."""
@@ -79,12 +84,20 @@ def _same_items(count: int, sources: Sources, directory: str) -> None:
         )
 
 
+def _judge(sources: Sources) -> RewardJudge:
+    if sources.judge is None:
+        raise InputError("a reward needs a judge -> say which with --judge.client.backend")
+    return sources.judge
+
+
 RESOLVERS: dict[str, Callable[[Sources], Any]] = {
     "sids": lambda sources: sources.sids,
     "embeddings": _embeddings,
     "titles": _titles,
     "popularity": _popularity,
     "teacher": _teacher,
+    "sid_format": lambda sources: sources.sid_format,
+    "judge": _judge,
 }
 
 

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from configs.program import InputError
+from data.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,18 @@ class RewardSpec:
     params: dict[str, Any] = field(default_factory=dict)
     """keyword arguments of the function"""
     needs: list[str] = field(default_factory=list)
-    """what the function takes besides, resolved before training starts: teacher, embeddings, sids, titles, popularity"""
+    """what the function takes besides, resolved before training starts: teacher, embeddings, sids, sid_format, titles, popularity,
+    judge"""
+    tasks: list[str] = field(default_factory=list)
+    """speaks for rows of these tasks only; empty = those of the reward's own kind, of a file's function all"""
 
     def __post_init__(self) -> None:
         if not isfinite(self.weight):
             raise InputError(f"reward {self.name}: weight {self.weight} must be finite")
+        if unknown := sorted(set(self.tasks) - set(TASKS)):
+            raise InputError(
+                f"reward {self.name}: unknown tasks {', '.join(unknown)} -> of {', '.join(TASKS)}"
+            )
         both = sorted(set(self.params) & set(self.needs))
         if both:
             raise InputError(
@@ -62,6 +70,6 @@ def _read(reward: str | RewardSpec) -> RewardSpec:
     if "{" in reward:  # what the parser could not read as a spec arrives as text
         raise InputError(
             f"rewards: {reward} is no reward -> a name, file.py:function, or a mapping with the keys name (text), weight "
-            "(number), params (mapping), needs (list)"
+            "(number), params (mapping), needs (list), tasks (list)"
         )
     return RewardSpec(reward)

@@ -6,6 +6,7 @@ import numpy as np
 
 from configs.program import InputError
 from train.rewards import Rewards, RolloutBatch
+from train.rewards.structure import thinks
 
 
 def thought_length(batch: RolloutBatch, *, most: int, soft: int, least: int = 0) -> Rewards:
@@ -26,3 +27,15 @@ def thought_length(batch: RolloutBatch, *, most: int, soft: int, least: int = 0)
     over = np.clip((most - soft - batch.thought_PG) / soft, -1, 0)
     under = np.clip(batch.thought_PG / least - 1, -1, 0) if least else 0.0
     return (over + under + 0.0).tolist()
+
+
+def thought_present(batch: RolloutBatch, *, least: int = 10) -> Rewards:
+    """1 for a thought with more than `least` characters other than blanks, else 0: NaviGen's think reward by itself.
+
+    "they like lamps" has 13 and gives 1, an empty thought 0.
+    """
+    if batch.answers is None:
+        raise InputError(
+            "reward thought_present: these rollouts have no thoughts -> thought.max_tokens above 0"
+        )
+    return [[thinks(text, least=least) for text in group] for group in batch.answers]

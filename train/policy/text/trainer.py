@@ -1,11 +1,14 @@
 """GRPO over rollouts with text: TRL's GRPOTrainer, unmodified, driven through its `rollout_func`.
 
-The thoughts and semantic IDs are train/policy/thoughts.py's, on token ids; rewards are the mixture of train/rewards, called
+Thoughts and the answers behind them are routing.py's, on token ids; rewards are the mixture of train/rewards, called
 where the rollouts are made, and reach TRL as a column. TRL's loss is the policy gradient over the tokens that the rollouts
 count (its `env_mask`), under whole-vocabulary log-probabilities, with the loss type, beta, clipping and scaling of its config.
 
+A judge among the rewards that is out of credit, out of budget or out of reach ends the run in all processes: the state of the last step is
+saved, so that the same command goes on from there.
+
 Differs from train/policy/sid_trainer.py: every completion is a row of its own, and the reference model is loaded by TRL from the
-directory that the model came from.
+directory that the model came from, so with LoRA too it is the model that training started from.
 
 Legend: P prompts, G rollouts of a group.
 """
@@ -14,17 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
-from configs.program import InputError
+from configs.program import InputError, ServiceError
+from data.answers import INSTRUCTION_TASK
 from train.policy.losses import scale_of
-from train.policy.settings import GrpoSettings, ThoughtSettings
-from train.policy.thoughts import ThoughtPolicy, ThoughtRollouts
+from train.policy.settings import GrpoSettings, ThoughtSettings, VllmSettings
+from train.policy.text.routing import RoutedRollouts, Router
+from train.policy.text.thoughts import ThoughtRollouts
+from train.policy.text.written import Written
 from train.rewards.mixture import Mixture
 from train.safety import SafeTrainer
+from train.trainable import LoraSettings
 
 REWARD = "mixture"  # the column
 # options of rollout that TRL's trainer has; all others must be as they are by default
@@ -35,7 +44,9 @@ LOSSES = ("grpo", "dapo", "dr_grpo")
 ANSWER_ROOM = 64  # tokens of a completion behind its thought
 
 
-def check(settings: GrpoSettings, *, train_what: str, hints: str | None, reference: str | None) -> None:
+def check(
+    settings: GrpoSettings, *, train_what: str, lora: LoraSettings, hints: str | None, reference: str | None
+) -> None:
     """InputError for what rollouts with thoughts cannot be combined with."""
     other = GrpoSettings()
     names = [one.name for one in fields(settings) if one.name not in KNOWN]
@@ -45,9 +56,10 @@ def check(settings: GrpoSettings, *, train_what: str, hints: str | None, referen
         )
     if settings.loss not in LOSSES:
         raise InputError(f"rollout.loss {settings.loss} knows no thoughts -> one of {', '.join(LOSSES)}")
-    if train_what != "all" or hints is not None:
+    if hints is not None or train_what not in ("all", "lora") or (train_what == "lora" and lora.new_rows):
         raise InputError(
-            "rollouts with thoughts train whole models without hints -> train_what all, no --hints"
+            "rollouts with thoughts train whole models or LoRA of linear layers, without hints -> train_what all, or lora with "
+            "lora.new_rows false; no --hints"
         )
     if reference is not None:
         raise InputError(
@@ -55,13 +67,15 @@ def check(settings: GrpoSettings, *, train_what: str, hints: str | None, referen
         )
 
 
-def grpo_fields(settings: GrpoSettings, thought: ThoughtSettings, trainer: dict[str, Any]) -> dict[str, Any]:
-    """Fields of trl.GRPOConfig; the batch size counts prompts in `trainer` and completions in TRL."""
+def grpo_fields(
+    settings: GrpoSettings, thought: ThoughtSettings, trainer: dict[str, Any], *, answer: int = ANSWER_ROOM
+) -> dict[str, Any]:
+    """Fields of trl.GRPOConfig; the batch size counts prompts in `trainer` and completions in TRL. answer: tokens behind a thought."""
     prompts = int(trainer.get("per_device_train_batch_size", 8))
     return {
         "per_device_train_batch_size": prompts * settings.num_generations,
         "num_generations": settings.num_generations,
-        "max_completion_length": thought.max_tokens + ANSWER_ROOM,
+        "max_completion_length": thought.max_tokens + answer,
         "temperature": 1.0,  # the loss is under the model's own probabilities
         "loss_type": settings.loss,
         "scale_rewards": scale_of(settings),
@@ -82,11 +96,13 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
     def __init__(
         self,
         *,
-        policy: ThoughtPolicy,
+        policy: Router,
         rewards: Mixture,
         rows: Sequence[dict[str, Any]],
         prompts: Sequence[Sequence[int]],
         validate: Callable[[], dict[str, float]],
+        vllm: VllmSettings | None = None,
+        samples: int = 0,
         **kwargs: Any,
     ) -> None:
         from datasets import Dataset
@@ -109,6 +125,15 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
                 f"a process rolls out {local} completions at once, which groups of {self.num_generations} do not divide "
                 "-> a multiple of the group size"
             )
+        self.vllm_thoughts = None
+        if vllm is not None and vllm.mode != "none":
+            from train.policy.text.vllm import VllmThoughts
+
+            self.vllm_thoughts = policy.items.writer = VllmThoughts(
+                self.engine, self.accelerator, policy.settings, vllm, group=self.num_generations,
+                prompts=local // self.num_generations, longest=max(map(len, prompts)) + policy.settings.max_tokens,
+            )  # fmt: skip
+        self.written = Written(Path(self.args.output_dir), self.engine, samples=samples)
 
     def rows_of(self, inputs: Any) -> list[int]:
         return [int(one["prompt"]) for one in inputs]
@@ -116,12 +141,40 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """manifest.json says what a card would."""
 
+    def rewarded(self, made: RoutedRollouts) -> list[float | None]:
+        """The total of every rollout, in the order of the prompts. ServiceError in all processes where a judge fails in one."""
+        groups: list[list[float | None]] = [[] for _ in range(len(made.prompt_ids) // self.num_generations)]
+        fault = None
+        try:
+            for positions, part in made.parts:
+                totals = total_rewards(self, part)
+                for place, at in enumerate(positions):
+                    groups[at] = totals[place * self.num_generations : (place + 1) * self.num_generations]
+        except ServiceError as error:
+            fault = str(error)
+        several = self.accelerator.num_processes > 1
+        if told := next(filter(None, gather_object([fault]) if several else [fault]), None):
+            step = self.state.global_step
+            kept = f"the state of step {step} is saved" if step else "no step was done"
+            raise ServiceError(f"{told} [{kept}, {self.args.output_dir}]")
+        return [total for group in groups for total in group]
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """A judge that fails leaves as a notice does: with the checkpoint of the last whole step (train/scale/preemption.py)."""
+        try:
+            super()._run_epoch(**kwargs)
+        except ServiceError:
+            self._leave()
+            raise
+
 
 def roll_out(prompts: Sequence[str], trainer: TextTrainer) -> dict[str, Any]:
     """TRL's hook: prompts come repeated, a group side by side."""
     group = trainer.num_generations
     positions = [int(position) for position in prompts[::group]]
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if trainer.vllm_thoughts is not None:
+        trainer.vllm_thoughts.refresh(trainer.state.global_step)
     training = model.training
     model.eval()
     with trainer.accelerator.autocast():
@@ -136,12 +189,12 @@ def roll_out(prompts: Sequence[str], trainer: TextTrainer) -> dict[str, Any]:
         "completion_ids": made.completion_ids,
         "logprobs": None,
         "env_mask": made.counted,
-        REWARD: total_rewards(trainer, made),
+        REWARD: trainer.rewarded(made),
     }
 
 
 def total_rewards(trainer: TextTrainer, made: ThoughtRollouts) -> list[float | None]:
-    """The mixture's total of every rollout, prompt by prompt; logs what each member gave. InputError for one per level.
+    """The mixture's total of every rollout of one kind of task, prompt by prompt; logs what each member gave. InputError for one per level.
 
     With beams behind a thought its total is the largest of theirs: 1 / log2(rank + 1) of the target under rank_discount, the longest
     right prefix under prefix_match.
@@ -158,16 +211,31 @@ def total_rewards(trainer: TextTrainer, made: ThoughtRollouts) -> list[float | N
         given = {name: np.fmax.reduce(values, axis=1).reshape(*shape, -1) for name, values in given.items()}
     if trainer.policy.settings.drop_unfinished:
         total_PG = np.where(made.unfinished_PG, np.nan, total_PG)
+    log_rewards(trainer, made, given, total_PG)
+    trainer.written.append(trainer, made.batch, given, total_PG)
+    return [None if np.isnan(value) else float(value) for value in total_PG.ravel()]
+
+
+def log_rewards(
+    trainer: TextTrainer, made: ThoughtRollouts, given: dict[str, np.ndarray], total_PG: np.ndarray
+) -> None:
+    """Means of every member and of every task's total, hits, lengths. What is None leaves a mean, and `reward_none` counts it."""
     for name, values in given.items():
         known = values[np.isfinite(values)]
         if known.size:
             trainer._log_metric(f"reward/{name}", float(known.mean()))
+    tasks = np.array([str(row.get("task")) for row in made.batch.rows])
+    for task in np.unique(tasks):
+        own = total_PG[tasks == task]
+        if np.isfinite(own).any():
+            trainer._log_metric(f"reward/task={task}", float(np.nanmean(own)))
+    trainer._log_metric("reward_none", float(np.isnan(total_PG).mean()))
     listed = made.batch if made.ranked is None else made.ranked
     hits = np.array([any(group) for group in listed.hits]).reshape(len(made.unfinished_PG), -1)
-    trainer._log_metric("hit_rate", float(hits.any(1).mean()))
+    told = made.batch.rows[0].get("task") == INSTRUCTION_TASK
+    trainer._log_metric("tid_hit_rate" if told else "hit_rate", float(hits.any(1).mean()))
     trainer._log_metric("thought_tokens", float(made.batch.thought_PG.mean()))
     trainer._log_metric("unfinished_share", float(made.unfinished_PG.mean()))
-    return [None if np.isnan(value) else float(value) for value in total_PG.ravel()]
 
 
 def given_rewards(completions: Sequence[Any], **columns: Any) -> list[float | None]:

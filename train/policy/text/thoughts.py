@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
+from data.renderer import MODES
 from infer.engine import Engine
 from infer.search.sampling import StochasticBeam
 from infer.search.scoring import Parity
 from infer.search.tree import search
-from infer.text.thinking import ThinkSettings, TransformersWriter, answer_prompts, seed_of
+from infer.text.thinking import ThinkSettings, Thought, TransformersWriter, answer_prompts, seed_of
 from train.policy.settings import ThoughtSettings
 from train.rewards import RolloutBatch
 
@@ -45,10 +46,23 @@ class ThoughtRollouts:
     ranked: RolloutBatch | None = None
 
 
+def grouped(flat: list[Any], group: int) -> list[list[Any]]:
+    """[P * G] as [P][G]."""
+    return [flat[start : start + group] for start in range(0, len(flat), group)]
+
+
+def decoded(engine: Engine, ids: Sequence[int]) -> str:
+    """Tokens as text, markers included."""
+    return engine.renderer.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
 class ThoughtPolicy:
     """Rolls out the engine's live model."""
 
-    def __init__(self, engine: Engine, settings: ThoughtSettings, *, group: int, seed: int) -> None:
+    def __init__(
+        self, engine: Engine, settings: ThoughtSettings, *, group: int, seed: int, writer: Any = None
+    ) -> None:
+        """writer: what writes the thoughts (`write(prompts, keys)`); default: the engine's live model."""
         if engine.mode != "think":
             raise InputError(f"thoughts need an engine in mode think, not {engine.mode}")
         self.engine, self.settings, self.group, self.seed = engine, settings, group, seed
@@ -56,16 +70,21 @@ class ThoughtPolicy:
             thoughts=group, max_tokens=settings.max_tokens, temperature=settings.temperature, top_p=settings.top_p,
             batch_size=settings.batch_size, seed=seed,
         )  # fmt: skip
-        self.writer = TransformersWriter(engine.model, engine.renderer, think)
+        self.writer = writer or TransformersWriter(engine.model, engine.renderer, think)
         vocab = engine.renderer.answer_vocab
         self.end_ids = [*vocab.suffix_ids, *engine.renderer.terminator_ids("think")]
 
+    def keys(self, rows: Sequence[dict[str, Any]], step: int) -> list[int]:
+        """An integer per prompt: what is drawn for it depends on the seed, the step and the example."""
+        return [seed_of(self.seed, (step, row["example_id"])) for row in rows]
+
     def roll_out(
-        self, rows: Sequence[dict[str, Any]], prompts: Sequence[Sequence[int]], *, step: int
-    ) -> ThoughtRollouts:
-        """Thoughts and semantic IDs behind each of P prompts. What is drawn depends on the seed, the step and the example."""
-        keys = [seed_of(self.seed, (step, row["example_id"])) for row in rows]
-        thoughts = self.writer.write(prompts, keys)
+        self, rows: Sequence[dict[str, Any]], prompts: Sequence[Sequence[int]], *, step: int,
+        thoughts: Sequence[Sequence[Thought]] | None = None,
+    ) -> ThoughtRollouts:  # fmt: skip
+        """Thoughts and semantic IDs behind each of P prompts; thoughts: those of the prompts, where they are written already."""
+        keys = self.keys(rows, step)
+        thoughts = self.writer.write(prompts, keys) if thoughts is None else thoughts
         extended, row_E = answer_prompts(prompts, thoughts, self.engine.renderer, task="reason_then_sid")
         own = [seed_of(keys[row], (entry % self.group,)) for entry, row in enumerate(row_E)]
         codes_EKL, nodes_EK, scores_EK = self._answers(extended, own)
@@ -89,8 +108,8 @@ class ThoughtPolicy:
             )
         shape = (len(rows), self.group)
         items = [tuple(self.engine.sids.items_of_sid(node).tolist()) for node in nodes_E.tolist()]
-        decode = self.engine.renderer.tokenizer.decode
-        text = [decode(list(thought.ids), clean_up_tokenization_spaces=False) for thought in flat]
+        text = [decoded(self.engine, thought.ids) for thought in flat]
+        answers = [MODES["think"] + decoded(self.engine, ids[:-1]) for ids in completion_ids]
         batch = RolloutBatch(
             rows,
             codes_EL.reshape(*shape, -1),
@@ -99,6 +118,7 @@ class ThoughtPolicy:
             self._grouped(text),
             self._grouped(completion_ids),
             np.array([len(thought.ids) for thought in flat]).reshape(shape),
+            self._grouped(answers),
         )
         unfinished = np.array([not thought.finished for thought in flat]).reshape(shape)
         ranked = None
@@ -122,14 +142,15 @@ class ThoughtPolicy:
             [() if node < 0 else tuple(sids.items_of_sid(node).tolist()) for node in nodes]
             for nodes in nodes_EK.tolist()
         ]
-        text, token_ids = (
-            [[own] * beams for group in part for own in group] for part in (batch.text, batch.token_ids)
+        text, token_ids, answers = (
+            [[own] * beams for group in part for own in group]
+            for part in (batch.text, batch.token_ids, batch.answers)
         )
         lengths_EK = np.repeat(batch.thought_PG.reshape(-1, 1), beams, axis=1)
-        return RolloutBatch(rows_E, codes_EKL, items, scores_EK, text, token_ids, lengths_EK)
+        return RolloutBatch(rows_E, codes_EKL, items, scores_EK, text, token_ids, lengths_EK, answers)
 
     def _grouped(self, flat: list[Any]) -> list[list[Any]]:
-        return [flat[start : start + self.group] for start in range(0, len(flat), self.group)]
+        return grouped(flat, self.group)
 
     def _answers(
         self, prompts: list[list[int]], keys: list[int]
