@@ -117,4 +117,3 @@ def test_a_plan_of_rollouts_counts_branches_and_the_reference(chain, tmp_path, c
 def test_plans_that_cannot_be_made_are_refused(chain, tmp_path):
     flags = [*chain.flags(), "--output_dir", tmp_path / "run"]
     assert "COUNTxCARD" in refuse("train.sft", *flags, "--plan", "8xABACUS")
-    assert "not thoughts" in refuse("train.grpo", *flags, "--plan", "cpu", "--thought.max_tokens", 8)

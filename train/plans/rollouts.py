@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from configs.program import InputError
 from data import artifacts
 from data.prompts import wording
 from data.renderer import Renderer
@@ -28,7 +27,7 @@ SAMPLE = 1024  # prompts that are rendered
 
 
 def plan(args: Any, prompts: int) -> list[str]:
-    """The lines that train.grpo prints with --plan for so many prompts. Nothing is written; InputError with thoughts."""
+    """The lines that train.grpo prints with --plan for so many prompts. Nothing is written; no estimate with thoughts."""
     from transformers import TrainingArguments
 
     import train.policy.sid_trainer  # noqa: F401  what the training process holds besides the model
@@ -36,9 +35,7 @@ def plan(args: Any, prompts: int) -> list[str]:
     from train.safety import selection
 
     if args.thinks:
-        raise InputError(
-            "a plan counts rollouts of semantic IDs, not thoughts -> leave thought.max_tokens out"
-        )
+        return ["memory and time: not estimated where rollouts think"]
     machine, model, settings = Machine.of(args.plan), require_model(args.model), args.rollout
     shape, sids = shape_of(model), read_sids(args.sids)
     facts = examples_facts(args.examples, sids, args.sids)
