@@ -135,9 +135,8 @@ def test_beams_behind_every_thought_are_one_group_of_rewards_each() -> None:
     for entry, beams in enumerate(made.ranked.item_ids):
         target = rows[entry // GROUP]["target"][0]
         rank = next((at for at, items in enumerate(beams, start=1) if target in items), None)
-        agree = np.logical_and.accumulate(made.ranked.codes_PGL[entry] == TABLE.codes_NL[target], axis=1).sum(
-            1
-        )
+        same = made.ranked.codes_PGL[entry] == TABLE.codes_NL[target]
+        agree = np.logical_and.accumulate(same, axis=1).sum(1)
         expected = 1 / np.log2(rank + 1) if rank else [0, 0.05, 0.2][agree.max()]
         assert found[entry] == pytest.approx(expected)
         seen.add("hit" if rank else "near" if agree.max() else "far")
@@ -387,9 +386,9 @@ def test_the_program_trains_with_thoughts_and_resumes_exactly(chain, tmp_path, m
             handmade.run("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts).returncode
             == 143
         )
-    assert (parts / "checkpoint-2").is_dir() and not (parts / "checkpoint-3").exists(), (
-        "its rollouts broke off"
-    )
+    assert (parts / "checkpoint-2").is_dir() and not (
+        parts / "checkpoint-3"
+    ).exists()  # its rollouts broke off
     handmade.succeed("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts)
     again = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == [
