@@ -18,6 +18,7 @@ from train.policy.losses import (
     kl_estimate,
     loss_kind,
     policy_loss,
+    preference_loss,
     target_loss,
 )
 
@@ -130,7 +131,7 @@ def logps(logits, chosen):
     return logits.log_softmax(-1).gather(-1, chosen).squeeze(-1)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "expected"])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("expected", "sdpo")])
 @pytest.mark.parametrize("kl", ["k1", "k3"])
 @pytest.mark.parametrize("corrected", [True, False])
 def test_a_first_update_is_the_policy_gradient_plus_kl(name, kl, corrected):
@@ -265,6 +266,38 @@ def test_a_constant_added_to_the_rewards_of_some_items_moves_nothing_to_or_from_
         grads.append(logits.grad)
     torch.testing.assert_close(*grads)
     assert grads[0][0] < 0 < grads[0][1] and abs(float(grads[0][2])) < 1e-6
+
+
+def test_preferences_are_a_softmax_over_the_others_of_a_group():
+    # One hit, two others; policy - reference summed over two levels: .4, -.2 and .6; beta .5 makes them .2, -.1 and .3.
+    reference = torch.tensor([[[-1.0, -2.0], [-1.5, -1.0], [-2.0, -2.0]], [[-1.0, -1.0]] * 3])
+    policy = (
+        reference + torch.tensor([[[0.2, 0.2], [-0.3, 0.1], [0.5, 0.1]], [[1.0, 1.0]] * 3])
+    ).requires_grad_()
+    cells = cells_of(
+        group_advantages(torch.cat([group(1.0, 0.0, 0.0), group(0.0, 0.0, 0.0)]), scale="none"), 2
+    )
+    parts = preference_loss(policy, reference, cells, 2, beta=0.5)
+    expected = math.log(1 + math.exp(-0.1 - 0.2) + math.exp(0.3 - 0.2))
+    assert float(parts.loss) == pytest.approx(expected / 2), "the group without a hit has no loss, but counts"
+    parts.loss.backward()
+    assert (
+        policy.grad[1].abs().max() == 0 and (policy.grad[0, 0] < 0).all() and (policy.grad[0, 1:] > 0).all()
+    )
+    # With one other rollout: DPO's loss.
+    pair = cells_of(group_advantages(group(0.0, 1.0), scale="none"), 1)
+    logps = torch.tensor([[[-1.0], [-3.0]]])
+    dpo = -torch.nn.functional.logsigmoid(torch.tensor(0.1 * ((-3.0 + 2.5) - (-1.0 + 2.0))))
+    assert float(
+        preference_loss(logps, torch.tensor([[[-2.0], [-2.5]]]), pair, 1, beta=0.1).loss
+    ) == pytest.approx(float(dpo))
+    # A rollout that does not count (-inf: fewer legal items than G) is neither.
+    three = torch.tensor([[[-1.0], [-3.0], [float("-inf")]]])
+    cells = cells_of(group_advantages(group(0.0, 1.0, NAN), scale="none"), 1)
+    masked = preference_loss(
+        three, torch.tensor([[[-2.0], [-2.5], [float("-inf")]]]), cells, 1, beta=0.1
+    ).loss
+    assert float(masked) == pytest.approx(float(dpo))
 
 
 def test_the_likelihood_of_targets_is_a_weighted_cross_entropy():

@@ -25,6 +25,7 @@ from train.policy.losses import (
     expected_reward,
     loss_kind,
     policy_loss,
+    preference_loss,
     scale_of,
     target_loss,
 )
@@ -155,6 +156,10 @@ def batch_loss(
             totals[2],
             beta=settings.beta,
             reference_PFL=batch.reference_PGL,
+        )
+    elif settings.loss == "sdpo":
+        parts = preference_loss(
+            own.logps_PGL, batch.reference_PGL, batch.cells, totals[2], beta=settings.beta
         )
     else:
         parts = policy_loss(

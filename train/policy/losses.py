@@ -8,6 +8,7 @@
 | dr_grpo | of a token | summed, over rollouts times L | group, none |
 | rloo | of a token | summed over a rollout, over rollouts | leave_one_out, none |
 | expected | none: exact, `expected_reward` | over prompts | none |
+| sdpo | none: preferred against the others of a group, `preference_loss` | over prompts | group, none |
 
 Per token: -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A) + beta * KL. With one update per rollout the old
 policy is the present one, ratios are 1 in value and carry the gradient, and nothing is clipped. All averages are over the
@@ -45,6 +46,7 @@ LOSSES = {
     "dr_grpo": LossKind(False, "length", "group", "none"),
     "rloo": LossKind(False, "sums", "leave_one_out", "none"),
     "expected": LossKind(False, "prompts", "group", "none"),
+    "sdpo": LossKind(False, "prompts", "group", "none"),
 }
 KLS = ("k1", "k3")
 
@@ -197,6 +199,29 @@ def expected_reward(
         above_PF = (gain_PF - mean_P1).masked_fill(~known_PF, 0.0)
     loss = -((share_PF * above_PF).sum() + mean_P1.sum()) / max(int(prompts), 1)
     return LossParts(loss, kl_PFL.detach(), torch.zeros_like(kl_PFL, dtype=torch.bool))
+
+
+def preference_loss(
+    policy_PGL: Tensor, reference_PGL: Tensor, cells: Cells, prompts: Tensor | int, *, beta: float
+) -> LossParts:
+    """S-DPO's softmax of preferences (Chen et al., arXiv 2406.09215, equation 9), over `prompts`: the rollouts of a group with an
+    advantage above 0 are preferred to each one below it; groups without both have no loss.
+
+    With r = beta * (log-probability under the policy less that under the reference), of a whole rollout, a preferred one w costs
+    -log sigmoid(-log sum over the others l of exp(r_l - r_w)) = log(1 + sum of exp(r_l - r_w)); several preferred ones of a group
+    count as their mean. With one other it is DPO's sigmoid loss. Two others, all r equal: log 3.
+    """
+    out_PGL = ~cells.mask_PGL
+    difference_PGL = policy_PGL.masked_fill(out_PGL, 0.0) - reference_PGL.masked_fill(out_PGL, 0.0)
+    r_PG = beta * difference_PGL.sum(2)
+    counts_PG, advantages_PG = cells.mask_PGL.any(2), cells.advantages_PGM.sum(2)
+    better_PG, worse_PG = counts_PG & (advantages_PG > 0), counts_PG & (advantages_PG < 0)
+    both_P1 = better_PG.any(1, keepdim=True) & worse_PG.any(1, keepdim=True)
+    better_PG, worse_PG = better_PG & both_P1, worse_PG & both_P1
+    others_P = r_PG.masked_fill(~worse_PG, -1e9).logsumexp(1)
+    cost_PG = torch.nn.functional.softplus(others_P[:, None] - r_PG).masked_fill(~better_PG, 0.0)
+    loss = (cost_PG.sum(1) / better_PG.sum(1).clamp(min=1)).sum() / max(int(prompts), 1)
+    return LossParts(loss, difference_PGL.detach(), torch.zeros_like(out_PGL))
 
 
 def target_loss(policy_PL: Tensor, weights_PL: Tensor) -> Tensor:

@@ -41,9 +41,10 @@ class GrpoSettings:
     """score space of the policy in the loss: full, level or trie"""
     forced_tokens: bool = added(False, before=True)
     """count codes that the trie forces (no other may follow) in the loss, as published trainers do"""
-    loss: Literal["grpo", "dapo", "gspo", "dr_grpo", "rloo", "expected"] = "grpo"
+    loss: Literal["grpo", "dapo", "gspo", "dr_grpo", "rloo", "expected", "sdpo"] = "grpo"
     """the loss, by name (train/policy/losses.py); expected: the exact expected reward over all legal items behind the beams'
-    last prefixes, the whole catalogue where num_generations is as large"""
+    last prefixes, the whole catalogue where num_generations is as large; sdpo: rollouts above the mean reward of their group are
+    preferred to those below it (S-DPO), beta being the strength of the reference"""
     baseline: Literal["group", "leave_one_out", "siblings"] | None = None
     """what a reward is compared with (train/policy/advantages.py); null = as the loss has it"""
     scale_rewards: Literal["group", "batch", "none"] | None = None
@@ -94,7 +95,7 @@ class GrpoSettings:
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
-        sampled = self.loss != "expected"
+        sampled = self.loss not in ("expected", "sdpo")
         return [
             Need(("use_bias_correction_kl", "kl"), self.beta > 0, "beta above 0"),
             Need(
@@ -155,6 +156,13 @@ class GrpoSettings:
                 raise InputError(
                     f"loss expected is exact over the legal items -> logprob_space trie, without {', '.join(given) or 'others'}"
                 )
+        if self.loss == "sdpo" and (
+            given or self.updates > 1 or not self.beta > 0 or self.rollouts == "stochastic_beam"
+        ):
+            raise InputError(
+                "loss sdpo compares the rollouts of a group under a reference -> beta above 0, one update, other rollouts than "
+                "stochastic_beam, without baseline and scale_rewards"
+            )
         if self.baseline == "siblings" and self.rollouts == "stochastic_beam":
             raise InputError("baseline siblings knows no inclusion weights -> rollouts beam or sample")
 
