@@ -8,6 +8,8 @@ Several GPUs: under torchrun or `accelerate launch` every process takes a range 
 a cluster that know nothing of each other pass --shard 0 --of 8, --shard 1 --of 8, ...; --of 8 alone joins their parts.
 A run that was killed goes on where it was. --mode think writes thoughts before the semantic IDs (infer/text/thinking.py), one or
 several, and belongs into <model>.<split>.think; --mode race merges what follows them with what the model says without a thought.
+--answers title decodes titles of the catalogue under a trie, --answers written grounds a freely written title in it (infer/text/titles.py:
+D3, BIGRec); both need --data, whose titles they are, and a model that was taught titles_to_title.
 --only_thoughts stops after the thoughts, --thoughts takes those of another output: one set of thoughts for every way of using it.
 
 Differs from the published evaluations: the prompt is the one of training, the whole-vocabulary score has no repetition
@@ -23,7 +25,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,11 +45,13 @@ from infer.loading import context_length, examples_facts, prompt_bound
 from infer.models.retrievers.engines import open_engine
 from infer.search.allowed import item_ids
 from infer.text.thinking import ThinkSettings, VllmWriter, needs_of_mode
+from infer.text.titles import Titles
 from infer.work import shards
 from infer.work.decoding import (
     first_thoughts,
     predict,
     predict_behind,
+    predict_titles,
     prediction_table,
     selected_rows,
     shortened_rows,
@@ -76,6 +80,10 @@ class RecommendArgs:
     """train, valid or test"""
     mode: str = "direct"
     """direct, empty_think (behind an empty think block), think (generated thoughts first) or race (think and direct as one list)"""
+    answers: Literal["sid", "title", "written"] = "sid"
+    """what the model answers with: semantic IDs, titles of the catalogue under a trie, or a title as it writes it, grounded in the nearest ones"""
+    data: str | None = None
+    """prepared data set whose titles these are, with answers title and written"""
     allowed: str | None = None
     """parquet file with a column item_id: recommend these items only; null = the whole catalogue"""
     max_rows: int | None = None
@@ -109,6 +117,8 @@ class RecommendArgs:
             raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
         if self.mode not in MODES:
             raise InputError(f"unknown mode {self.mode!r} -> one of {', '.join(MODES)}")
+        if self.answers != "sid" and (self.data is None or self.mode != "direct" or self.allowed is not None):
+            raise InputError(f"answers {self.answers} -> with --data, mode direct, and without --allowed")
         if self.only_thoughts and self.of is not None and self.shard is None:
             raise InputError("--of without --shard joins finished shards -> without only_thoughts")
         shards.check_shard(self.shard, self.of)
@@ -119,6 +129,7 @@ class RecommendArgs:
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
         return [
+            Need(("data",), self.answers != "sid", "answers title or written"),
             Need(("only_thoughts", "thoughts"), self.thinks, "mode think or race"),
             *needs_of_mode(self.mode, self.think),
         ]
@@ -132,7 +143,9 @@ class RecommendArgs:
 def main(args: RecommendArgs) -> None:
     # Who does the work is no part of what is made.
     made = replace(args, shard=None, of=None, only_thoughts=False)
-    inputs = {name: getattr(args, name) for name in ("model", "sids", "examples", "allowed", "thoughts")}
+    inputs = {
+        name: getattr(args, name) for name in ("model", "sids", "examples", "allowed", "thoughts", "data")
+    }
     opened = open_output(made, STAGE, version=VERSION, inputs=inputs)
     if args.shard is not None:
         out = shards.claim_shared(args.output_dir, opened)
@@ -190,7 +203,11 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
     allowed = read_allowed_file(args.allowed, engine.sids.num_items)
     trie = None if allowed is None else engine.catalogues.stacked([allowed])
 
+    titles = read_titles(args, engine)
+
     def beams(chunk: int, examples: pa.Table) -> pa.Table:
+        if titles is not None:
+            return predict_titles(engine, examples, titles, how=args.answers)
         if args.thinks:
             path = shards.chunk_path(out, shards.THOUGHTS, chunk)
             found = predict_behind(engine, examples, artifacts.read_file(path), where=str(path), trie=trie)
@@ -207,6 +224,23 @@ def load(args: RecommendArgs, *, device: str | None) -> Engine:
     return open_engine(
         args.model, args.sids, args.examples, args.decode, device=device, mode=args.mode, think=args.think
     )
+
+
+def read_titles(args: RecommendArgs, engine: Engine) -> Titles | None:
+    """The catalogue's titles with answers title and written, said how many items have none; InputError for a model without text."""
+    if args.answers == "sid":
+        return None
+    if type(engine) is not Engine:
+        raise InputError(f"{args.model} writes no text -> answers sid")
+    items = artifacts.read_items(args.data)
+    if items.num_rows != engine.sids.num_items:
+        raise InputError(
+            f"{args.data} has {items.num_rows} items, {args.sids} {engine.sids.num_items} -> their data set"
+        )
+    titles = Titles(items["title"].to_pylist(), engine.renderer)
+    if titles.untitled:
+        warn(f"{titles.untitled} items have no title: they are never recommended")
+    return titles
 
 
 def write_thoughts(args: RecommendArgs, out: Output, plan: shards.Plan, engine: Engine) -> tuple[int, float]:
@@ -262,7 +296,7 @@ def settings_facts(args: RecommendArgs) -> dict[str, Any]:
         "max_rows": args.max_rows,
         "allowed": args.allowed,
         "decode_seed": args.decode.seed,
-    }
+    } | ({"answers": args.answers} if args.answers != "sid" else {})
     facts |= {key: value for key, value in asdict(args.decode).items() if key != "seed"}
     # A shorter list has everything that may be recommended: it is complete up to the number of beams.
     facts |= {"depth": args.decode.beams, "max_prompt": prompt_bound(args.model, args.decode.max_prompt)}

@@ -1,14 +1,25 @@
-"""Recipes of papers on a small store, as a user runs them: LC-Rec's tasks in one SFT, S-DPO behind it."""
+"""Recipes of papers on a small store, as a user runs them: LC-Rec's tasks in one SFT, S-DPO, titles as D3 and BIGRec decode them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
+import pytest
+import torch
 import yaml
 
-from configs.program import ROOT
+from configs.program import ROOT, InputError
+from data import artifacts
+from data.predictions import read_predictions
+from data.tasks import TaskWindow, titles_to_title
+from infer import recommend
+from infer.engine import DecodeSettings, load_engine
+from infer.text.titles import Titles, title_vectors
 from tests import handmade
+from tests.store import ITEMS
 from tests.test_grpo_program import SHORT
 from tests.test_trainers import log, series
 
@@ -64,3 +75,89 @@ def test_s_dpo_prefers_the_target_to_the_other_rollouts(chain, tmp_path):
     # The target is one of four; at the start policy and reference agree: log(1 + 3).
     assert abs(series(run, "loss")[0] - 1.3863) < 0.05
     assert any(line.get("given_share", 0) > 0 for line in log(run))
+
+
+@pytest.fixture(scope="module")
+def titled(chain, tmp_path_factory):
+    """BIGRec's recipe at toy scale: examples and a trained model."""
+    root = tmp_path_factory.mktemp("titles")
+    config = recipe("bigrec/examples.yaml")
+    handmade.call(
+        "preprocess.build_examples",
+        "--config",
+        config,
+        "--data",
+        chain.data,
+        "--sids",
+        chain.sids,
+        "--output_dir",
+        root / "examples",
+    )
+    flags = [*chain.flags(examples=root / "examples"), *TRAINER, "--output_dir", root / "sft"]
+    handmade.call("train.sft", "--config", recipe("bigrec/sft_titles.yaml"), *flags)
+    return root
+
+
+def recommended(titled, chain, paper, output):
+    config = recipe(f"{paper}/recommend.yaml")
+    flags = [
+        "--model",
+        titled / "sft/final",
+        "--sids",
+        chain.sids,
+        "--examples",
+        titled / "examples",
+        "--data",
+        chain.data,
+    ]
+    handmade.call(
+        "infer.recommend",
+        "--config",
+        config,
+        *flags,
+        "--max_rows",
+        6,
+        "--decode.beams",
+        50,
+        "--output_dir",
+        output,
+    )
+    handmade.call("infer.evaluate", "--predictions", output, "--data", chain.data, "--resamples", 5)
+    return read_predictions(output)[0]
+
+
+def test_d3_ranks_the_catalogues_titles_by_their_likelihood(chain, titled, tmp_path):
+    found = recommended(titled, chain, "d3", tmp_path / "d3.test")
+    engine = load_engine(titled / "sft/final", chain.sids, titled / "examples", DecodeSettings(beams=50))
+    titles = Titles(artifacts.read_items(chain.data)["title"].to_pylist(), engine.renderer)
+    assert titles.untitled == 1 and sum(map(len, titles.items)) == ITEMS - 1
+    rows = artifacts.read_file(titled / "examples/test.parquet").to_pylist()
+    (row,) = [row for row in rows if row["example_id"] == found.example_ids_R[0]]
+    context = replace(engine.histories.context, titles=titles.by_item)
+    asked = titles_to_title(context, TaskWindow(0, row["history"], row["target"][0]))
+    assert asked.messages[-1]["content"].count("Item ") >= len([i for i in row["history"] if i not in (1, 2)])
+    prompt = engine.renderer.prompt_ids(asked)
+    expected = {}
+    for ids, items in zip(titles.ids, titles.items, strict=True):
+        whole = torch.tensor([[*prompt, *ids, *engine.renderer.terminator_ids()]])
+        with torch.no_grad():
+            logps = engine.model(whole).logits[0].log_softmax(-1)
+        taken = range(len(prompt), whole.shape[1])
+        expected[items[0]] = sum(float(logps[at - 1, whole[0, at]]) for at in taken)
+    mine = slice(found.offsets[0], found.offsets[1])
+    listed = dict(zip(found.items_M[mine].tolist(), found.score_E[mine].tolist(), strict=True))
+    assert listed.keys() == expected.keys(), "beams enough for every title"
+    assert all(abs(listed[item] - score) < 1e-3 for item, score in expected.items())
+    assert list(listed) == sorted(listed, key=lambda item: -listed[item])
+
+
+def test_bigrec_grounds_what_is_written_in_the_nearest_titles(chain, titled, tmp_path):
+    found = recommended(titled, chain, "bigrec", tmp_path / "bigrec.test")
+    assert np.diff(found.offsets).tolist() == [ITEMS - 1] * 6 and (found.score_E <= 0).all()
+    engine = load_engine(titled / "sft/final", chain.sids, titled / "examples", DecodeSettings())
+    titles = Titles(artifacts.read_items(chain.data)["title"].to_pylist(), engine.renderer)
+    vectors = title_vectors(engine.model, titles.ids, batch_size=7)
+    alone = title_vectors(engine.model, titles.ids[3:4], batch_size=1)
+    assert torch.allclose(vectors[3], alone[0], atol=1e-5), "padding has no part"
+    with pytest.raises(InputError, match="answers title -> with --data"):
+        recommend.RecommendArgs("m", "s", "e", "o", answers="title")

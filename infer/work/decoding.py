@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
-from data.predictions import THOUGHTS
+from data.predictions import THOUGHTS, ranked_items_table
 from data.rows import sample_rows
 from data.sid import SidTable
 from data.store.output import require_manifest
-from data.tasks import Answer, Example, from_row
+from data.tasks import Answer, Example, TaskWindow, from_row, titles_to_title
 from infer.engine import Engine
 from infer.text.thinking import read_thoughts, thoughts_table
+from infer.text.titles import Titles, decode_titles, nearest_titles
 
 TASK = "history_to_sid"
 WRITTEN_BY = ("max_tokens", "temperature", "top_p", "top_k", "seed")  # settings that decide what a thought is
@@ -133,6 +134,39 @@ def predict_behind(
     plain = engine.plain_prompts(unanswered(examples)) if engine.races else None
     nodes_NK, scores_NK = engine.rank_thoughts(prompts, read, keys=ids, without=plain, **restricted)
     return nodes_NK, scores_NK, np.array(ids, np.int64)
+
+
+def predict_titles(engine: Engine, examples: pa.Table, titles: Titles, *, how: str) -> pa.Table:
+    """Predictions of titles, as data.artifacts.PREDICTIONS without codes: `title` of the catalogue by search, or `written` ones grounded.
+
+    A history whose items have no titles is asked about with an empty list. Items of one title share their mean rank.
+    """
+    context = replace(engine.histories.context, titles=titles.by_item)
+    asked = []
+    for row in examples.to_pylist():
+        window = TaskWindow(row["example_id"], row["history"], row["target"][0], row.get("user_id"))
+        asked.append(replace(titles_to_title(context, window), answer=Answer(), target=()))
+    prompts = engine.renderer.prompts(asked, engine.mode)
+    search = decode_titles if how == "title" else nearest_titles
+    settings = engine.settings
+    found = search(engine.model, prompts, titles, beams=settings.beams, batch_size=settings.batch_size)
+    items, ranks, scores, sizes = [], [], [], [0]
+    for answers in found:
+        above = 0
+        for answer in answers:
+            count = len(answer.item_ids)
+            rank = above + (count + 1) / 2
+            above += count
+            if rank <= settings.beams:
+                items += answer.item_ids
+                ranks += [rank] * count
+                scores += [answer.score] * count
+        sizes.append(len(items))
+    ids = examples["example_id"].to_numpy()
+    table = ranked_items_table(
+        ids, np.array(sizes), np.array(items, np.int32), np.array(ranks), np.array(scores)
+    )
+    return artifacts.conform(table, artifacts.PREDICTIONS, where="predictions")
 
 
 def prediction_table(
