@@ -17,11 +17,14 @@ from data.predictions import read_predictions
 from data.tasks import TaskWindow, titles_to_title
 from infer import recommend
 from infer.engine import DecodeSettings, load_engine
+from infer.models.listed import ListedScores
 from infer.text.titles import Titles, title_vectors
 from tests import handmade
 from tests.store import ITEMS
 from tests.test_grpo_program import SHORT
+from tests.test_sid_trainer import PROMPTS, trainer
 from tests.test_trainers import log, series
+from train.policy.settings import GrpoSettings
 
 TRAINER = [
     "--trainer.max_steps", 2, "--trainer.eval_steps", 2, "--trainer.logging_steps", 1, "--trainer.per_device_train_batch_size", 8,
@@ -59,6 +62,34 @@ def test_lc_recs_tasks_are_built_and_trained_together(chain, tmp_path):
         run,
     )
     assert (run / "final/model.safetensors").exists() and series(run, "loss")[-1] > 0
+
+
+def exact(batch):
+    """1 for a rollout whose items hold the target, 0 for the others."""
+    targets = [set(row["target"]) for row in batch.rows]
+    return [
+        [float(bool(target & set(items))) for items in group]
+        for target, group in zip(targets, batch.item_ids, strict=True)
+    ]
+
+
+def test_preferences_raise_hits_above_the_other_rollouts(tmp_path):
+    one = trainer(tmp_path, loss="sdpo", beta=0.5, add_ground_truth=True, steps=6, reward=exact)
+    rows = list(range(PROMPTS))
+
+    def margin():
+        with torch.no_grad():
+            batch = one._made(one.model, [rows])[0]
+            logps_PG = one._score(one.model, batch.prompts, batch.rollouts.beams).logps_PGL.sum(2)
+        hit_PG = batch.rewards_PGM[..., 0] == 1
+        return float(logps_PG[hit_PG].mean() - logps_PG[~hit_PG].mean())
+
+    before = margin()
+    one.train()
+    assert margin() > before + 0.5
+    for wrong in ({"beta": 0.0}, {"updates": 2}, {"baseline": "leave_one_out"}):
+        with pytest.raises(InputError, match="loss sdpo compares"):
+            GrpoSettings(**{"loss": "sdpo", "beta": 0.1} | wrong)
 
 
 def test_s_dpo_prefers_the_target_to_the_other_rollouts(chain, tmp_path):
@@ -149,6 +180,7 @@ def test_d3_ranks_the_catalogues_titles_by_their_likelihood(chain, titled, tmp_p
     assert listed.keys() == expected.keys(), "beams enough for every title"
     assert all(abs(listed[item] - score) < 1e-3 for item, score in expected.items())
     assert list(listed) == sorted(listed, key=lambda item: -listed[item])
+    ListedScores([found], num_items=ITEMS, where="d3")  # a member of a product, for D3's assistant
 
 
 def test_bigrec_grounds_what_is_written_in_the_nearest_titles(chain, titled, tmp_path):

@@ -14,17 +14,7 @@ from tests.test_sid_trainer import PROMPTS, flat, stepped, trainer
 from train.policy.batches import batch_loss
 from train.policy.hints import find_hints, find_hints_together
 from train.policy.reference import AdapterReference, Reference, require_same_tokens
-from train.policy.settings import GrpoSettings
 from train.scale.gathering import WholeCopy, is_sharded
-
-
-def exact(batch):
-    """1 for a rollout whose items hold the target, 0 for the others."""
-    targets = [set(row["target"]) for row in batch.rows]
-    return [
-        [float(bool(target & set(items))) for items in group]
-        for target, group in zip(targets, batch.item_ids, strict=True)
-    ]
 
 
 def by_rank(batch):
@@ -101,25 +91,6 @@ def test_a_likelihood_term_teaches_what_no_rollout_contains(tmp_path):
     one.train()
     after = target_logps(one)
     assert after[:, 0].sum() > before[:, 0].sum() + 0.5, "the given code"
-
-
-def test_preferences_raise_hits_above_the_other_rollouts(tmp_path):
-    one = trainer(tmp_path, loss="sdpo", beta=0.5, add_ground_truth=True, steps=6, reward=exact)
-    rows = list(range(PROMPTS))
-
-    def margin():
-        with torch.no_grad():
-            batch = one._made(one.model, [rows])[0]
-            logps_PG = one._score(one.model, batch.prompts, batch.rollouts.beams).logps_PGL.sum(2)
-        hit_PG = batch.rewards_PGM[..., 0] == 1
-        return float(logps_PG[hit_PG].mean() - logps_PG[~hit_PG].mean())
-
-    before = margin()
-    one.train()
-    assert margin() > before + 0.5
-    for wrong in ({"beta": 0.0}, {"updates": 2}, {"baseline": "leave_one_out"}):
-        with pytest.raises(InputError, match="loss sdpo compares"):
-            GrpoSettings(**{"loss": "sdpo", "beta": 0.1} | wrong)
 
 
 def test_given_codes_carry_no_policy_loss(tmp_path):

@@ -139,7 +139,8 @@ def predict_behind(
 def predict_titles(engine: Engine, examples: pa.Table, titles: Titles, *, how: str) -> pa.Table:
     """Predictions of titles, as data.artifacts.PREDICTIONS without codes: `title` of the catalogue by search, or `written` ones grounded.
 
-    A history whose items have no titles is asked about with an empty list. Items of one title share their mean rank.
+    A history whose items have no titles is asked about with an empty list. Items of one title share their mean rank and, where scores are
+    log-probabilities (`title`), its probability.
     """
     context = replace(engine.histories.context, titles=titles.by_item)
     asked = []
@@ -160,7 +161,7 @@ def predict_titles(engine: Engine, examples: pa.Table, titles: Titles, *, how: s
             if rank <= settings.beams:
                 items += answer.item_ids
                 ranks += [rank] * count
-                scores += [answer.score] * count
+                scores += [answer.score - (np.log(count) if how == "title" else 0.0)] * count
         sizes.append(len(items))
     ids = examples["example_id"].to_numpy()
     table = ranked_items_table(
