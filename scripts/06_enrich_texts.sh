@@ -6,7 +6,7 @@
 # Edit the variables, or override:
 #   ASK_ARGS="--ask.client.base_url http://localhost:8000/v1 --ask.client.model teacher" bash scripts/06_enrich_texts.sh
 #   HISTORY_ARGS="--max_samples 5000" bash scripts/06_enrich_texts.sh             # stories are told of the rows that have a reasoning
-#   ASK_ARGS="--ask.client.backend heuristic" bash scripts/06_enrich_texts.sh     # no model: rules, marked as such
+#   ASK_ARGS="--ask.client.backend heuristic --ask.client.model= --ask.client.base_url=" bash scripts/06_enrich_texts.sh   # rules, marked as such
 #   python -m preprocess.enrich_histories --write taste ...                      # MiniOneRec's pseudo-labels: intention, taste, interest
 # Trailing flags go to preprocess.enrich_items; --overwrite and --help reach all programs.
 set -euo pipefail

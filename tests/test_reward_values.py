@@ -16,7 +16,7 @@ from tests.test_layering import ROOT
 from train.rewards import RolloutBatch, registry
 from train.rewards.items import diversity, novelty, semantic
 from train.rewards.needs import Sources, resolve
-from train.rewards.ranking import rank_discount
+from train.rewards.ranking import rank_discount, rank_margin
 from train.rewards.sid import cid_match, cid_prefix, first_diff, hepo, partial_hit, prefix_match
 from train.rewards.teacher import cgrf_h, collaborative
 from train.rewards.thoughts import thought_length
@@ -74,6 +74,21 @@ def test_other_depths_follow_the_rule_or_are_asked_for():
 def test_rank_discount_rewards_the_place_of_the_hit():
     assert rank_discount(batch([1, 2, 0])) == [[0, 0, 0.5]]
     assert rank_discount(batch([3, 0, None])) == [pytest.approx([0, 0.63093, None], abs=1e-5)]
+
+
+def test_rank_margin_says_how_far_the_target_is_below_the_list():
+    missed = replace(
+        batch([1, 2, None]), scores_PG=np.array([[-4.0, -5.0, -np.inf]]), target_P=np.array([-6.0])
+    )
+    (near,) = rank_margin(missed, scale=0.2)
+    assert near[:2] == pytest.approx([0.07358] * 2, abs=1e-5) and near[2] is None
+    assert rank_margin(replace(batch([1, 0]), target_P=np.array([-6.0]))) == [
+        [0, pytest.approx(0.63093, abs=1e-5)]
+    ]
+    with pytest.raises(InputError, match="thought.score_target true"):
+        rank_margin(batch([1]))
+    with pytest.raises(InputError, match="above 0 and below 1"):
+        rank_margin(missed, scale=1.0)
 
 
 def test_rank_discount_falls_back_on_the_longest_right_prefix_where_no_beam_is_the_target():

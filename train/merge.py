@@ -9,18 +9,20 @@ The final/ of a run is merged already; this is for the checkpoints beside it, an
 Parts need neither the machines nor the packages that wrote them (train/scale/shards.py).
 
 python -m train.merge --checkpoint outputs/qwen3/sft_lora/checkpoint-40 --output_dir outputs/qwen3/merged
+python -m train.merge --checkpoint outputs/qwen3/grpo_beams --every 100 --base outputs/qwen3/sft_think/final --output_dir outputs/qwen3/merged
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from configs import program
 from configs.program import InputError
 from data.store.adapters import BASE, CONFIG, WEIGHTS, is_adapter
-from data.store.checkpoints import MARK, mark_complete, require_model, require_sound, step_of
+from data.store.checkpoints import MARK, checkpoints, mark_complete, require_model, require_sound, step_of
 from data.store.directory import own_files
 from data.store.fingerprints import read_record
 from data.store.inputs import base_of, fingerprint
@@ -37,15 +39,27 @@ class MergeArgs:
     """One model directory from a checkpoint."""
 
     checkpoint: str
-    """directory of an adapter, or of weights in parts"""
+    """directory of an adapter, or of weights in parts; with `every` that of a training"""
     output_dir: str
     """where the model goes"""
     base: str | None = None
     """the model that was trained; null = where an adapter's base.json says, or the checkpoint's own config.json"""
+    every: int | None = None
+    """merge all checkpoints of a training whose step is a multiple of this, each into output_dir/checkpoint-<step>"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """of the weights written; auto = that of the base"""
     overwrite: bool = False
     """replace an output of another configuration"""
+
+
+def checkpoints_of(training: Path, every: int) -> list[Path]:
+    """The checkpoints of a training at multiples of `every` steps, in order; InputError where there is none."""
+    if every < 1:
+        raise InputError(f"every {every} -> a number of steps, 1 or more")
+    found = [place for step, place in checkpoints(training) if step % every == 0]
+    if not found:
+        raise InputError(f"{training} has no checkpoint at a multiple of {every} steps -> another number")
+    return found[::-1]
 
 
 def adapter_base(args: MergeArgs) -> Path:
@@ -118,6 +132,20 @@ def source_of(args: MergeArgs, checkpoint: Path, parts: list[Path]) -> tuple[lis
 
 
 def main(args: MergeArgs) -> None:
+    if args.every is None:
+        merge(args)
+        return
+    for one in checkpoints_of(Path(args.checkpoint), args.every):
+        with suppress(program.AlreadyComplete):
+            merge(
+                replace(
+                    args, checkpoint=str(one), output_dir=str(Path(args.output_dir, one.name)), every=None
+                )
+            )
+
+
+def merge(args: MergeArgs) -> None:
+    """One checkpoint."""
     checkpoint = Path(args.checkpoint)
     parts = [] if is_adapter(checkpoint) else parts_of(checkpoint)
     files, base = source_of(args, checkpoint, parts)

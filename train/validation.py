@@ -39,6 +39,8 @@ class Validator:
             raise InputError(f"valid_beams {engine.settings.beams} must be at least {LEAST_BEAMS}")
         table = artifacts.read(examples_dir, artifacts.EXAMPLES, file="valid.parquet")
         self.engine, self.group = engine, group
+        if engine.mode == "think":
+            _ = engine.writer  # a tokenizer that can't end a thought is refused before training
         self.examples = select_rows(table, max_rows=rows, seed=seed, where=f"{examples_dir}/valid.parquet")
         self.targets_R = np.array([target[0] for target in self.examples["target"].to_pylist()])
 
@@ -76,6 +78,7 @@ class Validator:
         """How the checkpoint was chosen, for the manifest."""
         return {
             "selected_on": "valid",
+            "valid_mode": self.engine.mode,
             "valid_rows": len(self.targets_R),
             "valid_beams": self.engine.settings.beams,
         }

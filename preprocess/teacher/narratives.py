@@ -19,6 +19,7 @@ from typing import Any, Literal
 from configs.program import InputError
 from data.reasoning import PLACEHOLDER, named_items, placeholder
 from infer.chat.quoting import DATA_RULE
+from infer.metrics.instructions import names
 from preprocess.examples import RESERVED
 from preprocess.teacher import paragraphs
 from preprocess.teacher.placed import PlacedSample
@@ -197,8 +198,8 @@ def title_in(text: str, titles: Iterable[str]) -> str:
     """The first of the titles that a text says, whole or by its first five words, as whole words; "" where it says none."""
     for title in titles:
         words = title.split()
-        names = [" ".join(words)] + ([" ".join(words[:LEADING])] if len(words) > LEADING else [])
-        if next((name for name in names if len(name) > 2 and paragraphs.named(text, name)), ""):
+        spoken = [" ".join(words)] + ([" ".join(words[:LEADING])] if len(words) > LEADING else [])
+        if next((name for name in spoken if len(name) > 2 and names(text, name)), ""):
             return " ".join(words)
     return ""
 

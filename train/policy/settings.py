@@ -184,6 +184,8 @@ class ThoughtSettings:
     """tail beams: how many behind each thought"""
     hindsight: bool = False
     """tail beams with learns all: the codes that are learned are the target's wherever a beam holds it, else the best beam's"""
+    score_target: bool = False
+    """tail beams: the target is scored too, wherever it stands; for reward rank_margin"""
     learns: str = "thought"
     """which tokens carry the loss: thought (with its end marker), or all that the model chose, codes included"""
     drop_unfinished: bool = False
@@ -215,7 +217,7 @@ class ThoughtSettings:
         searched = self.tail == "beams"
         return [
             Need(others, self.max_tokens > 0, "thought.max_tokens above 0"),
-            Need(("beams",), searched, "tail beams"),
+            Need(("beams", "score_target"), searched, "tail beams"),
             Need(("hindsight",), searched and self.learns == "all", "tail beams and learns all"),
         ]
 

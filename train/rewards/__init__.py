@@ -30,6 +30,7 @@ class RolloutBatch:
     items of that semantic ID, empty where a group has fewer than G legal beams; scores_PG float; text (of the thought),
     token_ids, thought_PG (tokens of the thought, int) and answers (the whole text of the turn, tags of the thought included) are
     filled by trainers that generate text. Rollouts of text alone have codes of -1, and the items that their terms stand for.
+    target_P: the log-probability of each prompt's target, where a trainer is asked for it (thought.score_target).
     """
 
     rows: Sequence[dict[str, Any]]
@@ -40,6 +41,7 @@ class RolloutBatch:
     token_ids: list[list[list[int]]] | None = None
     thought_PG: np.ndarray | None = None
     answers: list[list[str]] | None = None
+    target_P: np.ndarray | None = None
 
     @cached_property
     def hits(self) -> list[list[bool | None]]:
@@ -99,6 +101,7 @@ def registry() -> dict[str, Reward]:
         "exact_match": Reward(sid.exact_match),
         "rank_aware": Reward(ranking.rank_aware),
         "rank_discount": Reward(ranking.rank_discount, ("sids",)),
+        "rank_margin": Reward(ranking.rank_margin),
         "partial_hit": Reward(sid.partial_hit, ("sids",)),
         "prefix_match": Reward(sid.prefix_match, ("sids",)),
         "hepo": Reward(sid.hepo, ("sids",)),

@@ -22,6 +22,7 @@ import numpy as np
 from configs.program import InputError
 from data.renderer import MODES
 from infer.engine import Engine
+from infer.search.allowed import read_allowed
 from infer.search.sampling import StochasticBeam
 from infer.search.scoring import Parity
 from infer.search.tree import search
@@ -123,7 +124,9 @@ class ThoughtPolicy:
         unfinished = np.array([not thought.finished for thought in flat]).reshape(shape)
         ranked = None
         if self.settings.tail == "beams":
-            ranked = self._ranked([rows[row] for row in row_E], codes_EKL, nodes_EK, scores_EK, batch)
+            told = [rows[row] for row in row_E]
+            target_E = self._target_scores(extended, told) if self.settings.score_target else None
+            ranked = self._ranked(told, codes_EKL, nodes_EK, scores_EK, batch, target_E)
         return ThoughtRollouts(prompt_ids, completion_ids, counted, batch, unfinished, ranked)
 
     def _chosen(self, nodes_EK: np.ndarray, rows_E: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -135,7 +138,8 @@ class ThoughtPolicy:
         return chosen_E
 
     def _ranked(
-        self, rows_E: list[dict[str, Any]], codes_EKL: np.ndarray, nodes_EK: np.ndarray, scores_EK: np.ndarray, batch: RolloutBatch
+        self, rows_E: list[dict[str, Any]], codes_EKL: np.ndarray, nodes_EK: np.ndarray, scores_EK: np.ndarray, batch: RolloutBatch,
+        target_E: np.ndarray | None,
     ) -> RolloutBatch:  # fmt: skip
         beams, sids = nodes_EK.shape[1], self.engine.sids
         items = [
@@ -147,7 +151,20 @@ class ThoughtPolicy:
             for part in (batch.text, batch.token_ids, batch.answers)
         )
         lengths_EK = np.repeat(batch.thought_PG.reshape(-1, 1), beams, axis=1)
-        return RolloutBatch(rows_E, codes_EKL, items, scores_EK, text, token_ids, lengths_EK, answers)
+        return RolloutBatch(
+            rows_E, codes_EKL, items, scores_EK, text, token_ids, lengths_EK, answers, target_E
+        )
+
+    def _target_scores(self, prompts: list[list[int]], rows_E: list[dict[str, Any]]) -> np.ndarray:
+        """Log-probability float32 [E] of each target behind its prompt, by a search that may find nothing else."""
+        engine, scores_E = self.engine, np.empty(len(prompts), np.float32)
+        masks, set_E = read_allowed(
+            [[row["target"][0]] for row in rows_E], requests=len(rows_E), num_items=engine.sids.num_items
+        )
+        for group in engine.catalogues.groups(masks, set_E):
+            of_group = [prompts[row] for row in group.rows]
+            scores_E[group.rows] = engine.rank(of_group, trie=group.trie, roots_B=group.roots)[1][:, 0]
+        return scores_E
 
     def _grouped(self, flat: list[Any]) -> list[list[Any]]:
         return grouped(flat, self.group)
