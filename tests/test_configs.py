@@ -96,6 +96,8 @@ def parse_config(path: Path) -> Any:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in given:
             argv += [f"--{field.name}", "made-up" if hints[field.name] in (str, Path) else "[made-up]"]
+    if given & {"answers"}:  # the command names the data set whose titles these are
+        argv += ["--data", "made-up"]
     if path.stem.endswith("_distilled"):  # the command names the teacher
         argv += ["--soft_targets.teacher", "made-up"]
     if path.match("grpo*.yaml") and "history_to_instruction" in path.read_text():  # and the terms
