@@ -32,6 +32,7 @@ from infer.tables import correlations, sheet, stored
 from infer.tables import layout as tables
 from infer.tables.comparison import (
     KINDS,
+    Evaluation,
     TableRow,
     add_tests,
     find_evaluations,
@@ -82,6 +83,8 @@ class CompareArgs:
     """one table each: sid_level, item_level, item_level_unseen, item_level_merged, item_level_dedup"""
     metrics: list[str] = field(default_factory=lambda: ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"])
     """columns: hr@K, ndcg@K, mrr@K"""
+    groups: list[str] = field(default_factory=list)
+    """one more table each, at item level: groups of rows that were evaluated apart, e.g. [target=cold,popularity=head,popularity=tail]"""
     lists: list[str] = field(default_factory=list)
     """one more table, of what the lists show: any of coverage, gini (0: every item as often, 1: one item alone), novelty, popularity,
     popularity_lift, diversity_1, diversity_2, unfinished_rate (thoughts that were cut off), invalid_rate, users_per_second"""
@@ -208,7 +211,9 @@ def compare(args: CompareArgs) -> None:
     try:
         with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
             groups = grouped(evaluations, separate=args.separate)
-            keys = [f"{level}/{metric}" for level in args.levels for metric in args.metrics]
+            levels = [*args.levels, *(f"item_level/{group}" for group in args.groups)]
+            keys = [f"{level}/{metric}" for level in levels for metric in args.metrics]
+            require_groups(args.groups, evaluations)
             shown = list_columns(evaluations, args.lists)
             rows = our_rows(groups, [*keys, *(f"all/{name}" for name in shown)])
             if not any(row.cells for row in rows):
@@ -240,7 +245,7 @@ def compare(args: CompareArgs) -> None:
                 if args.quality
                 else {}
             )
-            columns = dict.fromkeys(args.levels, args.metrics) | ({"all": shown} if shown else {})
+            columns = dict.fromkeys(levels, args.metrics) | ({"all": shown} if shown else {})
             body = tables.markdown(rows, columns, intervals=args.intervals)
             if related:
                 body += "\n" + correlations.markdown(related)
@@ -252,6 +257,15 @@ def compare(args: CompareArgs) -> None:
     except AlreadyComplete as kept:
         print(f"infer.compare: {kept}", flush=True)
     print((Path(args.output_dir) / "compare.md").read_text(), flush=True)
+
+
+def require_groups(groups: list[str], evaluations: list[Evaluation]) -> None:
+    """InputError for a group that no evaluation has, naming those that there are."""
+    known = {group for one in evaluations for group in one.result.protocol.get("group_rows", {})}
+    if unknown := [group for group in groups if group not in known]:
+        raise InputError(
+            f"no evaluation has the group {unknown[0]!r} -> one of {', '.join(sorted(known))}, or infer.evaluate --group_columns"
+        )
 
 
 def published(args: CompareArgs, keys: list[str], num_rows: int) -> tuple[list[TableRow], list[str]]:

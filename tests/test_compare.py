@@ -321,6 +321,32 @@ def test_rows_of_a_table_are_recorded_and_held_to_their_runs(made, tmp_path):
     assert "command is missing" in refuse("infer.compare", "--record", path, "--runs", f"[{runs_of[2]}]")
 
 
+def test_groups_of_rows_have_tables_of_their_own(made, tmp_path):
+    root, *_ = made
+    command = (
+        "infer.compare",
+        "--runs",
+        runs(root),
+        "--metrics",
+        "[hr@10]",
+        "--levels",
+        "[item_level]",
+        "--output_dir",
+    )
+    succeed(*command, tmp_path / "out", "--groups", "[popularity=head,popularity=tail]")
+    written = json.loads((tmp_path / "out" / "compare.json").read_text())
+    (sft,) = [row for row in written["table"] if row["name"] == "sft"]
+    values = [
+        json.loads((root / f"seed{seed}/eval/sft.test/metrics/metrics.json").read_text())
+        for seed in (1, 2, 3)
+    ]
+    for group in ("popularity=head", "popularity=tail"):
+        key = f"item_level/{group}/hr@10"
+        assert sft["cells"][key]["value"] == pytest.approx(np.mean([one[key]["value"] for one in values]))
+        assert f"**item_level/{group}**" in (tmp_path / "out" / "compare.md").read_text()
+    assert "no evaluation has the group 'shop=a'" in refuse(*command, tmp_path / "x", "--groups", "[shop=a]")
+
+
 def test_a_table_shows_published_reproduced_and_ours(made, tmp_path):
     root, _, _, published = made
     paper = tmp_path / "paper"
