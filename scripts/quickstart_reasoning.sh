@@ -22,7 +22,7 @@ FROM=sidreasoner bash scripts/import_release.sh
 # The answers are in the store. A few hundred rows have a reasoning: a teacher costs money, rewards do not.
 RECORDED="--ask.client.backend recorded --ask.client.model= --ask.client.base_url= --ask.client.recording $RAW/teacher"
 # shellcheck disable=SC2086
-HISTORY_ARGS="$RECORDED/histories.jsonl --max_samples 300" NARRATIVE_ARGS=$RECORDED/narratives.jsonl \
+HISTORY_ARGS="$RECORDED/histories.jsonl --max_samples 600" NARRATIVE_ARGS=$RECORDED/narratives.jsonl \
     bash scripts/06_enrich_texts.sh $RECORDED/items.jsonl
 TASKS=align bash scripts/07_build_examples.sh --registry "$RAW/general/registry.json" --corpora '[sums]'
 TASKS=think bash scripts/07_build_examples.sh
