@@ -381,14 +381,13 @@ def test_the_program_trains_with_thoughts_and_resumes_exactly(chain, tmp_path, m
     evaluated = [line["step"] for line in lines if "eval_ndcg@10" in line]
     assert evaluated == [0, 2, 4] and {"hit_rate", "kl", "unfinished_share"} <= set().union(*lines)
     with monkeypatch.context() as patched:
-        patched.setattr(TextTrainer, "training_step", stopped_at(TextTrainer.training_step, step=3))
+        patched.setattr(TextTrainer, "training_step", stopped_at(TextTrainer.training_step, step=4))
         assert (
             handmade.run("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts).returncode
             == 143
         )
-    assert (parts / "checkpoint-2").is_dir() and not (
-        parts / "checkpoint-3"
-    ).exists()  # its rollouts broke off
+    # its rollouts are broken off: the checkpoint is that of the step before
+    assert (parts / "checkpoint-3").is_dir() and not (parts / "final").exists()
     handmade.succeed("train.grpo", *flags, "--trainer.max_steps", 4, "--output_dir", parts)
     again = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == [
