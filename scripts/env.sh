@@ -1,6 +1,7 @@
 # Sourced by every stage script: goes to the repository root, chooses the Python, sets the roots. Not a program.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUTF8=1                            # files are UTF-8, whatever the locale says
 export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}     # nothing is downloaded unless you set this to 0
 DATA_ROOT=${DATA_ROOT:-data}                   # data sets

@@ -72,7 +72,7 @@ FAULTS: dict[int, Fault] = {
          "test_kill_matrix::test_killed_at_random_moments",
          "test_ranks_killed::test_a_rank_that_is_killed_ends_the_launch_and_the_next_one_goes_on"),
         Control("test_safety::test_a_terminated_run_that_saves_by_epoch_ends_like_an_uninterrupted_one",
-                "transformers.Trainer._load_optimizer_and_scheduler", given={"step": 5}),
+                "train.safety.SafeTrainer._load_optimizer_and_scheduler", given={"step": 5}),
     ),
     3: Fault(
         "SIGTERM in training, evaluation and rollouts",

@@ -9,6 +9,8 @@ import inspect
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +22,9 @@ import torch
 from configs.program import ROOT, EnvironmentFault, InputError, classify
 from data.store import claim
 from data.store.checkpoints import MARK, fault, newest_complete
+from data.tids import read_tids
 from infer.loading import load_model
-from tests import tiny
+from tests import handmade, tiny
 from tests.faults import FAULTS
 from tests.test_inputs import output_dir  # noqa: F401 - a fixture
 from tests.test_loading import sound  # noqa: F401 - a fixture
@@ -48,7 +51,11 @@ def test_every_fault_has_its_proofs():
     assert missing(["test_faults::test_that_nobody_wrote"]) == ["test_faults::test_that_nobody_wrote"]
 
 
-@pytest.mark.parametrize("number", FAULTS)
+TRAINS = {2, 3, 17, 18}  # seconds of training each
+NUMBERS = [pytest.param(number, marks=[pytest.mark.long] * (number in TRAINS)) for number in FAULTS]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
 def test_control_without_its_detector_the_proof_fails(
     number: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ):
@@ -163,3 +170,25 @@ def test_a_machine_with_another_file_is_refused(tmp_path, monkeypatch):
 def follows(root: Path, source: str) -> None:
     with writing(root / "out", source=str(root / source)) as out:
         assert not out.leads
+
+
+def test_a_stage_runs_from_anywhere_with_any_path_in_any_locale(tmp_path):
+    """Another folder, a path with a blank and an umlaut, and a locale that knows ASCII alone."""
+    root = tmp_path / "my däta"
+    made = handmade.write_data(root / "shop")
+    variables = {
+        "PAPER": "toy",
+        "DATASET": "shop",
+        "DATA_ROOT": str(root),
+        "TIDS": "keywords",
+        "QUIET": "1",
+        "PYTHON": sys.executable,
+    }
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = ["bash", ROOT / "scripts/05_generate_tids.sh"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | variables | locale, capture_output=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    terms = read_tids(made / "tids/keywords", num_items=len(handmade.TITLES)).terms
+    assert any("écrou" in term for term in terms[5]), terms[5]

@@ -96,7 +96,7 @@ class SafeTrainer(LeavesInTime):
     """Mixin, placed before a Trainer class. `validate()` returns {"ndcg@10": ..} on validation rows.
 
     Overrides public `training_step`, `evaluate`, `create_optimizer` and `create_scheduler`, and `_save_checkpoint`, `_save`, `_clip_grad_norm`,
-    `_init_training_state`, `_run_epoch`, `_load_from_checkpoint`, `_load_best_model` and `_issue_warnings_after_load` of transformers 5.17.
+    `_init_training_state`, `_run_epoch`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_best_model` and `_issue_warnings_after_load` of transformers 5.17.
     """
 
     validate: Callable[[], dict[str, float]]
@@ -223,6 +223,17 @@ class SafeTrainer(LeavesInTime):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.trainable is not None:
             self.trainable.read(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Several processes without a GPU are cpu:0, cpu:1 ... to accelerate, and torch restores nothing to a numbered processor."""
+        whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if checkpoint is None or self.args.device.type != "cpu" or self.args.world_size == 1 or not whole:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        import torch
+
+        for part, file in ((self.optimizer, "optimizer.pt"), (self.lr_scheduler, "scheduler.pt")):
+            part.load_state_dict(torch.load(Path(checkpoint, file), map_location="cpu", weights_only=True))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self._adapts:
