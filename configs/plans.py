@@ -36,18 +36,20 @@ FIXED = 30.0  # seconds to start some twenty programs
 
 @dataclass(frozen=True)
 class Counts:
-    """A prepared data set. rows: train rows; scored: valid and test rows; titled: share of the items that have a title."""
+    """A prepared data set. rows: train rows; scored: valid and test rows; titled: share of the items that have a title;
+    timed: whether any train row may have a time."""
 
     items: int
     users: int
     rows: int
     titled: float
     scored: int = 0
+    timed: bool = True
 
 
 @dataclass(frozen=True)
 class SmallPlan:
-    """What the recipe is given, and the seconds it is forecast to take, by part."""
+    """What the recipe is given, whether the teacher has recent popularity for a member (`timed`), and the seconds it is forecast to take, by part."""
 
     codes: int
     hidden: int
@@ -56,6 +58,7 @@ class SmallPlan:
     generator_epochs: int
     teachers: int
     seconds: dict[str, float]
+    timed: bool = True
 
     @property
     def total(self) -> float:
@@ -81,9 +84,10 @@ class SmallPlan:
         return found
 
     def variables(self) -> dict[str, str]:
-        """What the scripts are told besides: which sequential model, and its seeds."""
+        """What the scripts are told besides: which sequential model and its seeds, and the member that needs times."""
         seeds = " ".join(map(str, range(self.teachers)))
-        return {"SEQUENTIAL": "text" if self.text else "sasrec", "TEACHER_SEEDS": seeds}
+        sequential = "text" if self.text else "sasrec"
+        return {"SEQUENTIAL": sequential, "TEACHER_SEEDS": seeds, "TREND": "trend" if self.timed else ""}
 
 
 def codes_per_level(items: int) -> int:
@@ -111,7 +115,9 @@ def plan_of(counts: Counts, *, minutes: float, speed: float) -> SmallPlan:
     the seconds were measured."""
     hidden = 64 if counts.rows < 10_000 else 128
     text = counts.titled >= TITLED
-    full = SmallPlan(codes_per_level(counts.items), hidden, text, SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS, 2, {})
+    full = SmallPlan(
+        codes_per_level(counts.items), hidden, text, SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS, 2, {}, counts.timed
+    )
     choices = [(teachers, share) for teachers in (2, 1) for share in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, LEAST)]
     for teachers, share in choices:
         plan = replace(

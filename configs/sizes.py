@@ -90,9 +90,13 @@ def counts_of(data: str | Path) -> Counts:
     """The counts in the manifest of a prepared data set; InputError where there is none."""
     try:
         manifest = json.loads((Path(data) / "manifest.json").read_text(encoding="utf-8"))
-        counts, untitled = manifest["counts"], manifest["facts"].get("items_without_title", 0)
+        counts, untitled = (
+            manifest["counts"],
+            manifest["facts"].get("funnel", {}).get("items_without_title", 0),
+        )
         items, scored = counts["items"], counts["valid"] + counts["test"]
-        return Counts(items, counts["users"], counts["train"], 1 - untitled / max(items, 1), scored)
+        timed = manifest["facts"].get("funnel", {}).get("share_with_time", 1.0) > 0
+        return Counts(items, counts["users"], counts["train"], 1 - untitled / max(items, 1), scored, timed)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{data} is no prepared data set ({error!r}) -> scripts/01_prepare_data.sh"
@@ -100,16 +104,16 @@ def counts_of(data: str | Path) -> Counts:
 
 
 def probe() -> float:
-    """Seconds of a fixed amount of the training's arithmetic, as one thread does it now."""
+    """CPU seconds of a fixed amount of the training's arithmetic: how fast this machine is, whatever else it does now."""
     import numpy as np
 
     rows, items = np.full((512, 128), 0.1, np.float32), np.full((128, 4096), 0.1, np.float32)
-    begun = time.perf_counter()
+    begun = time.process_time()
     for _ in range(24):
         scores = rows @ items
         np.exp(scores, out=scores)
         scores @ items.T
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def write_plan(plan: SmallPlan, counts: Counts, directory: Path) -> None:
@@ -140,7 +144,7 @@ def planned(args: SizesArgs) -> list[str]:
     return [
         f"{counts.items:,} items, {counts.users:,} users, {counts.rows:,} train rows: 3 x {plan.codes} codes, hidden {plan.hidden}, "
         f"{plan.teachers} sequential models {with_text} of {plan.sequential_epochs} epochs, generator of {plan.generator_epochs} epochs",
-        f"forecast {plan.total / 60:.0f} min: "
+        f"forecast {plan.total / 60:.0f} min on one thread that nothing else uses: "
         + ", ".join(f"{name} {value:.0f} s" for name, value in plan.seconds.items()),
     ]
 

@@ -8,7 +8,7 @@
 #   DATASET=published SIDS=published STAGES="07 baselines 08 09 11" bash scripts/chain.sh     # after scripts/import_release.sh
 #   PAPER=toy DATASET=toystore RUN=quickstart STAGES="10 11" bash scripts/chain.sh
 #   MODEL=/path/to/Qwen3-1.7B RUN=qwen3 STAGE=pretrained bash scripts/chain.sh                # MODEL is that of the first stage that reads one
-#   PAPER=best DATASET=shop RAW=/path/to/tables MINUTES=30 bash scripts/chain.sh              # the best small recipe, sizes from the data
+#   PAPER=best DATASET=shop RAW=/path/to/tables PLAN_MINUTES=30 bash scripts/chain.sh              # the best small recipe, sizes from the data
 #   SUBMIT=slurm NUM_NODES=2 NUM_GPUS=8 RUN=qwen3 STAGE=pretrained STAGES="09 10 11" bash scripts/chain.sh
 #   DRY_RUN=1 SUBMIT=slurm STAGES="09 11" bash scripts/chain.sh                               # the exact commands, nothing is submitted
 set -euo pipefail
@@ -17,7 +17,7 @@ PAPER=${PAPER:-minionerec}
 DATASET=${DATASET:-industrial}
 STAGE=${STAGE:-recommend}           # which SFT stage
 STAGES=${STAGES:-}                  # in this order; 10 is GRPO, 11 evaluates the stage trained last. Empty: the default below
-MINUTES=${MINUTES:-30}              # of the stage plan: how long all of it may take, by forecast
+PLAN_MINUTES=${PLAN_MINUTES:-30}    # of the stage plan: how long all of it may take, by forecast
 SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that waits for the one before (scripts/slurm)
 source "$(dirname "$0")/env.sh"
 if [ "$PAPER" = best ]; then recipe="01 plan 02 04 07 baselines teacher generator report"; else recipe="01 02 04 07 baselines 08 09 11"; fi
@@ -60,7 +60,7 @@ for number in $STAGES; do
         baselines) stage scripts/train_baselines.sh ;;
         plan)
             export PLAN=$OUTPUT_ROOT/$RUN/plan
-            "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$MINUTES" --output_dir "$PLAN"
+            "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" --output_dir "$PLAN"
             if [ -z "${DRY_RUN:-}" ] || [ -f "$PLAN/choices.sh" ]; then source "$PLAN/choices.sh"; fi
             ;;
         teacher) stage scripts/train_teacher.sh ;;

@@ -14,15 +14,16 @@ RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-teacher}
 SEQUENTIAL=${SEQUENTIAL:-text}      # text | sasrec (items without titles) | hstu | ...
 TEACHER_SEEDS=${TEACHER_SEEDS:-0 1}
+TREND=${TREND-trend}                # empty: without recent popularity, where train rows have no times
 source "$(dirname "$0")/env.sh"
 export PAPER DATASET SIDS
 
 members=mixture weights=0.5
-MODELS="mixture trend" SPLIT=valid RUN=$RUN bash scripts/train_baselines.sh
+MODELS="mixture${TREND:+ trend}" SPLIT=valid RUN=$RUN bash scripts/train_baselines.sh
 read -r -a seeds <<<"$TEACHER_SEEDS"
 for seed in "${seeds[@]}"; do
     NAME=$SEQUENTIAL RUN=$RUN-s$seed SPLITS=valid bash scripts/train_sequential.sh --seed "$seed"
     members=$members,$OUTPUT_ROOT/$RUN-s$seed/baselines/$SEQUENTIAL
     weights=$weights,$(awk "BEGIN {print 1 / ${#seeds[@]}}")
 done
-MEMBERS=$members,trend NAME=$NAME SPLIT=valid RUN=$RUN bash scripts/fuse.sh --weights "[$weights,0.5]" --scale fitted "$@"
+MEMBERS=$members${TREND:+,trend} NAME=$NAME SPLIT=valid RUN=$RUN bash scripts/fuse.sh --weights "[$weights${TREND:+,0.5}]" --scale fitted "$@"

@@ -122,7 +122,7 @@ def test_sizes_follow_the_data():
         short.teachers,
     ) == (7, 5, 1)
     assert short.overlays()["embed"]["parts"] == [{"method": "cooccurrence", "dim": 64}]
-    assert short.variables() == {"SEQUENTIAL": "sasrec", "TEACHER_SEEDS": "0"}
+    assert short.variables() == {"SEQUENTIAL": "sasrec", "TEACHER_SEEDS": "0", "TREND": "trend"}
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
     some = plan_of(shop, minutes=long.total / 60 * 0.8, speed=1.0)
     assert some.total <= long.total * 0.8 and some.teachers == 2 and some.generator_epochs < 20
@@ -132,13 +132,19 @@ def test_a_plan_is_written_once_and_kept(tmp_path):
     counts = {"items": 200, "users": 50, "train": 900, "valid": 50, "test": 50}
     data, plan = tmp_path / "data", tmp_path / "plan"
     data.mkdir()
-    (data / "manifest.json").write_text(json.dumps({"counts": counts, "facts": {"items_without_title": 20}}))
+    (data / "manifest.json").write_text(
+        json.dumps(
+            {"counts": counts, "facts": {"funnel": {"items_without_title": 120, "share_with_time": 0.0}}}
+        )
+    )
     command = [sys.executable, "-m", "configs.sizes", "--data", str(data), "--output_dir", str(plan)]
     told = [
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)
     ]
     assert told[0] == told[1] and "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
-    assert 'TEACHER_SEEDS="0 1"' in (plan / "choices.sh").read_text()
+    assert (plan / "choices.sh").read_text().splitlines() == [
+        'export SEQUENTIAL="sasrec"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
+    ]  # fmt: skip
     (data / "manifest.json").write_text(json.dumps({"counts": counts | {"items": 201}, "facts": {}}))
     assert "the plan of other data" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
     assert "no prepared data set" in refuse("configs.sizes", "--data", tmp_path)

@@ -11,6 +11,7 @@ set -euo pipefail
 
 PAPER=best
 DATASET=toys14
+export PLAN_MINUTES=${PLAN_MINUTES:-90}   # of one generator with its teachers, by forecast
 ROWS=${ROWS:-baselines mixture sasrec text compact_distilled fusion}
 source "$(dirname "$0")/rows.sh"
 

@@ -72,6 +72,7 @@ runs_of_seeds() { printf "$base-s%s " "${seeds[@]}"; }
 
 # The sequential model of a data set: the plan's where there is one (items without titles have no text to be aware of).
 SEQUENTIAL=${SEQUENTIAL:-text}
+TREND=${TREND-trend}
 
 sequential() { act NAME="$1" RUN="$base-s$2" bash scripts/train_sequential.sh --seed "$2"; }
 tiger() { act NAME="$1" RUN="$base-s$2" bash scripts/train_tiger.sh --seed "$2"; }
@@ -98,7 +99,7 @@ fusion() {
     sequential "$SEQUENTIAL" "$1"
     sequential "$SEQUENTIAL" "$next"
     compact compact_distilled "$1" "$TEACHING"
-    act MEMBERS="$OUTPUT_ROOT/$base/baselines/mixture,$SEQUENTIAL,$OUTPUT_ROOT/$base-s$next/baselines/$SEQUENTIAL,compact_distilled,$OUTPUT_ROOT/$base/baselines/trend" \
+    act MEMBERS="$OUTPUT_ROOT/$base/baselines/mixture,$SEQUENTIAL,$OUTPUT_ROOT/$base-s$next/baselines/$SEQUENTIAL,compact_distilled${TREND:+,$OUTPUT_ROOT/$base/baselines/trend}" \
         NAME=fusion RUN="$base-s$1" bash scripts/fuse.sh
 }
 
