@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from configs import program
 from configs.plans import Counts, plan_of
 from configs.program import ROOT
 from infer.tables import sheet
 from infer.tables.stored import read_stored
 from tests.handmade import refuse
+from tests.test_configs import args_class
 
 TABLES = sorted(
     path.stem for path in (ROOT / "scripts/reproduce").glob("*_*.sh") if path.stem != "which_sids"
@@ -126,6 +128,24 @@ def test_sizes_follow_the_data():
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
     some = plan_of(shop, minutes=long.total / 60 * 0.8, speed=1.0)
     assert some.total <= long.total * 0.8 and some.teachers == 2 and some.generator_epochs < 20
+
+
+@pytest.mark.parametrize("titled", [1.0, 0.0])
+def test_what_a_plan_changes_are_options_of_the_recipes(titled, tmp_path):
+    made = plan_of(Counts(5_000, 9_000, 50_000, titled, 9_000, timed=False), minutes=20, speed=1.0)
+    data, sids = ("--data", "d"), ("--sids", "s")
+    needed = {
+        "quantizer": ("rq.train_quantizer", "--embeddings", "e"),
+        "embed": ("rq.embed_items", *data),
+        "compact": ("train.train_compact", *data, *sids),
+        "compact_distilled": ("train.train_compact", *data, *sids, "--soft_targets.teacher", "t"),
+    }
+    for name, overlay in made.overlays().items():
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(overlay))
+        module, *flags = needed.get(name, ("train.train_sequential", *data))
+        files = ["--config", f"configs/minionerec/{name}.yaml", "--config", str(tmp_path / f"{name}.yaml")]
+        program.parse(args_class(module), [*files, *flags, "--output_dir", "o"])
+    assert ("embed" in made.overlays()) == (titled < 0.5) and made.variables()["TREND"] == ""
 
 
 def test_a_plan_is_written_once_and_kept(tmp_path):
