@@ -78,7 +78,7 @@ FAULTS: dict[int, Fault] = {
         "SIGTERM in training, evaluation and rollouts",
         ("test_trainers::test_sigterm_leaves_a_complete_checkpoint_and_exit_143",
          "test_safety::test_a_notice_in_a_validation_or_inside_a_step_ends_there_and_changes_nothing",
-         "test_sid_trainer_options::test_rollouts_are_broken_off_by_a_notice_and_the_run_ends_like_another",
+         "test_preemption::test_rollouts_are_broken_off_by_a_notice_and_the_run_ends_like_another",
          "test_recommend::test_a_killed_run_goes_on_where_it_was",
          "test_safety::test_a_terminated_run_that_saves_by_epoch_ends_like_an_uninterrupted_one"),
         Control("test_safety::test_a_terminated_run_that_saves_by_epoch_ends_like_an_uninterrupted_one",

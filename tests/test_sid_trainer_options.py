@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-
 import numpy as np
 import pytest
 import torch
 
-from configs.program import InputError, Interrupted, NumericError
+from configs.program import InputError, NumericError
 from data.store.checkpoints import newest_complete
 from tests import handmade, tiny
 from tests.ranks import together
 from tests.test_sid_trainer import PROMPTS, flat, stepped, trainer
-from train.policy import sid_trainer
 from train.policy.batches import batch_loss
 from train.policy.hints import find_hints, find_hints_together
 from train.policy.reference import AdapterReference, Reference, require_same_tokens
-from train.policy.rollouts import roll_out
-from train.safety import train_to_the_end
 from train.scale.gathering import WholeCopy, is_sharded
 
 
@@ -230,31 +225,6 @@ def test_a_reward_that_fails_leaves_a_checkpoint_of_the_steps_so_far(tmp_path):
     with pytest.raises(NumericError, match="reward later is nan for example"):
         one.train()
     assert newest_complete(tmp_path).name == "checkpoint-2"
-
-
-def test_rollouts_are_broken_off_by_a_notice_and_the_run_ends_like_another(tmp_path, monkeypatch):
-    """SIGUSR1 as the fourth step rolls out: the checkpoint is that of the third; the resumed run is the uninterrupted one."""
-
-    def run(name, *, at=None):
-        calls = []
-
-        def rolled(*args, **kwargs):
-            calls.append(1)
-            if len(calls) == at:
-                signal.raise_signal(signal.SIGUSR1)
-            return roll_out(*args, **kwargs)
-
-        monkeypatch.setattr(sid_trainer, "roll_out", rolled)
-        one = trainer(tmp_path / name, reward=by_rank, steps=6)
-        train_to_the_end(one, tmp_path / name)
-        return flat(one.model), len(calls)
-
-    whole, rollouts = run("whole")
-    with pytest.raises(Interrupted):
-        run("run", at=rollouts // 2 + 1)
-    assert newest_complete(tmp_path / "run").name == "checkpoint-3"
-    again, _ = run("run")
-    assert torch.equal(again, whole)
 
 
 def test_a_run_without_signal_says_what_to_change(tmp_path, capsys):

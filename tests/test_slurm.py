@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -155,3 +158,85 @@ def test_a_script_waits_for_its_programs_when_notice_is_given_and_says_143(clust
     os.killpg(running.pid, 10)
     out, _ = running.communicate(timeout=60)
     assert running.returncode == 143 and out.splitlines()[-1] == "saved"
+
+
+def test_stages_of_rows_go_to_ray_and_others_are_refused(cluster):
+    asked = cluster | {"PYTHON": sys.executable, "ENGINE": "ray", "DRY_RUN": "1", "DATASET": "office"}
+
+    def told(name: str, **more: str) -> list[list[str]]:
+        calls = [shlex.split(line)[1:] for line in bash(name, **asked, **more)[1:]]
+        return [call for call in calls if call[:2] == ["-m", "configs.ray_tasks"]]
+
+    (recommend,) = told("evaluate.sh", NUM_GPUS="4")
+    assert recommend[2:6] == ["--processes", "4", "--together", "false"]
+    assert json.loads(recommend[-1])[0] == "infer.recommend" and "--output_dir" in json.loads(recommend[-1])
+    (embed,) = told("scripts/02_embed_items.sh", NUM_GPUS="2")
+    assert embed[2:6] == ["--processes", "2", "--together", "true"]
+    (tids,) = told("scripts/05_generate_tids.sh")
+    assert tids[3] == "1" and json.loads(tids[-1])[0] == "preprocess.generate_tids"
+    assert "ENGINE=ray is nothing for train.sft" in bash("sft.sh", **asked, code=2)[-1]
+    assert (
+        "ENGINE=dask is nothing for data.prepare"
+        in bash("scripts/01_prepare_data.sh", **asked | {"ENGINE": "dask"}, code=2)[-1]
+    )
+    spark = bash("scripts/01_prepare_data.sh", **asked | {"ENGINE": "spark"})[-1]
+    assert "--engine spark" in spark
+
+
+@pytest.mark.long
+def test_two_processes_of_a_real_launch_leave_together_and_go_on(chain, tmp_path):
+    """bash sft.sh under accelerate, on a CPU: SIGUSR1 to all of its processes ends it with 143; again, it ends like another."""
+    flags = [
+        "--trainer.max_steps",
+        "40",
+        "--trainer.eval_steps",
+        "20",
+        "--trainer.logging_steps",
+        "1",
+        "--valid_rows",
+        "16",
+    ]
+    kept = {name: os.environ[name] for name in ("PATH", "HOME")} | {
+        "PYTHON": sys.executable,
+        "NUM_GPUS": "2",
+        "QUIET": "1",
+    }
+    kept |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PAPER": "toy", "DATASET": "toystore"}
+
+    def start(output: Path) -> subprocess.Popen[str]:
+        command = ["bash", "sft.sh", *map(str, chain.flags()), *flags, "--output_dir", str(output)]
+        return subprocess.Popen(
+            command,
+            env=kept,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+
+    def steps(output: Path) -> list[int]:
+        file = output / "metrics.jsonl"
+        return (
+            [json.loads(line)["step"] for line in file.read_text().splitlines() if '"loss"' in line]
+            if file.exists()
+            else []
+        )
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait(timeout=1800) == 0, whole.stdout.read()
+    run = start(tmp_path / "run")
+    while run.poll() is None and len(steps(tmp_path / "run")) < 3:
+        time.sleep(0.05)
+    os.killpg(run.pid, 10)
+    said, _ = run.communicate(timeout=900)
+    left = steps(tmp_path / "run")[-1]
+    assert run.returncode == 143 and 3 <= left < 40, said
+    assert (tmp_path / f"run/checkpoint-{left}/COMPLETE.json").exists(), said
+    again = start(tmp_path / "run")
+    assert again.wait(timeout=1800) == 0, again.stdout.read()
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        for name in ("whole", "run")
+    ]  # fmt: skip
+    assert losses[0] == losses[1]
