@@ -11,7 +11,7 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 # DRY_RUN=1 prints every command that would run.
 if [ -n "${DRY_RUN:-}" ]; then DRY_PYTHON=${DRY_PYTHON:-$PYTHON} PYTHON=scripts/print_command.sh; export DRY_PYTHON; fi
-# A scheduler's notice is for the programs (configs/program.py); a script waits for them and says 143 too.
+# A scheduler's notice is for the programs (configs/program.py; scripts/slurm/notice.sh); a script waits for them and says 143 too.
 NOTICED=""
 trap 'NOTICED=yes' USR1
 if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/__init__.py" ]; }; then

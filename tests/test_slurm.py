@@ -143,21 +143,26 @@ def test_what_follows_the_work_of_several_machines_is_done_on_the_first(cluster)
     ] == [1, 0, 0]
 
 
-def test_a_script_waits_for_its_programs_when_notice_is_given_and_says_143(cluster, tmp_path):
-    """SIGUSR1 reaches script, launcher and programs alike; the launcher itself hides the exit code of its processes."""
-    launcher = tmp_path / "python"
+def test_a_notice_reaches_those_who_listen_and_the_script_says_143(cluster, tmp_path):
+    """SLURM tells the task alone. The launcher ignores it, and hides the exit code of the process below it that does not."""
+    launcher, program = tmp_path / "python", tmp_path / "program"
+    program.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: (print('saved', flush=True), os._exit(143)))\n"
+        "pathlib.Path(os.environ['LOG']).touch()\ntime.sleep(20)\n"
+    )
     launcher.write_text(
-        '#!/bin/bash\nif [ "$2" = configs.parallel ]; then exit; fi\ntouch "$LOG"; sleep 0.5; echo saved; exit 1\n'
+        f'#!/bin/bash\nif [ "$2" = configs.parallel ]; then exit; fi\n{sys.executable} {program} || exit 1\n'
     )
     asked = cluster | {"NUM_GPUS": "2", "DATASET": "office"}
-    running = subprocess.Popen(
-        ["bash", "sft.sh"], env=asked, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0
-    )
+    command = ["bash", "scripts/slurm/notice.sh", "bash", "sft.sh"]
+    running = subprocess.Popen(command, env=asked, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while not Path(cluster["LOG"]).exists():
         time.sleep(0.05)
-    os.killpg(running.pid, 10)
+    running.send_signal(10)
     out, _ = running.communicate(timeout=60)
-    assert running.returncode == 143 and out.splitlines()[-1] == "saved"
+    assert out.splitlines()[-1] == "saved" and running.returncode == 143
+    assert subprocess.run([*command[:2], "bash", "-c", "exit 7"], cwd=ROOT).returncode == 7
 
 
 def test_stages_of_rows_go_to_ray_and_others_are_refused(cluster):
@@ -185,7 +190,7 @@ def test_stages_of_rows_go_to_ray_and_others_are_refused(cluster):
 
 @pytest.mark.long
 def test_two_processes_of_a_real_launch_leave_together_and_go_on(chain, tmp_path):
-    """bash sft.sh under accelerate, on a CPU: SIGUSR1 to all of its processes ends it with 143; again, it ends like another."""
+    """bash sft.sh under accelerate, on a CPU: SIGUSR1 to the task alone ends it with 143; again, it ends like another."""
     flags = [
         "--trainer.max_steps",
         "40",
@@ -204,7 +209,16 @@ def test_two_processes_of_a_real_launch_leave_together_and_go_on(chain, tmp_path
     kept |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PAPER": "toy", "DATASET": "toystore"}
 
     def start(output: Path) -> subprocess.Popen[str]:
-        command = ["bash", "sft.sh", *map(str, chain.flags()), *flags, "--output_dir", str(output)]
+        command = [
+            "bash",
+            "scripts/slurm/notice.sh",
+            "bash",
+            "sft.sh",
+            *map(str, chain.flags()),
+            *flags,
+            "--output_dir",
+            str(output),
+        ]
         return subprocess.Popen(
             command,
             env=kept,
@@ -228,7 +242,7 @@ def test_two_processes_of_a_real_launch_leave_together_and_go_on(chain, tmp_path
     run = start(tmp_path / "run")
     while run.poll() is None and len(steps(tmp_path / "run")) < 3:
         time.sleep(0.05)
-    os.killpg(run.pid, 10)
+    os.kill(run.pid, 10)
     said, _ = run.communicate(timeout=900)
     left = steps(tmp_path / "run")[-1]
     assert run.returncode == 143 and 3 <= left < 40, said
