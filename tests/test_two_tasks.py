@@ -19,10 +19,11 @@ from infer.text.thinking import ThinkSettings
 from infer.text.tids import TidTrie
 from tests import handmade
 from tests.fake_openai_server import serving
+from tests.test_configs import parse_config
 from tests.test_layering import ROOT
 from train.grpo import GrpoArgs, prompt_rows
 from train.policy.settings import InstructionSettings, ThoughtSettings
-from train.policy.text.build import make_router
+from train.policy.text.build import config_fields, make_router
 
 GROUP = 4
 TASKS = '["history_to_sid", "history_to_instruction"]'
@@ -243,6 +244,23 @@ def test_rl_sh_names_the_terms_only_where_instructions_are_among_the_tasks():
         two = {"PAPER": "navigen", "STAGE": "dual", "EXAMPLES": "dual", "DATASET": "shop"} | names
         assert "--tids data/shop/tids/terms" in command(**two)
     assert "--tids" not in command(TIDS="terms")
+
+
+def test_the_published_values_reach_trl():
+    """64 completions a process and micro-batch, two of those a step: 512 on four processes, 64 prompts; dapo, beta .01, LoRA 16 / 32 / .05."""
+    args = parse_config(ROOT / "configs/navigen/grpo_published.yaml")
+    told = config_fields(args)
+    assert (told["per_device_train_batch_size"], told["num_generations"]) == (64, 8)
+    assert args.trainer["gradient_accumulation_steps"] * told["per_device_train_batch_size"] * 4 == 512
+    assert (told["loss_type"], told["beta"], told["epsilon"], told["scale_rewards"]) == (
+        "dapo",
+        0.01,
+        0.2,
+        "group",
+    )
+    assert (args.lora.rank, args.lora.alpha, args.lora.dropout, args.lora.new_rows) == (16, 32, 0.05, False)
+    assert (args.thought.max_tokens, args.instruction.max_tokens, args.vllm.mode) == (768, 192, "server")
+    assert args.judge.client.concurrency == 20 and args.rewards[1].params == {"ungraded": 0.1}
 
 
 def test_a_plan_says_what_would_be_done(dual, tmp_path, capsys):
