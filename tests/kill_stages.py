@@ -109,7 +109,9 @@ def stages(root: Path, chain: Chain, dual: Dual) -> dict[str, Stage]:
         "identifiers": Stage(
             ["preprocess.reason_identifiers", *data, "--tids", dual.tids, "--max_samples", 4, *BY_RULE], seed
         ),
-        "prompts": Stage(["preprocess.search_prompts", "--reasoning", root / "i", *BY_RULE], seed),
+        "prompts": Stage(
+            ["preprocess.search_prompts", "--reasoning", root / "i", *BY_RULE], ["--ask.seed", 7]
+        ),
         "distilled": Stage(
             ["preprocess.distill_reasoning", "--search", root / "s", *BY_RULE], ["--ask.seed", 7]
         ),
@@ -132,16 +134,17 @@ def stages(root: Path, chain: Chain, dual: Dual) -> dict[str, Stage]:
             seed,
             60,
         ),
-        "sequential": Stage(
-            ["train.train_sequential", *data, *SCORER[:2], "--scorer.hidden", 8, *LOOP], seed, 20
-        ),
+        "sequential": Stage(["train.train_sequential", *data, "--scorer.hidden", 8, *LOOP], seed, 20),
         "compact": Stage(["train.train_compact", *data, *sids, *SCORER, *LOOP], seed, 20),
         "tiger": Stage(
             ["train.train_tiger", "--model", root / "t5_vocab", "--examples", root / "codes", *sids, *LOOP],
             seed,
             20,
         ),
-        "fuse": Stage(["infer.fuse", "--members", members, *data, "--splits", "[]"], ["--scale", "fitted"]),
+        "fuse": Stage(
+            ["infer.fuse", "--members", members, *data, "--output_root", root / "eval", "--splits", "[]"],
+            ["--scale", "fitted"],
+        ),
         "recommend": Stage(
             ["infer.recommend", *chain.flags(), "--max_rows", 20, "--chunk_rows", 8, "--decode.beams", 4],
             seed,

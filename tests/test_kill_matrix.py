@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from configs.program import InputError
@@ -61,19 +63,28 @@ def sources(chain, dual, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return made
 
 
+TIMES = re.compile(r"second|throughput|_per_|forecast")
+
+
+def without_times(facts: object) -> object:
+    """Facts without what a clock measured."""
+    if not isinstance(facts, dict):
+        return facts
+    return {key: without_times(value) for key, value in facts.items() if not TIMES.search(key)}
+
+
 def outcome(place: Path) -> dict[str, object]:
-    """`state` without the seconds that trainers keep in checkpoints and facts, and the hashes of files that hold them."""
+    """`state` without what a clock measured: facts, logs of times, checkpoints of trainers, and the hashes of such files."""
     found = state(place)
-    for name in found:
-        if name.startswith("checkpoint-") and name.endswith((".json", ".bin")):
-            found[name] = None
-    if any(name.startswith("checkpoint-") for name in found):
-        found["manifest.json"] = {
-            **found["manifest.json"],
-            "files": None,
-            "content_hash": None,
-            "facts": None,
-        }
+    timed = [name for name in found if name.startswith("checkpoint-") and name.endswith((".json", ".bin"))]
+    timed += [name for name in found if name in ("timing.jsonl", "index.parquet")]
+    for name in timed:
+        found[name] = None
+        if name == "index.parquet":
+            found[name] = pq.read_table(place / name).drop_columns("seconds").to_pylist()
+    manifest = found["manifest.json"]
+    manifest = manifest | {"facts": without_times(manifest["facts"])}
+    found["manifest.json"] = manifest | ({"files": None, "content_hash": None} if timed else {})
     return found
 
 
