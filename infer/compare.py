@@ -49,6 +49,10 @@ LISTS = (
     "users_per_second",
 )  # fmt: skip
 LEVELS = ("sid_level", "item_level", "item_level_unseen", "item_level_merged", "item_level_dedup")
+# what only a table of runs beside each other reads
+OF_COMPARISON = (
+    "published", "dataset", "levels", "metrics", "groups", "lists", "reference", "separate", "intervals", "quality", "resamples", "seed",
+)  # fmt: skip
 
 
 @dataclass
@@ -128,6 +132,8 @@ class CompareArgs:
             raise InputError(f"unknown column {unknown[0]!r} of lists -> any of {', '.join(LISTS)}")
         if not self.levels or not self.metrics or self.resamples < 1:
             raise InputError("levels, metrics and resamples must not be empty or below 1")
+        if self.quality and not any(metric.endswith("@10") for metric in self.metrics):
+            raise InputError("quality is about metrics at 10 -> hr@10, ndcg@10 or mrr@10 among metrics")
         if self.published and self.dataset is None:
             raise InputError(
                 "dataset is missing -> say which data set of the published files these runs are on"
@@ -139,6 +145,8 @@ class CompareArgs:
             Need(("command", "hardware"), self.record is not None, "record"),
             Need(("tolerance",), self.verify is not None, "verify"),
             Need(("papers",), self.table, "table"),
+            Need(("runs", "split"), not self.table, "without table"),
+            Need(OF_COMPARISON, self.output_dir is not None, "output_dir"),
         ]
 
 

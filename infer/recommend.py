@@ -60,6 +60,11 @@ from infer.work.decoding import (
 )
 
 STAGE, VERSION = "recommend", 2
+# options of the search for semantic IDs that titles have no use for
+OF_SIDS = (
+    "decode.score_space", "decode.temperature", "decode.batch_tokens", "decode.terminator", "decode.repetition_penalty",
+    "decode.penalise", "decode.length_penalty", "decode.strategy", "decode.seed",
+)  # fmt: skip
 MODES = ("direct", "empty_think", "think", "race")
 
 
@@ -130,6 +135,7 @@ class RecommendArgs:
         """Options that are read only where another one is set."""
         return [
             Need(("data",), self.answers != "sid", "answers title or written"),
+            Need(OF_SIDS, self.answers == "sid", "answers sid"),
             Need(("only_thoughts", "thoughts"), self.thinks, "mode think or race"),
             *needs_of_mode(self.mode, self.think),
         ]

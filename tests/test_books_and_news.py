@@ -40,6 +40,20 @@ def test_goodreads_reads_zones_shelves_and_authors(tmp_path):
     assert found.user[0].event == next((b, t) for u, b, _, t, _ in rows if u == "user3")
 
 
+def test_goodreads_reads_odd_values_as_nothing():
+    book = {
+        "book_id": "7",
+        "title": None,
+        "authors": 3,
+        "popular_shelves": [{"name": "verse", "count": "many"}, 5],
+    }
+    assert goodreads.describe(book, authors={}, shelves=3) == (
+        "7", {"title": "", "description": "", "categories": ["verse"], "brand": ""},
+    )  # fmt: skip
+    book |= {"authors": [{"author_id": [1]}, {"author_id": "1"}]}
+    assert goodreads.describe(book, authors={"1": "A. Poet"}, shelves=0)[1]["brand"] == "A. Poet"
+
+
 def test_mind_joins_histories_and_clicks_of_its_parts(tmp_path):
     own = publishers.mind(tmp_path / "raw")
     prepared = made(tmp_path / "raw", "mind")

@@ -18,6 +18,7 @@ from data.predictions import write_predictions
 from data.rows import read_rows
 from data.sid import read_sids
 from data.store.output import open_output
+from infer.compare import CompareArgs
 from infer.metrics.significance import Clusters, paired_differences
 from infer.tables import sheet
 from infer.tables.comparison import Cell, TableRow, add_tests, find_evaluations, our_rows, read_evaluation
@@ -313,12 +314,19 @@ def test_rows_of_a_table_are_recorded_and_held_to_their_runs(made, tmp_path):
     other = evaluated(tmp_path / "seed2", "sft", data, sids, 7)
     assert "look 2 at test" in succeed(*record, f"[{runs_of[0]},{other},{runs_of[2]}]")
     assert "look 2 at test" in succeed(*record, f"[{runs_of[0]},{other}]"), "a run that leaves is no look"
+    assert "look 3 at test" in succeed(*record, f"[{runs_of[0]},{runs_of[2]}]"), "seed3 in the place of seed2"
+    succeed(*record, f"[{runs_of[0]},{other}]")
     error = refuse(*verify, code=4)
     assert "sft seed2: item_level/" in error and "further than 1e-06" in error
     assert "NOT HELD" not in succeed(*verify, "--tolerance", 1)
     assert "none of the runs seed3" in refuse("infer.compare", "--verify", path, "--runs", f"[{runs_of[2]}]")
     assert "one of output_dir, record, verify, table" in refuse("infer.compare", "--runs", "[x]")
     assert "command is missing" in refuse("infer.compare", "--record", path, "--runs", f"[{runs_of[2]}]")
+    assert "quality True is read only with output_dir" in refuse(*verify, "--quality", "true")
+    with pytest.raises(InputError, match="runs .* is read only without table"):
+        CompareArgs(runs=["x"], table=True)
+    with pytest.raises(InputError, match="metrics at 10"):
+        CompareArgs(runs=["x"], output_dir="y", quality=True, metrics=["hr@5"])
 
 
 def test_groups_of_rows_have_tables_of_their_own(made, tmp_path):

@@ -193,3 +193,6 @@ def test_bigrec_grounds_what_is_written_in_the_nearest_titles(chain, titled, tmp
     assert torch.allclose(vectors[3], alone[0], atol=1e-5), "padding has no part"
     with pytest.raises(InputError, match="answers title -> with --data"):
         recommend.RecommendArgs("m", "s", "e", "o", answers="title")
+    with pytest.raises(InputError, match="decode.length_penalty 1.0 is read only with answers sid"):
+        decode = DecodeSettings(length_penalty=1.0)
+        recommend.RecommendArgs("m", "s", "e", "o", answers="title", data="d", decode=decode)

@@ -8,8 +8,8 @@ A row holds
     runs                                             {run folder: {seed, predictions}}, predictions being their content hash
     metrics                                          {"item_level/hr@10": {value, low, high, spread?, seeds?}, ...}
 
-A look is counted when a run that is known comes back with other predictions; runs that join are part of the look that they
-complete. Every number is computed from the predictions: `differences` holds a row to what they give now.
+A look is counted when a run that is known comes back with other predictions, and when runs take the place of others; runs that
+only join are part of the look that they complete. Every number is computed from the predictions: `differences` holds a row to what they give now.
 """
 
 from __future__ import annotations
@@ -185,8 +185,10 @@ def with_row(rows: dict[str, Row], name: str, row: Row) -> dict[str, Row]:
     """The rows with one more, or with one measured again: its looks go on counting."""
     before = rows.get(name)
     if before:
-        other = [run for run, made in before["runs"].items() if row["runs"].get(run, made) != made]
-        row = row | {"looks": before["looks"] + bool(other)}
+        known, runs = before["runs"], row["runs"]
+        other = any(runs.get(run, made) != made for run, made in known.items())
+        exchanged = bool(runs.keys() - known.keys()) and bool(known.keys() - runs.keys())
+        row = row | {"looks": before["looks"] + (other or exchanged)}
     return rows | {name: row}
 
 

@@ -67,6 +67,13 @@ class Titles:
         self.ids = list(by_ids)
         self.texts = [title for title, _ in by_ids.values()]
         self.items = [tuple(sorted(items)) for _, items in by_ids.values()]
+        self._vectors: tuple[Any, Any] | None = None
+
+    def vectors(self, model: Any, *, batch_size: int) -> Any:
+        """`title_vectors` of the catalogue, float32 [S, D]; made once for a model."""
+        if self._vectors is None or self._vectors[0] is not model:
+            self._vectors = model, title_vectors(model, self.ids, batch_size=batch_size)
+        return self._vectors[1]
 
     def found(self, row: int, score: float, text: str | None = None) -> FoundTitle:
         """The title of a row as an answer."""
@@ -102,7 +109,7 @@ def nearest_titles(
 
     settings = TextSettings(max_new_tokens=max(map(len, titles.ids)) + 1, batch_size=batch_size)
     ends = titles.renderer.terminator_ids()
-    catalogue_SD = title_vectors(model, titles.ids, batch_size=batch_size)
+    catalogue_SD = titles.vectors(model, batch_size=batch_size)
     made = []
     for start in range(0, len(prompts), batch_size):
         written = generate_ids(model, prompts[start : start + batch_size], settings, stop_ids=ends)

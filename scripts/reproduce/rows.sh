@@ -39,9 +39,9 @@ keep() {
     folders="[$(IFS=,; echo "${folders[*]}")]"
     if [ -n "${RECOMPUTE:-}" ]; then
         for run in "$@"; do
-            rm -rf "$OUTPUT_ROOT/$run/eval/$name.test/metrics"      # derived from the predictions beside it
+            if [ -z "${DRY:-}" ]; then rm -rf "$OUTPUT_ROOT/$run/eval/$name.test/metrics"; fi      # derived from the predictions beside it
             # shellcheck disable=SC2086
-            "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$run/eval/$name.test" --data "$DATA_ROOT/$DATASET" \
+            act "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$run/eval/$name.test" --data "$DATA_ROOT/$DATASET" \
                 --sids "$DATA_ROOT/$DATASET/sids/$SIDS" ${EVALUATE_ARGS:-}
         done
     fi

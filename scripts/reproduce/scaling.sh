@@ -6,7 +6,8 @@
 # Edit the variables, or override:
 #   WIDTHS="64 128" SHARES="0.5 1" SEEDS=0 bash scripts/reproduce/scaling.sh
 #   PAPER=toy DATASET=toystore bash scripts/reproduce/scaling.sh
-# A share below 1 keeps whole users, drawn by seed; the recipe's epochs stay, so that fewer rows are fewer updates. Valid, unless SPLIT says test.
+# A share below 1 keeps whole users, drawn by seed; the recipe's epochs stay, so that fewer rows are fewer updates. The semantic IDs are those
+# of all train rows at every share. Valid, unless SPLIT says test.
 set -euo pipefail
 
 PAPER=${PAPER:-minionerec}

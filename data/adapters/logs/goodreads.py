@@ -62,11 +62,8 @@ def describe(
     key = line.get("book_id")
     if not isinstance(key, str) or not key:
         return f"no book_id; keys: {', '.join(list(line)[:6])}"
-    listed = [one.get("author_id") for one in line.get("authors") or [] if isinstance(one, dict)]
-    counted = [one for one in line.get("popular_shelves") or [] if isinstance(one, dict)]
-    names = [
-        str(one.get("name") or "") for one in sorted(counted, key=lambda one: -int(one.get("count") or 0))
-    ]
+    listed = [str(one.get("author_id")) for one in _objects(line, "authors")]
+    names = [str(one.get("name") or "") for one in sorted(_objects(line, "popular_shelves"), key=_readers)]
     return key, {
         "title": clean_text(str(line.get("title") or "")),
         "description": clean_text(str(line.get("description") or "")),
@@ -75,6 +72,17 @@ def describe(
         ],
         "brand": next((authors[one] for one in listed if one in authors), ""),
     }
+
+
+def _objects(line: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    listed = line.get(key)
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _readers(shelf: dict[str, Any]) -> int:
+    """Minus how many have a shelf, to sort by: a count is a text of digits; anything else is none."""
+    count = str(shelf.get("count"))
+    return -int(count) if count.isascii() and count.isdigit() and len(count) < 19 else 0
 
 
 LOG = JsonLog(
