@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import socket
+import time
 
 import pytest
 
@@ -48,6 +49,7 @@ def test_it_stands_and_answers(chain):
     held, seen = [], set()
     for _ in range(IDLE):
         held.append(socket.create_connection(("127.0.0.1", running.port), timeout=30))
+    time.sleep(1.5)  # until those that made room have left
     for number in range(REQUESTS):
         path = rng.choice(PATHS) if rng.random() < 0.3 else PATHS[0]
         status, headers, text = running.ask(

@@ -77,16 +77,20 @@ class BoundedProtocol(H11Protocol):
             self.watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
+
+    def _leave(self) -> None:
+        """No longer one of its address: one that is refused must not cost the next one its place while it lingers."""
+        if not self.refused:
+            self.open_of[self.host] -= 1
+            self.open_of += Counter()  # drops the addresses that have none
         self.refused = True
         self.watch()
-        self.open_of[self.host] -= 1
-        self.open_of += Counter()  # drops the addresses that have none
-        super().connection_lost(exc)
 
     def refuse(self, status: int, message: str) -> None:
         """Answer without the app and close; what still comes is read and dropped, so that the answer arrives."""
-        self.refused = True
-        self.watch()
+        self._leave()
         self._unset_keepalive_if_required()
         self.transport.write(refusal(status, message))
         if self.transport.can_write_eof():
