@@ -87,10 +87,12 @@ def prepare(root: Path, chain: Chain, dual: Dual, run: Callable[..., None]) -> N
 
 def stages(root: Path, chain: Chain, dual: Dual) -> dict[str, Stage]:
     """Every stage by the name that the matrix gives it."""
-    data, sids = ["--data", chain.data], ["--sids", chain.sids]
-    media = ["--prompts", root / "prompts.jsonl", "--device", "cpu"]
-    members = f"[{root}/run/baselines/pop,{root}/run/baselines/recent]"
-    seed = ["--seed", 7]
+    return stages_before_training(root, chain, dual) | stages_of_models(root, chain, dual)
+
+
+def stages_before_training(root: Path, chain: Chain, dual: Dual) -> dict[str, Stage]:
+    """02 to 08."""
+    data, sids, seed = ["--data", chain.data], ["--sids", chain.sids], ["--seed", 7]
     return {
         "embeddings": Stage(
             ["rq.embed_items", *data, "--parts", "[{method: tfidf_svd, dim: 8}]"],
@@ -118,6 +120,15 @@ def stages(root: Path, chain: Chain, dual: Dual) -> dict[str, Stage]:
         "examples": Stage(["preprocess.build_examples", *data, *sids], ["--max_history", 2], 20),
         "base": Stage(["preprocess.init_base_model", *data, *WORDS, *T5], seed),
         "vocab": Stage(["preprocess.expand_vocab", "--model", chain.model.with_name("base"), *sids], seed),
+    }
+
+
+def stages_of_models(root: Path, chain: Chain, dual: Dual) -> dict[str, Stage]:
+    """What trains, and what runs a model."""
+    data, sids, seed = ["--data", chain.data], ["--sids", chain.sids], ["--seed", 7]
+    media = ["--prompts", root / "prompts.jsonl", "--device", "cpu"]
+    members = f"[{root}/run/baselines/pop,{root}/run/baselines/recent]"
+    return {
         "sft": Stage(["train.sft", *chain.flags(), *STEPS], seed, 60),
         "grpo": Stage(
             [
