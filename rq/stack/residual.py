@@ -33,7 +33,7 @@ from rq.stack.vq import Distance, cheapest_codes, cost_matrix
 WRITTEN_BY = "scripts/04_build_sids.sh"
 WEIGHTS, DESCRIPTION = "quantizer.safetensors", "quantizer.json"
 FORMAT = "residual-1"
-STREAM_ROWS = 1 << 18  # vectors that are in memory at once where all of them are not
+STREAM_ROWS = 1 << 16  # vectors that are in memory at once where all of them are not
 KINDS = {
     "residual": "rq.stack.residual:ResidualQuantizer",
     "rotated": "rq.constructors.opq:RotatedQuantizer",

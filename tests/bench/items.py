@@ -61,7 +61,7 @@ def same(quantizer: residual.ResidualQuantizer, x_ND: np.ndarray, *, seed: int =
     return float(np.mean(equal)) > 0.999
 
 
-def measure(home: Path, *, items: int) -> dict[str, Any]:
+def measure(home: Path, *, items: int, trained: int) -> dict[str, Any]:
     """The bench's JSON object."""
     vectors = write_vectors(home / "vectors", items=items)
     command = [
@@ -70,7 +70,7 @@ def measure(home: Path, *, items: int) -> dict[str, Any]:
         "--embeddings",
         vectors,
         "--rqkmeans.train_items",
-        TRAINED,
+        trained,
         "--rqkmeans.restarts",
         1,
     ]
@@ -97,7 +97,11 @@ def main() -> None:
     parser.add_argument("--folder", help="where the vectors go; the system's place for temporary files")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as home:
-        frame.finish(measure(Path(home), items=400_000 if args.quick else ITEMS))
+        frame.finish(
+            measure(
+                Path(home), items=400_000 if args.quick else ITEMS, trained=30_000 if args.quick else TRAINED
+            )
+        )
 
 
 if __name__ == "__main__":
