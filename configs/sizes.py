@@ -127,25 +127,36 @@ def write_plan(plan: SmallPlan, counts: Counts, directory: Path) -> None:
     (directory / "plan.json").write_text(text + "\n", encoding="utf-8")
 
 
+def read_plan(path: Path) -> tuple[Counts, SmallPlan]:
+    """The plan that `write_plan` wrote, and of what; InputError where it is damaged."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Counts(**stored["counts"]), SmallPlan(**stored["plan"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no plan ({str(error)[:80]}) -> remove it") from None
+
+
 def planned(args: SizesArgs) -> list[str]:
     """The plan in words, written where it is not there yet; InputError when the one there is of other data."""
     counts = counts_of(args.data)
     kept = Path(args.output_dir) / "plan.json" if args.output_dir else None
-    if kept and kept.exists():
-        stored = json.loads(kept.read_text(encoding="utf-8"))
-        if Counts(**stored["counts"]) != counts:
+    found = kept is not None and kept.exists()
+    if found:
+        of, plan = read_plan(kept)
+        if of != counts:
             raise InputError(f"{kept} is the plan of other data -> remove it, or another RUN")
-        plan = SmallPlan(**stored["plan"])
     else:
         plan = plan_of(counts, minutes=args.minutes, speed=PROBE_SECONDS / max(probe(), 1e-3))
         if kept:
             write_plan(plan, counts, kept.parent)
+    note = [f"kept as {kept} has it: remove that to plan again"] if found else []
     with_text = "with texts" if plan.text else "without texts (fewer than half of the items have a title)"
     return [
         f"{counts.items:,} items, {counts.users:,} users, {counts.rows:,} train rows: 3 x {plan.codes} codes, hidden {plan.hidden}, "
         f"{plan.teachers} sequential models {with_text} of {plan.sequential_epochs} epochs, generator of {plan.generator_epochs} epochs",
         f"forecast {plan.total / 60:.0f} min on one thread that nothing else uses: "
         + ", ".join(f"{name} {value:.0f} s" for name, value in plan.seconds.items()),
+        *note,
     ]
 
 

@@ -78,6 +78,7 @@ def test_a_row_brings_what_it_needs_and_verify_runs_one_seed_of_it(tmp_path):
     assert done == ["infer.evaluate", "infer.compare"]
     assert metrics.exists(), "a dry run removes nothing"
     assert "there is no" in dry("verify", "nowhere", code=2, ROW="compact")[-1]
+    assert "which table and which row" in dry("verify", "minionerec_industrial", code=2)[-1]
 
 
 def test_one_recommender_on_the_ids_of_every_constructor_and_a_scaling_curve():
@@ -174,12 +175,15 @@ def test_a_plan_is_written_once_and_kept(tmp_path):
     told = [
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)
     ]
-    assert told[0] == told[1] and "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
+    assert told[1] == f"{told[0]}kept as {plan / 'plan.json'} has it: remove that to plan again\n"
+    assert "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
     assert (plan / "choices.sh").read_text().splitlines() == [
         'export SEQUENTIAL="sasrec"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
     ]  # fmt: skip
     (data / "manifest.json").write_text(json.dumps({"counts": counts | {"items": 201}, "facts": {}}))
     assert "the plan of other data" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    (plan / "plan.json").write_text('{"counts": {')
+    assert "plan.json is no plan" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
     assert "no prepared data set" in refuse("configs.sizes", "--data", tmp_path)
     assert "without data" in refuse("configs.sizes", "--data", data, "--size", "1.7B")
 

@@ -24,6 +24,7 @@ from configs.program import ROOT, InputError
 from data import artifacts
 from data.releases import bundle
 from data.store.adapters import is_adapter
+from data.store.checkpoints import found_model
 from data.store.lineage import require_same_data
 from data.store.manifest import read_manifest
 from data.store.output import Output, open_output
@@ -40,7 +41,7 @@ class ExportBundleArgs:
     """What is bundled."""
 
     model: str
-    """model directory with SID tokens: the final/ of a training"""
+    """model directory with SID tokens; of a training's own directory its final/, or best checkpoint"""
     sids: str
     """its SID directory"""
     examples: str
@@ -55,6 +56,9 @@ class ExportBundleArgs:
     """where the answer starts: right behind the prompt, or behind an empty think block"""
     overwrite: bool = False
     """replace an output of another configuration"""
+
+    def __post_init__(self) -> None:
+        self.model = found_model(self.model)
 
 
 def open_model(args: ExportBundleArgs) -> Engine:

@@ -10,11 +10,15 @@
 # of seed 0, .004 (other processors order sums otherwise; seeds differ by .0013 to .0031). Predictions: equal to the sixth digit.
 set -euo pipefail
 
-TABLE_SCRIPT=${1:?"ERROR 2: which table? -> a script of scripts/reproduce without its .sh, e.g. minionerec_industrial"}
-ROW=${ROW:?"ERROR 2: ROW is missing -> a row of rows.csv, e.g. ROW=compact"}
+TABLE_SCRIPT=${1:-}                 # a script of scripts/reproduce without its .sh
+ROW=${ROW:-}                        # a row of rows.csv
 HOW=${HOW:-train}                   # train | predictions
 SEED=${SEED:-0}
 TOLERANCE=${TOLERANCE:-}
+if [ -z "$TABLE_SCRIPT" ] || [ -z "$ROW" ]; then
+    echo "ERROR 2: which table and which row? -> ROW=compact bash scripts/reproduce/verify.sh minionerec_industrial" >&2
+    exit 2
+fi
 script=$(dirname "$0")/$TABLE_SCRIPT.sh
 if [ ! -f "$script" ]; then echo "ERROR 2: there is no $script -> $(ls "$(dirname "$0")" | tr '\n' ' ')" >&2; exit 2; fi
 
