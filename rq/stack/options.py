@@ -11,6 +11,7 @@ from configs.program import InputError, warn
 from rq.stack.vq import Distance, distinct_rows
 
 ITEMS_PER_CODE = 4  # fewer vectors than this per code and most codes stand for single items
+LOOKED_AT = 1 << 16  # items that are enough to see that there are enough: a memory map is not copied for it
 
 
 @dataclass
@@ -155,7 +156,9 @@ def warn_of_sizes(sizes: list[int], x_ND: np.ndarray) -> None:
 
     3 x 256 codes for 300 items with 280 different vectors: 256 codes for 280, about 1.1 each, at most 70 are advised.
     """
-    distinct, asked = len(distinct_rows(x_ND)), max(sizes)
+    distinct, asked = len(distinct_rows(x_ND[:LOOKED_AT])), max(sizes)
+    if asked * ITEMS_PER_CODE > distinct and len(x_ND) > LOOKED_AT:
+        distinct = len(distinct_rows(x_ND))
     if asked * ITEMS_PER_CODE > distinct:
         most = max(1, distinct // ITEMS_PER_CODE)
         warn(
