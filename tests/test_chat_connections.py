@@ -12,7 +12,7 @@ import pytest
 
 from configs.program import InputError, ServiceError
 from infer.chat.client import ChatRequest, ChatSettings, chat_client
-from infer.chat.connections import Connections
+from infer.chat.connections import Connections, _readable
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
@@ -55,7 +55,11 @@ def test_one_connection_serves_many_calls_and_a_closed_one_is_replaced():
         connections = Connections(url, headers={"Authorization": "Bearer k"}, timeout=10)
         for _ in range(3):
             assert connections.post(b"{}")[::2] == (200, b"ok")
-        time.sleep(0.1)  # for the server's close to arrive
+        end = time.monotonic() + 20
+        while (
+            not _readable(connections._free[0]) and time.monotonic() < end
+        ):  # until the server's close has arrived
+            time.sleep(0.01)
         for _ in range(2):
             assert connections.post(b"{}")[::2] == (200, b"ok")
         connections.cut()
@@ -67,11 +71,10 @@ def test_one_connection_serves_many_calls_and_a_closed_one_is_replaced():
 
 def test_half_an_answer_silence_and_the_end_of_a_run():
     with scripted((OK[:-1], "close"), ()) as (url, _):
-        connections = Connections(url, headers={}, timeout=0.3)
         with pytest.raises(HTTPException, match="1 bytes before its end"):
-            connections.post(b"{}")
+            Connections(url, headers={}, timeout=60).post(b"{}")
         with pytest.raises(TimeoutError):
-            connections.post(b"{}")
+            Connections(url, headers={}, timeout=0.3).post(b"{}")
     with scripted(()) as (url, _):
         connections = Connections(url, headers={}, timeout=60)
         threading.Timer(0.2, connections.cut).start()

@@ -111,7 +111,7 @@ def test_requests_that_wait_share_a_search_and_no_fault():
     questions = [((1,), 2), ((2, 2), 1), ((2,), 1), ((1, 1), 1), ((2,), 2, True)]
     for place, question in enumerate(questions, start=1):
         waiting.append(ask(place, *question))
-        while len(service._turns._line) < place:
+        while len(service._turns._line) < place and waiting[-1].is_alive():
             time.sleep(0.001)
     go.set()
     for thread in waiting:

@@ -157,7 +157,7 @@ def test_a_notice_reaches_those_who_listen_and_the_script_says_143(cluster, tmp_
     asked = cluster | {"NUM_GPUS": "2", "DATASET": "office"}
     command = ["bash", "scripts/slurm/notice.sh", "bash", "sft.sh"]
     running = subprocess.Popen(command, env=asked, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    while not Path(cluster["LOG"]).exists():
+    while running.poll() is None and not Path(cluster["LOG"]).exists():
         time.sleep(0.05)
     running.send_signal(10)
     out, _ = running.communicate(timeout=60)
