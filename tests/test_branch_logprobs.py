@@ -154,6 +154,41 @@ def test_lookups_write_into_the_gradient_of_the_head(padding):
     assert gradients[0][9].abs().sum() > 0
 
 
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_second_pass_adds_to_the_gradient_that_is_there(tied, watched, monkeypatch):
+    """In place, where nobody watches: the gradient is the sum of both passes, and no other tensor of its size was made."""
+    monkeypatch.setattr(tables, "LEAST_COLUMNS", 32)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", {"cpu": 4, "cuda": 4})
+    model = families.model("qwen3", vocab_size=150, tied=tied)
+    head_VD, ids_BT, seen = model.get_output_embeddings().weight, torch.tensor([[5, 9, 140]]), []
+    if watched:
+        head_VD.register_hook(lambda grad_VD: seen.append(grad_VD.data_ptr()))
+
+    def backward(table: torch.Tensor | None) -> None:
+        with lookups_of(model) as lookups:
+            hidden_BTD = model.base_model(ids_BT).last_hidden_state
+        rows_CD, log_R = table_scores(
+            hidden_BTD[0], head_VD if lookups.weight is None else lookups.weight, None, lambda logits: logits,
+            columns_C=torch.tensor([3, 140]), normalise=True, table=table,
+        )  # fmt: skip
+        (log_R.sum() + rows_CD.square().sum()).backward()
+
+    backward(None)
+    once = {name: part.grad.clone() for name, part in model.named_parameters()}
+    place, zeros = head_VD.grad.data_ptr(), torch.zeros_like
+    made = []
+    monkeypatch.setattr(
+        torch, "zeros_like", lambda like, **told: made.append(like.shape) or zeros(like, **told)
+    )
+    backward(head_VD)
+    assert (
+        head_VD.grad.data_ptr() == place and (head_VD.shape in made) == watched and len(seen) == 2 * watched
+    )
+    for name, part in model.named_parameters():
+        torch.testing.assert_close(part.grad, 2 * once[name], atol=1e-5, rtol=1e-4)
+
+
 def test_lookups_alone_still_reach_the_table():
     model = families.model("qwen3", vocab_size=150, tied=True)
     with lookups_of(model):

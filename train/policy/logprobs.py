@@ -84,6 +84,7 @@ def tree_logprobs(
     rows_CD, norm_n = table_scores(
         hidden_nD, weight_VD, scorer.bias_V, scorer.transform,
         columns_C=torch.cat(list(trie.tokens)), normalise=space == "full",
+        table=weight_VD if lookups.weight is None else lookups.table,
     )  # fmt: skip
     scorer.rows = dict(enumerate(rows_CD.split([len(tokens_C) for tokens_C in trie.tokens])))
     parts, start = [], 0
