@@ -18,6 +18,7 @@ from data.tasks import TaskWindow, titles_to_title
 from infer import recommend
 from infer.engine import DecodeSettings, load_engine
 from infer.models.listed import ListedScores
+from infer.models.members import members_of
 from infer.text.titles import Titles, title_vectors
 from tests import handmade
 from tests.store import ITEMS
@@ -186,6 +187,7 @@ def test_d3_ranks_the_catalogues_titles_by_their_likelihood(chain, titled, tmp_p
 def test_bigrec_grounds_what_is_written_in_the_nearest_titles(chain, titled, tmp_path):
     found = recommended(titled, chain, "bigrec", tmp_path / "bigrec.test")
     assert np.diff(found.offsets).tolist() == [ITEMS - 1] * 6 and (found.score_E <= 0).all()
+    assert not members_of([tmp_path / "bigrec.test"])[0].has_probabilities, "distances"
     engine = load_engine(titled / "sft/final", chain.sids, titled / "examples", DecodeSettings())
     titles = Titles(artifacts.read_items(chain.data)["title"].to_pylist(), engine.renderer)
     vectors = title_vectors(engine.model, titles.ids, batch_size=7)

@@ -52,8 +52,9 @@ class FusionMember:
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether its scores are log-probabilities; those of imported predictions are ranks."""
-        return all(read_manifest(directory)["stage"] != RANKS_ONLY for directory in self.directories)
+        """Whether its scores are log-probabilities; those of imported predictions are ranks, those of grounded titles distances."""
+        made = [read_manifest(directory) for directory in self.directories]
+        return all(one["stage"] != RANKS_ONLY and one["facts"].get("answers") != "written" for one in made)
 
 
 def members_of(directories: Sequence[str | Path]) -> list[FusionMember]:

@@ -7,7 +7,8 @@
 #   RAW=/path/to/tables ROW=compact bash scripts/reproduce/verify.sh minionerec_industrial
 #   HOW=predictions ROW=compact bash scripts/reproduce/verify.sh minionerec_industrial
 # Exit code 4 when HR@10 or NDCG@10 of either level of a run is further off than the tolerance. Training: seed 0 against the stored value
-# of seed 0, .004 (other processors order sums otherwise; seeds differ by .0013 to .0031). Predictions: equal to the sixth digit.
+# of seed 0, .004 (other processors order sums otherwise; seeds of the small models differ by .0013 to .0031. Semantic IDs depend on the number of
+# threads, and SFT on another machine was .010 off: configs/minionerec/README.md). Predictions: equal to the sixth digit.
 set -euo pipefail
 
 TABLE_SCRIPT=${1:-}                 # a script of scripts/reproduce without its .sh
