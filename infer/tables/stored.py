@@ -2,7 +2,8 @@
 
 A row holds
 
-    command, commit, dirty, date, hardware, hours    how it was made; hours: training, prediction and evaluation of all its runs
+    command, commit, dirty, date, hardware, hours    how it was made; hours: training, prediction and evaluation of all its runs,
+                                                     without what they start from (teachers, an SFT model, semantic IDs)
     fitted_on, looks                                 the rows behind the model; how often test was looked at with this row
     protocol                                         rows, users, and how was decoded
     runs                                             {run folder: {seed, predictions}}, predictions being their content hash
@@ -117,7 +118,7 @@ def measured_row(seeds: Sequence[Evaluation], *, command: str, hardware: str | N
             "looks": 1,
             "protocol": {key: stated[key] for key in PROTOCOL if stated.get(key) is not None},
             "runs": {
-                name: {"seed": manifests[-1].get("seed"), "predictions": seed.result.manifest["content_hash"]}
+                name: {"seed": seed_of(manifests), "predictions": seed.result.manifest["content_hash"]}
                 for name, seed, manifests in zip(names, seeds, made, strict=True)
             },
             "metrics": measured_metrics(seeds),
@@ -132,6 +133,11 @@ def made_by(result: Result) -> list[Row]:
     if model:
         found.append(read_manifest(model) or read_manifest(Path(model).parent))
     return [manifest for manifest in found if manifest]
+
+
+def seed_of(manifests: Sequence[Row]) -> int | None:
+    """Of the model among `made_by`; None where nothing was trained: the seed of a prediction or of a bootstrap is none of a row."""
+    return manifests[2].get("seed") if len(manifests) > 2 else None
 
 
 def this_machine() -> str:
