@@ -6,6 +6,7 @@ writes  <output_dir>/reasoning.parquet (data/reasoning.py, kind reasoning), call
 The paragraph is a model's thought before an instruction: in the first person, without the words of the search (selection,
 crossover, mutation, founder, elite, mate, but for terms of the target), the target's terms near its end. What is not so
 is asked for again with the reason (status repaired), and given up after `ask.repairs` times (rejected, no text).
+With `ask.form clue` it is one sentence about the latest item, without target and search.
 Differs from NaviGen, which takes any text with an I in it for first-person.
 
 python -m preprocess.distill_reasoning --search data/toystore/reasoning/keywords_instructions \
@@ -26,7 +27,6 @@ from preprocess.teacher.rules import heuristic_distillation
 from preprocess.teacher.samples import TermSample, taught_samples
 from preprocess.teacher.talks import (
     ANSWERS,
-    ParagraphChat,
     ParagraphTalk,
     check_arguments,
     forecast,
@@ -34,7 +34,13 @@ from preprocess.teacher.talks import (
     require_answers,
     write_talks,
 )
-from preprocess.teacher.thoughts import distilled_messages, distilled_problem
+from preprocess.teacher.thoughts import (
+    ThoughtChat,
+    clue_messages,
+    clue_problem,
+    distilled_messages,
+    distilled_problem,
+)
 
 STAGE, VERSION = "distill_reasoning", 1
 
@@ -47,7 +53,7 @@ class DistillReasoningArgs:
     """Prompts with the summaries of their searches (preprocess.search_prompts)."""
     output_dir: str
     """Where to write, e.g. data/<set>/reasoning/<name>_thoughts."""
-    ask: ParagraphChat = field(default_factory=ParagraphChat)
+    ask: ThoughtChat = field(default_factory=ThoughtChat)
     """Who writes, and how they are asked."""
     most_failed: float = 0.0
     """Share of samples that may stay without an answer; more of them are exit code 5."""
@@ -69,12 +75,16 @@ def main(args: DistillReasoningArgs) -> None:
     if args.dry_run:
         calls = f"one call each, {args.ask.repairs} more at most"
         told = forecast(
-            read_talks(args)[0], args.ask, Path(args.output_dir) / ANSWERS, heuristic_distillation, calls
+            read_talks(args)[0],
+            args.ask,
+            Path(args.output_dir) / ANSWERS,
+            args.ask.rule(heuristic_distillation),
+            calls,
         )
         program.say(f"{STAGE}: {told}")
         return
     with output.open_output(args, STAGE, version=VERSION, inputs={"search": args.search}) as out:
-        client = chat_client(args.ask.client, heuristic=heuristic_distillation)
+        client = chat_client(args.ask.client, heuristic=args.ask.rule(heuristic_distillation))
         talks, left_out = read_talks(args)
         counts = hold(talks, client, out.path / ANSWERS, label="thoughts", calls=1)
         require_answers(talks, args.most_failed)
@@ -87,7 +97,10 @@ def read_talks(args: DistillReasoningArgs) -> tuple[list[ParagraphTalk], dict[st
     return [_talk(sample, row, args.ask) for sample, row in taught], left_out
 
 
-def _talk(sample: TermSample, row: dict[str, Any], ask: ParagraphChat) -> ParagraphTalk:
+def _talk(sample: TermSample, row: dict[str, Any], ask: ThoughtChat) -> ParagraphTalk:
+    if ask.form == "clue":
+        messages = clue_messages(sample, ask.history)
+        return ParagraphTalk(sample, messages, ask, lambda text: clue_problem(text, sample))
     messages = distilled_messages(
         sample, ask.history, thought=row["thought"], summary=row["summary"], prompt=row["text"]
     )

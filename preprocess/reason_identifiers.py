@@ -9,6 +9,7 @@ whose items hold a target of its user's later splits is left out (preprocess/tea
 first-person paragraph with the target's terms at its end is asked for again with what is wrong (status repaired), and given
 up after `ask.repairs` times (rejected, no text). A sample without an answer ends the run with exit code 5 unless
 `most_failed` allows it; the next run asks for it again. A run that stopped or was killed asks nothing twice.
+With `ask.form clue` a sentence about the latest item stands in place of the paragraph, and the teacher does not see the target.
 Differs from NaviGen, which puts the valid item into every history, drops ids that are no ASINs and takes any text.
 
 python -m preprocess.reason_identifiers --data data/toystore --tids data/toystore/tids/keywords \
@@ -34,7 +35,6 @@ from preprocess.teacher.rules import heuristic_identifier
 from preprocess.teacher.samples import TermSample, data_samples
 from preprocess.teacher.talks import (
     ANSWERS,
-    ParagraphChat,
     ParagraphTalk,
     check_arguments,
     forecast,
@@ -42,7 +42,13 @@ from preprocess.teacher.talks import (
     require_answers,
     write_talks,
 )
-from preprocess.teacher.thoughts import identifier_messages, identifier_problem
+from preprocess.teacher.thoughts import (
+    ThoughtChat,
+    clue_messages,
+    clue_problem,
+    identifier_messages,
+    identifier_problem,
+)
 
 STAGE, VERSION = "reason_identifiers", 1
 Split = Literal["train", "valid", "test"]
@@ -72,7 +78,7 @@ class ReasonIdentifiersArgs:
     """Draw so many of the rows; null for all."""
     seed: int = 42
     """Of that draw."""
-    ask: ParagraphChat = field(default_factory=ParagraphChat)
+    ask: ThoughtChat = field(default_factory=ThoughtChat)
     """Who writes, and how they are asked."""
     most_failed: float = 0.0
     """Share of samples that may stay without an answer; more of them are exit code 5."""
@@ -108,12 +114,12 @@ def main(args: ReasonIdentifiersArgs) -> None:
         talks = [talk_of(sample, args.ask) for sample in read_samples(args)[0]]
         calls = f"one call each, {args.ask.repairs} more at most"
         program.say(
-            f"{STAGE}: {forecast(talks, args.ask, Path(args.output_dir) / ANSWERS, heuristic_identifier, calls)}"
+            f"{STAGE}: {forecast(talks, args.ask, Path(args.output_dir) / ANSWERS, args.ask.rule(heuristic_identifier), calls)}"
         )
         return
     inputs = {name: getattr(args, name) for name in ("data", "tids", "samples", "item_terms")}
     with output.open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
-        client = chat_client(args.ask.client, heuristic=heuristic_identifier)
+        client = chat_client(args.ask.client, heuristic=args.ask.rule(heuristic_identifier))
         samples, left_out = read_samples(args)
         talks = [talk_of(sample, args.ask) for sample in samples]
         counts = hold(talks, client, out.path / ANSWERS, label="identifiers", calls=1)
@@ -135,8 +141,11 @@ def read_samples(args: ReasonIdentifiersArgs) -> tuple[list[TermSample], dict[st
     return data_samples(sequences, tids, splits=args.splits, max_samples=args.max_samples, seed=args.seed)
 
 
-def talk_of(sample: TermSample, ask: ParagraphChat) -> ParagraphTalk:
+def talk_of(sample: TermSample, ask: ThoughtChat) -> ParagraphTalk:
     """The talk about one sample."""
+    if ask.form == "clue":
+        messages = clue_messages(sample, ask.history)
+        return ParagraphTalk(sample, messages, ask, lambda text: clue_problem(text, sample))
     messages = identifier_messages(sample, ask.history)
     return ParagraphTalk(sample, messages, ask, lambda text: identifier_problem(text, sample))
 

@@ -9,6 +9,7 @@
 #   ASK_ARGS="--ask.client.base_url http://localhost:8000/v1 --ask.client.model teacher" bash scripts/06_write_reasoning.sh
 #   SEARCH_ARGS="--rounds 3" bash scripts/06_write_reasoning.sh
 #   PAPER=toy DATASET=toystore TIDS=keywords bash scripts/06_write_reasoning.sh     # no model: rules, marked as such
+#   DISTILL_ARGS="--ask.form clue" bash scripts/06_write_reasoning.sh --ask.form clue       # thoughts of one sentence, for small models
 # --overwrite and --help reach all programs. One part alone: python -m preprocess.search_prompts --help
 set -euo pipefail
 

@@ -125,6 +125,22 @@ def test_the_whole_stage_by_chat(data):
     assert set(last["status"].to_pylist()) == {"ok"} and "nut, steel" in last["text"][0].as_py()
 
 
+def test_a_clue_is_written_without_the_target(data):
+    """Before the search and behind it."""
+    by_rule = ("--ask.client.backend", "heuristic", "--ask.form", "clue")
+    given = (IDENTIFY, "--data", data, "--tids", data / "tids/t", "--output_dir", data / "reasoning/i")
+    handmade.succeed(*given, *by_rule)
+    heuristic(data, "s")
+    handmade.succeed(
+        DISTILL, "--search", data / "reasoning/s", "--output_dir", data / "reasoning/d", *by_rule
+    )
+    for part in "id":
+        table = read_reasoning(data / "reasoning" / part, num_items=12)
+        latest = [history[-1] for history in table["history_terms"].to_pylist()]
+        assert table["text"].to_pylist() == [f"I see {', '.join(terms)}." for terms in latest]
+        assert set(table["teacher"].to_pylist()) == {"heuristic:heuristic_clue"}
+
+
 def test_the_target_of_a_held_out_row_is_in_no_train_prompt(tmp_path, data):
     """The test target of user 0 is item 6; a train row that has it is never sent."""
     rows = [*handmade.SEQUENCES, ("train", 0, [0, 6], 1), ("train", 0, [0, 1], 6)]

@@ -17,7 +17,7 @@ from preprocess.teacher import paragraphs
 from preprocess.teacher.evolution import FOUNDERS, Draft, overall, quoted_terms, ranked, summary, verdict
 from preprocess.teacher.foreign import foreign_samples
 from preprocess.teacher.samples import TermSample, data_samples
-from preprocess.teacher.thoughts import BANNED, distilled_problem, identifier_problem
+from preprocess.teacher.thoughts import BANNED, clue_problem, distilled_problem, identifier_problem
 
 # Rows.
 
@@ -175,6 +175,21 @@ def test_a_good_paragraph_has_no_problem():
 )  # fmt: skip
 def test_what_is_wrong_with_a_paragraph_is_said(text, said):
     assert said in identifier_problem(text, SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("I see {latest}.", ""),
+        ("Here is {latest}.", "first person"),
+        ("I see more.", "does not name {latest}"),
+        ("I see {latest} " + "and more " * 12, "not at most 24"),
+    ],
+)
+def test_a_clue_names_the_latest_item(text, said):
+    latest = SAMPLE.history[-1][0]
+    found = clue_problem(text.format(latest=latest), SAMPLE)
+    assert said.format(latest=latest) in found and bool(said) == bool(found)
 
 
 def test_the_letter_i_is_not_the_first_person():

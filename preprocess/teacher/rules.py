@@ -62,6 +62,12 @@ def heuristic_identifier(request: ChatRequest) -> str:
     return f"I look for what comes back in all that was chosen so far. {_walk(items)} So I expect the next to be {target}."
 
 
+def heuristic_clue(request: ChatRequest) -> str:
+    """The first two terms of the latest item: "I see desk lamps, lighting."."""
+    *_, latest = unquoted(request.messages[-1]["content"])
+    return f"I see {', '.join(latest.split(', ')[:2])}."
+
+
 def heuristic_distillation(request: ChatRequest) -> str:
     """A paragraph from the items to the target and a way to write the prompt."""
     *items, _, notes, _, target = unquoted(request.messages[-1]["content"])

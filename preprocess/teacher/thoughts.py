@@ -1,20 +1,29 @@
 """The two paragraphs of a teacher: from a history to the terms of the next item, and from a history to a prompt for its picture.
 
 Both are told the target: they say how one could have come to it, and are training text for rows whose target may be known.
+For models that can think a few tokens only, a clue stands in place of either: one sentence about the latest item, by a teacher
+who is not told the target.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
+from infer.chat.client import ChatRequest
 from infer.chat.quoting import DATA_RULE
+from infer.metrics.instructions import names
 from preprocess.teacher import paragraphs
+from preprocess.teacher.rules import heuristic_clue
 from preprocess.teacher.samples import TermSample
-from preprocess.teacher.talks import shown_history, shown_terms, shown_text
+from preprocess.teacher.talks import ParagraphChat, shown_history, shown_terms, shown_text
 
 BANNED = re.compile(
     r"\b(?:selections?|cross-?overs?|mutat(?:e[ds]?|ing|ions?)|founders?|elites?|mates?)\b", re.IGNORECASE
 )
+LONGEST_CLUE = 24  # words
 FORM = (
     "Write one paragraph of plain English running text, 60 to 150 words, in the first person (I notice, I take it, ...), as a "
     "student thinks aloud: no list, no heading, no line breaks. "
@@ -38,6 +47,40 @@ DISTILLED = (
     "you would therefore write the prompt. Do not use words of breeding or contests for the drafts: no selection, crossover, "
     "mutation, founder, elite, mate. Do not copy the prompt. " + DATA_RULE
 )
+
+CLUE = (
+    "You say in one short sentence what a shopper's latest item tells you. Each item is a line of terms, the most important first. "
+    f"Write in the first person (I see ...), at most {LONGEST_CLUE} words, and name the first term of the latest item as it is "
+    "written. Say nothing of what may come next. " + DATA_RULE
+)
+
+
+@dataclass
+class ThoughtChat(ParagraphChat):
+    """How a teacher is asked for a thought."""
+
+    form: Literal["paragraph", "clue"] = "paragraph"
+    """clue: one sentence about the latest item instead, for models that think few tokens; its teacher does not see the target"""
+
+    def rule(self, paragraph: Callable[[ChatRequest], str]) -> Callable[[ChatRequest], str]:
+        """What writes in place of a model: `paragraph`, or the rule for clues."""
+        return heuristic_clue if self.form == "clue" else paragraph
+
+
+def clue_messages(sample: TermSample, history: int) -> list[dict[str, str]]:
+    """The question for a clue; data in it: the items."""
+    asked = f"Items, oldest first:\n{shown_history(sample, history)}\n\nYour sentence:"
+    return [{"role": "system", "content": CLUE}, {"role": "user", "content": asked}]
+
+
+def clue_problem(text: str, sample: TermSample) -> str:
+    """Why a text is not a clue; "" where it is: "I see desk lamps, lighting." of a latest item with the terms desk lamps, lighting, brass."""
+    said, term = paragraphs.one_line(text), sample.history[-1][0]
+    if (words := len(said.split())) > LONGEST_CLUE:
+        return f"it has {words} words, not at most {LONGEST_CLUE}"
+    if not paragraphs.first_person(said):
+        return "it is not told in the first person (I see, I notice, ...)"
+    return "" if names(said, term) else f"it does not name {term}"
 
 
 def identifier_messages(sample: TermSample, history: int) -> list[dict[str, str]]:
