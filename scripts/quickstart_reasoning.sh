@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SIDReasoner on the generated store of beads, behind scripts/quickstart.sh (its set-up is all that is needed): a recorded teacher, alignment,
-# thoughts before answers, GRPO on thoughts, and four ways to answer side by side.
+# thoughts before answers, GRPO on thoughts, and four ways to answer beside a model that was only taught to answer at once.
 #   reads   nothing
-#   writes  $DATA_ROOT/beads, $OUTPUT_ROOT/$RUN/{sft_align,sft_think,grpo_beams,eval}, its report/index.html,
+#   writes  $DATA_ROOT/beads, $OUTPUT_ROOT/$RUN/{sft_align,sft_direct,sft_think,grpo_beams,eval}, its report/index.html,
 #           $OUTPUT_ROOT/compare/beads.test/compare.md
 #   takes   what configs/sidreasoner/README.md says, 2 cores, no GPU
 # Every stage that is finished is kept: run it again after an interruption and it goes on where it was. SEED=1 RUN=reasoning1: another seed.
@@ -27,8 +27,10 @@ HISTORY_ARGS="$RECORDED/histories.jsonl --max_samples 600" NARRATIVE_ARGS=$RECOR
 TASKS=align bash scripts/07_build_examples.sh --registry "$RAW/general/registry.json" --corpora '[sums]'
 TASKS=think bash scripts/07_build_examples.sh
 TASKS=think EXAMPLES=prompts bash scripts/07_build_examples.sh --only_taught false
+TASKS=think EXAMPLES=direct bash scripts/07_build_examples.sh --only_taught false --reasoning '[]'
 bash scripts/08_expand_vocab.sh --seed "$SEED"
 STAGE=align EXAMPLES=align bash sft.sh --seed "$SEED"
+STAGE=direct EXAMPLES=direct MODEL=$OUTPUT_ROOT/$RUN/sft_align/final bash sft.sh --seed "$SEED"
 STAGE=think EXAMPLES=think bash sft.sh --seed "$SEED"
 STAGE=think EXAMPLES=prompts NAME=grpo_beams bash rl.sh --seed "$SEED"
 
@@ -36,7 +38,7 @@ THINK="--max_rows 1000 --think.max_tokens 64 --think.batch_size 128"
 SEVERAL="$THINK --think.thoughts 4 --think.temperature 1"
 TRAINED=$OUTPUT_ROOT/$RUN/grpo_beams/final
 export EXAMPLES=prompts
-NAME=sft_align bash evaluate.sh --max_rows 1000
+NAME=sft_direct bash evaluate.sh --max_rows 1000
 # shellcheck disable=SC2086
 NAME=sft_think MODE=think bash evaluate.sh $THINK
 NAME=grpo_beams bash evaluate.sh --max_rows 1000
@@ -46,5 +48,5 @@ NAME=grpo_beams MODE=think bash evaluate.sh $THINK
 NAME=several MODEL=$TRAINED MODE=think bash evaluate.sh $SEVERAL
 # shellcheck disable=SC2086
 NAME=several MODEL=$TRAINED MODE=race bash evaluate.sh $SEVERAL --thoughts "$OUTPUT_ROOT/$RUN/eval/several.test.think"
-RUNS=$RUN REFERENCE=grpo_beams bash scripts/compare.sh --lists '[coverage,gini,diversity_1,unfinished_rate,invalid_rate]'
+RUNS=$RUN REFERENCE=sft_think.think bash scripts/compare.sh --lists '[coverage,gini,diversity_1,unfinished_rate,invalid_rate]'
 echo "table: $OUTPUT_ROOT/compare/beads.test/compare.md; ten users with thought, recommendation and truth: $OUTPUT_ROOT/$RUN/report/index.html"

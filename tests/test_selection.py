@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from configs.program import InputError
 from data import artifacts
 from infer.engine import DecodeSettings, load_engine
 from tests import handmade
@@ -86,6 +87,14 @@ def test_the_best_is_handed_on_and_training_stops_without_a_better_one(
     assert facts(output)[f"best_{by}"] == (min if by == "loss" else max)(dict(MEASURES)[by][:steps])
     assert same_weights(output / "final", output / f"checkpoint-{best}")
     assert steps == best or not same_weights(output / "final", output / f"checkpoint-{steps}")
+
+
+def test_a_run_stops_where_it_is_good_enough(chain, monkeypatch, tmp_path) -> None:
+    script(monkeypatch, SCRIPT)
+    output = run(chain, tmp_path / "run", "--enough", 0.3)
+    assert facts(output)["best_step"] == 2 and not (output / "checkpoint-3").exists()
+    with pytest.raises(InputError, match=r"enough 0.3 of loss"):
+        SftArgs("m", "e", "s", "o", enough=0.3, select_by="loss")
 
 
 def test_a_run_that_was_cut_off_is_as_patient_as_one_that_was_not(chain, tmp_path, monkeypatch) -> None:

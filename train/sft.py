@@ -97,6 +97,8 @@ class SftArgs:
     """what chooses the checkpoint, on the validation rows"""
     patience: int | None = None
     """stop after this many validations without a better one; null = train to the end"""
+    enough: float | None = None
+    """stop at the first validation with at least this much of select_by, so that stage 10 has something left to raise; null = never"""
     samples: int = 2
     """validation rows, and rows of each text task, whose answers samples.jsonl shows at every validation; 0 = none"""
     item_loss_rows: int = 0
@@ -134,6 +136,10 @@ class SftArgs:
             raise InputError(f"eval_share {self.eval_share} must lie in (0, 1]")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience {self.patience} must be at least 1, or null")
+        if self.enough is not None and (self.select_by == "loss" or not 0 < self.enough <= 1):
+            raise InputError(
+                f"enough {self.enough} of {self.select_by} -> in (0, 1], of ndcg@10 or hr@10, or null"
+            )
         if min(self.samples, self.item_loss_rows) < 0:
             raise InputError(
                 f"samples {self.samples} and item_loss_rows {self.item_loss_rows} must be at least 0"
@@ -177,7 +183,7 @@ def train(args: SftArgs, out: Output) -> None:
     from train.safety import finish, selection, train_to_the_end
     from train.supervised.dropout import add_dropout
     from train.supervised.rows import item_loss_batches, train_batches, validation_batches
-    from train.supervised.schedule import Patience
+    from train.supervised.schedule import Enough, Patience
     from train.supervised.trainer import AnswerTrainer
     from train.trackers import tracker_callbacks
     from train.trainable import choose
@@ -222,6 +228,8 @@ def train(args: SftArgs, out: Output) -> None:
     )
     if args.patience is not None:
         trainer.add_callback(Patience(args.patience))
+    if args.enough is not None:
+        trainer.add_callback(Enough(args.enough))
     trainer.equip(args, engine, trainable, example_ids=table["example_id"].to_pylist())
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)

@@ -73,3 +73,17 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
     on_train_begin = on_evaluate  # the run may have been cut off between that and its end
+
+
+class Enough(TrainerCallback):
+    """Stops training at the first validation whose number reaches `least`: what a later stage is to raise must have room."""
+
+    def __init__(self, least: float) -> None:
+        self.least = least
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        name = args.metric_for_best_model
+        if any(line.get(name, 0.0) >= self.least for line in state.log_history):
+            control.should_training_stop = True
+
+    on_train_begin = on_evaluate
