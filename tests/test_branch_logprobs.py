@@ -197,6 +197,18 @@ def test_lookups_alone_still_reach_the_table():
     assert (grad_VD.abs().sum(1) > 0).nonzero().flatten().tolist() == [5, 9]
 
 
+def test_what_hangs_on_the_embeddings_acts_behind_the_lookups():
+    """Dropout of everything leaves nothing; once the lookups came last and gave the vectors back as they were."""
+    model = families.model("qwen3", vocab_size=150, tied=True)
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda _table, _args, output: output * 0.0)
+    model.base_model.layers[0].register_forward_pre_hook(lambda _layer, args: seen.append(args[0]))
+    for inside in (lookups_of(model), nullcontext()):
+        with inside:
+            model.base_model(torch.tensor([[5, 9]]))
+    assert len(seen) == 2 and not any(hidden_BTD.any() for hidden_BTD in seen)
+
+
 def test_lookups_leave_other_tables_alone():
     for model in (families.model("gemma2", vocab_size=150), families.model("gpt2", vocab_size=150)):
         model.get_input_embeddings().weight.requires_grad_(False)

@@ -60,7 +60,7 @@ class Lookups:
         self.table: Tensor | None = None
 
     def __call__(self, table: nn.Embedding, inputs: tuple[Tensor, ...], output_BTD: Tensor) -> Tensor:
-        """A forward hook: the same vectors, whose gradient goes into that of `weight`."""
+        """A forward hook, before all others (dropout acts on what it gives): the same vectors, whose gradient goes into that of `weight`."""
         output_BTD, self.weight = _Lookup.apply(table.weight, inputs[0], table.padding_idx)
         self.table = table.weight
         return output_BTD
@@ -80,7 +80,7 @@ def lookups_of(model: Any) -> Iterator[Lookups]:
     if not (plain and whole and tied and weight.requires_grad and torch.is_grad_enabled()):
         yield lookups
         return
-    hook = table.register_forward_hook(lookups)
+    hook = table.register_forward_hook(lookups, prepend=True)
     try:
         yield lookups
     finally:
