@@ -172,7 +172,8 @@ def test_a_killed_run_asks_nothing_twice_that_is_on_disk(tmp_path):
         running.wait()
         time.sleep(0.2)
         before, kept = len(log.bodies), len(read_results(made / "reasoning/item/answers/answers.jsonl"))
-        assert 20 < kept < 80 and before - kept <= 4 + 1, "killed in the middle"
+        # Each of the 4 callers may hold an answer that is not on disk, and may have put the next question.
+        assert 20 < kept < 80 and before - kept <= 2 * 4, "killed in the middle"
         handmade.succeed(ITEMS, *asked)
         assert len(log.bodies) - before == 80 - kept, "two calls an item, but for what is on disk"
     assert set(read_reasoning(made / "reasoning/item")["status"].to_pylist()) == {"ok"}

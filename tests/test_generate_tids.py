@@ -91,7 +91,7 @@ def test_one_object_is_no_map(tmp_path):
         ('[{"id": true, "text": "x"}]', "entry 0 has an id"),
         ('{"a": ["x"]}', "caption of 'a' is no text"),
         ('[{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]', "'a' has two captions"),
-        ('{"id": "a", "text": "x"}\nnot JSON', "line 2 is not JSON"),
+        ('{"id": "a", "text": "x"}\nnot JSON', "line 2 is not valid JSON"),
         ("7", "entry 0 is no caption"),
     ],
 )
