@@ -70,6 +70,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_plan_is_near_what_a_run_takes(chain, wider, tmp_path, capsys):
     """On a CPU, in float32, peak memory of the whole process and of what the training adds to it."""
     flags = [*chain.flags(model=wider), "--output_dir", tmp_path / "run", *FLAGS]

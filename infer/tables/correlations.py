@@ -99,4 +99,5 @@ def markdown(related: Mapping[str, Mapping[str, float | int | None]]) -> str:
         for name, row in related.items()
     ]
     title = "**Rank correlation (Spearman) of the figures of quality.json with what a row reaches**"
-    return f"{title}\n\n" + markdown_table(["figure", *keys], rows, right=len(keys)) + "\n"
+    chance = f"{len(rows)} figures over a few rows, the strongest first: some are strong by chance. A predictor is one that holds on another data set."
+    return f"{title}\n\n{chance}\n\n" + markdown_table(["figure", *keys], rows, right=len(keys)) + "\n"
