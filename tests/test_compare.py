@@ -21,7 +21,14 @@ from data.store.output import open_output
 from infer.compare import CompareArgs
 from infer.metrics.significance import Clusters, paired_differences
 from infer.tables import sheet
-from infer.tables.comparison import Cell, TableRow, add_tests, find_evaluations, our_rows, read_evaluation
+from infer.tables.comparison import (
+    Cell,
+    TableRow,
+    add_tests,
+    find_evaluations,
+    our_rows,
+    read_evaluation,
+)
 from infer.tables.layout import cell_text, latex
 from infer.tables.published import COLUMNS
 from infer.tables.results import read_result

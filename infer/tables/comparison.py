@@ -160,6 +160,17 @@ def _flatten(value: dict[str, Any], prefix: str, into: dict[str, Any]) -> None:
             into[prefix + key] = inner
 
 
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Keys of two recipes that make them two. One that a recipe lacks, made before there was such an option, counts as switched off.
+
+    >>> differing({"rate": 1, "thoughts": 0}, {"rate": 2})
+    ['rate']
+    """
+    both = [key for key in one.keys() & other.keys() if one[key] != other[key]]
+    alone = [key for key in one.keys() ^ other.keys() if one.get(key) or other.get(key)]
+    return sorted(both + alone)
+
+
 def grouped(evaluations: Sequence[Evaluation], *, separate: bool) -> dict[str, list[Evaluation]]:
     """{name of a table row: its seeds}: runs whose prediction directories have one name, or each alone.
 
@@ -175,8 +186,7 @@ def grouped(evaluations: Sequence[Evaluation], *, separate: bool) -> dict[str, l
             seeds.append(evaluation)
     for name, (first, *others) in rows.items():
         for other in others:
-            a, b = recipe(first.result), recipe(other.result)
-            differ = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+            differ = differing(recipe(first.result), recipe(other.result))
             if differ:
                 raise InputError(
                     f"{first.result.directory} and {other.result.directory} are both called {name}, but are no seeds of "
