@@ -275,7 +275,7 @@ def test_a_server_that_is_silent_stops_the_search(tmp_path):
         return ("slow:3", "") if log.bodies[5:] else teacher(turn, call)
 
     quick = {
-        "ask.client.timeout": 0.3,
+        "ask.client.timeout": 1.0,
         "ask.client.retries": 0,
         "ask.client.stop_after": 3,
         "ask.client.concurrency": 1,
@@ -287,7 +287,9 @@ def test_a_server_that_is_silent_stops_the_search(tmp_path):
             and "3 requests in a row without an answer" in done.stderr
             and "timeout" in done.stderr
         )
-        assert len(log.bodies) == 8
+        assert len(log.bodies) in (8, 9), (
+            "its caller may have put the next question when the third is given up"
+        )
     with serving(write=teacher) as (url, log):
         moved = handmade.refuse(SEARCH, *search(url, made))
         assert "base_url" in moved and log.bodies == []
