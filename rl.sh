@@ -31,7 +31,8 @@ recipe=grpo
 if has_recipe "$NAME"; then recipe=$NAME; fi
 config_flags "$recipe"
 given=()
-for file in "${CONFIGS[@]}"; do
+for file in "${CONFIGS[@]}"; do      # --config FILE ...
+    if [ "$file" = --config ]; then continue; fi
     if grep -qs '^tasks:.*history_to_instruction' "$file"; then given=(--tids "$DATA_ROOT/$DATASET/tids/$TIDS"); fi
 done
 launch train.grpo "${CONFIGS[@]}" ${given[@]+"${given[@]}"} --model "$MODEL" ${TEACHER:+--teacher "$TEACHER"} \

@@ -247,7 +247,9 @@ def check_directory(name: str, directory: Path, needed_gib: float) -> Diagnosis:
 
 def check_data(root: Path, *, deep: bool) -> Iterator[Diagnosis]:
     """Every data set below `root`: the files of its finished outputs against their manifests."""
-    sets = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._") if root.is_dir() else []
+    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    # data/ of the repository holds rooms of code too: they are no data sets
+    sets = [p for p in folders if p.name[0] not in "._" and not (p / "__init__.py").exists()]
     if not sets:
         yield Diagnosis("ok", "data", f"no data set below {root} yet: scripts/01_prepare_data.sh makes one")
     budget = sys.maxsize if deep else int(HASH_GIB * GIB)

@@ -20,6 +20,7 @@ STAGES=${STAGES:-}                  # in this order; 10 is GRPO, 11 evaluates th
 PLAN_MINUTES=${PLAN_MINUTES:-30}    # of the stage plan: how long all of it may take, by forecast
 SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that waits for the one before (scripts/slurm)
 source "$(dirname "$0")/env.sh"
+no_flags "$@"
 if [ "$PAPER" = best ]; then recipe="01 plan 02 04 07 baselines teacher generator report"; else recipe="01 02 04 07 baselines 08 09 11"; fi
 STAGES=${STAGES:-$recipe}
 RUN=${RUN:-$PAPER-$DATASET}
@@ -39,6 +40,16 @@ case $SUBMIT in
         ;;
     *) echo "ERROR 2: SUBMIT=$SUBMIT -> slurm, or leave it out" >&2; exit 2 ;;
 esac
+
+for number in $STAGES; do           # all of them before the first one runs
+    case $number in
+        0[1-9] | 1[0-4] | baselines | plan | teacher | generator | report) ;;
+        *)
+            echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14, baselines, plan, teacher, generator or report" >&2
+            exit 2
+            ;;
+    esac
+done
 
 trained=sft_$STAGE
 for number in $STAGES; do
@@ -68,10 +79,6 @@ for number in $STAGES; do
         report)
             "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
                 --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"
-            ;;
-        *)
-            echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14, baselines, plan, teacher, generator or report" >&2
-            exit 2
             ;;
     esac
 done

@@ -9,10 +9,9 @@
 set -euo pipefail
 
 WHICH=${1:-}                        # ml1m ml32m ml_latest kuairand1k beauty14_raw ... (no name: the list)
-if [ $# -gt 0 ]; then shift; fi
+case $WHICH in -*) WHICH="" ;; *) if [ $# -gt 0 ]; then shift; fi ;; esac
 DATASET=${DATASET:-$WHICH}          # folder of $DATA_ROOT
 source "$(dirname "$0")/env.sh"
 RAW=${RAW:-$DATA_ROOT/$DATASET/raw}
 
-if [ "${WHICH#-}" != "$WHICH" ]; then set -- "$WHICH" "$@"; WHICH=""; fi
 "$PYTHON" -m data.download --name "$WHICH" --output_dir "$RAW" "$@"

@@ -1,5 +1,6 @@
 # Sourced by every stage script: goes to the repository root, chooses the Python, sets the roots. Not a program.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/flags.sh
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUTF8=1                            # files are UTF-8, whatever the locale says
 export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}

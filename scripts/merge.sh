@@ -12,6 +12,7 @@ RUN=${RUN:-merged}
 NAME=${NAME:-model}                 # names the output
 CHECKPOINT=${CHECKPOINT:-}          # the directory to merge
 source "$(dirname "$0")/env.sh"
+share_flags train.merge "$@"
 if [ -z "$CHECKPOINT" ]; then
     echo "ERROR 2: CHECKPOINT is empty -> CHECKPOINT=outputs/<run>/sft_lora/checkpoint-40 bash scripts/merge.sh" >&2
     exit 2

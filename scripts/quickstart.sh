@@ -6,6 +6,8 @@
 # Every stage that is finished is kept: run it again after an interruption and it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/flags.sh
+no_flags "$@"
 bash scripts/setup.sh
 export PYTHON="$PWD/.venv/bin/python"
 

@@ -9,6 +9,8 @@
 # Every stage that is finished is kept: run it again after an interruption and it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/flags.sh
+no_flags "$@"
 
 # A shell's own settings are not the quickstart's.
 unset MEMBERS MODEL CHECKPOINT EXAMPLES STAGE STAGES NAME SPLIT INSTRUCT_MODE CONFIG CAPTIONS REASONING TASKS NUM_GPUS NUM_NODES NODE_RANK SUBMIT DRY_RUN ENGINE ACCELERATE_CONFIG SIZE CARD TRACKER TEACHER ASK_ARGS SEARCH_ARGS DISTILL_ARGS EVALUATE_ARGS GRADE_ARGS

@@ -9,6 +9,8 @@
 # Every stage that is finished is kept: run it again after an interruption and it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/flags.sh
+no_flags "$@"
 
 # A shell's own settings are not the quickstart's.
 unset MODEL EXAMPLES NAME SPLIT INSTRUCT_MODE CONFIG SOURCE MAKER ITEM_IMAGES GALLERY_ARGS NUM_GPUS NUM_NODES NODE_RANK SUBMIT DRY_RUN ENGINE ACCELERATE_CONFIG

@@ -8,6 +8,8 @@
 # Every stage that is finished is kept: run it again after an interruption and it goes on where it was. SEED=1 RUN=reasoning1: another seed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/flags.sh
+no_flags "$@"
 
 # A shell's own settings are not the quickstart's.
 unset MODEL EXAMPLES STAGE NAME SPLIT MODE CONFIG TASKS TIDS REASONING TEACHER NUM_GPUS NUM_NODES NODE_RANK ACCELERATE_CONFIG SIZE CARD TRACKER ASK_ARGS HISTORY_ARGS NARRATIVE_ARGS EXPAND_ARGS EVALUATE_ARGS IMPORT_ARGS RUNS REFERENCE

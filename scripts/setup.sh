@@ -26,6 +26,11 @@ files=(requirements.txt)
 case "${1:-}" in
     "") ;;
     --dev) files+=(requirements-dev.txt) ;;
+    -h | --help)
+        source scripts/flags.sh
+        script_head
+        exit 0
+        ;;
     *) echo "ERROR 2: scripts/setup.sh: unknown flag $1 -> only --dev is known" >&2; exit 2 ;;
 esac
 

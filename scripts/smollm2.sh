@@ -7,6 +7,7 @@
 set -euo pipefail
 
 source "$(dirname "$0")/env.sh"
+share_flags preprocess.convert_gguf "$@"
 DIRECTORY=$OUTPUT_ROOT/models/smollm2
 GGUF_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 

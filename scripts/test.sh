@@ -7,6 +7,8 @@
 # Exit code: 0 when lint, format and tests pass; set-up's own (2, 3, 130) when it fails; 1 otherwise.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/flags.sh
+case ${1:-} in -h | --help) no_flags "$1" ;; esac      # pytest's own: --all --help
 
 choice="not long and not gpu"
 if [ "${1:-}" = --all ]; then

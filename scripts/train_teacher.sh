@@ -17,12 +17,13 @@ TEACHER_SEEDS=${TEACHER_SEEDS:-0 1}
 TREND=${TREND-trend}                # empty: without recent popularity, where train rows have no times
 source "$(dirname "$0")/env.sh"
 export PAPER DATASET SIDS
+share_flags "infer.run_baselines train.train_sequential infer.fuse" "$@"
 
 members=mixture weights=0.5
-MODELS="mixture${TREND:+ trend}" SPLIT=valid RUN=$RUN bash scripts/train_baselines.sh
+MODELS="mixture${TREND:+ trend}" SPLIT=valid RUN=$RUN bash scripts/train_baselines.sh ${SHARED[@]+"${SHARED[@]}"}
 read -r -a seeds <<<"$TEACHER_SEEDS"
 for seed in "${seeds[@]}"; do
-    NAME=$SEQUENTIAL RUN=$RUN-s$seed SPLITS=valid bash scripts/train_sequential.sh --seed "$seed"
+    NAME=$SEQUENTIAL RUN=$RUN-s$seed SPLITS=valid bash scripts/train_sequential.sh --seed "$seed" ${SHARED[@]+"${SHARED[@]}"}
     members=$members,$OUTPUT_ROOT/$RUN-s$seed/baselines/$SEQUENTIAL
     weights=$weights,$(awk "BEGIN {print 1 / ${#seeds[@]}}")
 done

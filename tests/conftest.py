@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Bitwise comparisons between processes need one number of threads everywhere; read when torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.chain import Chain, Dual, build_chain, build_dual
+from tests.shell import stand_in
 
 # A machine under load is slow, not wrong: no test sets a deadline of its own.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,3 +40,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 @pytest.fixture(scope="session")
 def dual(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Dual:
     return build_dual(chain, tmp_path_factory.mktemp("dual"))
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stands in for Python: prints its arguments, one program a line."""
+    return stand_in(tmp_path_factory.mktemp("bin"))

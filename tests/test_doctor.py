@@ -164,6 +164,15 @@ def test_hash_budget_leaves_large_files_to_deep(tmp_path):
     assert doctor.sound_data(store, check).level == "warn"
 
 
+def test_rooms_of_code_in_a_fresh_clone_are_no_data_sets(tmp_path):
+    found = list(doctor.check_data(doctor.ROOT / "data", deep=False))
+    assert not [finding for finding in found if finding.level != "ok" and "adapters" in finding.text]
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/__init__.py").touch()
+    (finding,) = doctor.check_data(tmp_path, deep=False)
+    assert finding.level == "ok" and "no data set below" in finding.text
+
+
 def test_unfinished_data_and_foreign_manifests(tmp_path):
     raw = tmp_path / "store" / "raw"
     raw.mkdir(parents=True)

@@ -81,6 +81,26 @@ def test_a_row_brings_what_it_needs_and_verify_runs_one_seed_of_it(tmp_path):
     assert "which table and which row" in dry("verify", "minionerec_industrial", code=2)[-1]
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_what_a_table_cannot_make_is_refused_before_anything_runs(name):
+    (told,) = dry(name, code=2, ROWS="baselines tigr")
+    assert told.startswith(f"ERROR 2: {name}.sh: ROWS has tigr -> baselines") and "rows.csv" in told
+    (told,) = dry(name, code=2, ROWS="baselines", SEEDS="0 one")
+    assert "SEEDS has one" in told
+    (told,) = dry(name, code=2, ROW="baselines")
+    assert "-> ROWS=baselines" in told
+    (told,) = dry("verify", name, code=2, ROW="tigr")
+    assert "ROWS has tigr" in told
+
+
+def test_other_wrong_values_of_tables():
+    assert "MINUTES=1.5" in dry("minionerec_industrial", code=2, MINUTES="1.5")[-1]
+    assert "SEEDS is empty" in dry("minionerec_industrial", code=2, SEEDS=" ")[-1]
+    assert "ROWS has grpo_published" in dry("minionerec_industrial", code=2, ROWS="grpo_published")[-1]
+    assert "quantizer_blanced" in dry("which_sids", code=2, KINDS="rqkmeans blanced")[-1]
+    assert "PUBLISHED_SIDS=" in dry("which_sids", code=2, KINDS="published")[-1]
+
+
 def test_one_recommender_on_the_ids_of_every_constructor_and_a_scaling_curve():
     lines = dry("which_sids", PUBLISHED_SIDS="/p.parquet", SEEDS="0 1")
     assert (

@@ -15,6 +15,7 @@ from typing import get_type_hints
 import pytest
 
 from configs.program import ROOT
+from tests.shell import script
 
 STAGES = {
     "scripts/01_prepare_data.sh": ["data.prepare"],
@@ -55,28 +56,6 @@ FLAGGED = {
 SEVERAL = [script for script, programs in STAGES.items() if len(programs) > 1]
 
 
-@pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stands in for Python: prints its arguments, one program a line."""
-    path = tmp_path_factory.mktemp("bin") / "python"
-    path.write_text('#!/usr/bin/env bash\necho "$*"\n')
-    path.chmod(0o755)
-    return path
-
-
-def script(echo: Path, name: str, *flags: str, code: int = 0, **variables: str) -> list[str]:
-    """The lines that a script prints, of stderr where it must fail."""
-    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    done = subprocess.run(
-        ["bash", str(ROOT / name), *flags],
-        env=kept | {"PYTHON": str(echo)} | variables,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return (done.stderr if code else done.stdout).splitlines()
-
-
 @pytest.mark.parametrize("name", STAGES)
 def test_the_choice_is_said_first_and_the_programs_follow(echo, name):
     dataset = {"scripts/03_complete_tags.sh": {"DATASET": "scientific"}}.get(name, {"DATASET": "office"})
@@ -113,7 +92,7 @@ def test_a_data_set_reads_the_recipe_then_its_own_overlay(echo, tmp_path):
     copy = tmp_path / "root"
     for folder in ("scripts", "configs/paper/shop"):
         (copy / folder).mkdir(parents=True)
-    for file in ("scripts/env.sh", "rl.sh"):
+    for file in ("scripts/env.sh", "scripts/flags.sh", "rl.sh"):
         (copy / file).write_text((ROOT / file).read_text())
     for file in ("grpo.yaml", "shop/grpo.yaml"):
         (copy / "configs/paper" / file).touch()

@@ -55,7 +55,7 @@ class Scratch:
         self.root, self.bin, self.calls = root / "a clone", root / "bin", root / "calls"
         (self.root / "scripts").mkdir(parents=True)
         self.bin.mkdir()
-        for script in ("setup.sh", "find_python.sh", "env.sh", "test.sh", "doctor.sh"):
+        for script in ("setup.sh", "find_python.sh", "env.sh", "flags.sh", "test.sh", "doctor.sh"):
             shutil.copy(ROOT / "scripts" / script, self.root / "scripts" / script)
         for tool in TOOLS:
             if path := shutil.which(tool):

@@ -25,3 +25,4 @@ for row in $ROWS; do
     if [ "$row" = retriever ]; then SIDS=hidvae_concatenated; else SIDS=hidvae; fi
     make_row "$row"
 done
+show_table

@@ -15,7 +15,26 @@ RESULTS=${RESULTS:-configs/$TABLE}
 VERIFY=${VERIFY:-}                  # a tolerance: hold the rows to the file instead of recording them
 source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 export PAPER DATASET SIDS RAW DATA_ROOT OUTPUT_ROOT PYTHON
+no_flags "$@"
+refuse() {
+    echo "ERROR 2: $(basename "$0"): $*" >&2
+    exit 2
+}
+if [ -n "${ROW:-}" ] && [ -z "$VERIFY" ]; then refuse "it has been given ROW=$ROW, which is for verify.sh -> ROWS=$ROW"; fi
+# A row that cannot be made is said before hours have gone into the others: the rows are those whose command in rows.csv is this script.
+listed=$(sed -n "s|.*ROWS=\([a-z0-9_]*\) bash scripts/reproduce/$(basename "$0")\$|\1|p" "configs/$TABLE/rows.csv" | awk '!seen[$0]++' | xargs)
+for row in ${listed:+$ROWS}; do
+    case " $listed " in
+        *" $row "*) ;;
+        *) refuse "ROWS has $row -> $listed (configs/$TABLE/rows.csv, which has the commands of larger models too)" ;;
+    esac
+done
+for seed in $SEEDS; do
+    case $seed in *[!0-9]*) refuse "SEEDS has $seed -> whole numbers, as in SEEDS=\"0 1 2\"" ;; esac
+done
+case $MINUTES in *[!0-9]* | "") refuse "MINUTES=$MINUTES -> a whole number of minutes" ;; esac
 read -r -a seeds <<<"$SEEDS"
+if [ "${#seeds[@]}" -eq 0 ]; then refuse "SEEDS is empty -> whole numbers, as in SEEDS=\"0 1 2\""; fi
 base=$PAPER-$DATASET
 BEGUN=$SECONDS
 
@@ -59,7 +78,7 @@ prepare() {
     if [ "$PAPER" = best ] && [ -z "${RECOMPUTE:-}" ]; then
         act RUN="$base" STAGES=plan bash scripts/chain.sh
         export PLAN=$OUTPUT_ROOT/$base/plan
-        if [ -z "${DRY:-}" ]; then source "$PLAN/choices.sh"; fi
+        if [ -z "${DRY:-}${DRY_RUN:-}" ] || [ -f "$PLAN/choices.sh" ]; then source "$PLAN/choices.sh"; fi
     fi
     for number in $item_kinds; do act STAGES="$number" bash scripts/chain.sh; done
 }
@@ -142,8 +161,12 @@ make_row() {
     keep "$row" $(runs_of_seeds)
 }
 
+show_table() {
+    if [ -z "$VERIFY" ] && [ "$RESULTS" = "configs/$TABLE" ]; then act "$PYTHON" -m infer.compare --table --papers "[$TABLE]"; fi
+}
+
 make_rows() {
     local row
     for row in $ROWS; do make_row "$row"; done
-    if [ -z "$VERIFY" ] && [ "$RESULTS" = "configs/$TABLE" ]; then act "$PYTHON" -m infer.compare --table --papers "[$TABLE]"; fi
+    show_table
 }

@@ -11,6 +11,9 @@
 # threads, and SFT on another machine was .010 off: configs/minionerec/README.md). Predictions: equal to the sixth digit.
 set -euo pipefail
 
+case ${1:-} in
+    -h | --help) cd "$(dirname "$0")/../.." && source scripts/flags.sh && no_flags "$1" ;;
+esac
 TABLE_SCRIPT=${1:-}                 # a script of scripts/reproduce without its .sh
 ROW=${ROW:-}                        # a row of rows.csv
 HOW=${HOW:-train}                   # train | predictions

@@ -19,6 +19,14 @@ SIDS=rqkmeans                       # the row that the others are tested against
 ROWS=
 source "$(dirname "$0")/rows.sh"
 
+for kind in $KINDS; do              # all of them before the first one is made
+    case $kind in
+        published) if [ -z "${PUBLISHED_SIDS:-}" ]; then refuse "KINDS has published -> PUBLISHED_SIDS=/path/to/sids.parquet"; fi ;;
+        popularity | shuffled | rqkmeans) ;;
+        *) if ! has_recipe "quantizer_$kind"; then refuse "KINDS has $kind, there is no quantizer_$kind.yaml in configs/$PAPER"; fi ;;
+    esac
+done
+
 for kind in $KINDS; do
     case $kind in
         published) act "$PYTHON" -m rq.import_sids --source "$PUBLISHED_SIDS" --data "$DATA_ROOT/$DATASET" --output_dir "$DATA_ROOT/$DATASET/sids/published" ;;

@@ -1,0 +1,93 @@
+"""Scripts without flags of their own: --help names their variables and runs nothing, any other word is refused before anything runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from configs.program import ROOT
+from tests.shell import script
+
+WITHOUT_FLAGS = [
+    "scripts/chain.sh",
+    "scripts/quickstart.sh",
+    "scripts/quickstart_instruct.sh",
+    "scripts/quickstart_media.sh",
+    "scripts/quickstart_reasoning.sh",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "scripts/reproduce").glob("*_*.sh")),
+    "scripts/reproduce/scaling.sh",
+]
+HEADS = ["scripts/setup.sh", "scripts/test.sh", "scripts/reproduce/verify.sh"]
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_FLAGS, *HEADS])
+def test_help_is_the_head_of_the_script_and_runs_nothing(echo, name):
+    head = [line[1:].strip() for line in (ROOT / name).read_text().splitlines()[1:6]]
+    told = [line.strip() for line in script(echo, name, "--help")]
+    assert head[0] in told and told[told.index(head[0]) :][:5] == head
+    assert not [line for line in told if line.startswith("-m ")]
+
+
+@pytest.mark.parametrize("name", WITHOUT_FLAGS)
+def test_a_flag_of_a_script_without_flags_is_an_error(echo, name):
+    for flags in (["--overwrite"], [""]):
+        (told,) = script(echo, name, *flags, code=2)
+        assert told.startswith("ERROR 2: ") and "takes variables and no flags" in told and "--help" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "programs"),
+    [
+        ("scripts/merge.sh", ["train.merge"]),
+        ("scripts/smollm2.sh", ["preprocess.convert_gguf"]),
+        ("scripts/train_teacher.sh", ["infer.run_baselines", "train.train_sequential", "infer.fuse"]),
+    ],
+)
+def test_help_needs_no_input(echo, name, programs):
+    calls = [line for line in script(echo, name, "--help") if line.startswith("-m ")]
+    assert calls == [f"-m {program} --help" for program in programs]
+
+
+def test_overwrite_of_a_teacher_reaches_its_members(echo):
+    calls = [
+        line
+        for line in script(echo, "scripts/train_teacher.sh", "--overwrite")
+        if "train.train_sequential" in line or "--models [mixture" in line or "infer.fuse" in line
+    ]
+    assert len(calls) == 4 and all("--overwrite" in call for call in calls), calls
+
+
+def test_the_list_of_downloads_and_the_help_name_no_data_set(echo):
+    assert script(echo, "scripts/download.sh", "--help") == [
+        "-m data.download --name  --output_dir data//raw --help"
+    ]
+    assert script(echo, "scripts/download.sh", "ml1m", "--timeout", "5")[1:] == [
+        "-m data.download --name ml1m --output_dir data/ml1m/raw --timeout 5"
+    ]
+
+
+def test_rl_reads_its_configs_in_silence(echo):
+    done = subprocess.run(
+        ["bash", str(ROOT / "rl.sh")], env=os.environ | {"PYTHON": str(echo)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr and "-m train.grpo --config" in done.stdout
+
+
+def test_stages_are_known_before_the_first_one_runs(echo):
+    (told,) = script(echo, "scripts/chain.sh", code=2, STAGES="01 2")
+    assert told.startswith("ERROR 2: STAGES has 2 -> 01 02")
+
+
+def test_without_runs_the_list_of_runs_says_how_to_make_one(echo, tmp_path):
+    told = script(echo, "scripts/status.sh", OUTPUT_ROOT=str(tmp_path / "none"))
+    assert told == [
+        f"no runs yet: {tmp_path / 'none'} is not there (bash scripts/quickstart.sh makes the first)"
+    ]
+    assert script(echo, "scripts/status.sh", OUTPUT_ROOT=str(tmp_path)) == [
+        f"-m infer.status --root {tmp_path}"
+    ]
+    assert script(echo, "scripts/status.sh", RUN="r", OUTPUT_ROOT=str(tmp_path / "none")) == [
+        f"-m infer.status --root {tmp_path / 'none'}/r"
+    ]
