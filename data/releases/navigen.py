@@ -10,8 +10,8 @@
 The published columns are called `sid` and hold CIDs, `<|cid_begin|><s_a_1><s_b_2><s_c_3><|cid_end|>`. A value may be a text, a list
 or the text of a list; of a list of targets the first counts. Read are the catalogue (without it the CIDs of the cid2tid, tid2cid and
 cid2cid files, a CID an item), the rows of cid2cid with their `reasoning`, and the texts of cid2ins, which become those of the row
-with the same user, history and terms of the target: columns `instruction` and `instruction_reasoning`. A CID of several items is
-read as the first of them, and counted. Written they are by data/releases/writers/navigen.py.
+with the same user, history and terms of the target: columns `instruction` and `instruction_reasoning`. `source_dataset` of cid2cid
+becomes a column too, to group metrics by. A CID of several items is read as the first of them, and counted. Written they are by data/releases/writers/navigen.py.
 
 Legend: R rows, M mentions of CIDs in them, L levels.
 """
@@ -82,6 +82,7 @@ def read_folder(folder: str | Path, name: str = "") -> Published:
             history = items_M[offsets[row] : offsets[row + 1]].tolist()
             published.rows.add(split, str(user) if published.has_users else f"{split}-{row}", history, target)
         texts.add_thoughts(tables[key], begun)
+        texts.add_sources(tables[key], begun)
         if f"{split}_cid2ins" in found:
             path = found[f"{split}_cid2ins"]
             texts.add_instructions(artifacts.read_file(path), path, begun, by_user=published.has_users)
@@ -191,6 +192,11 @@ class _Texts:
         """`reasoning` of cid2cid; its rows are those from `begun` on."""
         for at, text in enumerate(_column(table, "reasoning"), start=begun):
             self._set("reasoning", at, text)
+
+    def add_sources(self, table: pa.Table, begun: int) -> None:
+        """`source_dataset` of cid2cid: which of several data sets a row is of."""
+        for at, text in enumerate(_column(table, "source_dataset"), start=begun):
+            self._set("source_dataset", at, text)
 
     def add_instructions(self, table: pa.Table, path: Path, begun: int, *, by_user: bool) -> None:
         """`target_ins` and `reasoning` of cid2ins; of several rows that it may mean the first without one."""
