@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
+from configs import program
 from configs.program import ROOT
 
 
@@ -28,3 +31,24 @@ def script(echo: Path, name: str, *flags: str, code: int = 0, **variables: str) 
     )
     assert done.returncode == code, done.stdout + done.stderr
     return (done.stderr if code else done.stdout).splitlines()
+
+
+def parsed_programs(command: str, folder: Path) -> list[str]:
+    """The programs that a command would start, in order; each must take its recipe and its flags, names and values."""
+    python = folder / "python"
+    python.write_text("#!/usr/bin/env bash\nprintf '%s\\037' \"$@\"\necho\n")
+    python.chmod(0o755)
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    done = subprocess.run(
+        ["bash", "-c", command.replace("python -m", "$PYTHON -m")], cwd=ROOT, env=kept | {"PYTHON": str(python)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    calls = [line.split("\037")[1:-1] for line in done.stdout.splitlines() if "\037" in line]
+    names = []
+    for name, *flags in calls:
+        if name == "accelerate.commands.launch":  # the program that it starts on every GPU
+            name, *flags = flags[flags.index("-m") + 1 :]
+        names.append(name)
+        program.parse(get_type_hints(import_module(name).main)["args"], [flag for flag in flags if flag])
+    return names

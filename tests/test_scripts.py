@@ -5,17 +5,13 @@ The programs are replaced by one that prints its own command line.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-from importlib import import_module
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
 from configs.program import ROOT
-from tests.shell import script
+from tests.shell import parsed_programs, script
 
 STAGES = {
     "scripts/01_prepare_data.sh": ["data.prepare"],
@@ -210,22 +206,7 @@ FOREIGN = re.findall(
 @pytest.mark.parametrize("command", FOREIGN)
 def test_commands_for_those_who_come_from_elsewhere_are_understood(tmp_path, command):
     """Every program of the command takes its recipe and its flags, names and values."""
-    from configs import program
-
-    python = tmp_path / "python"
-    python.write_text("#!/usr/bin/env bash\nprintf '%s\\037' \"$@\"\necho\n")
-    python.chmod(0o755)
-    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    done = subprocess.run(
-        ["bash", "-c", command.replace("python -m", "$PYTHON -m")], cwd=ROOT, env=kept | {"PYTHON": str(python)},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    calls = [line.split("\037")[1:-1] for line in done.stdout.splitlines() if "\037" in line]
-    assert calls
-    for name, *flags in calls:
-        args = get_type_hints(import_module(name).main)["args"]
-        program.parse(args, [flag for flag in flags if flag])
+    assert parsed_programs(command, tmp_path)
 
 
 def test_the_list_for_those_who_come_from_elsewhere_is_read():
