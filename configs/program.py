@@ -155,14 +155,17 @@ def parse(
     from jsonargparse import ArgumentError
 
     from configs.overlays import merged
+    from configs.refusals import in_words, named_in
 
+    argv = sys.argv[1:] if argv is None else argv
     parser = make_parser(args_class, prog, description)
-    given = with_values(args_class, merged(args_class, sys.argv[1:] if argv is None else argv))
+    given = with_values(args_class, merged(args_class, argv))
     try:
         namespace = parser.parse_args(given)
         values = parser.instantiate(namespace).as_dict()
     except ArgumentError as error:
-        raise InputError(f"{_one_line(error)}{_named_in(argv, str(error))} -> see `--help`") from error
+        wrong, mend = in_words(_one_line(error))
+        raise InputError(f"{wrong}{named_in(argv, str(error))} -> {mend}") from error
     except (OSError, TypeError, ValueError) as error:
         raise InputError(f"arguments: {_one_line(error)} -> see `--help`") from error
     debug = values.pop("debug")
@@ -186,19 +189,6 @@ def _require_numbers(name: str, value: Any) -> None:
         raise InputError(f"{name} is not a number ({value}) -> give one")
     elif isinstance(value, int) and name.split(".")[-1] == "seed" and not 0 <= value < 1 << 32:
         raise InputError(f"{name} is {value} -> 0 to {(1 << 32) - 1}")
-
-
-def _named_in(argv: list[str] | None, message: str) -> str:
-    """` (in a.yaml)` for the last --config file that names the key a parser's message complains about."""
-    argv = sys.argv[1:] if argv is None else argv
-    keys = {key.split(".")[-1] for key in re.findall(r"""['"`]([\w.]+)['"`]""", message)}
-    keys -= {flag.split("=")[0].lstrip("-").split(".")[-1] for flag in argv if flag.startswith("--")}
-    for flag, path in reversed(list(zip(argv, argv[1:], strict=False))):
-        if flag == "--config" and Path(path).is_file():
-            words = set(re.findall(r"^\s*([\w.]+):", Path(path).read_text(errors="replace"), re.MULTILINE))
-            if keys & words or "config" in message:
-                return f" (in {path})"
-    return ""
 
 
 def with_values(args_class: type, argv: list[str]) -> list[str]:

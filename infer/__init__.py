@@ -1,0 +1,3 @@
+from configs import need_packages
+
+need_packages()

@@ -75,6 +75,13 @@ config_flags() {
         if [ -f "$file" ]; then CONFIGS+=(--config "$file"); fi
     done
     if [ "${#CONFIGS[@]}" -eq 0 ]; then
+        if [ "$1" = prepare ]; then
+            local known
+            known=$(cd "configs/$PAPER" && find . -name prepare.yaml | sed 's|^\./||; s|/.*||' | sort | xargs)
+            echo "ERROR 2: no prepare.yaml in configs/$PAPER/$CONFIG -> ${known:+DATASET is one of $known; }for your own tables:" \
+                "cp -r configs/template_tables configs/$PAPER/$CONFIG" >&2
+            exit 2
+        fi
         echo "ERROR 2: no $1.yaml in configs/$PAPER or configs/$PAPER/$CONFIG -> there are:" \
             "$(cd "configs/$PAPER" && find . -name "${1%%_*}*.yaml" | sed 's|^\./||' | sort | tr '\n' ' ')" >&2
         exit 2

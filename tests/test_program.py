@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import program
+from configs import program, refusals
 from configs.program import ROOT, InputError, Interrupted, classify
 
 DEMO = '''
@@ -164,6 +165,29 @@ def test_bad_arguments_are_named(folder: Path, arguments: list[str], named: str)
     code, out, err = run(folder, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert named in err
+
+
+def test_what_an_argument_takes_is_said_in_words(folder: Path) -> None:
+    (folder / "type.yaml").write_text("rate: fast\n")
+    for arguments, said in (
+        (["--rate", "fast"], "rate is fast -> a number"),
+        (["--inner.depth", "1.5"], "inner.depth is 1.5 -> a whole number"),
+        (["--sizes", "many"], "sizes is many -> a list, as in [a, b]"),
+        (["--config", "type.yaml"], "rate is fast (in type.yaml) -> a number"),
+    ):
+        assert run(folder, "--data", "x", *arguments)[2] == f"ERROR 2: {said}\n"
+    assert doctest.testmod(refusals).failed == 0 < doctest.testmod(refusals).attempted
+    both = "Does not validate against any of the Union subtypes Subtypes: [<class 'int'>, <class 'NoneType'>] Errors: - Expected a <class 'int'> - Expected a <class 'NoneType'> Given value type: <class 'str'> Given value: x"
+    assert refusals.in_words(f'Parser key "rows": {both}') == ("rows is x", "a whole number or null")
+
+
+@pytest.mark.parametrize("program", ["infer.compare", "data.validate", "train.sft", "rq.embed_items"])
+def test_a_python_without_the_packages_says_which_one_has_them(program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", program, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert done.stderr.startswith("ERROR 3: ") and "source .venv/bin/activate" in done.stderr
 
 
 def test_later_files_and_flags_win_lists_are_replaced_nested_parts_merge(folder: Path) -> None:

@@ -68,6 +68,14 @@ def test_the_list_of_downloads_and_the_help_name_no_data_set(echo):
     ]
 
 
+def test_an_unknown_data_set_says_which_there_are_and_how_to_make_one(echo):
+    told = script(echo, "scripts/01_prepare_data.sh", code=2, DATASET="shop")[-1]
+    assert "configs/minionerec/shop -> DATASET is one of all_beauty" in told and "industrial" in told
+    assert told.endswith("cp -r configs/template_tables configs/minionerec/shop")
+    told = script(echo, "scripts/01_prepare_data.sh", code=2, DATASET="shop", PAPER="gpr")[-1]
+    assert "configs/gpr/shop -> for your own tables" in told, "a paper without data sets of its own"
+
+
 def test_rl_reads_its_configs_in_silence(echo):
     done = subprocess.run(
         ["bash", str(ROOT / "rl.sh")], env=os.environ | {"PYTHON": str(echo)}, capture_output=True, text=True
