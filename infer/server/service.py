@@ -12,7 +12,8 @@ import json
 import threading
 import time
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from infer.server.waiting import Turns
 
 MAX_HISTORY = 1000
 MAX_LABELS = 10
+KEPT_LINES = 4096  # of semantic IDs as they are shown: the popular ones stand in most lists
 FIELDS = ("history", "k", "allowed", "exclude_history")
 
 
@@ -139,6 +141,7 @@ class Service:
         self.prefixes = Prefixes(engine.sids)
         self.max_k = min(engine.settings.beams, len(engine.sids.sids_SL))
         self.max_waiting = max_waiting
+        self._shown = lru_cache(KEPT_LINES)(self._show)
         self._turns, self._places = Turns(self._search, max_batch), threading.Semaphore(max_waiting)
 
     def facts(self) -> dict[str, Any]:
@@ -197,11 +200,16 @@ class Service:
 
     def _place(self, rank: int, best: Any, seen: Collection[int]) -> dict[str, Any]:
         """One line of the list: items, score, and the semantic ID level by level."""
-        items = [self.catalogue.card(item) | {"seen": item in seen} for item in best.item_ids]
+        path, cards = self._shown(best.codes, best.item_ids)
         return {
             "rank": rank,
             "score": round(best.score, 4),
             "codes": list(best.codes),
-            "path": [asdict(step) for step in self.prefixes.path(best.codes)],
-            "items": items,
+            "path": path,
+            "items": [card | {"seen": card["item_id"] in seen} for card in cards],
         }
+
+    def _show(self, codes: tuple[int, ...], item_ids: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+        """(the way along `codes`, cards of the items), as JSON has them; of all lists that they are in, so nobody changes them."""
+        path = [dict(vars(step)) for step in self.prefixes.path(codes)]
+        return path, [self.catalogue.card(item) for item in item_ids]

@@ -1,8 +1,8 @@
 """Requests that wait for the model go to it together: a forward of many costs little more than a forward of one.
 
-Nobody waits for company: a request that finds the model free is answered at once. Those that come meanwhile stand in line,
-and whoever of them wakes first takes the eldest along and all that may share its search. There is no thread but those of
-the requests.
+Nobody waits for company: a request that finds the model free is answered at once. Those that come meanwhile stand in line;
+whoever has the model then hands it to the eldest of them, who takes along all that may share its search. There is no thread
+but those of the requests, and none is woken but for its answer or its turn.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from typing import Any
 
 @dataclass(eq=False)
 class Waiting:
-    """A question, what it must have in common with others of its search, and what came of it."""
+    """A question, what it must have in common with others of its search, and what came of it.
+
+    called: it has its answer, or the turn with those of `leads`, itself among them.
+    """
 
     question: Any
     kind: Hashable
     answer: Any = None
     error: Exception | None = None
-    done: bool = False
+    leads: list[Waiting] = field(default_factory=list)
+    called: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -35,41 +39,42 @@ class Turns:
     search: Callable[[Sequence[Any]], Sequence[Any]]
     most: int
     _line: list[Waiting] = field(default_factory=list)
-    _turn: threading.Condition = field(default_factory=threading.Condition)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _busy: bool = False
 
     def ask(self, question: Any, kind: Hashable) -> Any:
         """The answer to `question`; raises what its search raised."""
         mine = Waiting(question, kind)
-        with self._turn:
+        with self._lock:
             self._line.append(mine)
-        while not mine.done:
-            with self._turn:
-                self._turn.wait_for(lambda: mine.done or not self._busy)
-                together = [] if mine.done else self._take()
-            if together:
-                self._answer(together)
+            if not self._busy:  # then nobody else is in line
+                self._call_next()
+        mine.called.wait()
+        if mine.leads:
+            self._answer(mine.leads)
         if mine.error is not None:
             raise mine.error
         return mine.answer
 
-    def _take(self) -> list[Waiting]:
-        """The eldest in line and the next of its kind; whoever holds them holds the turn."""
-        kind = self._line[0].kind
-        together = [one for one in self._line if one.kind == kind][: self.most]
-        self._line = [one for one in self._line if one not in together]
-        self._busy = True
-        return together
+    def _call_next(self) -> None:
+        """Give the turn to the eldest in line with the next of its kind; to nobody where nobody is."""
+        self._busy = bool(self._line)
+        if not self._busy:
+            return
+        eldest = self._line[0]
+        eldest.leads = [one for one in self._line if one.kind == eldest.kind][: self.most]
+        taken = set(map(id, eldest.leads))
+        self._line = [one for one in self._line if id(one) not in taken]
+        eldest.called.set()
 
     def _answer(self, together: list[Waiting]) -> None:
         try:
             self._search(together)
         finally:
-            with self._turn:
-                self._busy = False
-                for one in together:
-                    one.done = True
-                self._turn.notify_all()
+            with self._lock:
+                self._call_next()
+            for one in together:
+                one.called.set()
 
     def _search(self, together: list[Waiting]) -> None:
         try:
