@@ -2,11 +2,15 @@
 
 Optional columns may be missing; columns beyond a schema are allowed and kept (adapter extras). A reader takes the
 directory, requires its manifest, and refuses a table that does not fit in one line that names the column.
+
+A large table may lie in parts, <stem>-00000-of-00008.parquet ..., which are contiguous ranges of its rows; the examples of a
+split lie in <split>.parquet or in such parts, and are the same rows in the same order either way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +189,66 @@ def read(directory: str | Path, schema: Schema, *, file: str | None = None) -> p
     require_manifest(directory, written_by=schema.written_by)
     path = Path(directory) / (file or schema.file)
     return conform(read_file(path), schema, where=str(path))
+
+
+def part_name(stem: str, part: int = 0, parts: int = 1) -> str:
+    """The file of one part of a table.
+
+    >>> part_name("train", 2, 8)
+    'train-00002-of-00008.parquet'
+    """
+    return f"{stem}-{part:05d}-of-{parts:05d}.parquet"
+
+
+def found_parts(directory: str | Path, stem: str) -> dict[tuple[int, int], Path]:
+    """{(part, parts): file} of the parts of a table that are there, of whatever runs."""
+    name = re.compile(rf"{re.escape(stem)}-(\d{{5}})-of-(\d{{5}})\.parquet")
+    matches = ((name.fullmatch(path.name), path) for path in Path(directory).iterdir())
+    return {(int(match[1]), int(match[2])): path for match, path in matches if match}
+
+
+def part_files(directory: str | Path, stem: str, *, written_by: str) -> list[Path]:
+    """The parts of a table in order; InputError naming what is missing or left over."""
+    found = found_parts(directory, stem)
+    if not found:
+        raise InputError(f"{directory} has no {stem}-*.parquet -> run {written_by}")
+    totals = {total for _, total in found}
+    if len(totals) > 1:
+        raise InputError(
+            f"{directory} mixes runs of {sorted(totals)} parts -> remove the parts of the older run"
+        )
+    parts = {part: path for (part, _), path in found.items()}
+    missing = [part for part in range(totals.pop()) if part not in parts]
+    if missing:
+        raise InputError(
+            f"{directory} lacks {len(missing)} of its parts (first: part {missing[0]}) -> run {written_by} again"
+        )
+    return [parts[part] for part in sorted(parts)]
+
+
+def split_files(examples: str | Path, split: str) -> list[Path]:
+    """The files of a split of the examples, in the order of its rows: <split>.parquet, or its parts."""
+    whole = Path(examples) / f"{split}.parquet"
+    if whole.exists():
+        return [whole]
+    return part_files(examples, split, written_by=EXAMPLES.written_by)
+
+
+def read_split(examples: str | Path, split: str, *, columns: list[str] | None = None) -> pa.Table:
+    """The examples of a split, checked; with `columns` these alone."""
+    require_manifest(examples, written_by=EXAMPLES.written_by)
+    wanted = EXAMPLES
+    if columns is not None:
+        required, optional = (
+            {name: kind for name, kind in fields.items() if name in columns}
+            for fields in (EXAMPLES.required, EXAMPLES.optional)
+        )
+        wanted = replace(EXAMPLES, required=required, optional=optional)
+    tables = [
+        conform(read_file(path, columns=columns), wanted, where=str(path))
+        for path in split_files(examples, split)
+    ]
+    return pa.concat_tables(tables)
 
 
 def read_items(directory: str | Path) -> pa.Table:

@@ -9,7 +9,6 @@ Legend: R examples, E entries of all examples, M items of all entries, L levels,
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +35,7 @@ THOUGHTS = artifacts.Schema(
     {},
     frozenset(),
 )
-PART = re.compile(r"predictions-(\d{5})-of-(\d{5})\.parquet")
+STEM = "predictions"
 
 
 @dataclass(frozen=True)
@@ -132,14 +131,9 @@ def _slices(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.arange(new[-1]) - np.repeat(new[:-1], lengths) + np.repeat(offsets[:-1][rows], lengths), new
 
 
-def part_name(part: int = 0, parts: int = 1) -> str:
-    """`predictions-00000-of-00001.parquet`."""
-    return f"predictions-{part:05d}-of-{parts:05d}.parquet"
-
-
 def write_predictions(out: Output, table: pa.Table, *, part: int = 0, parts: int = 1) -> None:
     """Write one contiguous range of the examples; the table must fit data.artifacts.PREDICTIONS."""
-    name = part_name(part, parts)
+    name = artifacts.part_name(STEM, part, parts)
     out.write_table(name, artifacts.conform(table, artifacts.PREDICTIONS, where=f"{out.path}/{name}"))
 
 
@@ -180,23 +174,7 @@ def read_predictions(directory: str | Path) -> tuple[Predictions, dict[str, Any]
 
 def prediction_files(directory: Path) -> list[Path]:
     """The part files in order; InputError naming what is missing or left over."""
-    found = {match.groups(): path for path in directory.iterdir() if (match := PART.fullmatch(path.name))}
-    if not found:
-        raise InputError(
-            f"{directory} has no predictions-*.parquet -> run {artifacts.PREDICTIONS.written_by}"
-        )
-    totals = {int(total) for _, total in found}
-    if len(totals) > 1:
-        raise InputError(
-            f"{directory} mixes runs of {sorted(totals)} parts -> remove the parts of the older run"
-        )
-    parts = {int(part): path for (part, _), path in found.items()}
-    missing = [part for part in range(totals.pop()) if part not in parts]
-    if missing:
-        raise InputError(
-            f"{directory} lacks {len(missing)} of its parts (first: part {missing[0]}) -> run recommend again"
-        )
-    return [parts[part] for part in sorted(parts)]
+    return artifacts.part_files(directory, STEM, written_by=artifacts.PREDICTIONS.written_by)
 
 
 def from_table(table: pa.Table, *, where: str, gaps: bool = False) -> Predictions:

@@ -209,7 +209,7 @@ def _of_instructions(
 ) -> Iterator[MediaRequest]:
     table = artifacts.read(instructions, artifacts.INSTRUCTIONS)
     facts = require_manifest(instructions, written_by=artifacts.INSTRUCTIONS.written_by)["facts"]
-    truth = {} if examples is None else ground_truths(Path(examples) / f"{facts['split']}.parquet")
+    truth = {} if examples is None else ground_truths(examples, facts["split"])
     if source == "oracle" and not truth:
         raise InputError(
             f"{examples} has no instructions of a teacher for split {facts['split']} -> --requests.source prediction, or build "
@@ -234,11 +234,9 @@ def _of_instructions(
         )
 
 
-def ground_truths(path: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
-    """{example_id: the teacher's instruction and the target's terms} of an examples file."""
-    if not path.is_file():
-        raise InputError(f"missing file: {path} -> run {artifacts.EXAMPLES.written_by}")
-    table = artifacts.read_file(path, columns=["example_id", "task", "answer"])
+def ground_truths(examples: str | Path, split: str) -> dict[int, tuple[str, tuple[str, ...]]]:
+    """{example_id: the teacher's instruction and the target's terms} of a split of the examples."""
+    table = artifacts.read_split(examples, split, columns=["example_id", "task", "answer"])
     rows = zip(*(table[name].to_pylist() for name in ("example_id", "task", "answer")), strict=True)
     return {
         key: (answer["text"], tuple(answer["terms"] or ()))

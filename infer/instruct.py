@@ -132,19 +132,18 @@ def main(args: InstructArgs) -> None:
 
 def plan_of(args: InstructArgs) -> shards.Plan:
     """Which rows, in which chunks, and which of them are ours."""
-    file = examples_file(args)
-    task = artifacts.read_file(file, columns=["task"])["task"]
+    task = artifacts.read_split(args.examples, args.split, columns=["task"])["task"]
     rows = selected_rows(
-        task, max_rows=args.max_rows, seed=args.seed, where=str(file), wanted=INSTRUCTION_TASK
+        task,
+        max_rows=args.max_rows,
+        seed=args.seed,
+        where=f"{args.split} of {args.examples}",
+        wanted=INSTRUCTION_TASK,
     )
     rank, world = rank_and_world()
     if args.of is not None:
         return shards.Plan(rows, args.chunk_rows, args.shard or 0, args.of)
     return shards.Plan(rows, args.chunk_rows, rank, world)
-
-
-def examples_file(args: InstructArgs) -> Path:
-    return Path(args.examples) / f"{args.split}.parquet"
 
 
 def answer(args: InstructArgs, out: Output, plan: shards.Plan) -> None:
@@ -163,7 +162,7 @@ def answer(args: InstructArgs, out: Output, plan: shards.Plan) -> None:
     trie = TidTrie(tids, engine.renderer.tokenizer, ending=BETWEEN, device=device)
     make_room(engine, trie, longest_text=args.text.max_new_tokens, chosen=args.max_prompt)
     work = shards.work(
-        out, plan, examples_file(args), shards.INSTRUCTIONS,
+        out, plan, artifacts.split_files(args.examples, args.split), shards.INSTRUCTIONS,
         lambda _, examples: instruct(
             engine, trie, examples, text=args.text, beams=args.beams, constrained=args.constrained
         ),

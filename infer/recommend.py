@@ -176,17 +176,14 @@ def main(args: RecommendArgs) -> None:
 
 def plan_of(args: RecommendArgs) -> shards.Plan:
     """Which rows, in which chunks, and which of them are ours."""
-    file = examples_file(args)
-    task = artifacts.read_file(file, columns=["task"])["task"]
-    rows = selected_rows(task, max_rows=args.max_rows, seed=args.seed, where=str(file))
+    task = artifacts.read_split(args.examples, args.split, columns=["task"])["task"]
+    rows = selected_rows(
+        task, max_rows=args.max_rows, seed=args.seed, where=f"{args.split} of {args.examples}"
+    )
     rank, world = rank_and_world()
     if args.of is not None:
         return shards.Plan(rows, args.chunk_rows, args.shard or 0, args.of)
     return shards.Plan(rows, args.chunk_rows, rank, world)
-
-
-def examples_file(args: RecommendArgs) -> Path:
-    return Path(args.examples) / f"{args.split}.parquet"
 
 
 def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any]:
@@ -194,7 +191,7 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
     # vLLM holds a model of its own: ours reaches the GPU when vLLM has left it.
     apart = args.thinks and args.think.writer == "vllm" and args.thoughts is None
     engine = load(args, device="cpu" if apart else args.device)
-    if cut := shortened_rows(engine, examples_file(args), plan.rows_N):
+    if cut := shortened_rows(engine, args.examples, args.split, plan.rows_N):
         warn(
             f"{cut} of {len(plan.rows_N)} histories are longer than the prompt may be ({engine.renderer.max_prompt} tokens): they "
             "lose their oldest items"
@@ -221,7 +218,14 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
             found = predict(engine, examples, trie=trie)
         return prediction_table(*found, engine.sids, allowed=allowed)
 
-    made = shards.work(out, plan, examples_file(args), shards.PREDICTIONS, beams, show=program.progress)
+    made = shards.work(
+        out,
+        plan,
+        artifacts.split_files(args.examples, args.split),
+        shards.PREDICTIONS,
+        beams,
+        show=program.progress,
+    )
     shards.write_part(out, plan, [*thought, made])
     return settings_facts(args)
 
@@ -259,7 +263,12 @@ def write_thoughts(args: RecommendArgs, out: Output, plan: shards.Plan, engine: 
         given = thoughts_of(args.thoughts, made_as=settings_facts(args))
         make = partial(first_thoughts, given, count=args.think.thoughts, where=args.thoughts)
         shards.work(
-            out, plan, examples_file(args), shards.THOUGHTS, lambda _, rows: make(rows), show=program.progress
+            out,
+            plan,
+            artifacts.split_files(args.examples, args.split),
+            shards.THOUGHTS,
+            lambda _, rows: make(rows),
+            show=program.progress,
         )
         return 0, 0.0
     if args.think.writer == "vllm":
@@ -267,7 +276,7 @@ def write_thoughts(args: RecommendArgs, out: Output, plan: shards.Plan, engine: 
         writer = VllmWriter(args.model, engine.renderer, args.think, context=context)
     try:
         return shards.work(
-            out, plan, examples_file(args), shards.THOUGHTS,
+            out, plan, artifacts.split_files(args.examples, args.split), shards.THOUGHTS,
             lambda _, examples: think(engine, writer, examples), show=program.progress,
         )  # fmt: skip
     finally:

@@ -6,6 +6,7 @@
 reads   <data>/  items.parquet, sequences.parquet      <sids>/  sids.parquet
         <tids>/  tids.parquet (stage 05)  <reasoning>/  reasoning.parquet (stage 06), for the tasks of dual identifiers
 writes  <output_dir>/  train.parquet, valid.parquet, test.parquet; with --held_out_items also held_out.parquet
+        with --rows_per_file a split of more rows in parts: train-00000-of-00008.parquet, ...
 
 train holds the tasks that are asked for, one row per train sequence or item and task (train/README.md lists them); valid and
 test hold history_to_sid rows, and history_to_tid and history_to_instruction where train has them. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
@@ -15,7 +16,7 @@ that a shop has before the first purchase, not an interaction.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -136,6 +137,8 @@ class BuildExamplesArgs:
     """which of them"""
     ages: bool = False
     """a column with the days between history items, for models with time tokens (train.train_compact --model.gaps)"""
+    rows_per_file: int | None = None
+    """rows of a file, above which a split is written in parts; null = one file per split, whatever its size"""
     seed: int = 0
     """decides all samples"""
     overwrite: bool = False
@@ -146,7 +149,7 @@ class BuildExamplesArgs:
         if isinstance(self.tasks, list) and len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"tasks {self.tasks} -> name each only once")
         check_shares(self.shares, self.caps)
-        for name in ("max_history", "max_title", "max_description"):
+        for name in ("max_history", "max_title", "max_description", "rows_per_file"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise InputError(f"{name} is {limit} -> at least 1, or null for no limit")
@@ -227,7 +230,7 @@ def main(args: BuildExamplesArgs) -> None:
     inputs |= {f"reasoning {number}": directory for number, directory in enumerate(args.reasoning)}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
         for split, plan in plans.items():
-            write_split(out, split, plan, ages=args.ages)
+            write_split(out, split, plan, ages=args.ages, rows_per_file=args.rows_per_file)
             out.counts[split] = plan.total
         if context.signals is not None:
             write_signals(out, context.signals)
@@ -303,15 +306,22 @@ def read_signal_words(args: BuildExamplesArgs, items: pa.Table, table: pa.Table)
     return Signals(users, tuple(sorted(moments - {"unknown"})), types, buckets)
 
 
-def write_split(out: Output, split: str, plan: SplitPlan, *, ages: bool) -> None:
-    """Write <split>.parquet, a row group per chunk."""
+def write_split(
+    out: Output, split: str, plan: SplitPlan, *, ages: bool, rows_per_file: int | None = None
+) -> None:
+    """Write <split>.parquet or its parts, a row group per chunk."""
     examples = program.progress(chain(*plan.parts), label=f"{split} examples", total=plan.total)
-    with (
-        out.replacing(f"{split}.parquet") as temporary,
-        pq.ParquetWriter(temporary, schema(ages=ages), **PARQUET) as writer,
-    ):
-        for table in tables(examples, ages=ages):
-            writer.write_table(table)
+    rows = iter(examples)
+    parts = 1 if rows_per_file is None else max(1, -(-plan.total // rows_per_file))
+    for part in range(parts):
+        name = f"{split}.parquet" if parts == 1 else artifacts.part_name(split, part, parts)
+        own = rows if part == parts - 1 else islice(rows, rows_per_file)
+        with (
+            out.replacing(name) as temporary,
+            pq.ParquetWriter(temporary, schema(ages=ages), **PARQUET) as writer,
+        ):
+            for table in tables(own, ages=ages):
+                writer.write_table(table)
 
 
 if __name__ == "__main__":

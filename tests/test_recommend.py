@@ -362,7 +362,7 @@ def test_streaming_reads_the_rows_asked_for(tmp_path, monkeypatch):
         plan = shards.Plan(positions, 3)
         for wanted in (range(4), (1, 3)):
             read = dict(
-                shards.stream(tmp_path / "e.parquet", ((chunk, plan.rows(chunk)) for chunk in wanted))
+                shards.stream([tmp_path / "e.parquet"], ((chunk, plan.rows(chunk)) for chunk in wanted))
             )
             assert {chunk: rows["example_id"].to_pylist() for chunk, rows in read.items()} == {
                 chunk: plan.rows(chunk).tolist() for chunk in wanted

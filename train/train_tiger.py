@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
 from configs import program
 from configs.program import InputError
@@ -82,12 +83,12 @@ def read_train(args: TrainTigerArgs, engine: Any) -> tuple[Any, dict[str, int]]:
     from train.scratch.tiger import HistoryRows
     from train.supervised.tokens import render, say_shortened
 
-    where = f"{args.examples}/train.parquet"
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
-    table = select_rows(table, max_rows=None, seed=0, where=where)
+    table = artifacts.read_split(args.examples, "train")
+    table = select_rows(table, max_rows=None, seed=0, where=f"train of {args.examples}")
     rendered = render(table, engine.renderer)
     say_shortened(rendered.shortened, engine.renderer.max_prompt)
-    answers_R = np.array([answer["sid"] for answer in table["answer"].to_pylist()], np.int64)
+    _, codes = artifacts.ragged(pc.struct_field(table["answer"], "sid"))
+    answers_R = codes.astype(np.int64).reshape(table.num_rows, -1)
     rows = HistoryRows(
         rendered.tokens_S,
         rendered.starts_N,

@@ -25,7 +25,7 @@ class Validator:
     """Called by a trainer: {"hr@10": .., "ndcg@10": .., ...} at item level on `rows` seeded validation rows, for every K of KS
     that the beams allow. `group`: rollouts of a prompt; pass@group is then the share of rows whose target is among as many beams.
 
-    An engine in mode think thinks first, as its settings say. Reads valid.parquet only; nothing of it reaches a loss or a reward. `best` are the (nodes, scores) [R, K] of the last call.
+    An engine in mode think thinks first, as its settings say. Reads validation rows only; nothing of it reaches a loss or a reward. `best` are the (nodes, scores) [R, K] of the last call.
     """
 
     best: tuple[np.ndarray, np.ndarray]
@@ -37,11 +37,11 @@ class Validator:
             raise InputError(f"valid_rows {rows} must be at least 1 -> the checkpoint is chosen on them")
         if engine.settings.beams < LEAST_BEAMS:
             raise InputError(f"valid_beams {engine.settings.beams} must be at least {LEAST_BEAMS}")
-        table = artifacts.read(examples_dir, artifacts.EXAMPLES, file="valid.parquet")
+        table = artifacts.read_split(examples_dir, "valid")
         self.engine, self.group = engine, group
         if engine.mode == "think":
             _ = engine.writer  # a tokenizer that can't end a thought is refused before training
-        self.examples = select_rows(table, max_rows=rows, seed=seed, where=f"{examples_dir}/valid.parquet")
+        self.examples = select_rows(table, max_rows=rows, seed=seed, where=f"valid of {examples_dir}")
         self.targets_R = np.array([target[0] for target in self.examples["target"].to_pylist()])
 
     @cached_property

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
-from data.predictions import PART, align, read_predictions
+from data import artifacts
+from data.predictions import STEM, align, read_predictions
 from data.rows import read_rows
 from data.store.inputs import fingerprint
 from data.store.lineage import require_same_data
@@ -146,7 +147,7 @@ def _require_answers(
 
 
 def _require_predictions(directory: Path) -> None:
-    if not any(PART.fullmatch(path.name) for path in directory.iterdir()):
+    if not artifacts.found_parts(directory, STEM):
         raise InputError(
             f"{directory} holds neither an item model nor predictions -> a directory of infer.run_baselines, "
             "infer.recommend, ..."

@@ -117,12 +117,12 @@ class TracedTables:
 
 
 def read_example(examples: str, row: SequenceRow) -> Example:
-    """The row of examples/{split}.parquet; InputError when it is missing or tells another history or target."""
-    table = artifacts.read(examples, artifacts.EXAMPLES, file=f"{row.split}.parquet")
+    """The row of the split's examples; InputError when it is missing or tells another history or target."""
+    table = artifacts.read_split(examples, row.split)
     at = pc.index(table["example_id"], row.example_id).as_py()
     if at < 0:
         raise InputError(
-            f"example {row.example_id} is a row of the data set, but not of {examples}/{row.split}.parquet"
+            f"example {row.example_id} is a row of the data set, but not of {row.split} of {examples}"
             " -> its history is empty, or build the examples again"
         )
     example = from_row(table.slice(at, 1).to_pylist()[0])

@@ -34,7 +34,7 @@ def selected_rows(
 ) -> np.ndarray:
     """Positions int64 of the rows of a task column that are `wanted`, or of a seeded sample of `max_rows` of them, ascending.
 
-    InputError naming `where` (the file of the split) when there are none.
+    InputError naming `where` (the split) when there are none.
     """
     rows = np.flatnonzero(pc.equal(task, wanted).to_numpy())
     if not len(rows):
@@ -50,12 +50,14 @@ def select_rows(examples: pa.Table, *, max_rows: int | None, seed: int, where: s
     return examples.take(selected_rows(examples["task"], max_rows=max_rows, seed=seed, where=where))
 
 
-def shortened_rows(engine: Engine, file: Path, rows_N: np.ndarray) -> int:
-    """How many of the rows at positions `rows_N` have a history that the model cannot read whole: known before any is decoded."""
+def shortened_rows(engine: Engine, examples: str | Path, split: str, rows_N: np.ndarray) -> int:
+    """How many of the rows of a split at positions `rows_N` have a history that the model cannot read whole: known before any is decoded."""
     most = engine.histories.most_items()
     if most is None:
         return 0
-    lengths = pc.list_value_length(artifacts.read_file(file, columns=["history"])["history"]).to_numpy()
+    lengths = pc.list_value_length(
+        artifacts.read_split(examples, split, columns=["history"])["history"]
+    ).to_numpy()
     return int((lengths[rows_N] > most).sum())
 
 

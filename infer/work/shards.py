@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 
 from configs.program import Clock, EnvironmentFault, InputError
 from data import artifacts
-from data.predictions import part_name
 from data.store.claim import rank_and_world
 from data.store.output import PARQUET, Output
 
@@ -116,9 +115,12 @@ def chunk_path(out: Output, kind: str, chunk: int) -> Path:
     return out.path / FOLDER / f"{kind}-{chunk:05d}.parquet"
 
 
-def stream(path: Path, wanted: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, pa.Table]]:
-    """(chunk, its rows as a table) for ascending positions in a parquet file; holds only the rows around the current chunk."""
-    batches = pq.ParquetFile(path).iter_batches(batch_size=READ_ROWS)
+def stream(files: Sequence[Path], wanted: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, pa.Table]]:
+    """(chunk, its rows as a table) for ascending positions in the rows of parquet files, one behind the other.
+
+    Holds only the rows around the current chunk.
+    """
+    batches = (batch for file in files for batch in pq.ParquetFile(file).iter_batches(batch_size=READ_ROWS))
     held: list[tuple[int, pa.Table]] = []  # (position of its first row, rows)
     end = 0
     for chunk, positions in wanted:
@@ -129,13 +131,13 @@ def stream(path: Path, wanted: Iterable[tuple[int, np.ndarray]]) -> Iterator[tup
         held = [(first, rows) for first, rows in held if first + rows.num_rows > positions[0]]
         window = pa.concat_tables([rows for _, rows in held])
         table = window.take(positions - held[0][0])
-        yield chunk, artifacts.conform(table, artifacts.EXAMPLES, where=str(path))
+        yield chunk, artifacts.conform(table, artifacts.EXAMPLES, where=str(files[0].parent))
 
 
 def work(
     out: Output,
     plan: Plan,
-    examples: Path,
+    examples: Sequence[Path],
     kind: str,
     make: Callable[[int, pa.Table], pa.Table],
     *,
@@ -143,7 +145,7 @@ def work(
 ) -> tuple[int, float]:
     """Make the chunks of this shard that are not there yet: (rows made now, seconds it took).
 
-    make: (chunk number, its examples) -> the table of the chunk.
+    examples: the files of the split; make: (chunk number, its examples) -> the table of the chunk.
     """
     missing = [chunk for chunk in plan.chunks(plan.shard) if not chunk_path(out, kind, chunk).exists()]
     clock, rows = Clock(), 0
@@ -157,7 +159,12 @@ def work(
 def write_part(out: Output, plan: Plan, steps: Sequence[tuple[int, float]]) -> None:
     """This shard's part of the predictions, chunk by chunk, and then the mark that it is done."""
     chunks = [chunk_path(out, PREDICTIONS, chunk) for chunk in plan.chunks(plan.shard)]
-    mark_done(out, plan, steps, entries=join_files(out, part_name(plan.shard, plan.of), chunks, PART_SCHEMA))
+    mark_done(
+        out,
+        plan,
+        steps,
+        entries=join_files(out, artifacts.part_name(PREDICTIONS, plan.shard, plan.of), chunks, PART_SCHEMA),
+    )
 
 
 def mark_done(out: Output, plan: Plan, steps: Sequence[tuple[int, float]], *, entries: int) -> None:
@@ -227,7 +234,7 @@ def finish(out: Output, plan: Plan, *, joined: dict[str, pa.Schema]) -> dict[str
     for kind, schema in joined.items():
         files = (chunk_path(out, kind, chunk) for chunk in range(plan.num_chunks))
         join_files(out, f"{kind}.parquet", files, schema)
-    parts = {part_name(shard, plan.of) for shard in range(plan.of)}
+    parts = {artifacts.part_name(PREDICTIONS, shard, plan.of) for shard in range(plan.of)}
     for path in [*out.path.glob("predictions-*.parquet"), *out.path.glob(".predictions-*.tmp")]:
         if path.name not in parts:
             path.unlink()

@@ -49,7 +49,7 @@ def plan(args: Any, prompts: int) -> list[str]:
         max_prompt=args.max_prompt,
         json_sids=wording(facts["wording"]).json_sids,
     )
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    table = artifacts.read_split(args.examples, "train")
     table = table.filter(pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks))).slice(0, SAMPLE)
     rows = [replace(from_row(row), answer=Answer()) for row in table.to_pylist()]
     lengths = np.array([len(ids) for ids in renderer.prompts(rows)])

@@ -49,7 +49,7 @@ def plan(args: Any) -> list[str]:
         max_prompt=args.max_prompt,
         json_sids=wording(facts["wording"]).json_sids,
     )
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    table = artifacts.read_split(args.examples, "train")
     chosen, parts = chosen_rows(table, args), machine.processes * config.gradient_accumulation_steps
     windows = config.per_device_train_batch_size * parts
     sample = table.take(chosen[: max(SAMPLE, 4 * windows)])

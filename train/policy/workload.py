@@ -19,7 +19,7 @@ from train.windows import newest_rows
 
 def prompt_rows(args: Any) -> list[dict[str, Any]]:
     """The train rows whose prompts are rolled out. Validation and test rows are never read here."""
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    table = artifacts.read_split(args.examples, "train")
     chosen = table.filter(pc.is_in(table["task"], value_set=artifacts.text_array(args.tasks)))
     if not chosen.num_rows:
         raise InputError(

@@ -21,7 +21,7 @@ from data.answers import INSTRUCTION_TASK
 from data.rows import sample_rows
 from data.tasks import ITEM_TASKS, TASKS
 
-HELD_OUT = "held_out.parquet"
+HELD_OUT = "held_out"
 
 
 def item_tables(
@@ -32,9 +32,8 @@ def item_tables(
     InputError where there is no such row at all.
     """
     tables = {"fit_loss": (train, ITEM_TASKS)}
-    if (Path(examples_dir) / HELD_OUT).exists():
-        held_out = artifacts.read(examples_dir, artifacts.EXAMPLES, file=HELD_OUT)
-        tables["held_out_loss"] = (held_out, ITEM_TASKS)
+    if any(Path(examples_dir).glob(f"{HELD_OUT}*.parquet")):
+        tables["held_out_loss"] = (artifacts.read_split(examples_dir, HELD_OUT), ITEM_TASKS)
     tables["valid_loss"] = (answered(examples_dir), ("history_to_tid", INSTRUCTION_TASK))
     found = {}
     for name, (table, measured) in tables.items():
@@ -54,7 +53,7 @@ def item_tables(
 
 def answered(examples_dir: str | Path) -> pa.Table:
     """The validation rows whose answer is whole: nobody may have written an instruction for one."""
-    valid = artifacts.read(examples_dir, artifacts.EXAMPLES, file="valid.parquet")
+    valid = artifacts.read_split(examples_dir, "valid")
     unwritten = pc.and_(
         pc.equal(valid["task"], INSTRUCTION_TASK), pc.is_null(pc.struct_field(valid["answer"], "text"))
     )

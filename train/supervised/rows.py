@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -95,12 +94,13 @@ def weighted(table: pa.Table, weights: dict[str, float]) -> pa.Table:
     """The examples, their weights times those of their tasks; InputError for a task that is not among them."""
     if not weights:
         return table
-    tasks = table["task"].to_pylist()
-    if missing := weights.keys() - set(tasks):
+    if missing := weights.keys() - set(table["task"].unique().to_pylist()):
         raise InputError(
             f"task_weights names {min(missing)}, of which there is no row to train on -> leave it out"
         )
-    made = table["weight"].to_numpy() * np.array([weights.get(task, 1.0) for task in tasks], np.float32)
+    of_row = table["task"].combine_chunks().dictionary_encode()
+    factors = np.array([weights.get(task, 1.0) for task in of_row.dictionary.to_pylist()], np.float32)
+    made = table["weight"].to_numpy() * factors[of_row.indices.to_numpy()]
     return table.set_column(table.column_names.index("weight"), "weight", pa.array(made, pa.float32()))
 
 
@@ -147,7 +147,7 @@ def with_drawn(table: pa.Table, made: Softened) -> pa.Table:
 
 def train_batches(args: Any, out: Output, engine: Any, config: Any) -> tuple[pa.Table, Batches]:
     """(train rows of the chosen tasks, their `Batches`), rendered once and kept on disk."""
-    table = artifacts.read(args.examples, artifacts.EXAMPLES, file="train.parquet")
+    table = artifacts.read_split(args.examples, "train")
     chosen = chosen_rows(table, args)
     place = Path(args.tokens_dir) if args.tokens_dir else out.path.parent / "tokens"
     rendered = cached_rows(table, engine.renderer, place, content=fingerprint(args.examples))
@@ -157,7 +157,8 @@ def train_batches(args: Any, out: Output, engine: Any, config: Any) -> tuple[pa.
     say_shortened(shortened, engine.renderer.max_prompt)
     if shortened:
         out.counts["shortened_prompts"] = shortened
-    out.counts |= {f"{task} examples": count for task, count in Counter(table["task"].to_pylist()).items()}
+    counted = table["task"].value_counts().to_pylist()
+    out.counts |= {f"{entry['values']} examples": entry["counts"] for entry in counted}
     windows, rows = table.num_rows, rendered.take(chosen)
     soften_in, soft, redraw = softening(args, table, rows, engine, config), None, None
     if soften_in is not None:

@@ -74,11 +74,13 @@ def render(examples: pa.Table, renderer: Renderer) -> TokenRows:
     tokens, lengths, prompts, before = [], [], [], Counter(renderer.shortened)
     batches = examples.to_batches(max_chunksize=ROWS)
     for batch in program.progress(batches, label="render examples", unit="batch"):
-        rows = [from_row(row) for row in batch.to_pylist()]
+        rows, of_batch = [from_row(row) for row in batch.to_pylist()], []
         for prompt, answer in zip(renderer.prompts(rows), renderer.completions(rows), strict=True):
-            tokens.append(np.array(prompt + answer, np.int32))
+            of_batch += prompt
+            of_batch += answer
             lengths.append(len(prompt) + len(answer))
             prompts.append(len(prompt))
+        tokens.append(np.array(of_batch, np.int32))
     sizes = np.array(lengths, np.int32)
     starts = np.cumsum(sizes, dtype=np.int64) - sizes
     return TokenRows(
