@@ -134,8 +134,9 @@ def read_rows(data: str | Path, split: str, *, num_items: int) -> Rows:
 def read_columns(data: str | Path, names: Sequence[str], rows: Rows) -> dict[str, np.ndarray]:
     """Further columns as texts [R], row by row: of sequences.parquet, else of the target's row of items.parquet.
 
-    `category` and `category_2` are the first and second of the target's categories (coarse to fine): the 20 that most rows
-    have, the others as `(other)`, items without one as `(none)`; a `/` in a name is shown as `|`.
+    `category` and `category_2`, where the data set has no column of that name, are the first and second of the target's
+    categories (coarse to fine): the 20 that most rows have, the others as `(other)`, items without one as `(none)`; a `/` in a
+    name is shown as `|`.
     """
     if not names:
         return {}
@@ -145,19 +146,28 @@ def read_columns(data: str | Path, names: Sequence[str], rows: Rows) -> dict[str
     at = order[np.searchsorted(ids[order], rows.example_ids_R)]
     found = {}
     for name in names:
-        if depth := CATEGORY.get(name):
+        choices = [
+            (table, take)
+            for table, take in ((sequences, at), (items, rows.target_R))
+            if _is_flat(table, name)
+        ]
+        if not choices and (depth := CATEGORY.get(name)):
             paths = items["categories"].take(pa.array(rows.target_R)).to_pylist()
             found[name] = most_frequent(
                 [path[depth - 1] if path and len(path) >= depth else "(none)" for path in paths]
             )
             continue
-        table, take = (sequences, at) if name in sequences.column_names else (items, rows.target_R)
-        if name not in table.column_names or pa.types.is_nested(table[name].type):
+        if not choices:
             known = [*sequences.column_names, *items.column_names]
             raise InputError(f"{data} has no column {name!r} to group by -> one of {', '.join(known)}")
+        table, take = choices[0]
         text = pc.fill_null(pc.cast(table[name].take(pa.array(take)), pa.string()), "")
         found[name] = np.array(text.to_pylist())
     return found
+
+
+def _is_flat(table: pa.Table, name: str) -> bool:
+    return name in table.column_names and not pa.types.is_nested(table[name].type)
 
 
 def most_frequent(values: Sequence[str], *, most: int = 20) -> np.ndarray:

@@ -55,7 +55,7 @@ class EvaluateArgs:
     """list lengths to report, those up to the length of the predictions"""
     group_columns: list[str] = field(default_factory=list)
     """columns of sequences.parquet (or of items.parquet, for the target) whose values are groups of rows too; category and
-    category_2: the target's first and second category"""
+    category_2, where no column has the name: the target's first and second category"""
     apart_items: list[int] = field(default_factory=list)
     """items whose rows are a group of their own, all other rows being `apart=no`: a product that is listed twice, say"""
     resamples: int = 1000

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from data.rows import Rows
+from data.artifacts import read_items
+from data.rows import Rows, read_columns, read_rows
 from infer.metrics.groups import group_masks, popularity_tiers
+from tests import handmade
 
 
 @pytest.mark.parametrize(
@@ -50,3 +54,19 @@ def test_every_row_is_in_its_groups():
         "history=0": [0], "history=1-2": [1, 2], "history=3-5": [3, 4], "history=6-10": [5, 6], "history=11+": [7, 8],
         "repeat=yes": [2, 4, 6, 7, 8], "repeat=no": [0, 1, 3, 5],
     }  # fmt: skip
+
+
+def test_a_data_sets_own_column_is_not_shadowed_by_the_derived_one(tmp_path):
+    """`category` and `category_2` are read from the path of categories only where no column has that name."""
+    data = handmade.write_data(tmp_path / "data")
+    rows = read_rows(data, "valid", num_items=len(handmade.TITLES))
+    derived = read_columns(data, ["category", "category_2"], rows)
+    assert [set(values.tolist()) for values in derived.values()] == [{"Industrial"}, {"Fasteners"}]
+
+    own = [f"shelf {item}" for item in range(len(handmade.TITLES))]
+    items = read_items(data).append_column("category", pa.array(own))
+    nested = pa.array([["x"]] * len(own))  # no column to group by
+    pq.write_table(items.append_column("category_2", nested), data / "items.parquet")
+    found = read_columns(handmade.resign(data), ["category", "category_2"], rows)
+    assert found["category"].tolist() == [own[target] for target in rows.target_R]
+    assert set(found["category_2"].tolist()) == {"Fasteners"}
