@@ -1,7 +1,8 @@
 """01  Raw dump or tables -> items, interactions, sequences.
 
 reads   a raw folder of any adapter: Amazon review dumps (2014, 2018, 2023), a user's own tables (parquet or csv), ...
-writes  items.parquet interactions.parquet sequences.parquet users.parquet funnel.json manifest.json
+writes  items.parquet interactions.parquet sequences.parquet users.parquet funnel.json manifest.json; with
+        --<adapter>.skip_bad_rows the lines that were left out: rejects.jsonl
 
 python -m data.prepare --config configs/minionerec/industrial/prepare.yaml --raw RAW --output_dir data/industrial
 
@@ -12,6 +13,7 @@ dense, a published split and its sequences are kept word for word. The columns a
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +95,11 @@ def main(args: PrepareArgs) -> None:
             out.write_table(f"{name}.parquet", getattr(prepared, name))
         out.write_json("funnel.json", {"steps": prepared.funnel.steps, **prepared.funnel.facts})
         out.counts |= prepared.counts()
+        if getattr(args.options, "skip_bad_rows", None) is not None:
+            rejects = prepared.funnel.rejects
+            lines = (json.dumps(line, ensure_ascii=False) for line in rejects)
+            out.write_text("rejects.jsonl", "".join(f"{line}\n" for line in lines))
+            out.counts["rejected lines"] = len(rejects)
         out.facts["funnel"] = {"steps": prepared.funnel.steps, **prepared.funnel.facts}
 
 

@@ -82,6 +82,7 @@ def _items(
 
 def _count(reviews: dump.Reviews, metadata: dump.Metadata, funnel: Funnel) -> None:
     lines = [*reviews.lines, *metadata.lines]
+    funnel.reject(*lines)
     if reviews.lines:
         funnel.step("review lines", sum(account.total for account in reviews.lines))
     funnel.step("reviews read", len(reviews.user), len(reviews.user_ids), len(reviews.item_ids))

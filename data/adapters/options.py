@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from configs.program import InputError
 
 Year = Literal[2014, 2018, 2023]
 TitleFilter = Literal["published", "mark_missing", "none"]
+
+
+def check_tolerance(options: Any) -> None:
+    """InputError for a share of broken lines that is none, or a number of them below 0."""
+    if not 0 <= options.max_bad_share < 1:
+        raise InputError(f"{options.GROUP}.max_bad_share is {options.max_bad_share} -> between 0 and 1")
+    if options.skip_bad_rows is not None and options.skip_bad_rows < 0:
+        raise InputError(f"{options.GROUP}.skip_bad_rows is {options.skip_bad_rows} -> 0 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class AmazonOptions:
     """drop exact repeats of (user, item, time); the published protocol keeps them"""
     max_bad_share: float = 0.01
     """largest share of broken lines per file"""
+    skip_bad_rows: int | None = None
+    """broken lines per file that are left out whatever their share, each with its text in rejects.jsonl; null = max_bad_share decides"""
     time_unit: Literal["release", "s", "ms"] = "release"
     """unit of the times, s or ms; release = that of the release, s until 2018, ms in 2023"""
     allow_truncated: bool = False
@@ -44,8 +54,7 @@ class AmazonOptions:
             )
         if not self.metadata and not self.keep_without_metadata:
             raise InputError("amazon.metadata is empty -> set keep_without_metadata true, or name the files")
-        if not 0 <= self.max_bad_share < 1:
-            raise InputError(f"amazon.max_bad_share is {self.max_bad_share} -> between 0 and 1")
+        check_tolerance(self)
 
     @property
     def drops(self) -> str:

@@ -147,12 +147,18 @@ class Funnel:
     """Counts from the raw lines to the windows: what the report page draws and the manifest keeps.
 
     steps: [{"step", "rows", "users"?, "items"?}] from top to bottom; facts: everything else by name; notes: what a user
-    should know of data that are usable all the same, one line each (said, not kept).
+    should know of data that are usable all the same, one line each (said, not kept); rejects: lines that were left out, where
+    they are kept (skip_bad_rows of some adapters).
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    def reject(self, *accounts: Any) -> None:
+        """Keep what the accounts of files (data.adapters.dumps.lines) kept of their broken lines."""
+        self.rejects += [line for account in accounts for line in account.rejects]
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -108,7 +108,7 @@ def read_reviews(files: Sequence[Path], options: AmazonOptions) -> Reviews:
     accounts = []
     unparsed = 0
     for path in files:
-        account = Lines(path)
+        account = Lines(path, options.skip_bad_rows)
         accounts.append(account)
         for parsed in parse_blocks(path, account, *_review_columns(names), literals=names.literals):
             table, wrong = _review_rows(parsed, names, account)
@@ -220,7 +220,7 @@ def scan_metadata(files: Sequence[Path], item_ids: pa.Array, options: AmazonOpti
     coder = Coder()
     accounts = []
     for number, path in enumerate(files):
-        account = Lines(path)
+        account = Lines(path, options.skip_bad_rows)
         accounts.append(account)
         schema = pa.schema([(names.item, pa.string()), ("title", pa.string())])
         for parsed in parse_blocks(path, account, schema, [names.item], literals=names.literals):

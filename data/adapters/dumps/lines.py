@@ -12,7 +12,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ class Block:
         starts = np.concatenate([[0], ends + 1])
         return starts[:-1] if starts[-1] == len(self.data) else starts
 
+    def line(self, start: int) -> bytes:
+        """The line that begins at an offset of `data`, without its end."""
+        end = self.data.find(b"\n", start)
+        return self.data[start : len(self.data) if end < 0 else end]
+
     def pieces(self) -> Iterator[Block]:
         """The same lines in blocks of about PIECE_BYTES."""
         begin = 0
@@ -56,18 +61,25 @@ class Block:
 class Lines:
     """One file's account: non-empty lines, broken ones, the first broken one, and whether the file ends in the middle.
 
-    passed: lines, empty ones too, of the blocks that are done with.
+    passed: lines, empty ones too, of the blocks that are done with. kept: how many of the broken ones are kept whole, as
+    rejects [{"file", "line", "why", "text"}]; None = none.
     """
 
     path: Path
+    kept: int | None = None
     passed: int = 0
     total: int = 0
     broken: int = 0
     first_broken: str = ""
     truncated: bool = False
+    rejects: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_broken(self, number: int, why: str) -> None:
+    def add_broken(self, number: int, why: str, line: bytes = b"") -> None:
+        """Count line `number` (from 1); `line`: its text, where it was read to its end."""
         self.broken += 1
+        if len(self.rejects) < (self.kept or 0):
+            text = line.decode("utf-8", "replace").rstrip("\r\n")
+            self.rejects.append({"file": self.path.name, "line": number, "why": why, "text": text})
         if not self.first_broken:
             self.first_broken = f"{self.path}:{number} ({why})"
 
@@ -81,13 +93,15 @@ class Lines:
                 f"{self.path} ends in the middle of a line or of its gzip stream (after {self.total - 1} lines)"
                 f" -> get the file again, or set {options.GROUP}.allow_truncated true to use its whole lines"
             )
-        limit = options.max_bad_share * self.total
-        if not at_end:
+        allowed, limit = "max_bad_share", options.max_bad_share * self.total
+        if options.skip_bad_rows is not None:
+            allowed, limit = "skip_bad_rows", options.skip_bad_rows
+        elif not at_end:
             limit = max(GIVE_UP_AFTER, 0.5 * self.total)
         if self.broken > limit:
             raise InputError(
-                f"{self.path}: {self.broken} of {self.total} lines are broken, more than max_bad_share {options.max_bad_share};"
-                f" first: {self.first_broken} -> check {options.GROUP}.{options.KIND} and the file, or raise {options.GROUP}.max_bad_share"
+                f"{self.path}: {self.broken} of {self.total} lines are broken, more than {allowed} {getattr(options, allowed)};"
+                f" first: {self.first_broken} -> check {options.GROUP}.{options.KIND} and the file, or raise {options.GROUP}.{allowed}"
             )
 
 

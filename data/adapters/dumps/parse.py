@@ -31,15 +31,15 @@ NEWLINE, RETURN, OPENING, CLOSING = b"\n\r{}"
 class Parsed:
     """A block as columns, one row per good line; `table` None: read it line by line.
 
-    lines: all lines of the block; left_out: rows of the lines that have no row in the table; broken: (row, why) of those
-    that are not just blank.
+    lines: all lines of the block; left_out: rows of the lines that have no row in the table; broken: (row, why, line) of
+    those that are not just blank.
     """
 
     block: Block
     table: pa.Table | None
     lines: int
     left_out: tuple[int, ...] = ()
-    broken: tuple[tuple[int, str], ...] = ()
+    broken: tuple[tuple[int, str, bytes], ...] = ()
 
     def starts(self) -> np.ndarray:
         """Offset in the block of the line of every row of the table (int64)."""
@@ -70,8 +70,8 @@ def parse_blocks(
 def _counted(parts: list[Parsed], account: Lines) -> Iterator[Parsed]:
     for parsed in parts:
         account.total += len(parsed.broken) + (0 if parsed.table is None else parsed.table.num_rows)
-        for row, why in parsed.broken:
-            account.add_broken(account.passed + row + 1, why)
+        for row, why, line in parsed.broken:
+            account.add_broken(account.passed + row + 1, why, line)
         yield parsed
         account.passed += parsed.lines
 
@@ -103,7 +103,7 @@ def _parse_whole(block: Block, schema: pa.Schema, required: list[str], literals:
         why = parse_object(line, literals=False) if line.strip() else ""
         if not isinstance(why, str):
             return None
-        broken += [(row, why)] if why else []
+        broken += [(row, why, line)] if why else []
         kept.append(memoryview(block.data)[begin:first])
         begin = end
     data = b"".join([*kept, memoryview(block.data)[begin:]]) if irregular else block.data
@@ -189,7 +189,7 @@ def parse_lines(
         if isinstance(fields, dict):
             fields = pick(fields)
         if isinstance(fields, str):
-            account.add_broken(number, fields)
+            account.add_broken(number, fields, line)
         else:
             rows.append((begin, fields))
     return rows

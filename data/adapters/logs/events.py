@@ -79,6 +79,7 @@ def read_log(
     funnel.count(f"{plural} read", rows)
     known, repeats, more = _read_things(log, things, options)
     broken = [sum(account.broken for account in kind) for kind in (accounts, more)]
+    funnel.reject(*accounts, *more)
     funnel.facts |= {
         f"{event}_lines_broken": broken[0],
         f"{thing}_lines_broken": broken[1],
@@ -106,7 +107,7 @@ def _read_events(
     users, items, accounts = Coder(), Coder(), []
     ratings, times = [], []
     for path in paths:
-        account = Lines(path)
+        account = Lines(path, options.skip_bad_rows)
         accounts.append(account)
         for parsed in parse_blocks(path, account, log.schema, list(log.text), literals=False):
             table, seconds = _event_rows(log, parsed, account)
@@ -143,10 +144,12 @@ def _event_rows(log: JsonLog, parsed: Parsed, account: Lines) -> tuple[pa.Table,
             return table, seconds.to_numpy()
         # Counted as good by the parser: those whose date is none are broken after all.
         bad = seconds.is_null().to_numpy(zero_copy_only=False)
-        rows = np.delete(np.arange(parsed.lines), list(parsed.left_out))
+        rows, starts = np.delete(np.arange(parsed.lines), list(parsed.left_out)), parsed.starts()
         for at in np.flatnonzero(bad).tolist():
             account.add_broken(
-                account.passed + int(rows[at]) + 1, f"{log.date} is {table[log.date][at].as_py()[:40]!r}"
+                account.passed + int(rows[at]) + 1,
+                f"{log.date} is {table[log.date][at].as_py()[:40]!r}",
+                parsed.block.line(int(starts[at])),
             )
         good = pa.array(~bad)
         return table.filter(good), seconds.filter(good).to_numpy()
@@ -163,7 +166,7 @@ def _read_things(
     known: dict[str, dict[str, Any]] = {}
     repeats, accounts = 0, []
     for path in paths:
-        account = Lines(path)
+        account = Lines(path, options.skip_bad_rows)
         accounts.append(account)
         for block in read_blocks(path, account):
             for _, fields in parse_lines(block, account, log.describe, literals=False):

@@ -109,7 +109,7 @@ def _author_files(raw: str | Path, options: GoodreadsOptions) -> list[Path]:
     return next((found for found in matched if found), [])
 
 
-def author_names(paths: Sequence[Path], options: GoodreadsOptions) -> dict[str, str]:
+def author_names(paths: Sequence[Path], options: GoodreadsOptions, funnel: Funnel) -> dict[str, str]:
     """Name by author_id; a line without both is broken."""
     known: dict[str, str] = {}
 
@@ -122,17 +122,18 @@ def author_names(paths: Sequence[Path], options: GoodreadsOptions) -> dict[str, 
         )
 
     for path in paths:
-        account = Lines(path)
+        account = Lines(path, options.skip_bad_rows)
         for block in read_blocks(path, account):
             known |= {key: name for _, (key, name) in parse_lines(block, account, named, literals=False)}
             account.passed += len(block.line_starts())
         account.check(options, at_end=True)
+        funnel.reject(account)
     return known
 
 
 def read(raw: str | Path, options: GoodreadsOptions, funnel: Funnel) -> tuple[Loaded, list[Finding]]:
     """The folder as the contract wants it."""
-    authors = author_names(_author_files(raw, options), options)
+    authors = author_names(_author_files(raw, options), options, funnel)
     log = replace(
         LOG,
         describe=partial(describe, authors=authors, shelves=options.shelves),

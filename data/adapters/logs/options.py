@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from configs.program import InputError
+from data.adapters.options import check_tolerance
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,13 @@ class YelpOptions:
     """file patterns below raw, likewise"""
     max_bad_share: float = 0.01
     """largest share of broken lines per file"""
+    skip_bad_rows: int | None = None
+    """broken lines per file that are left out whatever their share, each with its text in rejects.jsonl; null = max_bad_share decides"""
     allow_truncated: bool = False
     """use the whole lines of a file that ends in the middle of a line or of its gzip stream"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_share < 1:
-            raise InputError(f"yelp.max_bad_share is {self.max_bad_share} -> between 0 and 1")
+        check_tolerance(self)
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,15 @@ class GoodreadsOptions:
     """how many of a book's most used shelves are its categories; those that say what a reader does with it are left out"""
     max_bad_share: float = 0.01
     """largest share of broken lines per file"""
+    skip_bad_rows: int | None = None
+    """broken lines per file that are left out whatever their share, each with its text in rejects.jsonl; null = max_bad_share decides"""
     allow_truncated: bool = False
     """use the whole lines of a file that ends in the middle of a line or of its gzip stream"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_share < 1 or self.shelves < 0:
-            raise InputError(
-                f"goodreads: max_bad_share {self.max_bad_share} is between 0 and 1, shelves {self.shelves} is not negative"
-            )
+        check_tolerance(self)
+        if self.shelves < 0:
+            raise InputError(f"goodreads.shelves is {self.shelves} -> 0 or more")
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class P5Options:
     """S3-Rec's numbered attributes of an item, a column of their own"""
     max_bad_share: float = 0.01
     """largest share of broken lines of metadata"""
+    skip_bad_rows: int | None = None
+    """broken lines per file that are left out whatever their share, each with its text in rejects.jsonl; null = max_bad_share decides"""
     allow_truncated: bool = False
     """use the whole lines of metadata that ends in the middle of a line or of its gzip stream"""
 
@@ -172,5 +177,4 @@ class P5Options:
             raise InputError("p5.sequences is empty -> name the file of the sequences")
         if self.metadata and not self.maps:
             raise InputError("p5.metadata is found by ASIN -> name p5.maps too, or set p5.metadata []")
-        if not 0 <= self.max_bad_share < 1:
-            raise InputError(f"p5.max_bad_share is {self.max_bad_share} -> between 0 and 1")
+        check_tolerance(self)

@@ -192,6 +192,7 @@ def _items(
     found = dump.scan_metadata(metadata, raw_ids, options)
     text, unparsed = dump.read_items(metadata, found, codes, year=options.format, title_filter="none")
     broken = sum(account.broken for account in found.lines)
+    funnel.reject(*found.lines)
     funnel.facts |= {
         "metadata_lines": sum(account.total for account in found.lines),
         "metadata_lines_broken": broken,
