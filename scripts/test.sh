@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Set-up, lint and tests: everything a change must pass.
 #   bash scripts/test.sh                   what runs on any machine in minutes
-#   bash scripts/test.sh --all             the long tests too, and those for a GPU where there is one
+#   bash scripts/test.sh --all             the long tests too, and those for a GPU where there is one; the kill matrix alone takes
+#                                          hours: it keeps outputs/kill_matrix.json and goes on where it was cut off
+#                                          (--all -k kill_matrix for it alone, KILL_RECORD=elsewhere.json)
 #   bash scripts/test.sh -k trie -x        further arguments go to pytest
 # Two workers, a file of tests at a time; `-n 0` runs them in one process.
 # Exit code: 0 when lint, format and tests pass; set-up's own (2, 3, 130) when it fails; 1 otherwise.
@@ -13,6 +15,7 @@ case ${1:-} in -h | --help) no_flags "$1" ;; esac      # pytest's own: --all --h
 choice="not long and not gpu"
 if [ "${1:-}" = --all ]; then
     shift
+    export KILL_RECORD=${KILL_RECORD:-outputs/kill_matrix.json}
     if nvidia-smi -L >/dev/null 2>&1; then choice=""; else choice="not gpu"; fi
 fi
 bash scripts/setup.sh --dev

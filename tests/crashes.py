@@ -58,9 +58,11 @@ def _die_at(event: int, root: str) -> None:
     sys.addaudithook(hook)
 
 
-def each_kill(start: Path | None, place: Path, action: Callable[[], object]) -> Iterator[int]:
-    """For every event: `place` as `start` has it (None: absent), `action` killed there. Ends when it survives."""
-    event = 0
+def each_kill(
+    start: Path | None, place: Path, action: Callable[[], object], *, after: int = 0
+) -> Iterator[int]:
+    """For every event behind `after`: `place` as `start` has it (None: absent), `action` killed there. Ends when it survives."""
+    event = after
     while True:
         event += 1
         shutil.rmtree(place, ignore_errors=True)

@@ -19,6 +19,7 @@ from configs.program import InputError
 from data.store import output
 from tests import handmade
 from tests.crashes import each_kill
+from tests.kill_record import recorded
 from tests.kill_stages import Stage, prepare, stages
 from tests.test_crashes import state
 
@@ -97,39 +98,45 @@ def test_killed_at_every_write_event(stage: str, replaces: bool, sources, tmp_pa
     def run() -> None:
         handmade.call(*command, "--output_dir", place, *(["--overwrite"] if replaces else []))
 
-    if replaces:
-        old = tmp_path / "old"
-        assert forked(lambda: handmade.call(*command, *other, "--output_dir", old)) == 0
-        shutil.copytree(old, place)
-    assert forked(run) == 0
-    expected, events = outcome(place), 0
-    for event in each_kill(old, place, run):
-        events += 1
-        assert forked(run) == 0, f"blocked after a kill at event {event}"
-        assert outcome(place) == expected, f"event {event}"
-    print(f"{stage}{' --overwrite' if replaces else ''}: {events} kills, 0 blocked, 0 leftovers, 0 different")
-    assert events >= sources[stage].events
+    with recorded(stage, f"every write, {'overwrite' if replaces else 'alone'}") as cell:
+        if replaces:
+            old = tmp_path / "old"
+            assert forked(lambda: handmade.call(*command, *other, "--output_dir", old)) == 0
+            shutil.copytree(old, place)
+        assert forked(run) == 0
+        expected = outcome(place)
+        for event in each_kill(old, place, run, after=cell.kills):
+            assert forked(run) == 0, f"blocked after a kill at event {event}"
+            assert outcome(place) == expected, f"event {event}"
+            cell.stood(event)
+        print(
+            f"{stage}{' --overwrite' if replaces else ''}: {cell.kills} kills, 0 blocked, 0 leftovers, 0 different"
+        )
+        assert cell.kills >= sources[stage].events
 
 
 @pytest.mark.parametrize("stage", NAMES)
 def test_killed_at_random_moments(stage: str, sources, tmp_path: Path) -> None:
     """Each run goes on from what the killed one before it left, until one of them ends; the moments are seeded."""
-    place, rng = tmp_path / "place", random.Random(stage)
+    place = tmp_path / "place"
 
     def run() -> None:
         handmade.call(*sources[stage].command, "--output_dir", place)
 
-    start = time.monotonic()
-    assert forked(run) == 0
-    whole, expected, kills, ends = time.monotonic() - start, outcome(place), 0, 0
-    while kills < RANDOM_KILLS:
-        shutil.rmtree(place, ignore_errors=True)
-        for _ in range(3):
-            kills += killed_after(rng.uniform(0, whole), run)
-        assert forked(run) == 0, f"blocked after {kills} kills"
-        assert outcome(place) == expected, f"after {kills} kills"
-        ends += 1
-    print(f"{stage}: {kills} kills at random moments, {ends} ends, 0 blocked, 0 different")
+    with recorded(stage, "random moments") as cell:
+        start = time.monotonic()
+        assert forked(run) == 0
+        whole, expected, kills, ends = time.monotonic() - start, outcome(place), cell.kills, 0
+        rng = random.Random(f"{stage} {kills}")
+        while kills < RANDOM_KILLS:
+            shutil.rmtree(place, ignore_errors=True)
+            for _ in range(3):
+                kills += killed_after(rng.uniform(0, whole), run)
+            assert forked(run) == 0, f"blocked after {kills} kills"
+            assert outcome(place) == expected, f"after {kills} kills"
+            cell.stood(kills)
+            ends += 1
+        print(f"{stage}: {kills} kills at random moments, {ends} ends, 0 blocked, 0 different")
 
 
 def killed_after(seconds: float, action: Callable[[], object]) -> bool:
@@ -152,8 +159,12 @@ def killed_after(seconds: float, action: Callable[[], object]) -> bool:
 @pytest.mark.parametrize("stage", NAMES)
 def test_two_at_once(stage: str, sources, tmp_path: Path) -> None:
     """One of them does the work; the other is told who does, or finds it done."""
-    command = sources[stage].command
-    place, children = tmp_path / "place", []
+    with recorded(stage, "two at once"):
+        two_at_once(sources[stage].command, tmp_path / "place")
+
+
+def two_at_once(command: list[object], place: Path) -> None:
+    children = []
     assert forked(lambda: handmade.call(*command, "--output_dir", place)) == 0
     expected = outcome(place)
     shutil.rmtree(place)
