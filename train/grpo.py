@@ -116,6 +116,9 @@ class GrpoArgs:
     """where curves go besides metrics.jsonl; no part of the configuration"""
     plan: str | None = None
     """COUNTxCARD (8xH100, 1xA100 zero2) or cpu: say prompts, questions to a judge, memory and time there, by estimate, and stop; nothing is written"""
+    allow_change: list[str] = field(default_factory=list)
+    """keys in which a run that was cut off may differ from its beginning (trainer.learning_rate, examples, world_size, ...): it goes on,
+    and the manifest tells"""
     overwrite: bool = False
     """replace an output of another configuration"""
 

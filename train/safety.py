@@ -31,6 +31,7 @@ from data.sid import SidVocab, write_vocab
 from data.store.checkpoints import best_of, discard_after, fault, mark_complete, newest_complete, rotate
 from data.store.output import Output
 from infer.loading import PROMPTS, load_model, prompt_bound
+from train.changed import load_states, settings_kept
 from train.progress import METRICS_FILE, Progress
 from train.samples import FILE as SAMPLES
 from train.scale.gathering import require_sharding, shards_weights
@@ -108,11 +109,13 @@ class SafeTrainer(LeavesInTime):
     evaluates_loss: bool = True
     trains_shards: bool = False  # whether loss and validation work where a process holds parts of the weights
     keep_checkpoints: int = 2
+    allowed: Sequence[str] = ()  # keys that may differ from what the checkpoint was trained with
     step_rows: Sequence[int] = ()
 
     def equip(self, args: Any, engine: Any, trainable: Trainable, *, example_ids: Sequence[int]) -> None:
         """What checkpoints need to know: the arguments of the program, its model's tokens, what trains, the names of rows."""
-        self.keep_checkpoints, self.trainable = args.keep_checkpoints, trainable
+        self.keep_checkpoints, self.allowed = args.keep_checkpoints, args.allow_change
+        self.trainable = trainable
         self.vocab, self.new_tokens = engine.renderer.vocab, new_tokens_of(args.model)
         self.max_prompt = prompt_bound(args.model, args.max_prompt)
         self.example_ids = example_ids
@@ -179,9 +182,8 @@ class SafeTrainer(LeavesInTime):
         self.log(dict(found))
         if self.state.global_step == 0:
             self._determine_best_metric(found, trial=None)  # the model as it came in competes
-        if (
-            not self.evaluates_loss
-        ):  # what the stock method does besides: else the last step would be evaluated twice
+        # What the stock method does besides: else the last step would be evaluated twice.
+        if not self.evaluates_loss:
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return metrics | found
 
@@ -225,15 +227,13 @@ class SafeTrainer(LeavesInTime):
             self.trainable.read(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Several processes without a GPU are cpu:0, cpu:1 ... to accelerate, and torch restores nothing to a numbered processor."""
+        """Settings of the optimizer are those of now where they may differ from the checkpoint's."""
         whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        if checkpoint is None or self.args.device.type != "cpu" or self.args.world_size == 1 or not whole:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        import torch
-
-        for part, file in ((self.optimizer, "optimizer.pt"), (self.lr_scheduler, "scheduler.pt")):
-            part.load_state_dict(torch.load(Path(checkpoint, file), map_location="cpu", weights_only=True))
+        with settings_kept(self, self.allowed):
+            if checkpoint is None or self.args.device.type != "cpu" or self.args.world_size == 1 or not whole:
+                super()._load_optimizer_and_scheduler(checkpoint)
+            else:
+                load_states(self, checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self._adapts:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from configs.needs import unread
 from data.store.fingerprints import plain, sha256_json
 
-NOT_CONFIGURATION = {"output_dir", "overwrite", "tracker", "tokens_dir", "plan"}
+NOT_CONFIGURATION = {"output_dir", "overwrite", "tracker", "tokens_dir", "plan", "allow_change"}
 ABSENT = object()
 PACE = "pace"
 BEFORE = "before"  # the key of a field's metadata that says what a configuration without the field meant

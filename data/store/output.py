@@ -7,6 +7,7 @@
 What `open_output` does with a directory that already exists:
   finished, same configuration, inputs and stage version   raises AlreadyComplete (the program exits 0 in seconds)
   unfinished, same configuration and inputs                 resumes: `out.resuming` is True, files are kept
+  unfinished, changed in what `allow_change` names          the same (a field of some programs), and the manifest tells
   anything else                                             InputError, or a clean start with `overwrite`
 
 In a run of several processes (RANK set by the launcher) rank 0 claims, decides and writes; the others wait for its
@@ -21,12 +22,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.integrity import sha256
 from configs.needs import unread
@@ -60,7 +61,15 @@ from data.store.manifest import MANIFEST, faults, read_manifest, require_undamag
 
 # zstd pages with checksums: a reader that verifies them never takes a flipped bit for a value
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
+ALLOWED = "allowed_changes"  # of a manifest: in what its run was let go on changed, in that order
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
+
+
+class Change(NamedTuple):
+    """What makes a run another one: its key, as `allow_change` takes it, and a text with the old and the new value."""
+
+    key: str
+    text: str
 
 
 class Output:
@@ -145,7 +154,7 @@ def open_output(
         "inputs": {name: record["sha256"] for name, record in records.items()},
     }
 
-    def changes(record: dict[str, Any]) -> list[str]:
+    def changes(record: dict[str, Any]) -> list[Change]:
         return _changes(path, record, identity, args, inputs)
 
     created = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -154,10 +163,17 @@ def open_output(
         with locked(path):
             settle(path)
             pending = identity | {"config": plain(args)}
+            if "allow_change" in vars(args):  # a training's steps are cut by the number of processes
+                pending |= {"world_size": rank_and_world()[1]}
+            allowed = vars(args).get("allow_change", ())
             resuming = announced(
-                path, lambda: _decide(path, changes, pending, overwrite=overwrite), identity["inputs"]
+                path,
+                lambda: _decide(path, changes, pending, overwrite=overwrite, allowed=allowed),
+                identity["inputs"],
             )
             out = Output(path, resuming=resuming)
+            if pending.get(ALLOWED):
+                identity |= {ALLOWED: pending[ALLOWED]}
             out.write_json(PENDING, pending)
             try:
                 with logged(path / LOG):
@@ -221,14 +237,16 @@ def _require_place(path: Path) -> None:
 
 def _decide(
     path: Path,
-    changes: Callable[[dict[str, Any]], list[str]],
+    changes: Callable[[dict[str, Any]], list[Change]],
     identity: dict[str, Any],
     *,
     overwrite: bool,
+    allowed: Collection[str] = (),
 ) -> bool:
     """True: resume. False: start clean. Raises AlreadyComplete or InputError.
 
-    `changes` says what differs between an older record of this directory and the present run, `identity` is its own.
+    `changes` says what differs between an older record of this directory and the present run, `identity` is its own: what
+    `allowed` lets an unfinished run differ in is added to it.
     """
     manifest = _earlier_manifest(path, overwrite=overwrite)
     if manifest is not None and not changes(manifest):
@@ -244,8 +262,11 @@ def _decide(
             (path / name).unlink(missing_ok=True)
         return True
     pending = read_record(path / PENDING)
-    if manifest is None and pending is not None and not changes(pending):
-        return True
+    if manifest is None and pending is not None:
+        found = changes(pending)
+        if all(change.key in allowed for change in found):
+            identity[ALLOWED] = [*pending.get(ALLOWED, []), *(change.text for change in found)]
+            return True
     entries = content(path)
     if not entries:
         return False
@@ -254,9 +275,12 @@ def _decide(
             f"output_dir {path} holds files that no stage wrote ({entries[0].name}, ...) -> choose another directory"
         )
     if not overwrite:
-        changed = ", ".join(changes(manifest or pending or {}))
+        found = changes(manifest or pending or {})
+        changed = ", ".join(change.text for change in found)
+        going_on = manifest is None and "world_size" in identity
+        more = f"go on with --allow_change '{json.dumps([one.key for one in found])}', " if going_on else ""
         raise InputError(
-            f"output_dir {path} holds another run ({changed}) -> pass --overwrite or choose another directory"
+            f"output_dir {path} holds another run ({changed}) -> {more}pass --overwrite or choose another directory"
         )
     old_stage = (manifest or pending or identity).get("stage")
     if old_stage != identity["stage"]:
@@ -269,22 +293,29 @@ def _decide(
 
 def _changes(
     path: Path, record: dict[str, Any], identity: dict[str, Any], args: Any, inputs: Mapping[str, Any]
-) -> list[str]:
-    """What makes a manifest or pending record that of another run, one text per change; [] = the same run."""
+) -> list[Change]:
+    """What makes a manifest or pending record that of another run; [] = the same run."""
     if record.get("stage") != identity["stage"]:
-        return [f"stage {record.get('stage')} -> {identity['stage']}"]
+        return [Change("stage", f"stage {record.get('stage')} -> {identity['stage']}")]
     found = []
     if record.get("stage_version") != identity["stage_version"]:
-        found.append(f"stage version {record.get('stage_version')} -> {identity['stage_version']}")
+        text = f"stage version {record.get('stage_version')} -> {identity['stage_version']}"
+        found.append(Change("stage_version", text))
+    world = rank_and_world()[1]
+    if record.get("world_size", world) != world:
+        found.append(Change("world_size", f"world_size {record['world_size']} -> {world}"))
     if record.get("config_hash") != identity["config_hash"]:
         old = earlier_configuration(path, record, inputs)
-        found += ["configuration"] if old is None else map(str, differences(args, old, apart_from=inputs))
+        if old is None:
+            found.append(Change("configuration", "configuration"))
+        else:
+            found += [Change(one.key, str(one)) for one in differences(args, old, apart_from=inputs)]
     old_inputs = {name: _digest(entry) for name, entry in record.get("inputs", {}).items()}
     names = [*old_inputs, *(name for name in identity["inputs"] if name not in old_inputs)]
     unused = unread(args)  # an earlier run may have been given what nothing read
     current = identity["inputs"]
     return found + [
-        f"input {name}"
+        Change(name, f"input {name}")
         for name in names
         if name not in unused and not same_input(inputs.get(name), old_inputs.get(name), current.get(name))
     ]
