@@ -22,7 +22,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -162,15 +162,8 @@ def open_output(
     try:
         with locked(path):
             settle(path)
-            pending = identity | {"config": plain(args)}
-            if "allow_change" in vars(args):  # a training's steps are cut by the number of processes
-                pending |= {"world_size": rank_and_world()[1]}
-            allowed = vars(args).get("allow_change", ())
-            resuming = announced(
-                path,
-                lambda: _decide(path, changes, pending, overwrite=overwrite, allowed=allowed),
-                identity["inputs"],
-            )
+            pending = _pending(identity, args)
+            resuming = announced(path, lambda: _decide(path, changes, pending, args), identity["inputs"])
             out = Output(path, resuming=resuming)
             if pending.get(ALLOWED):
                 identity |= {ALLOWED: pending[ALLOWED]}
@@ -235,19 +228,26 @@ def _require_place(path: Path) -> None:
         raise InputError(f"output_dir {path} holds code (__init__.py) -> choose another directory")
 
 
+def _pending(identity: dict[str, Any], args: Any) -> dict[str, Any]:
+    """The record of an output that is not finished."""
+    record = identity | {"config": plain(args)}
+    if "allow_change" in vars(args):  # a training's steps are cut by the number of processes
+        record |= {"world_size": rank_and_world()[1]}
+    return record
+
+
 def _decide(
     path: Path,
     changes: Callable[[dict[str, Any]], list[Change]],
     identity: dict[str, Any],
-    *,
-    overwrite: bool,
-    allowed: Collection[str] = (),
+    args: Any,
 ) -> bool:
     """True: resume. False: start clean. Raises AlreadyComplete or InputError.
 
     `changes` says what differs between an older record of this directory and the present run, `identity` is its own: what
-    `allowed` lets an unfinished run differ in is added to it.
+    `args.allow_change` lets an unfinished run differ in is added to it.
     """
+    overwrite, allowed = (vars(args).get(name, False) for name in ("overwrite", "allow_change"))
     manifest = _earlier_manifest(path, overwrite=overwrite)
     if manifest is not None and not changes(manifest):
         damaged = faults(path, manifest)
@@ -264,8 +264,9 @@ def _decide(
     pending = read_record(path / PENDING)
     if manifest is None and pending is not None:
         found = changes(pending)
-        if all(change.key in allowed for change in found):
-            identity[ALLOWED] = [*pending.get(ALLOWED, []), *(change.text for change in found)]
+        if all(change.key in (allowed or ()) for change in found):
+            told = [*pending.get(ALLOWED, []), *(change.text for change in found)]
+            identity |= {ALLOWED: told} if told else {}
             return True
     entries = content(path)
     if not entries:
