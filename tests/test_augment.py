@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from configs.program import InputError
 from data.rows import Rows
 from infer.models.sequential.windows import joined, row_windows, single_windows
-from train.scratch.augment import Augmentation, made_windows, prefixes
+from train.scratch.augment import Augmentation, drawn_from, made_windows, prefixes
 
 
 def rows_of(histories: list[list[int]], targets: list[int]):
@@ -22,19 +24,23 @@ def test_made_histories_by_hand():
     rows = rows_of([[0, 1, 2], [3]], [3, 0])
     windows = row_windows(rows)
     chosen = Augmentation(ratio=2, variants=2, drop=0.0, replace=0.0)
-    after = lambda items: np.eye(5)[(items + 1) % 5]  # noqa: E731
-    made = made_windows(windows, chosen, positions=3, first_example=10, after=after)
+    follower = partial(drawn_from, lambda items: np.eye(5)[(items + 1) % 5])
+    made = made_windows(windows, chosen, positions=3, first_example=10, follower=follower)
     assert [made.item_I[a:b].tolist() for a, b in zip(made.offsets, made.offsets[1:], strict=False)] == [
         [1, 2, 3],
         [3, 0],
     ] * 2
     assert made.example_I.tolist() == list(range(10, 20))
     replaced = made_windows(
-        windows, Augmentation(ratio=1, replace=1.0, drop=0.0), positions=9, first_example=0, after=after
+        windows, Augmentation(ratio=1, replace=1.0, drop=0.0), positions=9, first_example=0, follower=follower
     )
     assert replaced.item_I.tolist() == [1, 2, 3, 4, 4, 1], "every item by what follows it alone"
     short = made_windows(
-        windows, Augmentation(ratio=1, replace=0.0, drop=0.99), positions=9, first_example=0, after=after
+        windows,
+        Augmentation(ratio=1, replace=0.0, drop=0.99),
+        positions=9,
+        first_example=0,
+        follower=follower,
     )
     assert (np.diff(short.offsets) >= 1).all() and {3, 0} <= set(short.item_I.tolist()), (
         "the newest item stays"
@@ -51,7 +57,7 @@ def test_made_histories_by_hand():
     shares = np.bincount(
         made_windows(
             row_windows(rows_of([[0]] * 4000, [0] * 4000)), Augmentation(ratio=1, drop=0.15, replace=0.4), positions=4,
-            first_example=0, after=lambda items: np.tile([0.0, 0.25, 0.75], (len(items), 1)),
+            first_example=0, follower=partial(drawn_from, lambda items: np.tile([0.0, 0.25, 0.75], (len(items), 1))),
         ).item_I
     )  # fmt: skip
     assert shares.sum() == pytest.approx(8000 * 0.85 + 4000 * 0.15**2, rel=0.02)

@@ -132,8 +132,22 @@ def items_by_path(network: CompactModel, state: torch.Tensor, recent: list[int])
     return torch.stack(scores)
 
 
+def drawn_mass(data, positions: int, items: int) -> tuple[TargetMass, torch.Tensor]:
+    """Targets as the loss takes them, and written out [P, N]: one item of each position, several, or one beside all."""
+    count = data.draw(st.sampled_from([1, 3]))
+    item_PT = torch.randint(0, items, (positions, count))
+    share_PT = torch.rand(positions, count).clamp(min=0.1)
+    share_PT[:, 1:] *= torch.rand(positions, count - 1) > 0.3  # some have no share
+    share_PT = share_PT / share_PT.sum(1, keepdim=True)
+    soft = torch.randn(positions, items).softmax(1) if data.draw(st.booleans()) else None
+    hard = 1.0 if soft is None else 0.3
+    mass = TargetMass(item_PT, hard * share_PT, None if soft is None else lambda rows: 0.7 * soft[rows])
+    wanted_PN = torch.zeros(positions, items).scatter_add_(1, item_PT, hard * share_PT)
+    return mass, wanted_PN if soft is None else wanted_PN + 0.7 * soft
+
+
 @given(st.data())
-@settings(max_examples=20)
+@settings(max_examples=40)
 def test_the_loss_and_its_gradient_are_those_of_sums_written_out(data):
     network = made(data)
     items = network.shape.num_items
@@ -144,12 +158,7 @@ def test_the_loss_and_its_gradient_are_those_of_sums_written_out(data):
     )
     at = torch.arange(history.numel())[:: data.draw(st.integers(1, 2))]
     recent = recent_items(history, at)
-    target = torch.tensor(data.draw(st.lists(st.integers(0, items - 1), min_size=len(at), max_size=len(at))))
-    soft = torch.randn(len(at), items).softmax(1) if data.draw(st.booleans()) else None
-    share = 0.7 if soft is not None else 0.0
-    mass = TargetMass(
-        target, torch.full((len(at),), 1 - share), None if soft is None else lambda rows: share * soft[rows]
-    )
+    mass, wanted_PN = drawn_mass(data, len(at), items)
     users = torch.arange(len(history)) if network.shape.model.users else None
 
     def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -167,11 +176,9 @@ def test_the_loss_and_its_gradient_are_those_of_sums_written_out(data):
         log_N = items_by_path(
             network, states[position], [one for one in recent[position].tolist() if one >= 0]
         )
-        wanted_N = torch.nn.functional.one_hot(target[position], items) * (1 - share)
-        wanted_N = wanted_N if soft is None else wanted_N + share * soft[position]
         # An item of a shared semantic ID is no choice of the model: its part of the log is a constant.
         shared_N = network.tree.share_N
-        total = total - (wanted_N * (log_N - shared_N)).sum() / len(at)
+        total = total - (wanted_PN[position] * (log_N - shared_N)).sum() / len(at)
     assert fast.item() == pytest.approx(total.item(), abs=1e-4)
     for name, slope in gradients(total).items():
         other = fast_slopes.get(name, torch.zeros_like(slope))

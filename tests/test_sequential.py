@@ -159,12 +159,13 @@ def test_batches_hold_every_window_once_and_about_as_many_rows():
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_a_state_is_that_of_its_prefix_alone(trunk):
     model = network(trunk)
+    items_ND = model.item_vectors()
     history_BT = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])
-    whole_PN = model.logits(history_BT, torch.tensor([2, 4, 7]))
+    whole_PN = model.logits(history_BT, torch.tensor([2, 4, 7]), items_ND)
     for row, prefix in enumerate(([3, 1, 4], [3, 1, 4, 1, 5], [9, 2, 6])):
-        alone_1N = model.logits(torch.tensor([prefix]), torch.tensor([len(prefix) - 1]))
+        alone_1N = model.logits(torch.tensor([prefix]), torch.tensor([len(prefix) - 1]), items_ND)
         torch.testing.assert_close(whole_PN[row], alone_1N[0], rtol=1e-5, atol=1e-5)
-    other = model.logits(torch.tensor([[1, 3, 4]]), torch.tensor([2]))
+    other = model.logits(torch.tensor([[1, 3, 4]]), torch.tensor([2]), items_ND)
     assert (whole_PN[0] - other[0]).abs().max() > 1e-3, "the order of a history matters"
 
 

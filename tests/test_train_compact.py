@@ -160,11 +160,33 @@ def test_a_teacher_is_learned(chain, teacher, tmp_path):
     trained(chain, tmp_path / "hard", *LEARNS, "--loop.patience", 0, "--loop.epochs", 8)
     least = float(-(wanted_RN * np.log(wanted_RN)).sum(1).mean())
     assert distance(tmp_path / "soft") - least < 0.5 * (distance(tmp_path / "hard") - least)
+    # Six drawn answers a row and epoch in place of the distribution come as near.
+    trained(
+        chain,
+        tmp_path / "drawn",
+        *LEARNS,
+        *flags,
+        "--soft_draws",
+        6,
+        "--loop.patience",
+        0,
+        "--loop.epochs",
+        8,
+    )
+    assert distance(tmp_path / "drawn") - least < 0.6 * (distance(tmp_path / "hard") - least)
     manifest = read_manifest(tmp_path / "soft")
     assert manifest["inputs"]["teacher"]["sha256"] == read_manifest(teacher)["content_hash"]
     assert manifest["counts"]["made windows"] == manifest["counts"]["windows"]
     places = sorted(path.name.split("-")[0] for path in (teacher.parent.parent / "scores").iterdir())
-    assert places == ["teacher.items", "teacher.made", "teacher.train"], "the teacher's answers are kept"
+    kept = [
+        "teacher.items",
+        "teacher.items.drawn",
+        "teacher.made",
+        "teacher.made",
+        "teacher.train",
+        "teacher.train.drawn",
+    ]
+    assert places == kept, "the teacher's answers are kept"
     # Any item model: a member of a fusion.
     call(
         "infer.fuse", "--members", f"[{tmp_path}/soft,{tmp_path}/hard]", "--data", chain.data, "--output_dir", tmp_path / "both",
@@ -195,7 +217,9 @@ TAUGHT = {
     "share": ["--soft_targets.share", "0.3"],
     "temperature": ["--soft_targets.temperature", "2"],
     "best items": ["--soft_targets.k", "4"],
+    "drawn": ["--soft_draws", "3"],
     "made": ["--augment.ratio", "0.5"],
+    "made, drawn": ["--augment.ratio", "0.5", "--soft_draws", "3"],
     "more made": ["--augment.ratio", "1.5", "--augment.variants", "2"],
     "made, users": ["--augment.ratio", "0.5", "--model.users", "7"],
     "made, two paths": ["--augment.ratio", "0.5", "--model.item_path", "0.5"],
@@ -282,6 +306,12 @@ def test_bad_arguments_are_refused(chain, teacher, tmp_path):
         (["--text.table", "init"], "text.table init"),
         (["--model.node_text", "true"], "text.table add"),
         (["--augment.ratio", "0.5"], "soft_targets.teacher"),
+        (["--soft_draws", "4"], "soft_targets.teacher"),
+        (["--soft_draws", "0", "--soft_targets.teacher", teacher], "at least 1"),
+        (
+            ["--soft_draws", "4", "--soft_targets.k", "3", "--soft_targets.teacher", teacher],
+            "without soft_targets.k",
+        ),
         (["--augment.ratio", "2", "--soft_targets.teacher", teacher], "more variants"),
         (["--windows", "chains", "--model.users", "3"], "windows rows"),
         (["--windows", "chains", "--model.gaps", "3"], "windows rows"),

@@ -17,6 +17,7 @@ python -m train.train_compact --config configs/minionerec/compact.yaml --data da
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ from data.store.output import Output, open_output
 from infer.models.retrievers.compact_options import CompactOptions, CompactShape, require_text_options
 from infer.models.sequential.options import TextOptions
 from train.scratch.augment import Augmentation
+from train.scratch.drawn import DrawnRows
 from train.scratch.options import EpochOptions
 from train.soft_targets import SoftTargets, TaughtRows
 
@@ -59,6 +61,8 @@ class TrainCompactArgs:
     row, with a loss at its end; chains: users' whole train sequences, cut at a new place in every epoch"""
     soft_targets: SoftTargets = field(default_factory=SoftTargets)
     """what is learned from a teacher"""
+    soft_draws: int | None = None
+    """answers drawn from the teacher for a row, anew in every epoch (train/scratch/drawn.py); null = its distribution over all items"""
     augment: Augmentation = field(default_factory=Augmentation)
     """histories that are made for the teacher to answer"""
     loop: EpochOptions = field(default_factory=EpochOptions)
@@ -72,6 +76,10 @@ class TrainCompactArgs:
 
     def __post_init__(self) -> None:
         require_text_options(self.model, self.text)
+        if self.soft_draws is not None and (self.soft_draws < 1 or self.soft_targets.k is not None):
+            raise InputError(
+                f"soft_draws {self.soft_draws} -> at least 1, without soft_targets.k; or null, the whole distribution"
+            )
         if not 0 < self.user_share <= 1:
             raise InputError(f"user_share {self.user_share} -> above 0, at most 1")
         of_rows = self.soft_targets.teacher is not None or self.model.users or self.model.gaps
@@ -100,7 +108,9 @@ class TrainCompactArgs:
                 self.soft_targets.teacher is None and self.windows != "chains",
                 "hard targets and windows of rows",
             ),
-            Need(("augment.ratio",), self.soft_targets.teacher is not None, "soft_targets.teacher"),
+            Need(
+                ("augment.ratio", "soft_draws"), self.soft_targets.teacher is not None, "soft_targets.teacher"
+            ),
         ]
 
     def text_options(self) -> list[str]:
@@ -128,7 +138,7 @@ def shape_of(args: TrainCompactArgs, known: Any, sids: SidTable) -> CompactShape
     )
 
 
-def learned_rows(args: TrainCompactArgs, train: Rows, num_items: int) -> Any:
+def learned_rows(args: TrainCompactArgs, train: Rows, sids: SidTable) -> Any:
     """What is learned of the train rows (train.scratch.compact.CompactRows): windows, users, teacher, made histories."""
     from infer.models.sequential.windows import row_windows, single_windows
     from rq.vectors.cooccurrence import train_chains
@@ -136,17 +146,19 @@ def learned_rows(args: TrainCompactArgs, train: Rows, num_items: int) -> Any:
 
     windows = (single_windows if args.windows == "single" else row_windows)(train)
     if args.windows == "chains":
-        return CompactRows(windows, train_chains(artifacts.read_sequences(args.data, num_items=num_items)))
+        return CompactRows(
+            windows, train_chains(artifacts.read_sequences(args.data, num_items=sids.num_items))
+        )
     users = (train.example_ids_R, train.users_R) if args.model.users else None
     if args.soft_targets.teacher is None:
         return CompactRows(windows, users=users)
-    taught = TaughtRows.of(args.soft_targets, data=args.data, num_items=num_items)
+    taught = teaching(args, sids)
     share = args.soft_targets.share
     if not args.augment.ratio:
         return CompactRows(windows, users=users, taught=taught, share=share)
     # Each window once, however rows are read: the longest history of a user's rows that continue one another.
     sources = row_windows(train)
-    made, answered = made_rows(args, sources, train, num_items)
+    made, answered = made_rows(args, sources, train, sids)
     if users is not None:
         example_W = sources.example_I[sources.offsets[1:] - 1]
         by_example = dict(zip(*(part.tolist() for part in users), strict=True))
@@ -156,19 +168,32 @@ def learned_rows(args: TrainCompactArgs, train: Rows, num_items: int) -> Any:
     return CompactRows(windows, None, users, taught, share, (made, answered, args.augment.ratio))
 
 
-def made_rows(args: TrainCompactArgs, sources: Any, train: Rows, num_items: int) -> tuple[Any, TaughtRows]:
+def teaching(args: TrainCompactArgs, sids: SidTable, **rows: Any) -> TaughtRows | DrawnRows:
+    """What the teacher says of the train rows, or of other rows (rows=..., name=...): distributions, or answers drawn from them."""
+    told = {"data": args.data, "num_items": sids.num_items, **rows}
+    if args.soft_draws is None:
+        return TaughtRows.of(args.soft_targets, **told)
+    order_N = np.argsort(sids.sid_of_item_N, kind="stable")
+    return DrawnRows.of(
+        args.soft_targets, order_N=order_N, draws=args.soft_draws, epochs=args.loop.epochs, **told
+    )
+
+
+def made_rows(
+    args: TrainCompactArgs, sources: Any, train: Rows, sids: SidTable
+) -> tuple[Any, TaughtRows | DrawnRows]:
     """(windows of made histories, the teacher's answers to them)."""
     from infer.models.cache import rows_sha256
-    from train.scratch.augment import made_windows, prefixes, single_items
+    from train.scratch.augment import drawn_from, made_windows, prefixes, single_items
 
-    told = {"data": args.data, "num_items": num_items}
-    alone = TaughtRows.of(args.soft_targets, rows=single_items(num_items), name="items", **told)
+    alone = teaching(args, sids, rows=single_items(sids.num_items), name="items")
+    follower = alone.one if isinstance(alone, DrawnRows) else partial(drawn_from, alone.dense)
     made = made_windows(
         sources, args.augment, positions=args.model.positions, first_example=int(train.example_ids_R.max()) + 1,
-        after=alone.dense,
+        follower=follower,
     )  # fmt: skip
     rows = prefixes(made)
-    return made, TaughtRows.of(args.soft_targets, rows=rows, name=f"made-{rows_sha256(rows)[:12]}", **told)
+    return made, teaching(args, sids, rows=rows, name=f"made-{rows_sha256(rows)[:12]}")
 
 
 def train(args: TrainCompactArgs, out: Output) -> None:
@@ -193,7 +218,7 @@ def train(args: TrainCompactArgs, out: Output) -> None:
         args.data, shape.num_items, positions=args.model.positions, valid_rows=args.loop.valid_rows, seed=args.seed,
         positions_name="model.positions", ages=args.model.gaps > 0, users=args.user_share,
     )  # fmt: skip
-    learned = learned_rows(args, rows, shape.num_items)
+    learned = learned_rows(args, rows, sids)
     device = default_device() if args.loop.device == "auto" else usable_device(args.loop.device)
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)

@@ -58,12 +58,12 @@ def made_windows(
     *,
     positions: int,
     first_example: int,
-    after: Callable[[np.ndarray], np.ndarray],
+    follower: Callable[[np.ndarray, np.random.Generator], np.ndarray],
 ) -> RowWindows:
     """`variants` times the windows, each with the target of its last row as its newest item, at most `positions` items.
 
-    after: items int64 [B] -> probabilities [B, N] of what comes after each of them alone. Every position asks (its target is
-    its own item, which nothing may learn); examples are numbered from `first_example`.
+    follower: items int64 [B] -> an item drawn from what comes after each of them alone. Every position asks (its target is its own
+    item, which nothing may learn); examples are numbered from `first_example`.
     """
     rng = np.random.default_rng([chosen.seed, 0])
     parts = [_with_last(windows, positions) for _ in range(chosen.variants)]
@@ -76,7 +76,7 @@ def made_windows(
     kept_I[offsets[1:][none_W] - 1] = True
     replaced_I = np.flatnonzero(kept_I & (rng.random(len(item_I)) < chosen.replace))
     item_I = item_I.copy()
-    item_I[replaced_I] = _drawn(item_I[replaced_I], after, rng)
+    item_I[replaced_I] = follower(item_I[replaced_I], rng)
     lengths = np.add.reduceat(kept_I.astype(np.int64), offsets[:-1])
     made_I = item_I[kept_I].astype(np.int32)
     example_I = first_example + np.arange(len(made_I), dtype=np.int64)
@@ -125,10 +125,10 @@ def _with_last(windows: RowWindows, positions: int) -> tuple[np.ndarray, np.ndar
     return offsets, item_I
 
 
-def _drawn(
-    items: np.ndarray, after: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
+def drawn_from(
+    after: Callable[[np.ndarray], np.ndarray], items: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """A draw from `after` each of the items, int64."""
+    """A `follower` of items, int64; after: items int64 [B] -> probabilities [B, N] of what comes after each of them alone."""
     which, place = np.unique(items, return_inverse=True)
     chance, result = rng.random(len(items)), np.empty(len(items), np.int64)
     order, step, start = np.argsort(place, kind="stable"), None, 0

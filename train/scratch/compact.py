@@ -23,6 +23,7 @@ from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entro
 from infer.models.sequential.model import recent_items
 from infer.models.sequential.softmax import soft_cross_entropy
 from infer.models.sequential.windows import RowWindows, batches, chain_windows, joined, padded
+from train.scratch.drawn import DrawnRows
 from train.scratch.loop import Task
 from train.scratch.sequential import by_ranking
 from train.soft_targets import TaughtRows
@@ -39,9 +40,9 @@ class CompactRows:
     windows: RowWindows
     chains: tuple[np.ndarray, np.ndarray] | None = None
     users: tuple[np.ndarray, np.ndarray] | None = None
-    taught: TaughtRows | None = None
+    taught: TaughtRows | DrawnRows | None = None
     share: float = 0.0
-    made: tuple[RowWindows, TaughtRows, float] | None = None
+    made: tuple[RowWindows, TaughtRows | DrawnRows, float] | None = None
 
     def of_epoch(self, positions: int, rng: np.random.Generator) -> RowWindows:
         if self.chains is not None:
@@ -61,9 +62,10 @@ class CompactTask(Task):
         self.positions, self.device = model.shape.model.positions, model.codes_NL.device
         self.first_made = None if train.made is None else int(train.made[0].example_I[0])
         self.known = None if train.users is None else KnownRows(train.users[0])
-        self.current = train.windows
+        self.current, self.epoch = train.windows, 0
 
     def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[np.ndarray]:
+        self.epoch = epoch
         self.current = self.train.of_epoch(self.positions, rng)
         return batches(self.current, rows=self.rows, rng=rng)
 
@@ -95,13 +97,18 @@ class CompactTask(Task):
         return self._on_device(user_B)
 
     def _mass(self, target_P: Tensor, example_P: np.ndarray) -> TargetMass:
-        train, hard_P = self.train, np.ones(len(example_P), np.float32)
+        train, hard_P, target_P1 = self.train, np.ones(len(example_P), np.float32), target_P[:, None]
         if train.taught is None:
-            return TargetMass(target_P, self._on_device(hard_P))
+            return TargetMass(target_P1, self._on_device(hard_P)[:, None])
         is_made_P = (
             np.zeros(len(example_P), bool) if self.first_made is None else example_P >= self.first_made
         )
         hard_P[:] = np.where(is_made_P, 0.0, 1 - train.share)
+        if isinstance(train.taught, DrawnRows):
+            item_PM = self._drawn(example_P, is_made_P)
+            soft_P1 = ((1 - hard_P) / item_PM.shape[1])[:, None]
+            share_PT = np.concatenate([hard_P[:, None], soft_P1.repeat(item_PM.shape[1], 1)], 1)
+            return TargetMass(torch.cat([target_P1, self._on_device(item_PM)], 1), self._on_device(share_PT))
 
         def soft(rows: slice) -> Tensor:
             made_B, example_B = is_made_P[rows], example_P[rows]
@@ -111,16 +118,26 @@ class CompactTask(Task):
             return self._on_device(chance_BN)
 
         model_items = self.model.shape.num_items
-        return TargetMass(target_P, self._on_device(hard_P), soft)
+        return TargetMass(target_P1, self._on_device(hard_P)[:, None], soft)
+
+    def _drawn(self, example_P: np.ndarray, is_made_P: np.ndarray) -> np.ndarray:
+        """The teacher's answers of this epoch, int64 [P, M]."""
+        parts = [
+            (asked_P, taught.answers(example_P[asked_P], self.epoch))
+            for taught, asked_P, _ in _teachers(self.train, is_made_P)
+        ]
+        item_PM = np.empty((len(example_P), parts[0][1].shape[1]), np.int64)
+        for asked_P, items in parts:
+            item_PM[asked_P] = items
+        return item_PM
 
     def _item_loss(self, state_PD: Tensor, recent_PJ: Tensor, mass: TargetMass) -> Tensor:
         """The second path's cross-entropy against the same distribution."""
-        path, target_P1 = self.model.items, mass.target_P[:, None]
-        items_PM, share_PM = target_P1, mass.hard_P[:, None]
+        path, items_PM, share_PM = self.model.items, mass.item_PT, mass.share_PT
         if mass.soft is not None:
-            soft_PN = mass.soft(slice(0, len(target_P1)))
+            soft_PN = mass.soft(slice(0, len(items_PM)))
+            share_PM = soft_PN.scatter_add(1, items_PM, share_PM)
             items_PM = torch.arange(soft_PN.shape[1], device=self.device).expand(len(soft_PN), -1)
-            share_PM = soft_PN.scatter_add(1, target_P1, share_PM)
         return soft_cross_entropy(
             state_PD, path.item_ND, path.bias_N, path.evidence, recent_PJ, items_PM, share_PM
         )
@@ -133,7 +150,9 @@ class CompactTask(Task):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-def _teachers(train: CompactRows, made_B: np.ndarray) -> list[tuple[TaughtRows, np.ndarray, float]]:
+def _teachers(
+    train: CompactRows, made_B: np.ndarray
+) -> list[tuple[TaughtRows | DrawnRows, np.ndarray, float]]:
     """(who teaches, which rows bool [B], with what share) of a block."""
     found = [(train.taught, ~made_B, train.share)]
     if train.made is not None:

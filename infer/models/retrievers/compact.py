@@ -31,11 +31,13 @@ BLOCK_VALUES = 1 << 20  # scores held at once: 4 MiB, which stay in a cache
 
 
 class CompactScorer:
-    """An item model (infer/models/contract.py) around a network in evaluation mode."""
+    """An item model (infer/models/contract.py) around a network in evaluation mode, as its weights are when it is made."""
 
     def __init__(self, network: CompactModel) -> None:
         self.network, self.shape = network.eval(), network.shape
         self.num_items, self.positions = network.shape.num_items, network.shape.model.positions
+        with torch.no_grad():
+            self.nodes = network.nodes()
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +58,7 @@ class CompactScorer:
     @torch.no_grad()
     def logs(self, rows: Rows) -> torch.Tensor:
         """Log-probabilities of every item, float32 [R, N] on the network's device."""
-        return self.network.item_logs(*self.states(rows)).T
+        return self.network.item_logs(*self.states(rows), self.nodes).T
 
     def states(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         """(states [R, D], recent items [R, T]) of the rows, as the network's logits take them."""

@@ -81,7 +81,7 @@ class CompactLevelScorer:
         self.trunk, self.trie, self.temperature = trunk, trie, parity.temperature
         network = trunk.model.network
         self.features = network.features(trunk.recent_BJ)
-        self.nodes = network.nodes()
+        self.nodes = trunk.model.scorer.nodes
         self.folded = self._folded() if network.shape.model.item_path else None
 
     def __call__(
@@ -118,7 +118,7 @@ class CompactLevelScorer:
     def _folded(self) -> list[Tensor]:
         """Probabilities [M, B] of the nodes of every level."""
         network, trunk = self.trunk.model.network, self.trunk
-        item_NB = network.item_logs(trunk.state_BD, trunk.recent_BJ).exp_()
+        item_NB = network.item_logs(trunk.state_BD, trunk.recent_BJ, self.nodes).exp_()
         return network.tree.folded(network.tree.of_items(item_NB))
 
     def _own_nodes(self, level: int, nodes_BK: Tensor, path_BKl: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from infer.models.retrievers.compact_options import CompactShape
+from infer.models.retrievers.compact_paths import SimilarLeaves
 from infer.models.retrievers.compact_tree import BOUND, SidTree
 from infer.models.sequential.evidence import START, HistoryEvidence, similar_sums
 from infer.models.sequential.trunks import make_trunk
@@ -51,13 +52,15 @@ class LevelHead(nn.Module):
     def state(self, state_PD: Tensor) -> Tensor:
         return self.norm(state_PD + self.read(state_PD))
 
-    def nodes(self, code_C: Tensor, prefix_CD: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(vectors [C, D], biases [C])."""
-        token_CD = self.token_KD[code_C]
+    def nodes(
+        self, place_C: Tensor, code_C: Tensor, group_C: Tensor, prefix_GD: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(vectors [C, D], biases [C]) of contested nodes; prefix_GD: what is in front of each group, read once for all its members."""
+        token_CD, bias_C = self.token_KD[code_C], self.bias_C[place_C]
         if self.gate is None:
-            return token_CD, self.bias_C
-        shift_C = (self.shift(prefix_CD) * token_CD).sum(1)
-        return token_CD * (1 + self.gate(prefix_CD)), self.bias_C + shift_C
+            return token_CD, bias_C
+        shift_C = (self.shift(prefix_GD)[group_C] * token_CD).sum(1)
+        return token_CD * (1 + self.gate(prefix_GD)[group_C]), bias_C + shift_C
 
 
 class CompactModel(nn.Module):
@@ -78,6 +81,7 @@ class CompactModel(nn.Module):
         self.alpha_LF = nn.Parameter(torch.full((levels, 2 if shape.similar else 0), START))
         self.register_buffer("similar_NK", torch.zeros(shape.num_items, shape.similar, dtype=torch.int32))
         self.register_buffer("square_NK", torch.zeros(shape.num_items, shape.similar))
+        self.similar_leaves: SimilarLeaves | None = None  # training needs it: learn_of
         if shape.text_dim:
             self.register_buffer("text_NX", torch.zeros(shape.num_items, shape.text_dim))
             self.read_text = self._text_reader()
@@ -116,13 +120,14 @@ class CompactModel(nn.Module):
             items_NK, cosine_NK = (torch.from_numpy(part[:, : self.shape.similar]) for part in similar)
             self.similar_NK.copy_(items_NK)
             self.square_NK.copy_(cosine_NK.square())
+            self.similar_leaves = SimilarLeaves(self.tree, self.similar_NK, self.square_NK)
         if self.shape.model.item_path:
             self.items.learn_of(popularity_N, self.similar_NK, self.square_NK)
 
-    def item_vectors(self) -> Tensor:
-        """What goes in: the vector of every item, [N, D]."""
-        total = sum(head.token_KD[self.codes_NL[:, level]] for level, head in enumerate(self.heads))
-        return total + self.read_text(self.text_NX) if self.shape.text_dim else total
+    def item_vectors(self, item_U: Tensor) -> Tensor:
+        """What goes in: the vectors of items, [U, D]."""
+        total = sum(head.token_KD[self.codes_NL[item_U, level]] for level, head in enumerate(self.heads))
+        return total + self.read_text(self.text_NX[item_U]) if self.shape.text_dim else total
 
     def states(
         self, history_BT: Tensor, at_P: Tensor, user_B: Tensor | None = None, gap_BT: Tensor | None = None
@@ -132,7 +137,8 @@ class CompactModel(nn.Module):
         user_B: users, where the model has user tokens; -1 is unknown, a vector of zeros. gap_BT: infer.models.recency.gap_levels,
         where it has time tokens.
         """
-        x_BTD = functional.embedding(history_BT, self.item_vectors())
+        item_U, place_BT = torch.unique(history_BT, return_inverse=True)
+        x_BTD = functional.embedding(place_BT, self.item_vectors(item_U))
         if self.shape.model.gaps:
             x_BTD = x_BTD + self.gap_GD[gap_BT.clamp(max=self.shape.model.gaps)]
         if not self.shape.model.users:
@@ -141,29 +147,26 @@ class CompactModel(nn.Module):
         user_B1D = (self.user_UD[user_B % self.shape.model.users] * known_B1)[:, None]
         return self.trunk(torch.cat([user_B1D, x_BTD], dim=1))[:, 1:].flatten(0, 1)[at_P]
 
-    def nodes(self) -> list[tuple[Tensor, Tensor]]:
-        """(vectors [C, D], biases [C]) of the contested nodes of every level."""
-        found, prefix_MD = [], None
-        for head, level in zip(self.heads, self.tree.levels, strict=True):
-            at_C, parent_C = level.contested_C, level.parent_M[level.contested_C]
-            vector_CD, bias_C = head.nodes(
-                level.code_M[at_C], None if prefix_MD is None else prefix_MD[parent_C]
-            )
-            found.append((vector_CD, bias_C))
-            below_MD = head.token_KD[level.code_M]
-            prefix_MD = below_MD if prefix_MD is None else prefix_MD[level.parent_M] + below_MD
-        return self._with_text(found) if self.shape.model.node_text else found
+    def nodes(self, asked: list[Tensor | None] | None = None) -> list[tuple[Tensor, Tensor]]:
+        """(vectors [C, D], biases [C]) of the contested nodes of every level; asked: of these groups of a level alone, where not None."""
+        found = []
+        for number, (head, level) in enumerate(zip(self.heads, self.tree.levels, strict=True)):
+            asked_G = None if asked is None else asked[number]
+            place_C, group_C = level.members(asked_G)
+            node_C = level.contested_C[place_C]
+            prefix_GL = level.prefix_GL if asked_G is None else level.prefix_GL[asked_G]
+            parts = [self.heads[at].token_KD[prefix_GL[:, at]] for at in range(number)]
+            one = head.nodes(place_C, level.code_M[node_C], group_C, sum(parts) if parts else None)
+            found.append(self._with_text(number, node_C, *one) if self.shape.model.node_text else one)
+        return found
 
-    def _with_text(self, found: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def _with_text(
+        self, number: int, node_C: Tensor, vector_CD: Tensor, bias_C: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The nodes with what the mean text of the items below them adds."""
-        folded = self.tree.folded(self.tree.of_items(self.text_NX))
-        counts = self.tree.folded(self.tree.of_items(torch.ones_like(self.text_NX[:, :1])))
-        return [
-            (vector_CD + self.read_node_text((sum_MX / count_M1)[level.contested_C]), bias_C)
-            for (vector_CD, bias_C), sum_MX, count_M1, level in zip(
-                found, folded, counts, self.tree.levels, strict=True
-            )
-        ]
+        sums = self.tree.folded(self.tree.of_items(self.text_NX))[number]
+        counts = self.tree.folded(self.tree.of_items(torch.ones_like(self.text_NX[:, :1])))[number]
+        return vector_CD + self.read_node_text((sums / counts)[node_C]), bias_C
 
     def features(self, recent_PJ: Tensor) -> list[list[Tensor]]:
         """What the alphas weigh at each level, dense [C, P] each; empty lists without a kernel."""
@@ -205,21 +208,23 @@ class CompactModel(nn.Module):
             logit_CP.scatter_add_(0, place_PJ.T, bonus_PJ.T)
         return logit_CP.clamp_(-BOUND, BOUND)
 
-    def level_logs(self, state_PD: Tensor, recent_PJ: Tensor) -> list[Tensor]:
-        """Log-probabilities [C, P] among siblings at every level, for scoring."""
+    def level_logs(
+        self, state_PD: Tensor, recent_PJ: Tensor, nodes: list[tuple[Tensor, Tensor]]
+    ) -> list[Tensor]:
+        """Log-probabilities [C, P] among siblings at every level, for scoring; `nodes` is `nodes()`, the same for all blocks of rows."""
         features = self.features(recent_PJ)
         return [
             tree_level.log_softmax(
-                self.level_logits(number, head.state(state_PD), nodes, recent_PJ, features[number])
+                self.level_logits(number, head.state(state_PD), one, recent_PJ, features[number])
             )
-            for number, (head, tree_level, nodes) in enumerate(
-                zip(self.heads, self.tree.levels, self.nodes(), strict=True)
+            for number, (head, tree_level, one) in enumerate(
+                zip(self.heads, self.tree.levels, nodes, strict=True)
             )
         ]
 
-    def item_logs(self, state_PD: Tensor, recent_PJ: Tensor) -> Tensor:
+    def item_logs(self, state_PD: Tensor, recent_PJ: Tensor, nodes: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Log-probabilities of all items [N, P]: the path's, and with `item_path` its weighted mean with the items', normalised."""
-        path_NP = self.tree.item_scores(self.level_logs(state_PD, recent_PJ))
+        path_NP = self.tree.item_scores(self.level_logs(state_PD, recent_PJ, nodes))
         weight = self.shape.model.item_path
         if not weight:
             return path_NP

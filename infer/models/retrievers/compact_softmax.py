@@ -1,10 +1,12 @@
 """Cross-entropy over a tree of semantic IDs whose gradient is made with it, block of positions by block.
 
 With target mass m at every leaf, folded to m_n at every node, and q_n the softmax of the logits z among siblings, the loss of a
-position is -sum_n m_n log q_n: at temperature 1 a target distribution over items *is* one over the children of every prefix, so
-one pass is dense at all levels. The slope by z_n is m_parent q_n - m_n.
+position is -sum_n m_n log q_n: at temperature 1 a target distribution over items *is* one over the children of every prefix. The
+slope by z_n is m_parent q_n - m_n, so it is 0 below a node without mass: where a position's mass lies on a few items, levels behind
+the first are made along their paths alone (compact_paths.py); mass on every item makes every level dense.
 
-Legend: L levels, P positions, C contested nodes of a level, M nodes, S leaves, N items, D width, J steps back, F features.
+Legend: L levels, P positions, T targets of a position, C contested nodes of a level, M nodes, S leaves, N items, D width, J steps
+back, F features.
 """
 
 from __future__ import annotations
@@ -17,40 +19,51 @@ import torch
 from torch import Tensor
 
 from infer.models.retrievers.compact_network import CompactModel
+from infer.models.retrievers.compact_paths import asked_groups, copies, families, path_level, texts_of
+from infer.models.sequential.evidence import similar_sums
 
-BLOCK_VALUES = 1 << 20  # leaves times positions held at once: 4 MiB
+BLOCK_VALUES = 1 << 20  # leaves, or members of families, times positions held at once: 4 MiB
 
 
 @dataclass(frozen=True)
 class TargetMass:
-    """What each position's probability mass is: `hard_P` on the item `target_P`, and `soft(rows)` float32 [B, N] beside it.
+    """What each position's probability mass is: `share_PT` float32 on the items `item_PT` int64, and `soft(rows)` float32 [B, N] beside it.
 
-    soft gives the part of the block `rows` with its weight; None: there is none. Hard and soft of a position sum to 1.
+    soft gives the part of the block `rows` with its weight; None: there is none. All of a position sums to 1.
     """
 
-    target_P: Tensor
-    hard_P: Tensor
+    item_PT: Tensor
+    share_PT: Tensor
     soft: Callable[[slice], Tensor] | None = None
 
     def of_leaves(self, model: CompactModel, rows: slice) -> Tensor:
-        """float32 [S, B]."""
-        tree, target_B = model.tree, self.target_P[rows]
-        if self.soft is None:
-            mass_SB = torch.zeros(tree.leaves, len(target_B), device=target_B.device)
-        else:
-            mass_SB = tree.of_items(self.soft(rows).T.contiguous())
-        column_B = torch.arange(len(target_B), device=target_B.device)
-        mass_SB[tree.leaf_N[target_B], column_B] += self.hard_P[rows]
-        return mass_SB
+        """float32 [S, B], with `soft`."""
+        leaf_TB = model.tree.leaf_N[self.item_PT[rows]].T
+        return model.tree.of_items(self.soft(rows).T.contiguous()).scatter_add_(
+            0, leaf_TB, self.share_PT[rows].T
+        )
+
+    def of_first_level(self, model: CompactModel, rows: slice) -> Tensor:
+        """float32 [M, B] of the nodes of the first level, without `soft`."""
+        node_TB = model.tree.node_LN[0][self.item_PT[rows]].T
+        share_TB = self.share_PT[rows].T
+        return share_TB.new_zeros(len(model.tree.levels[0].code_M), node_TB.shape[1]).scatter_add_(
+            0, node_TB, share_TB
+        )
 
 
 def tree_cross_entropy(model: CompactModel, state_PD: Tensor, recent_PJ: Tensor, mass: TargetMass) -> Tensor:
     """Mean over P of -sum over leaves of mass times log-probability; a scalar."""
     states = [head.state(state_PD) for head in model.heads]
-    nodes = model.nodes()
+    asked: list[Tensor | None] = [None] * len(states)
+    if mass.soft is None:
+        asked[1:] = [
+            asked_groups(model.tree, number, mass.item_PT, mass.share_PT) for number in range(1, len(states))
+        ]
+    nodes = model.nodes(asked)
     vectors, biases = [one for one, _ in nodes], [one for _, one in nodes]
     return _TreeCrossEntropy.apply(
-        model, recent_PJ, mass, model.alpha_LF, model.bonus_LJ, *states, *vectors, *biases
+        model, recent_PJ, mass, asked, model.alpha_LF, model.bonus_LJ, *states, *vectors, *biases
     )
 
 
@@ -61,39 +74,120 @@ class _TreeCrossEntropy(torch.autograd.Function):
         model: CompactModel,
         recent_PJ: Tensor,
         mass: TargetMass,
+        asked: list[Tensor | None],
         alpha_LF: Tensor,
         bonus_LJ: Tensor,
         *parts: Tensor,
     ) -> Tensor:
-        levels, count = len(model.heads), len(recent_PJ)
-        states, vectors, biases = (parts[start : start + levels] for start in range(0, 3 * levels, levels))
         slopes = [torch.zeros_like(part) for part in (alpha_LF, bonus_LJ, *parts)]
-        total = states[0].new_zeros(())
-        step = max(1, BLOCK_VALUES // model.tree.leaves)
-        for start in range(0, count, step):
-            rows = slice(start, min(start + step, count))
-            recent = recent_PJ[rows]
-            masses, features = model.tree.folded(mass.of_leaves(model, rows)), model.features(recent)
-            above = torch.ones(1, rows.stop - rows.start, device=recent.device)
-            for number, level in enumerate(model.tree.levels):
-                state, vector_CD = states[number][rows], vectors[number]
-                logit_CP = model.level_logits(
-                    number, state, (vector_CD, biases[number]), recent, features[number]
-                )
-                loss, slope_CP = _level(level, logit_CP, masses[number], above)
-                total += loss
-                slope_CP.div_(count)
-                slopes[2 + number][rows] = slope_CP.T @ vector_CD
-                slopes[2 + levels + number].addmm_(slope_CP, state)
-                slopes[2 + 2 * levels + number] += slope_CP.sum(1)
-                _evidence_slopes(model, number, slope_CP, recent, features[number], slopes)
-                above = masses[number]
-        ctx.save_for_backward(*slopes)
-        return total / count
+        block = _Block(model, recent_PJ, mass, asked, parts, slopes)
+        step, total = _rows_at_once(model, mass), parts[0].new_zeros(())
+        for start in range(0, len(recent_PJ), step):
+            total += block.sum(slice(start, min(start + step, len(recent_PJ))))
+        ctx.save_for_backward(*(part.div_(len(recent_PJ)) for part in slopes))
+        return total / len(recent_PJ)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *(slope * part for part in ctx.saved_tensors)
+        return None, None, None, None, *(slope * part for part in ctx.saved_tensors)
+
+
+def _rows_at_once(model: CompactModel, mass: TargetMass) -> int:
+    if mass.soft is not None:
+        return max(1, BLOCK_VALUES // model.tree.leaves)
+    largest = max(int(level.size_G.max()) if level.groups else 1 for level in model.tree.levels)
+    return max(1, BLOCK_VALUES // (largest * mass.item_PT.shape[1]))
+
+
+class _Block:
+    """Sums of losses over blocks of positions; gradients of those sums are added to `slopes` (alphas, bonuses, then states, vectors
+    and biases of every level, as in `parts`)."""
+
+    def __init__(
+        self,
+        model: CompactModel,
+        recent_PJ: Tensor,
+        mass: TargetMass,
+        asked: list[Tensor | None],
+        parts: tuple[Tensor, ...],
+        slopes: list[Tensor],
+    ) -> None:
+        self.model, self.recent_PJ, self.mass, self.asked = model, recent_PJ, mass, asked
+        self.parts, self.slopes = parts, slopes[2:]
+        self.alpha_LF, self.bonus_LJ, self.levels = slopes[0], slopes[1], len(model.heads)
+
+    def sum(self, rows: slice) -> Tensor:
+        model, recent = self.model, self.recent_PJ[rows]
+        above = torch.ones(1, len(recent), device=recent.device)
+        if self.mass.soft is None:
+            total = self._dense(
+                0, rows, self.mass.of_first_level(model, rows), above, _first_texts(model, recent)
+            )
+            return total + sum(self._along(number, rows) for number in range(1, self.levels))
+        masses, texts = model.tree.folded(self.mass.of_leaves(model, rows)), model.features(recent)
+        total = 0.0
+        for number in range(self.levels):
+            total = total + self._dense(number, rows, masses[number], above, texts[number])
+            above = masses[number]
+        return total
+
+    def _inputs(self, number: int, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """(states, vectors, biases) of a level."""
+        return (
+            self.parts[number][rows],
+            self.parts[self.levels + number],
+            self.parts[2 * self.levels + number],
+        )
+
+    def _dense(
+        self, number: int, rows: slice, mass_MP: Tensor, above_MP: Tensor, texts: list[Tensor]
+    ) -> Tensor:
+        """A level with every contested node."""
+        recent, (state, vector_CD, bias_C) = self.recent_PJ[rows], self._inputs(number, rows)
+        logit_CP = self.model.level_logits(number, state, (vector_CD, bias_C), recent, texts)
+        loss, slope_CP = _level(self.model.tree.levels[number], logit_CP, mass_MP, above_MP)
+        self.slopes[number][rows] = slope_CP.T @ vector_CD
+        self.slopes[self.levels + number].addmm_(slope_CP, state)
+        self.slopes[2 * self.levels + number] += slope_CP.sum(1)
+        for place, text_CP in enumerate(texts):
+            self.alpha_LF[number, place] += torch.dot(slope_CP.view(-1), text_CP.view(-1))
+        if self.bonus_LJ.shape[1] and len(slope_CP):
+            place_PJ, there_PJ = self.model.copied(number, recent)
+            slope_PJ = slope_CP.gather(0, place_PJ.T).T
+            self.bonus_LJ[number, : recent.shape[1]] += torch.where(there_PJ, slope_PJ, 0.0).sum(0)
+        return loss
+
+    def _along(self, number: int, rows: slice) -> Tensor:
+        """A level with the families on the paths of the targets."""
+        model, recent, tree = self.model, self.recent_PJ[rows], self.model.tree
+        asked_G = self.asked[number]
+        found = families(tree, number, self.mass.item_PT[rows], self.mass.share_PT[rows], asked_G)
+        similar = model.similar_leaves
+        texts = [] if similar is None else texts_of(tree, number, found, recent, similar)
+        copied = copies(tree, number, found, recent)
+        loss, slopes = path_level(
+            found, *self._inputs(number, rows), model.alpha_LF[number], texts, model.bonus_LJ[number], copied
+        )
+        self.slopes[number][rows] = slopes.state_PD
+        self.slopes[self.levels + number] += slopes.vector_CD
+        self.slopes[2 * self.levels + number] += slopes.bias_C
+        self.alpha_LF[number] += slopes.alpha_F
+        self.bonus_LJ[number] += slopes.bonus_J
+        return loss
+
+
+def _first_texts(model: CompactModel, recent_PJ: Tensor) -> list[Tensor]:
+    """CompactModel.features of the first level alone."""
+    if not model.shape.similar:
+        return []
+    level = model.tree.levels[0]
+    onto = model.tree.node_LN[0], len(level.code_M)
+    return [
+        similar_sums(steps, model.similar_NK, model.square_NK, items_first=True, onto=onto)
+        .index_select(0, level.contested_C)
+        .log1p_()
+        for steps in (recent_PJ[:, :1], recent_PJ)
+    ]
 
 
 def _level(level: Any, logit_CP: Tensor, mass_MP: Tensor, above_MP: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,20 +200,3 @@ def _level(level: Any, logit_CP: Tensor, mass_MP: Tensor, above_MP: Tensor) -> t
     total = total + (above_GP * sum_GP.log()).sum()
     slope_CP = chance_CP.mul_((above_GP / sum_GP).index_select(0, level.group_C)).sub_(mass_CP)
     return total, slope_CP
-
-
-def _evidence_slopes(
-    model: CompactModel,
-    number: int,
-    slope_CP: Tensor,
-    recent_PJ: Tensor,
-    features: list[Tensor],
-    slopes: list[Tensor],
-) -> None:
-    """Add the gradients of a level's alphas and bonuses to `slopes`, the first two."""
-    for place, feature_CP in enumerate(features):
-        slopes[0][number, place] += torch.dot(slope_CP.view(-1), feature_CP.view(-1))
-    if slopes[1].shape[1] and len(slope_CP):
-        place_PJ, there_PJ = model.copied(number, recent_PJ)
-        slope_PJ = slope_CP.gather(0, place_PJ.T).T
-        slopes[1][number, : recent_PJ.shape[1]] += torch.where(there_PJ, slope_PJ, 0.0).sum(0)

@@ -22,9 +22,10 @@ BOUND = 60.0  # logits are held within it: exponentials and their sums stay with
 
 class TreeLevel(nn.Module):
     """Nodes of one level: parent_M, code_M; contested_C (node numbers), group_C (0..groups-1), place_M (place among the
-    contested, C where a node is not), group_parent_G (the parent's node, one level up)."""
+    contested, C where a node is not); group_parent_G (the parent's node, one level up), group_N of every parent (-1: its child has
+    no siblings), prefix_GL (the codes that lead to it); siblings g are the contested nodes first_G[g] .. first_G[g] + size_G[g]."""
 
-    def __init__(self, ptr: np.ndarray, codes: np.ndarray) -> None:
+    def __init__(self, ptr: np.ndarray, codes: np.ndarray, prefix_PL: np.ndarray) -> None:
         super().__init__()
         children = np.diff(ptr)
         parent_M = np.repeat(np.arange(len(children)), children)
@@ -33,12 +34,22 @@ class TreeLevel(nn.Module):
         place_M[contested_C] = np.arange(len(contested_C))
         group_parent_G, group_C = np.unique(parent_M[contested_C], return_inverse=True)
         self.groups, self.parents = len(group_parent_G), len(children)
+        group_N, size_G = np.full(len(children), -1), children[group_parent_G]
+        group_N[group_parent_G] = np.arange(self.groups)
         arrays = {
             "parent_M": parent_M, "code_M": codes, "contested_C": contested_C, "group_C": group_C, "place_M": place_M,
-            "group_parent_G": group_parent_G,
+            "group_parent_G": group_parent_G, "group_N": group_N, "first_G": np.cumsum(size_G) - size_G, "size_G": size_G,
+            "prefix_GL": prefix_PL[group_parent_G],
         }  # fmt: skip
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(array.astype(np.int64)), persistent=False)
+
+    def members(self, asked_G: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(contested nodes, which of the groups each is of) of some groups (ascending), of all where None."""
+        if asked_G is None:
+            return torch.arange(len(self.contested_C), device=self.contested_C.device), self.group_C
+        owner_C, within_C = ragged(self.size_G[asked_G])
+        return self.first_G[asked_G][owner_C] + within_C, owner_C
 
     def up(self, value_MP: Tensor) -> Tensor:
         """Sums over the children of every parent, [nodes of the level above, P]."""
@@ -54,13 +65,27 @@ class TreeLevel(nn.Module):
         return logit_CP - log_GP.index_select(0, self.group_C)
 
 
+def ragged(size_A: Tensor) -> tuple[Tensor, Tensor]:
+    """(owner, place in it) of every entry of parts of these sizes.
+
+    >>> [part.tolist() for part in ragged(torch.tensor([2, 0, 1]))]
+    [[0, 0, 2], [0, 1, 0]]
+    """
+    owner = torch.repeat_interleave(torch.arange(len(size_A), device=size_A.device), size_A)
+    first_A = size_A.cumsum(0) - size_A
+    return owner, torch.arange(len(owner), device=size_A.device) - first_A[owner]
+
+
 class SidTree(nn.Module):
     """levels; leaf_N: the leaf of every item; share_N: log of its part of the leaf (items that share a semantic ID)."""
 
     def __init__(self, codes_NL: np.ndarray, sizes: tuple[int, ...]) -> None:
         super().__init__()
         sids = SidTable(codes_NL, sizes)
-        self.levels = nn.ModuleList(TreeLevel(*level) for level in prefix_levels(sids.sids_SL, None, 1))
+        self.levels = nn.ModuleList(
+            TreeLevel(ptr, codes, np.unique(sids.sids_SL[:, :number], axis=0))
+            for number, (ptr, codes) in enumerate(prefix_levels(sids.sids_SL, None, 1))
+        )
         self.leaves, self.distinct = len(sids.sids_SL), len(sids.sids_SL) == sids.num_items
         leaf_N = sids.sid_of_item_N
         self.register_buffer("leaf_N", torch.from_numpy(leaf_N), persistent=False)
@@ -70,7 +95,8 @@ class SidTree(nn.Module):
         nodes_LS = [np.arange(self.leaves)]
         for level in reversed(self.levels[1:]):
             nodes_LS.insert(0, level.parent_M.numpy()[nodes_LS[0]])
-        # node_LN: the node of every item at every level
+        # node_LS, node_LN: the node of every leaf, and of every item, at every level
+        self.register_buffer("node_LS", torch.from_numpy(np.stack(nodes_LS)), persistent=False)
         self.register_buffer("node_LN", torch.from_numpy(np.stack(nodes_LS)[:, leaf_N]), persistent=False)
 
     def of_items(self, value_NP: Tensor) -> Tensor:

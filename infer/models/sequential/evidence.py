@@ -71,16 +71,25 @@ class HistoryEvidence(nn.Module):
 
 
 def similar_sums(
-    recent_PJ: Tensor, similar_NK: Tensor, square_NK: Tensor, *, items_first: bool = False
+    recent_PJ: Tensor,
+    similar_NK: Tensor,
+    square_NK: Tensor,
+    *,
+    items_first: bool = False,
+    onto: tuple[Tensor, int] | None = None,
 ) -> Tensor:
-    """STEEPNESS * sum_j DECAY^j s_j of every item, float32 [P, N] or, with `items_first`, [N, P]."""
-    count, num_items = len(recent_PJ), len(similar_NK)
+    """STEEPNESS * sum_j DECAY^j s_j of every item, float32 [P, N] or, with `items_first`, [N, P].
+
+    onto: (which sum each item counts in, int64 [N], how many sums there are) instead of one of its own.
+    """
+    count, num_items = len(recent_PJ), len(similar_NK) if onto is None else onto[1]
     of_item, of_position = (count, 1) if items_first else (1, num_items)
     shape = (num_items, count) if items_first else (count, num_items)
     sums = torch.zeros(shape, device=recent_PJ.device)
     for back in range(recent_PJ.shape[1]):
         (has,) = torch.nonzero(recent_PJ[:, back] >= 0, as_tuple=True)
         item = recent_PJ[has, back]
-        flat = has[:, None] * of_position + similar_NK[item].long() * of_item
+        place = similar_NK[item].long() if onto is None else onto[0][similar_NK[item].long()]
+        flat = has[:, None] * of_position + place * of_item
         sums.view(-1).index_add_(0, flat.view(-1), (DECAY**back * STEEPNESS * square_NK[item]).view(-1))
     return sums

@@ -77,9 +77,9 @@ class SequentialModel(nn.Module):
         state_BTE = self.trunk(functional.embedding(history_BT, items_ND))
         return self.project(state_BTE.flatten(0, 1)[at_P])
 
-    def logits(self, history_BT: Tensor, at_P: Tensor) -> Tensor:
-        """Logits [P, N] of all items as the next one after each position. For scoring: no gradient passes the evidence."""
-        items_ND = self.item_vectors()
+    def logits(self, history_BT: Tensor, at_P: Tensor, items_ND: Tensor) -> Tensor:
+        """Logits [P, N] of all items as the next one after each position; `items_ND` is `item_vectors()`, the same for all blocks of
+        rows. For scoring: no gradient passes the evidence."""
         state_PE = self.states(items_ND, history_BT, at_P)
         logits_PN = torch.addmm(self.bias_N, state_PE, self.scoring_table(items_ND).T)
         if self.evidence:

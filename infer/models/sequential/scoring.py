@@ -28,11 +28,13 @@ BLOCK_VALUES = 1 << 20  # scores held at once: 4 MiB, which stay in a cache
 
 
 class SequentialScorer:
-    """An item model (infer/models/contract.py) around a network in evaluation mode."""
+    """An item model (infer/models/contract.py) around a network in evaluation mode, as its weights are when it is made."""
 
     def __init__(self, network: SequentialModel) -> None:
         self.network, self.shape = network.eval(), network.shape
         self.num_items, self.positions = network.shape.num_items, network.shape.scorer.positions
+        with torch.no_grad():
+            self.items_ND = network.item_vectors()
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """Log-probabilities float32 [R, N] or [R, C]."""
@@ -62,10 +64,10 @@ class SequentialScorer:
             torch.from_numpy(part).to(device) for part in (history_RT[filled], at_R, filled)
         )
         if len(filled) == len(rows):
-            return self.network.logits(history, at)
+            return self.network.logits(history, at, self.items_ND)
         logits_RN = self.network.bias_N.repeat(len(rows), 1)
         if len(filled):
-            logits_RN[place] = self.network.logits(history, at)
+            logits_RN[place] = self.network.logits(history, at, self.items_ND)
         return logits_RN
 
 

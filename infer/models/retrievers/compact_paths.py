@@ -1,0 +1,195 @@
+"""A level's cross-entropy along the paths of a few items of each position, and its gradient.
+
+Where no target of a position runs through a node, the children of that node have no say in its loss: their slopes are 0. So a level
+behind the first needs, for each position, the families (children of one node) on the paths of its targets, and no more. The work of a
+position grows with those families and not with the catalogue; values and gradients are those of the dense form (compact_softmax.py).
+
+Logits of the members are entries of a sparse [P, C] matrix: sampled products of states and vectors forward, the matrix and its
+transpose times vectors and states backward. The text kernel keeps its similar items in the order of the tree, so that those below a
+family are one run of them.
+
+Legend: P positions, M targets of a position, Q families, E members of all families, C contested nodes of a level, J steps back,
+N items, K similar items, S leaves, H similar items below the families, D width.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from infer.models.retrievers.compact_tree import BOUND, SidTree, ragged
+from infer.models.sequential.evidence import DECAY, STEEPNESS
+
+
+@dataclass(frozen=True)
+class Families:
+    """position_Q (ascending), group_Q: whose children each family is; weight_Q: the mass that runs through it; its members are the
+    entries from first_Q on. family_E, place_E (among the contested nodes that are scored, ascending in a position), mass_E."""
+
+    position_Q: Tensor
+    group_Q: Tensor
+    weight_Q: Tensor
+    first_Q: Tensor
+    family_E: Tensor
+    place_E: Tensor
+    mass_E: Tensor
+
+    @property
+    def position_E(self) -> Tensor:
+        return self.position_Q[self.family_E]
+
+
+class SimilarLeaves(nn.Module):
+    """The similar items of every item in the order of the leaves: key_H ascending, item * S + leaf, and the squared cosines."""
+
+    def __init__(self, tree: SidTree, similar_NK: Tensor, square_NK: Tensor) -> None:
+        super().__init__()
+        leaf_NK, order_NK = tree.leaf_N[similar_NK.long()].sort(dim=1)
+        first_N1 = torch.arange(len(leaf_NK), device=leaf_NK.device)[:, None] * tree.leaves
+        self.leaves = tree.leaves
+        self.register_buffer("key_H", (leaf_NK + first_N1).flatten(), persistent=False)
+        self.register_buffer("square_H", square_NK.gather(1, order_NK).flatten(), persistent=False)
+
+    def runs(self, item_A: Tensor, begin_A: Tensor, end_A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(which [H] of A, leaves [H], squares [H]) of the similar items of `item_A` whose leaves lie in begin_A .. end_A."""
+        base_A = item_A * self.leaves
+        first_A = torch.searchsorted(self.key_H, base_A + begin_A)
+        which_H, within_H = ragged(torch.searchsorted(self.key_H, base_A + end_A) - first_A)
+        at_H = first_A[which_H] + within_H
+        return which_H, self.key_H[at_H] - base_A[which_H], self.square_H[at_H]
+
+
+def asked_groups(tree: SidTree, number: int, items_PM: Tensor, share_PM: Tensor) -> Tensor:
+    """The groups of siblings of level `number` (from 1) on the paths of items with a share above 0, ascending."""
+    group_A = tree.levels[number].group_N[tree.node_LN[number - 1][items_PM[share_PM > 0]]]
+    return torch.unique(group_A[group_A >= 0])
+
+
+def families(
+    tree: SidTree, number: int, items_PM: Tensor, share_PM: Tensor, asked_G: Tensor | None = None
+) -> Families:
+    """The families of level `number` (from 1) on the paths of items with a share above 0.
+
+    asked_G: where `place_E` counts among the members of these groups alone (`TreeLevel.members`).
+    """
+    level, groups = tree.levels[number], tree.levels[number].groups
+    group_PM = level.group_N[tree.node_LN[number - 1][items_PM]]
+    chosen = (group_PM >= 0) & (share_PM > 0)
+    row_A = torch.nonzero(chosen)[:, 0]
+    key_Q, family_A = torch.unique(row_A * groups + group_PM[chosen], return_inverse=True)
+    group_Q, share_A = key_Q % max(groups, 1), share_PM[chosen]
+    size_Q = level.size_G[group_Q]
+    first_Q = size_Q.cumsum(0) - size_Q
+    family_E, within_E = ragged(size_Q)
+    begin_Q = level.first_G[group_Q]
+    if asked_G is not None:
+        size_A = level.size_G[asked_G]
+        begin_Q = (size_A.cumsum(0) - size_A)[torch.searchsorted(asked_G, group_Q)]
+    place_A = level.place_M[tree.node_LN[number][items_PM[chosen]]]
+    entry_A = first_Q[family_A] + place_A - level.first_G[group_Q][family_A]
+    return Families(
+        position_Q=key_Q // max(groups, 1),
+        group_Q=group_Q,
+        weight_Q=share_A.new_zeros(len(key_Q)).index_add_(0, family_A, share_A),
+        first_Q=first_Q,
+        family_E=family_E,
+        place_E=begin_Q[family_E] + within_E,
+        mass_E=share_A.new_zeros(len(family_E)).index_add_(0, entry_A, share_A),
+    )
+
+
+def texts_of(
+    tree: SidTree, number: int, found: Families, recent_PJ: Tensor, similar: SimilarLeaves
+) -> list[Tensor]:
+    """What the alphas weigh at the members, float32 [E] each: as CompactModel.features, of the newest item and of the history."""
+    level = tree.levels[number]
+    begin_M = torch.searchsorted(
+        tree.node_LS[number - 1], torch.arange(level.parents + 1, device=recent_PJ.device)
+    )
+    parent_Q = level.group_parent_G[found.group_Q]
+    item_QJ = recent_PJ[found.position_Q]
+    family_A, back_A = torch.nonzero(item_QJ >= 0, as_tuple=True)
+    parent_A = parent_Q[family_A]
+    which_H, leaf_H, square_H = similar.runs(
+        item_QJ[family_A, back_A], begin_M[parent_A], begin_M[parent_A + 1]
+    )
+    family_H, back_H = family_A[which_H], back_A[which_H]
+    place_H = level.place_M[tree.node_LS[number][leaf_H]]
+    entry_H = found.first_Q[family_H] + place_H - level.first_G[found.group_Q][family_H]
+    value_H, newest = STEEPNESS * square_H, back_H == 0
+    sums = [value_H.new_zeros(len(found.family_E)) for _ in range(2)]
+    sums[0].index_add_(0, entry_H[newest], value_H[newest])
+    sums[1].index_add_(0, entry_H, value_H * DECAY**back_H)
+    return [one.log1p_() for one in sums]
+
+
+def copies(tree: SidTree, number: int, found: Families, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:
+    """(entries, steps back) of the members that are nodes of history items."""
+    level, item_QJ = tree.levels[number], recent_PJ[found.position_Q]
+    group_QJ = level.group_N[tree.node_LN[number - 1][item_QJ.clamp(min=0)]]
+    family_A, back_A = torch.nonzero((item_QJ >= 0) & (group_QJ == found.group_Q[:, None]), as_tuple=True)
+    place_A = level.place_M[tree.node_LN[number][item_QJ[family_A, back_A]]]
+    return found.first_Q[family_A] + place_A - level.first_G[found.group_Q[family_A]], back_A
+
+
+@dataclass(frozen=True)
+class LevelSlopes:
+    """Gradients of a level's sum over positions: alpha_F, bonus_J, state_PD, vector_CD, bias_C."""
+
+    alpha_F: Tensor
+    bonus_J: Tensor
+    state_PD: Tensor
+    vector_CD: Tensor
+    bias_C: Tensor
+
+
+def path_level(
+    found: Families,
+    state_PD: Tensor,
+    vector_CD: Tensor,
+    bias_C: Tensor,
+    alpha_F: Tensor,
+    texts: list[Tensor],
+    bonus_J: Tensor,
+    copied: tuple[Tensor, Tensor],
+) -> tuple[Tensor, LevelSlopes]:
+    """(sum over positions of the level's loss, its gradients) of the members that `found` has."""
+    count, nodes = len(state_PD), len(vector_CD)
+    position_E, entry_A, back_A = found.position_E, *copied
+    asked = _matrix(position_E, found.place_E, torch.zeros_like(found.mass_E), (count, nodes))
+    logit_E = torch.sparse.sampled_addmm(asked, state_PD, vector_CD.T, beta=0.0).values()
+    logit_E = logit_E + bias_C[found.place_E]
+    for alpha, text_E in zip(alpha_F, texts, strict=True):
+        logit_E.addcmul_(text_E, alpha)
+    if len(bonus_J):
+        logit_E.index_add_(0, entry_A, bonus_J[back_A])
+    logit_E.clamp_(-BOUND, BOUND)
+    total = -torch.dot(found.mass_E, logit_E)
+    chance_E = logit_E.exp_()
+    sum_Q = torch.zeros_like(found.weight_Q).index_add_(0, found.family_E, chance_E)
+    total = total + torch.dot(found.weight_Q, sum_Q.log())
+    slope_E = chance_E.mul_((found.weight_Q / sum_Q)[found.family_E]).sub_(found.mass_E)
+    order_E = torch.argsort(found.place_E, stable=True)
+    turned = _matrix(found.place_E[order_E], position_E[order_E], slope_E[order_E], (nodes, count))
+    bonus_slope_J = torch.zeros_like(bonus_J)
+    if len(bonus_J):
+        bonus_slope_J.index_add_(0, back_A, slope_E[entry_A])
+    return total, LevelSlopes(
+        alpha_F=torch.stack([torch.dot(slope_E, one) for one in texts]) if texts else alpha_F.new_zeros(0),
+        bonus_J=bonus_slope_J,
+        state_PD=_matrix(position_E, found.place_E, slope_E, (count, nodes)) @ vector_CD,
+        vector_CD=turned @ state_PD,
+        bias_C=torch.zeros_like(bias_C).index_add_(0, found.place_E, slope_E),
+    )
+
+
+def _matrix(row_E: Tensor, column_E: Tensor, value_E: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix of entries that stand in the order of its rows."""
+    ends = torch.bincount(row_E, minlength=shape[0]).cumsum(0)
+    offsets = torch.cat([ends.new_zeros(1), ends])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says once that sparse matrices are in beta
+        return torch.sparse_csr_tensor(offsets, column_E, value_E, size=shape, check_invariants=False)
