@@ -10,10 +10,12 @@ they give its own recipes; they are no more than a start elsewhere:
   sequential with texts where at least half of the items have a title, else without; the generator's text kernel likewise
   epochs     14 of the sequential model, 20 of the generator; fewer where the time is short, in the same proportion, never below a third
   teachers   two seeds of the sequential model; one where two leave the generator less than that
+  answers    16 drawn from the teacher for a row and epoch above 8,000 items, its whole distribution below: on Industrial draws cost .001 to
+             .004 of valid NDCG@10, on 12,101 items they make a step twice as fast and its scores 60 times smaller on disk
 
 Seconds are CPU seconds of one thread. They give what was measured on Industrial (95 to 103 for a sequential model, 250 for the generator,
-about 110 for the teacher's scores and its fit); how they are divided between the two parts below is a guess, and forecasts for other
-catalogues were not checked. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
+about 110 for the teacher's scores and its fit) and, for drawn answers, on Amazon 2014 Beauty (606 for the answers of one sequential model with its
+mixture, .46 ms a step's row, by a machine .7 times as fast); how they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
 items); the probe of `configs.sizes` says how fast this machine is beside the one that the parts were measured on.
 """
 
@@ -24,11 +26,13 @@ from typing import Any
 
 SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS = 14, 20
 LEAST = 1 / 3  # of the epochs
+DRAWS, DRAWN_ABOVE = 16, 8_000  # items
 TITLED = 0.5
 # Seconds of a training row: (whatever the catalogue, per 1,000 items).
 SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
 GENERATOR_ROW = (1.2e-4, 7.0e-5)
-TAUGHT_ROW = (1.5e-3, 3.5e-4)  # the teacher's scores of train rows and of made histories, once
+DRAWN_ROW = (3.0e-4, 1.5e-5)  # of the generator, with drawn answers
+TAUGHT_ROW = (8.0e-4, 2.0e-4)  # the teacher's scores of train rows and of made histories, once, with one sequential model
 SCORED_ROW = (4.0e-4, 1.0e-4)  # ranking of a valid or test row by all members
 PREPARED_ROW = (2.5e-4, 0.0)  # stages 01 to 07 and the baselines
 FIXED = 30.0  # seconds to start some twenty programs
@@ -49,7 +53,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class SmallPlan:
-    """What the recipe is given, whether the teacher has recent popularity for a member (`timed`), and the seconds it is forecast to take, by part."""
+    """What the recipe is given, whether the teacher has recent popularity for a member (`timed`), the answers drawn from it (None: all it
+    says), and the seconds it is forecast to take, by part."""
 
     codes: int
     hidden: int
@@ -59,6 +64,7 @@ class SmallPlan:
     teachers: int
     seconds: dict[str, float]
     timed: bool = True
+    draws: int | None = None
 
     @property
     def total(self) -> float:
@@ -77,7 +83,11 @@ class SmallPlan:
                 "loop": {"epochs": self.sequential_epochs},
             },
             "compact": generator,
-            "compact_distilled": {**generator, "loop": {"epochs": self.generator_epochs}},
+            "compact_distilled": {
+                **generator,
+                "loop": {"epochs": self.generator_epochs},
+                **({} if self.draws is None else {"soft_draws": self.draws}),
+            },
         }
         if not self.text:
             found["embed"] = {"parts": [{"method": "cooccurrence", "dim": 64}]}
@@ -116,8 +126,9 @@ def plan_of(counts: Counts, *, minutes: float, speed: float) -> SmallPlan:
     hidden = 64 if counts.rows < 10_000 else 128
     text = counts.titled >= TITLED
     full = SmallPlan(
-        codes_per_level(counts.items), hidden, text, SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS, 2, {}, counts.timed
-    )
+        codes_per_level(counts.items), hidden, text, SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS, 2, {}, counts.timed,
+        DRAWS if counts.items > DRAWN_ABOVE else None,
+    )  # fmt: skip
     choices = [(teachers, share) for teachers in (2, 1) for share in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, LEAST)]
     for teachers, share in choices:
         plan = replace(
@@ -138,13 +149,13 @@ def seconds_of(plan: SmallPlan, counts: Counts, *, speed: float) -> dict[str, fl
     def part(cost: tuple[float, float], rows: float) -> float:
         return rows * row_seconds(cost, counts.items) / speed
 
-    width = plan.hidden / 128
+    width, generator = plan.hidden / 128, GENERATOR_ROW if plan.draws is None else DRAWN_ROW
     return {
         "data, semantic IDs, baselines": FIXED / speed + part(PREPARED_ROW, counts.rows + counts.scored),
         "sequential models": width
         * plan.teachers
         * part(SEQUENTIAL_ROW, counts.rows * plan.sequential_epochs),
-        "what the teacher says": part(TAUGHT_ROW, counts.rows),
-        "generator": width * part(GENERATOR_ROW, counts.rows * plan.generator_epochs),
+        "what the teacher says": (1 + plan.teachers) / 2 * part(TAUGHT_ROW, counts.rows),
+        "generator": width * part(generator, counts.rows * plan.generator_epochs),
         "predictions and metrics": part(SCORED_ROW, counts.scored),
     }
