@@ -131,7 +131,7 @@ def test_beams_behind_every_thought_are_one_group_of_rewards_each() -> None:
     mixture = build_mixture([RewardSpec("rank_discount", params=near)], Sources(TABLE))
     silent = {"_log_metric": lambda *_: None, "written": SimpleNamespace(append=lambda *_: None)}
     trainer = SimpleNamespace(mixture=mixture, policy=SimpleNamespace(settings=settings), **silent)
-    found, seen = total_rewards(trainer, made), set()
+    found, seen = [one.total for one in total_rewards(trainer, made)], set()
     for entry, beams in enumerate(made.ranked.item_ids):
         target = rows[entry // GROUP]["target"][0]
         rank = next((at for at, items in enumerate(beams, start=1) if target in items), None)
@@ -247,7 +247,7 @@ def test_thoughts_that_were_cut_off_can_be_left_out(tmp_path) -> None:
     for drop in (False, True):
         one = make_trainer(tmp_path, engine_of(), reward=LOW, steps=1, drop_unfinished=drop)
         rolled = replace(one.policy.items.roll_out(one.rows, one.prompts, step=0), unfinished_PG=cut_PG)
-        made[drop] = total_rewards(one, rolled)
+        made[drop] = [one.total for one in total_rewards(one, rolled)]
     assert [reward is None for reward in made[True]] == cut_PG.ravel().tolist()
     assert all(a == b for a, b in zip(made[True], made[False], strict=True) if a is not None)
     assert None not in made[False]

@@ -12,7 +12,8 @@ from infer.search.trie import SCORE_SPACES
 from infer.text.generate import TextSettings
 
 TAILS = ("greedy", "sample", "beams")
-LEARNS = ("thought", "all")
+LEARNS = ("thought", "all", "list")
+CREDITS = ("shared", "own")
 DRAWN = ("stochastic_beam", "sample", "dynamic_sampling")
 
 
@@ -187,7 +188,11 @@ class ThoughtSettings:
     score_target: bool = False
     """tail beams: the target is scored too, wherever it stands; for reward rank_margin"""
     learns: str = "thought"
-    """which tokens carry the loss: thought (with its end marker), or all that the model chose, codes included"""
+    """which tokens carry the loss: thought (with its end marker), all that the model chose, codes included, or list (tail beams): all, and
+    the completion holds every beam, best first, a line each: thought and list are learned as one text"""
+    credit: str = "shared"
+    """tail beams, codes learned: shared = codes have the advantage of their thought; own = a semantic ID that of its own reward, beside
+    all those of its prompt"""
     drop_unfinished: bool = False
     """leave rollouts whose thought was cut off out of their group"""
     batch_size: int = 16
@@ -207,9 +212,13 @@ class ThoughtSettings:
             raise InputError(
                 f"thought.top_p {self.top_p} must lie in (0, 1], beams {self.beams} be at least 2"
             )
-        for name, value, known in (("tail", self.tail, TAILS), ("learns", self.learns, LEARNS)):
-            if value not in known:
+        for name, known in (("tail", TAILS), ("learns", LEARNS), ("credit", CREDITS)):
+            if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown thought.{name} {value!r} -> one of {', '.join(known)}")
+        if self.learns == "list" and self.tail != "beams":
+            raise InputError(
+                f"thought.learns list is a list of beams, tail {self.tail} has none -> tail beams"
+            )
 
     def needs(self) -> list[Need]:
         """All but the length need one."""
@@ -219,6 +228,7 @@ class ThoughtSettings:
             Need(others, self.max_tokens > 0, "thought.max_tokens above 0"),
             Need(("beams", "score_target"), searched, "tail beams"),
             Need(("hindsight",), searched and self.learns == "all", "tail beams and learns all"),
+            Need(("credit",), searched and self.learns != "thought", "tail beams and learns all or list"),
         ]
 
 

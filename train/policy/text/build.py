@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.program import say
+from configs.program import InputError, say
 from data.answers import BETWEEN
 from data.store.lineage import require_common_data
 from data.tids import read_tids
 from infer.engine import Engine
+from infer.loading import context_length
 from infer.text.tids import TidTrie
 from infer.work.instructing import make_room
 from train.policy.text.instructions import InstructionPolicy
@@ -22,7 +23,8 @@ def config_fields(args: Any) -> dict[str, Any]:
     check(
         args.rollout, train_what=args.train_what, lora=args.lora, hints=args.hints, reference=args.reference
     )
-    answer = ANSWER_ROOM + (args.instruction.max_tokens if args.instructs else 0)
+    answer = ANSWER_ROOM * (args.thought.beams if args.thought.learns == "list" else 1)
+    answer += args.instruction.max_tokens if args.instructs else 0
     return grpo_fields(args.rollout, args.thought, args.trainer, answer=answer)
 
 
@@ -30,6 +32,8 @@ def make_router(args: Any, engine: Engine) -> Router:
     """The policy of every task; where instructions are among them the engine's prompts are bounded so that answers have room."""
     common = {"group": args.rollout.num_generations, "seed": args.seed}
     items = ThoughtPolicy(engine, args.thought, **common)
+    if args.thought.learns == "list":
+        make_room_for_lists(engine, items, chosen=args.max_prompt)
     if not args.instructs:
         return Router(items)
     require_common_data(args.sids, args.tids, again="scripts/05_generate_tids.sh")
@@ -40,6 +44,21 @@ def make_router(args: Any, engine: Engine) -> Router:
     say(f"instructions name one of {trie}")
     make_room(engine, trie, longest_text=args.instruction.max_tokens, chosen=args.max_prompt)
     return Router(items, InstructionPolicy(engine, trie, args.thought, args.instruction, **common))
+
+
+def make_room_for_lists(engine: Engine, policy: ThoughtPolicy, *, chosen: int | None) -> None:
+    """Bound the prompts so that a thought and all its beams have room in the model's context; InputError where they have none."""
+    context = context_length(engine.model.config)
+    if context is None:
+        return
+    behind = engine.thought_room + policy.list_tokens
+    room = context - behind
+    if room < 1 or (chosen is not None and chosen > room):
+        raise InputError(
+            f"the model reads {context} tokens; a thought with {policy.settings.beams} beams behind it takes up to {behind} -> "
+            f"max_prompt of at most {room}, or smaller thought.max_tokens and thought.beams"
+        )
+    engine.renderer.max_prompt = min(engine.renderer.max_prompt or room, room)
 
 
 def make_text_trainer(asked: Any, router: Router, **common: Any) -> TextTrainer:

@@ -79,7 +79,7 @@ class InstructionPolicy:
         """(token ids, which of them the loss counts)."""
         said = list(answer.written.ids[: answer.written.whole])
         forced = [*(() if answer.written.finished else self.closing), *self.terminator]
-        own, learned = len(thought.ids) + thought.finished, self.thought.learns == "all"
+        own, learned = len(thought.ids) + thought.finished, self.thought.learns != "thought"
         terms = self.trie.free(answer.tid) if learned else [0] * len(answer.tid.ids)
         counted = [1] * own + [0] * (len(body) - own) + terms + [int(learned)] * len(said)
         return [*body, *answer.tid.ids, *said, *forced], counted + [0] * len(forced)

@@ -8,6 +8,12 @@ turn (`greedy`), one drawn from the model's own distribution over legal IDs (`sa
 list rewards see as a group of its own: what a thought is worth is then where in that list the target stands. A thought that reached its length limit is closed by force, counted,
 and learned from like any other, unless `drop_unfinished` leaves it out of its group.
 
+With `learns: list` the completion goes on with the other beams, best first, each behind a line break and what leads to an answer, and
+thought and list are learned as one text ("beamsearch backup" in SIDReasoner's code, which sets a marker between them and does not
+hold its beams to the catalogue): codes of all beams carry loss, what stands between them carries none. A beam was found behind the
+thought alone, its loss is behind the beams before it too; validation and inference read the first one, so the list is a way of
+learning, never of answering.
+
 Legend: P prompts, G rollouts of a group, L levels, K beams behind a thought, E = P * G thoughts.
 """
 
@@ -20,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from configs.program import InputError
+from data.answers import piece_ids
 from data.renderer import MODES
 from infer.engine import Engine
 from infer.search.allowed import read_allowed
@@ -36,7 +43,8 @@ class ThoughtRollouts:
     """P * G completions, prompt by prompt: token ids, which of them the loss counts (1) and what rewards see.
 
     codes_PGL int64, scores_PG float32 (log-probability of the codes), text as people read it; unfinished: thoughts closed by force.
-    ranked: with tail beams, E groups of K beams, thought by thought.
+    ranked: with tail beams, E groups of K beams, thought by thought; beam_at: of every token of a completion the beam whose code it
+    is, -1 for other tokens.
     """
 
     prompt_ids: list[list[int]]
@@ -45,6 +53,7 @@ class ThoughtRollouts:
     batch: RolloutBatch
     unfinished_PG: np.ndarray
     ranked: RolloutBatch | None = None
+    beam_at: list[list[int]] | None = None
 
 
 def grouped(flat: list[Any], group: int) -> list[list[Any]]:
@@ -74,6 +83,14 @@ class ThoughtPolicy:
         self.writer = writer or TransformersWriter(engine.model, engine.renderer, think)
         vocab = engine.renderer.answer_vocab
         self.end_ids = [*vocab.suffix_ids, *engine.renderer.terminator_ids("think")]
+        (line_break,) = piece_ids(engine.renderer.tokenizer, ["\n"])
+        self.between_ids = [*vocab.suffix_ids, *line_break, *vocab.prefix_ids]
+
+    @property
+    def list_tokens(self) -> int:
+        """Tokens of a list of all beams and of what ends it, at most."""
+        levels, beams = self.engine.sids.num_levels, self.settings.beams
+        return beams * levels + (beams - 1) * len(self.between_ids) + len(self.end_ids)
 
     def keys(self, rows: Sequence[dict[str, Any]], step: int) -> list[int]:
         """An integer per prompt: what is drawn for it depends on the seed, the step and the example."""
@@ -94,19 +111,18 @@ class ThoughtPolicy:
             np.take_along_axis(part, chosen_E.reshape(-1, *[1] * (part.ndim - 1)), axis=1)[:, 0]
             for part in (codes_EKL, nodes_EK, scores_EK)
         )
-        prompt_ids, completion_ids, counted = [], [], []
-        tokens_EL = self._tokens(codes_EL)
         flat = [thought for group in thoughts for thought in group]
+        prompt_ids = [list(prompts[row]) for row in row_E]
+        completion_ids, counted, beam_at = [], [], []
         for entry, thought in enumerate(flat):
-            prompt = list(prompts[row_E[entry]])
-            body, codes = extended[entry][len(prompt) :], tokens_EL[entry].tolist()
+            body = extended[entry][len(prompt_ids[entry]) :]
+            listed = self._listed(int(chosen_E[entry]), nodes_EK[entry])
+            ids, beam = self._completion(body, self._tokens(codes_EKL[entry, listed]), listed)
             own = len(thought.ids) + thought.finished  # the end marker is the model's where it wrote it
-            chosen = int(self.settings.learns == "all")
-            prompt_ids.append(prompt)
-            completion_ids.append([*body, *codes, *self.end_ids])
-            counted.append(
-                [1] * own + [0] * (len(body) - own) + [chosen] * len(codes) + [0] * len(self.end_ids)
-            )
+            learned = self.settings.learns != "thought"
+            completion_ids.append(ids)
+            counted.append([int(at < own or (learned and one >= 0)) for at, one in enumerate(beam)])
+            beam_at.append(beam)
         shape = (len(rows), self.group)
         items = [tuple(self.engine.sids.items_of_sid(node).tolist()) for node in nodes_E.tolist()]
         text = [decoded(self.engine, thought.ids) for thought in flat]
@@ -127,7 +143,23 @@ class ThoughtPolicy:
             told = [rows[row] for row in row_E]
             target_E = self._target_scores(extended, told) if self.settings.score_target else None
             ranked = self._ranked(told, codes_EKL, nodes_EK, scores_EK, batch, target_E)
-        return ThoughtRollouts(prompt_ids, completion_ids, counted, batch, unfinished, ranked)
+        return ThoughtRollouts(prompt_ids, completion_ids, counted, batch, unfinished, ranked, beam_at)
+
+    def _listed(self, chosen: int, nodes_K: np.ndarray) -> list[int]:
+        """The beams that stand in a completion, in their order: the chosen one, or all legal ones."""
+        return np.flatnonzero(nodes_K >= 0).tolist() if self.settings.learns == "list" else [chosen]
+
+    def _completion(
+        self, body: Sequence[int], tokens_JL: np.ndarray, beams: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """(token ids, of each the beam whose code it is or -1) of what stands behind a prompt. body: thought, marker, what leads to the
+        answer; tokens_JL: of the J beams in it."""
+        ids, beam_at = list(body), [-1] * len(body)
+        for place, (tokens, beam) in enumerate(zip(tokens_JL.tolist(), beams, strict=True)):
+            between = self.between_ids if place else []
+            ids += [*between, *tokens]
+            beam_at += [-1] * len(between) + [beam] * len(tokens)
+        return [*ids, *self.end_ids], beam_at + [-1] * len(self.end_ids)
 
     def _chosen(self, nodes_EK: np.ndarray, rows_E: Sequence[dict[str, Any]]) -> np.ndarray:
         """Which beam stands in the completion, int64 [E]: the best, or with `hindsight` the target's where it is among them."""

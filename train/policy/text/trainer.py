@@ -2,7 +2,8 @@
 
 Thoughts and the answers behind them are routing.py's, on token ids; rewards are the mixture of train/rewards, called
 where the rollouts are made, and reach TRL as a column. TRL's loss is the policy gradient over the tokens that the rollouts
-count (its `env_mask`), under whole-vocabulary log-probabilities, with the loss type, beta, clipping and scaling of its config.
+count (its `env_mask`), under whole-vocabulary log-probabilities, with the loss type, beta, clipping and scaling of its config. With
+`thought.credit own` the advantages that it takes are one per token (credit.py).
 
 A judge among the rewards that is out of credit, out of budget or out of reach ends the run in all processes: the state of the last step is
 saved, so that the same command goes on from there.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate.utils import gather_object
@@ -28,6 +29,7 @@ from configs.program import InputError, ServiceError
 from data.answers import INSTRUCTION_TASK
 from train.policy.losses import scale_of
 from train.policy.settings import GrpoSettings, ThoughtSettings, VllmSettings
+from train.policy.text.credit import code_advantages, per_token
 from train.policy.text.routing import RoutedRollouts, Router
 from train.policy.text.thoughts import ThoughtRollouts
 from train.policy.text.written import Written
@@ -72,6 +74,10 @@ def grpo_fields(
 ) -> dict[str, Any]:
     """Fields of trl.GRPOConfig; the batch size counts prompts in `trainer` and completions in TRL. answer: tokens behind a thought."""
     prompts = int(trainer.get("per_device_train_batch_size", 8))
+    if thought.credit == "own" and scale_of(settings) == "batch":
+        raise InputError(
+            "thought.credit own compares semantic IDs within their prompt -> rollout.scale_rewards group or none, or credit shared"
+        )
     return {
         "per_device_train_batch_size": prompts * settings.num_generations,
         "num_generations": settings.num_generations,
@@ -110,6 +116,9 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
         self.policy, self.mixture, self.rows, self.prompts = policy, rewards, rows, prompts
         self.engine = policy.engine
         self.validate = validate
+        self.code_advantages: list[
+            list[float]
+        ] = []  # of the last rollouts, empty where codes have none of their own
         positions = Dataset.from_dict({"prompt": [str(position) for position in range(len(prompts))]})
         super().__init__(
             model=policy.engine.model,
@@ -143,13 +152,14 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
 
     def rewarded(self, made: RoutedRollouts) -> list[float | None]:
         """The total of every rollout, in the order of the prompts. ServiceError in all processes where a judge fails in one."""
-        groups: list[list[float | None]] = [[] for _ in range(len(made.prompt_ids) // self.num_generations)]
+        group = self.num_generations
+        worth: list[list[Worth]] = [[] for _ in range(len(made.prompt_ids) // group)]
         fault = None
         try:
             for positions, part in made.parts:
-                totals = total_rewards(self, part)
+                found = total_rewards(self, part)
                 for place, at in enumerate(positions):
-                    groups[at] = totals[place * self.num_generations : (place + 1) * self.num_generations]
+                    worth[at] = found[place * group : (place + 1) * group]
         except ServiceError as error:
             fault = str(error)
         several = self.accelerator.num_processes > 1
@@ -157,7 +167,17 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
             step = self.state.global_step
             kept = f"the state of step {step} is saved" if step else "no step was done"
             raise ServiceError(f"{told} [{kept}, {self.args.output_dir}]")
-        return [total for group in groups for total in group]
+        flat = [one for of_prompt in worth for one in of_prompt]
+        self.code_advantages = [one.codes for one in flat]
+        return [one.total for one in flat]
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch; where codes have advantages of their own, `advantages` are [B, T], which TRL's loss takes as well."""
+        batch = super()._generate_and_score_completions(inputs)
+        if any(self.code_advantages):
+            width = batch["completion_ids"].shape[1]
+            batch["advantages"] = per_token(batch["advantages"], self.code_advantages, width=width)
+        return batch
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """A judge that fails leaves as a notice does: with the checkpoint of the last whole step (train/scale/preemption.py)."""
@@ -193,7 +213,14 @@ def roll_out(prompts: Sequence[str], trainer: TextTrainer) -> dict[str, Any]:
     }
 
 
-def total_rewards(trainer: TextTrainer, made: ThoughtRollouts) -> list[float | None]:
+class Worth(NamedTuple):
+    """A completion's total reward, None where there is none; of its tokens the advantage that is theirs alone (credit.py), if any."""
+
+    total: float | None
+    codes: list[float]
+
+
+def total_rewards(trainer: TextTrainer, made: ThoughtRollouts) -> list[Worth]:
     """The mixture's total of every rollout of one kind of task, prompt by prompt; logs what each member gave. InputError for one per level.
 
     With beams behind a thought its total is the largest of theirs: 1 / log2(rank + 1) of the target under rank_discount, the longest
@@ -204,16 +231,23 @@ def total_rewards(trainer: TextTrainer, made: ThoughtRollouts) -> list[float | N
         raise InputError(
             "a reward gives credit per level, and a thought has no levels -> rewards that give [P][G] for rollouts with thoughts"
         )
-    total_PG = total_PGM[:, :, 0]
+    settings, total_PG = trainer.policy.settings, total_PGM[:, :, 0]
+    codes: list[list[float]] = [[] for _ in made.completion_ids]
     if made.ranked is not None:
-        shape = made.unfinished_PG.shape
+        shape, total_EK = made.unfinished_PG.shape, total_PG
+        if settings.credit == "own":
+            cut_E1 = made.unfinished_PG.reshape(-1, 1) & settings.drop_unfinished
+            codes = code_advantages(
+                made.beam_at, np.where(cut_E1, np.nan, total_EK), group=shape[1], scale=trainer.scale_rewards
+            )
         total_PG = np.fmax.reduce(total_PG, axis=1).reshape(shape)
         given = {name: np.fmax.reduce(values, axis=1).reshape(*shape, -1) for name, values in given.items()}
-    if trainer.policy.settings.drop_unfinished:
+    if settings.drop_unfinished:
         total_PG = np.where(made.unfinished_PG, np.nan, total_PG)
     log_rewards(trainer, made, given, total_PG)
     trainer.written.append(trainer, made.batch, given, total_PG)
-    return [None if np.isnan(value) else float(value) for value in total_PG.ravel()]
+    totals = [None if np.isnan(value) else float(value) for value in total_PG.ravel()]
+    return [Worth(*pair) for pair in zip(totals, codes, strict=True)]
 
 
 def log_rewards(
