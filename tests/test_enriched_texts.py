@@ -19,7 +19,16 @@ from configs.program import ROOT
 from data.reasoning import placeholder, read_reasoning
 from infer.chat.client import read_results
 from infer.chat.quoting import FRAME, unquoted
-from preprocess.teacher.narratives import FORMS, TextForm, is_english, title_in
+from preprocess.teacher.narratives import (
+    FORMS,
+    TextForm,
+    history_problem,
+    is_english,
+    item_problem,
+    narrative_problem,
+    title_in,
+)
+from preprocess.teacher.placed import PlacedSample, ShopText
 from tests import handmade
 from tests.fake_openai_server import serving
 
@@ -264,6 +273,28 @@ def test_what_a_text_must_be_by_hand():
     ):  # fmt: skip
         assert why in form.problem(text), text
     assert "first person" in TextForm(least_words=1).over(FORMS["history"]).problem("It is what it is.")
+
+
+def test_what_a_text_must_name_by_hand():
+    """An item by its mark and never by its title; a story begins with the whole history in its order and ends with the target."""
+    texts = {
+        item: ShopText(title) for item, title in ((0, "Steel bolt"), (1, "Steel nut"), (2, "Brass washer"))
+    }
+    item = PlacedSample(key=0, split="train", user_id=0, target_item=2, texts={2: texts[2]})
+    row = PlacedSample(key=0, split="train", user_id=0, target_item=2, items=(0, 1), texts=texts)
+    form = TextForm(least_words=1, least_sentences=1, language="any").over(FORMS["item"])
+    a, b, c = map(placeholder, range(3))
+    for problem, sample, text, why in (
+        (item_problem, item, f"Use {c} outside.", ""), (item_problem, item, "Use it outside.", f"by its mark {c}"),
+        (item_problem, item, f"Use {c}, a brass washer.", 'the title "Brass washer"'), (item_problem, item, f"Use {c} on {a}.", f"names {a}"),
+        (history_problem, row, f"First {a}, then {b}.", ""), (history_problem, row, f"First {a}, then {c}.", f"names {c}"),
+        (history_problem, row, "First this, then that.", "names no item of the history"),
+        (narrative_problem, row, f"{a}, {b} led to {c}.", ""), (narrative_problem, row, f"{a} and {b} led on to {c} at last.", ""),
+        (narrative_problem, row, f"{b}, {a} led to {c}.", "in their order"), (narrative_problem, row, f"{a} led to {c}.", "in their order"),
+        (narrative_problem, row, f"After {a}, {b} came {c}.", "does not begin"), (narrative_problem, row, f"{a}, {b} led on.", f"name {c} as what was chosen"),
+    ):  # fmt: skip
+        found = problem(text, sample, form)
+        assert why in found and bool(why) == bool(found), (text, found)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,21 @@ def test_damaged_folders_are_named(tmp_path):
         sidreasoner.read_folder(raw)
 
 
+def test_a_teachers_own_thinking_is_no_reasoning(tmp_path):
+    """A leading block is taken off, one that never ends leaves nothing and is counted, an empty cell is no text."""
+    lines = [
+        (str([NAMES[0]]), NAMES[1], "", "<think>\nhm\n</think>\n\nThey like things."),
+        (str([NAMES[0], NAMES[1]]), NAMES[2], "told", "<think>\nhm, and so on"),
+        (str([NAMES[3], NAMES[1]]), NAMES[4], "told too", "Things, as </think> says."),
+    ]
+    published = sidreasoner.read_folder(write_folder(tmp_path / "raw", lines=lines))
+    found = {(tuple(published.rows.histories[at]), published.rows.targets[at]): text
+             for at, text in enumerate(published.rows.texts["reasoning"]) if text}  # fmt: skip
+    assert found == {((0,), 1): "They like things.", ((3, 1), 4): "Things, as </think> says."}
+    assert published.unknown["texts_of_thinking_without_end"] == 1
+    assert sorted(filter(None, published.rows.texts["narrative"])) == ["told", "told too"]
+
+
 def test_released_texts_become_thoughts_and_narratives_with_the_semantic_ids_of_today(made, tmp_path):
     new = np.array([(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4), (5, 5, 5)], np.int32)
     sids = write_sids(made / "data/sids/train", data=made / "data", codes=new, sizes=(6, 6, 6))

@@ -44,7 +44,7 @@ TEXT_COLUMNS = (
     NARRATIVE,
     REASONING,
 )
-THINK_END = "</think>"
+THINK_START, THINK_END = "<think>", "</think>"
 SYSTEM = "Items are written as semantic IDs. From what a user chose before, name the item that comes next."
 QUESTION = (
     "A user chose these items, oldest first: {history}. Think step by step about what they may want next, then give the semantic ID "
@@ -126,7 +126,7 @@ def _add_texts(published: Published, path: Path, codes: Sequence[tuple[int, ...]
             key = (tuple(codes[item] for item in rows.histories[at]), codes[rows.targets[at]])
             waiting.setdefault(key, []).append(at)
     texts = {ours: [""] * len(rows.targets) for ours in BOTH}
-    strangers = 0
+    strangers = endless = 0
     for line in _lines(path):
         ids = [
             tuple(LETTERS.find(line[column], num_levels=len(codes[0])))
@@ -138,14 +138,29 @@ def _add_texts(published: Published, path: Path, codes: Sequence[tuple[int, ...]
             continue
         at = places.pop(0)
         for ours, theirs in BOTH.items():
-            texts[ours][at] = named((line.get(theirs) or "").strip(), [*rows.histories[at], rows.targets[at]])
+            text = _behind_thinking((line.get(theirs) or "").strip())
+            endless += text is None
+            texts[ours][at] = named(text or "", [*rows.histories[at], rows.targets[at]])
     rows.texts |= texts
     published.count(
         "texts_of_unknown_rows", strangers, f"lines of {path.name} are of no train row and left out"
     )
     published.count(
+        "texts_of_thinking_without_end",
+        endless,
+        f"texts of {path.name} are a think block that never ends, and left out",
+    )
+    published.count(
         "semantic_ids_of_no_item", named.unknown, "semantic IDs inside texts are of no item and stay text"
     )
+
+
+def _behind_thinking(text: str) -> str | None:
+    """What a teacher wrote behind the block of its own thinking, if it began with one; None where that never ends."""
+    if not text.startswith(THINK_START):
+        return text
+    _, ended, behind = text.partition(THINK_END)
+    return behind.strip() if ended else None
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
