@@ -70,6 +70,7 @@ class Renderer:
         if json_sids:
             self.answer_vocab = vocab.within(*ends)
         self.max_prompt = max_prompt
+        self._takes_system = takes_system(tokenizer)
         self.shortened: Counter[str] = Counter()
         self.bos_ids = _bos_ids(tokenizer)
         self._sid = re.compile(ITEM_TOKEN + vocab.format.pattern(len(vocab.levels)).pattern)
@@ -172,8 +173,8 @@ class Renderer:
         ids = self._encode(THINK_END)
         if len(ids) != 1:
             raise InputError(
-                f"this tokenizer has no token of its own for {THINK_END} (it needs {len(ids)}) -> add it before expanding the "
-                "vocabulary, or do not use mode think"
+                f"this tokenizer has no token of its own for {THINK_END} (it needs {len(ids)}) -> give it one before training "
+                '(EXPAND_ARGS="--add_tokens [<think>,</think>]" bash scripts/08_expand_vocab.sh), or do not use mode think'
             )
         return ids[0]
 
@@ -268,6 +269,7 @@ class Renderer:
         return own if own.rstrip().endswith(THINK_START) else own + MODES[mode]
 
     def _templated(self, messages: list[dict[str, str]], **options: Any) -> str:
+        messages = messages if self._takes_system else without_system(messages)
         return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **options
         )
@@ -287,6 +289,28 @@ def answer_pieces(example: Example) -> list[str]:
         what = "terms" if of_terms and not answer.terms else "text"
         raise InputError(f"example {example.example_id} ({task}) has no {what} as its answer")
     return answers.pieces(task, answer.terms, answer.text)[1:] if of_terms else [answer.text]
+
+
+def takes_system(tokenizer: Any) -> bool:
+    """Whether the chat template writes a system turn; Gemma's refuses one, others leave it out. True where there is no template."""
+    from jinja2.exceptions import TemplateError
+
+    if tokenizer.chat_template is None:
+        return True
+    words = "You are asked."
+    turns = [{"role": "system", "content": words}, {"role": "user", "content": "Who?"}]
+    try:
+        return words in tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:
+        return False
+
+
+def without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The conversation with its system turn in front of the first words of the user."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    first, second, *others = messages
+    return [second | {"content": f"{first['content']}\n\n{second['content']}"}, *others]
 
 
 def _plain(example: Example) -> bool:

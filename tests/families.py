@@ -47,11 +47,21 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def model(
-    kind: str, *, vocab_size: int, seed: int = 0, tied: bool | None = None, attention: str = "sdpa"
+    kind: str,
+    *,
+    vocab_size: int,
+    seed: int = 0,
+    tied: bool | None = None,
+    attention: str = "sdpa",
+    **changes: Any,
 ) -> Any:
-    """A random model; weights large enough that beams are no near-ties."""
+    """A random model; weights large enough that beams are no near-ties. changes: of its configuration."""
     family, options = (CAUSAL | ENCODER_DECODERS)[kind]
-    options = options | {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    options = (
+        options
+        | {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+        | changes
+    )
     if tied is not None:
         options["tie_word_embeddings"] = tied
     if kind in ENCODER_DECODERS:

@@ -53,7 +53,8 @@ def load_weights(
 
     InputError naming the first tensor that is missing, left over or of another shape, and for files that are not those
     that COMPLETE.json beside them lists. `partial` is for encoders that are taken out of a larger model: what they have no
-    use for may be left over, and a pooling head, which is not read, may be missing. `options`: further ones of transformers.
+    use for may be left over, and a pooling head, which is not read, may be missing. `options`: further ones of transformers. A model
+    that caps its attention logits (Gemma 2) is read with attention eager, as the library's default leaves the cap out.
     """
     import torch
 
@@ -70,6 +71,7 @@ def load_weights(
         if dtype == "auto":
             return merged
         return merged.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    attention = (options or {}).get("attn_implementation")
     options = (options or {}) | {
         "dtype": dtype,
         "use_safetensors": True,
@@ -90,7 +92,17 @@ def load_weights(
             raise InputError(
                 f"model {directory} {what} {names[0]}{more} -> its weights do not belong to its config.json; copy it again"
             )
+    keep_cap(model, attention, where=directory)
     return model
+
+
+def keep_cap(model: Any, attention: str | None, *, where: str | Path) -> None:
+    """Attention eager for a model that caps its attention logits; InputError where another one was asked for."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None:
+        return
+    if attention not in (None, "eager"):
+        raise InputError(f"{where} caps its attention logits, which attention {attention} leaves out -> eager, or null")
+    model.set_attn_implementation("eager")
 
 
 def untrained(directory: str | Path, *, dtype: Any = None) -> Any:

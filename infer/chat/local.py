@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.program import InputError
+from data.renderer import takes_system, without_system
 from data.store.checkpoints import require_model
 from data.store.fingerprints import sha256_bytes, sha256_json
 from data.store.inputs import model_fingerprint
@@ -43,6 +44,7 @@ class LocalModel:
         self.tokenizer = load_tokenizer(path, padding_side="left")
         if self.tokenizer.chat_template is None:
             raise InputError(f"{path} has no chat template -> give an instruction-tuned model")
+        self.takes_system = takes_system(self.tokenizer)
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         model = load_weights(AutoModelForCausalLM, path, dtype=dtype)
         self.model = model.to(self.device).eval()
@@ -85,6 +87,7 @@ class LocalModel:
 
     def _prompt_ids(self, request: ChatRequest) -> list[int]:
         messages = [turn | {"content": self._plain(turn["content"])} for turn in request.messages]
+        messages = messages if self.takes_system else without_system(messages)
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **self.template
         )

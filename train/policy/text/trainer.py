@@ -128,6 +128,9 @@ class TextTrainer(SafeTrainer, GRPOTrainer):
             rollout_func=roll_out,
             **kwargs,
         )
+        if self.ref_model is not None:  # TRL reads it as the library does by default
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            reference.set_attn_implementation(self.engine.model.config._attn_implementation)
         local = self.args.per_device_train_batch_size * self.args.steps_per_generation
         if local % self.num_generations:
             raise InputError(
