@@ -30,7 +30,7 @@ class LoadSettings:
     """How a model that is to be trained is loaded. The defaults are float32 weights and the model's own attention."""
 
     attention: str | None = None
-    """sdpa or eager; null = the model's own (Gemma 2 wants eager). flash_attention_2 and flex_attention cannot be used"""
+    """sdpa or eager; null = the model's own, eager where it caps its attention logits (Gemma 2). flash_attention_2 and flex_attention cannot be used"""
     quantize: Literal["none", "4bit"] = "none"
     """4bit: frozen weights in NF4 (QLoRA), which needs bitsandbytes and a CUDA device"""
     loader: Literal["transformers", "unsloth"] = "transformers"
