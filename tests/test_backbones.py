@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from configs.program import InputError
 from data import artifacts
@@ -17,6 +19,8 @@ from data.store.models import load_weights, write_model
 from data.store.output import open_output
 from tests import families, handmade
 from tests.handmade import call, refuse
+from train.policy.settings import GrpoSettings
+from train.policy.text import build
 
 GEMMA = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ bos_token or '' }}"
@@ -149,7 +153,6 @@ def test_a_marker_of_several_tokens_is_named_before_training(chain, taught, tmp_
 
 def test_attention_that_caps_its_logits_keeps_the_cap(tmp_path) -> None:
     """Gemma 2 under attention sdpa is another function, and the library's default is sdpa."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     base = write_base(tmp_path / "base", GEMMA2)
@@ -167,3 +170,13 @@ def test_attention_that_caps_its_logits_keeps_the_cap(tmp_path) -> None:
         InputError, match="caps its attention logits, which attention sdpa leaves out -> eager, or null"
     ):
         load_weights(AutoModelForCausalLM, base, dtype=torch.float32, options={"attn_implementation": "sdpa"})
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_dropout_of_the_models_own_configuration_is_off_unless_asked_for(kept, monkeypatch):
+    """GPT-2 brings dropout: with it the policy is not what wrote the rollouts, nor the reference at the start."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1))
+    monkeypatch.setattr(build, "TextTrainer", lambda **given: given)
+    asked = SimpleNamespace(rollout=GrpoSettings(dropout=kept), vllm=None, samples=0)
+    build.make_text_trainer(asked, SimpleNamespace(engine=SimpleNamespace(model=model)))
+    assert model[1].p == (0.1 if kept else 0.0)

@@ -169,7 +169,9 @@ def test_a_recipe_is_written_once():
 
 
 def test_trainer_settings_exist(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.arguments.cpu_has_bfloat16", lambda: True)  # a recipe may ask for it; this machine may lack it
+    monkeypatch.setattr(
+        "train.arguments.cpu_has_bfloat16", lambda: True
+    )  # a recipe may ask for it; this machine may lack it
     trained = [path for path in STAGES if "trainer" in (yaml.safe_load(path.read_text()) or {})]
     assert len(trained) >= 2
     for path in trained:

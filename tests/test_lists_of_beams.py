@@ -147,7 +147,9 @@ def test_codes_of_the_target_are_told_from_the_others_of_their_list(tmp_path) ->
     before = told_apart(engine, made)
     one.train()
     logs = [log for log in one.state.log_history if "reward" in log]
-    assert max(log["frac_reward_zero_std"] for log in logs) >= 0.5, "most groups say nothing about their thoughts"
+    assert max(log["frac_reward_zero_std"] for log in logs) >= 0.5, (
+        "most groups say nothing about their thoughts"
+    )
     assert all(np.isfinite(log["loss"]) and log["grad_norm"] > 0.01 for log in logs)
     assert told_apart(engine, made) > before + 0.05
 

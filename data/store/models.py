@@ -101,7 +101,9 @@ def keep_cap(model: Any, attention: str | None, *, where: str | Path) -> None:
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None:
         return
     if attention not in (None, "eager"):
-        raise InputError(f"{where} caps its attention logits, which attention {attention} leaves out -> eager, or null")
+        raise InputError(
+            f"{where} caps its attention logits, which attention {attention} leaves out -> eager, or null"
+        )
     model.set_attn_implementation("eager")
 
 

@@ -12,6 +12,7 @@ from infer.engine import Engine
 from infer.loading import context_length
 from infer.text.tids import TidTrie
 from infer.work.instructing import make_room
+from train.policy.dropout import without_dropout
 from train.policy.text.instructions import InstructionPolicy
 from train.policy.text.routing import Router
 from train.policy.text.thoughts import ThoughtPolicy
@@ -63,4 +64,6 @@ def make_room_for_lists(engine: Engine, policy: ThoughtPolicy, *, chosen: int | 
 
 def make_text_trainer(asked: Any, router: Router, **common: Any) -> TextTrainer:
     """`common` is what all trainers of train.grpo take."""
+    if not asked.rollout.dropout:
+        without_dropout(router.engine.model)
     return TextTrainer(policy=router, vllm=asked.vllm, samples=asked.samples, **common)
