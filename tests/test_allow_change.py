@@ -17,7 +17,7 @@ from data.store.manifest import read_manifest
 from data.store.output import Output, open_output
 from tests import handmade
 from tests.test_safety import log
-from train.changed import settings_kept
+from train.scale.changed import settings_kept
 from train.supervised.trainer import AnswerTrainer
 
 

@@ -31,9 +31,9 @@ from data.sid import SidVocab, write_vocab
 from data.store.checkpoints import best_of, discard_after, fault, mark_complete, newest_complete, rotate
 from data.store.output import Output
 from infer.loading import PROMPTS, load_model, prompt_bound
-from train.changed import load_states, settings_kept
 from train.progress import METRICS_FILE, Progress
 from train.samples import FILE as SAMPLES
+from train.scale.changed import load_states, settings_kept
 from train.scale.gathering import require_sharding, shards_weights
 from train.scale.preemption import OWED, LeavesInTime, PayWhatIsOwed, StopOnSignal
 from train.scale.room import require_room
