@@ -24,7 +24,6 @@ from tests import handmade
 from tests.handmade import call, refuse, resign, succeed
 from tests.store import ITEMS, sequences, write_store
 from train.scratch import loop
-from train.scratch.reading import kept_users
 
 SMALL = [
     "--model.hidden", 8, "--model.heads", 2, "--model.layers", 1, "--model.feedforward", 2, "--loop.epochs", 2, "--loop.rows", 64,
@@ -45,17 +44,7 @@ LEARNS = [
 @pytest.fixture(scope="module")
 def teacher(chain, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("teacher")
-    call(
-        "infer.run_baselines",
-        "--data",
-        chain.data,
-        "--output_root",
-        root / "eval",
-        "--splits",
-        "[]",
-        "--models",
-        "[pop,recent,itemknn]",
-    )
+    call("infer.run_baselines", "--data", chain.data, "--output_root", root / "eval", "--splits", "[]", "--models", "[pop,recent,itemknn]")  # fmt: skip
     members = ",".join(str(root / "baselines" / name) for name in ("pop", "recent", "itemknn"))
     call(
         "infer.fuse", "--members", f"[{members}]", "--data", chain.data, "--output_dir", root / "baselines/teacher",
@@ -394,29 +383,8 @@ def test_a_data_set_without_texts_and_times(chain, tmp_path):
     bare = ("train.train_compact", "--data", data, "--sids", sids, "--output_dir", tmp_path / "m", *SMALL)
     assert "which text.kernel need" in refuse(*bare, "--text.kernel", "true")
     assert "no times of train rows" in refuse(*bare, "--model.gaps", 4)
-    examples = (
-        "--sids",
-        sids,
-        "--output_dir",
-        tmp_path / "examples",
-        "--tasks",
-        "[history_to_sid]",
-        "--ages",
-        "true",
-    )
+    examples = ("--sids", sids, "--output_dir", tmp_path / "examples", "--tasks", "[history_to_sid]", "--ages", "true")  # fmt: skip
     assert "no times" in refuse("preprocess.build_examples", "--data", data, *examples)
     call(*bare)
     with pytest.raises(InputError):
         contract.load(data)
-
-
-def test_a_share_of_the_users_is_all_that_is_learned_of(chain, tmp_path):
-    flags = ("train.train_compact", "--data", chain.data, "--sids", chain.sids, *SMALL, "--loop.epochs", 1)
-    call(*flags, "--user_share", 0.25, "--output_dir", tmp_path / "few")
-    counts = read_manifest(tmp_path / "few")["counts"]
-    rows = read_rows(chain.data, "train", num_items=ITEMS)
-    kept = kept_users(rows.users_R, 0.25, seed=0)
-    assert counts["train rows"] == np.isin(rows.users_R, kept).sum() < len(rows)
-    assert set(kept) < set(kept_users(rows.users_R, 0.5, seed=0)), "a smaller share is part of a larger one"
-    error = refuse(*flags, "--user_share", 0, "--output_dir", tmp_path / "none")
-    assert "user_share 0.0" in error and not (tmp_path / "none").exists()
