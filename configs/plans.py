@@ -32,10 +32,7 @@ TITLED = 0.5
 SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
 GENERATOR_ROW = (1.2e-4, 7.0e-5)
 DRAWN_ROW = (3.0e-4, 1.5e-5)  # of the generator, with drawn answers
-TAUGHT_ROW = (
-    8.0e-4,
-    2.0e-4,
-)  # what a teacher with one sequential model says of a train row and its made histories, once
+TAUGHT_ROW = (8.0e-4, 2.0e-4)  # the answers of a teacher of one sequential model, once
 SCORED_ROW = (4.0e-4, 1.0e-4)  # ranking of a valid or test row by all members
 PREPARED_ROW = (2.5e-4, 0.0)  # stages 01 to 07 and the baselines
 FIXED = 30.0  # seconds to start some twenty programs
