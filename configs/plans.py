@@ -11,7 +11,7 @@ they give its own recipes; they are no more than a start elsewhere:
   epochs     14 of the sequential model, 20 of the generator; fewer where the time is short, in the same proportion, never below a third
   teachers   two seeds of the sequential model; one where two leave the generator less than that
   answers    16 drawn from the teacher for a row and epoch above 8,000 items, its whole distribution below: on Industrial draws cost .001 to
-             .004 of valid NDCG@10, on 12,101 items they make a step twice as fast and its scores 60 times smaller on disk
+             .004 of valid NDCG@10, on 12,101 items they make a step twice as fast and its scores 38 times smaller on disk (20 epochs)
 
 Seconds are CPU seconds of one thread. They give what was measured on Industrial (95 to 103 for a sequential model, 250 for the generator,
 about 110 for the teacher's scores and its fit) and, for drawn answers, on Amazon 2014 Beauty (606 for the answers of one sequential model with its

@@ -227,6 +227,8 @@ class Renderer:
             "end": self.terminator_ids(),
             "vocab": self.answer_vocab.to_json(),
             "max_prompt": self.max_prompt,
+            # as earlier, where nothing is rendered otherwise
+            **({} if self._takes_system else {"system_turn": "before the user's words"}),
         }
 
     def parse(self, task: str, ids: Sequence[int]) -> Answer | None:

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 
 from configs.program import InputError, NumericError
 from data.store.manifest import read_manifest
-from data.store.output import Output, open_output
+from data.store.output import Output, allowed_keys, open_output
 from tests import handmade
 from tests.test_safety import log
 from train.scale.changed import settings_kept
@@ -64,6 +64,31 @@ def test_every_key_must_be_named_and_the_manifest_tells(tmp_path, monkeypatch):
     assert read_manifest(place)["allowed_changes"] == [
         "world_size 1 -> 2", "rate 0.1 -> 0.2", "rows 8 -> 4", "input source", "rate 0.2 -> 0.3"
     ]  # fmt: skip
+
+
+def test_what_can_never_be_right_is_neither_allowed_nor_advised(tmp_path):
+    place, source = tmp_path / "out", tmp_path / "source.csv"
+    source.write_text("1")
+    with pytest.raises(NumericError):
+        work(place, source, fails=True)
+    for stage, version, key in (("other", 1, "stage"), ("demo", 2, "stage_version")):
+        args = Args(str(place), str(source), allow_change=[key])
+        with (
+            pytest.raises(InputError, match="holds another run") as refused,
+            open_output(args, stage, version=version, inputs={"source": args.source}),
+        ):
+            pytest.fail("it went on")
+        assert "--allow_change" not in str(refused.value)
+
+
+def test_a_change_stays_allowed_at_later_starts(tmp_path):
+    """The newest checkpoint may be older than the change, whatever the next command says."""
+    place, source = tmp_path / "out", tmp_path / "source.csv"
+    source.write_text("1")
+    for changes in ({}, {"rate": 0.2, "allow_change": ["rate"]}, {"rate": 0.2}):
+        with pytest.raises(NumericError):
+            work(place, source, fails=True, **changes)
+    assert allowed_keys(place) == ["rate"]
 
 
 def test_a_finished_output_is_never_gone_on_with(tmp_path):
@@ -139,6 +164,11 @@ def test_where_settings_cannot_be_changed_on_the_way():
     for trainer, said in ((plateau, "no function of the step"), (parts, "needs whole weights")):
         with pytest.raises(InputError, match=said), settings_kept(trainer, ["embedding_rate"]):
             pytest.fail("it went on")
+    with (
+        pytest.raises(InputError, match="moments on disk"),
+        settings_kept(made(1e-3, 0.0), ["trainer.optim"]),
+    ):
+        pytest.fail("it went on")
 
 
 def test_a_training_goes_on_with_more_steps_at_another_rate(chain, tmp_path, monkeypatch):

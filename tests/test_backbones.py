@@ -21,6 +21,7 @@ from tests import families, handmade
 from tests.handmade import call, refuse
 from train.policy.settings import GrpoSettings
 from train.policy.text import build
+from train.policy.text.trainer import KNOWN
 
 GEMMA = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ bos_token or '' }}"
@@ -177,6 +178,8 @@ def test_dropout_of_the_models_own_configuration_is_off_unless_asked_for(kept, m
     """GPT-2 brings dropout: with it the policy is not what wrote the rollouts, nor the reference at the start."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1))
     monkeypatch.setattr(build, "TextTrainer", lambda **given: given)
-    asked = SimpleNamespace(rollout=GrpoSettings(dropout=kept), vllm=None, samples=0)
+    settings = GrpoSettings(dropout=kept, loss="dapo")
+    assert "dropout" in KNOWN, "it can be asked for beside thoughts"
+    asked = SimpleNamespace(rollout=settings, vllm=None, samples=0)
     build.make_text_trainer(asked, SimpleNamespace(engine=SimpleNamespace(model=model)))
     assert model[1].p == (0.1 if kept else 0.0)

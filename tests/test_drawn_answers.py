@@ -13,8 +13,8 @@ from infer.models import contract
 from infer.models.recency import with_ages
 from tests.handmade import call
 from tests.store import ITEMS, write_store
-from train.scratch.drawn import DrawnRows, systematic
-from train.soft_targets import SoftTargets
+from train.scratch.drawn import DrawnRows
+from train.soft_targets import SoftTargets, systematic
 
 PASSES = 4
 

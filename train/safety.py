@@ -29,7 +29,7 @@ from transformers.trainer_utils import SaveStrategy
 from configs.program import EnvironmentFault, InputError, NumericError, deferred_signals, say
 from data.sid import SidVocab, write_vocab
 from data.store.checkpoints import best_of, discard_after, fault, mark_complete, newest_complete, rotate
-from data.store.output import Output
+from data.store.output import Output, allowed_keys
 from infer.loading import PROMPTS, load_model, prompt_bound
 from train.progress import METRICS_FILE, Progress
 from train.samples import FILE as SAMPLES
@@ -114,7 +114,9 @@ class SafeTrainer(LeavesInTime):
 
     def equip(self, args: Any, engine: Any, trainable: Trainable, *, example_ids: Sequence[int]) -> None:
         """What checkpoints need to know: the arguments of the program, its model's tokens, what trains, the names of rows."""
-        self.keep_checkpoints, self.allowed = args.keep_checkpoints, args.allow_change
+        self.keep_checkpoints = args.keep_checkpoints
+        # Those of earlier starts too: the newest checkpoint may be older than the change.
+        self.allowed = [*allowed_keys(args.output_dir), *args.allow_change]
         self.trainable = trainable
         self.vocab, self.new_tokens = engine.renderer.vocab, new_tokens_of(args.model)
         self.max_prompt = prompt_bound(args.model, args.max_prompt)
@@ -229,7 +231,7 @@ class SafeTrainer(LeavesInTime):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Settings of the optimizer are those of now where they may differ from the checkpoint's."""
         whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        with settings_kept(self, self.allowed):
+        with settings_kept(self, self.allowed if checkpoint is not None else ()):
             if checkpoint is None or self.args.device.type != "cpu" or self.args.world_size == 1 or not whole:
                 super()._load_optimizer_and_scheduler(checkpoint)
             else:

@@ -119,6 +119,23 @@ class TaughtRows:
         return chance_RN
 
 
+def systematic(until_BN: np.ndarray, draws: int, offset_B: np.ndarray) -> np.ndarray:
+    """Places int64 [B, draws], ascending, by systematic draws from cumulated masses; offset_B in [0, 1).
+
+    Masses .5 and .5, four draws: each place twice.
+
+    >>> systematic(np.array([[1.0, 2.0]]), 4, np.array([0.3])).tolist()
+    [[0, 0, 1, 1]]
+    """
+    rows_B1 = np.arange(len(until_BN))[:, None]
+    # All rows in one ascending list: row b lies between 2 b and 2 b + 1.
+    flat = (until_BN / until_BN[:, -1:] + 2 * rows_B1).ravel()
+    points_BA = (offset_B[:, None] + np.arange(draws)) / draws + 2 * rows_B1
+    place_BA = np.searchsorted(flat, points_BA.ravel(), side="right").reshape(points_BA.shape)
+    size = until_BN.shape[1]
+    return (place_BA - rows_B1 * size).clip(0, size - 1)
+
+
 def require_teacher(teacher: str | Path, data: str | Path, *, num_items: int) -> None:
     """InputError unless a directory holds an item model of this data set that was fitted on its train rows alone.
 

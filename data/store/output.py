@@ -62,6 +62,7 @@ from data.store.manifest import MANIFEST, faults, read_manifest, require_undamag
 # zstd pages with checksums: a reader that verifies them never takes a flipped bit for a value
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
 ALLOWED = "allowed_changes"  # of a manifest: in what its run was let go on changed, in that order
+NEVER_ALLOWED = {"stage", "stage_version", "configuration"}  # what is there is no beginning of this run
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
 
 
@@ -191,6 +192,12 @@ def open_output(
         raise
 
 
+def allowed_keys(directory: str | Path) -> list[str]:
+    """In which keys the unfinished run of a directory was let go on changed, at whichever of its starts."""
+    record = read_record(Path(directory) / PENDING) or {}
+    return [text.removeprefix("input ").split(" ")[0] for text in record.get(ALLOWED, [])]
+
+
 def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any]:
     """The manifest of a directory that must be finished and undamaged; InputError names the stage that writes it."""
     manifest = read_manifest(directory)
@@ -255,6 +262,7 @@ def _decide(
             raise AlreadyComplete(f"already complete: {path} (kept; same configuration and inputs)")
         reasons = "; ".join(damaged.values())
         print(f"WARNING: {reasons}: this stage runs again", file=sys.stderr, flush=True)
+        identity |= {ALLOWED: manifest[ALLOWED]} if ALLOWED in manifest else {}
         Output(path, resuming=True).write_json(
             PENDING, identity
         )  # before the manifest goes: never without a record
@@ -264,7 +272,7 @@ def _decide(
     pending = read_record(path / PENDING)
     if manifest is None and pending is not None:
         found = changes(pending)
-        if all(change.key in (allowed or ()) for change in found):
+        if {change.key for change in found} <= set(allowed or ()) - NEVER_ALLOWED:
             told = [*pending.get(ALLOWED, []), *(change.text for change in found)]
             identity |= {ALLOWED: told} if told else {}
             return True
@@ -278,7 +286,8 @@ def _decide(
     if not overwrite:
         found = changes(manifest or pending or {})
         changed = ", ".join(change.text for change in found)
-        going_on = manifest is None and "world_size" in identity
+        never = NEVER_ALLOWED & {change.key for change in found}
+        going_on = manifest is None and "world_size" in identity and not never
         more = f"go on with --allow_change '{json.dumps([one.key for one in found])}', " if going_on else ""
         raise InputError(
             f"output_dir {path} holds another run ({changed}) -> {more}pass --overwrite or choose another directory"

@@ -14,7 +14,8 @@ from typing import Any
 from configs.program import InputError
 from train.scale.gathering import shards_weights
 
-OF_THE_OPTIMIZER = ("trainer", "embedding_rate")  # groups and fields that its settings come from
+RATES = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"}
+OF_THE_OPTIMIZER = {"embedding_rate", *(f"trainer.{name}" for name in RATES)}
 
 
 @contextmanager
@@ -26,7 +27,11 @@ def settings_kept(trainer: Any, allowed: Collection[str]) -> Iterator[None]:
     """
     from torch.optim.lr_scheduler import LambdaLR
 
-    if not any(key.partition(".")[0] in OF_THE_OPTIMIZER for key in allowed):
+    if "trainer.optim" in allowed:
+        raise InputError(
+            "the moments on disk are those of another optimizer -> the trainer.optim it began with, or begin anew"
+        )
+    if not OF_THE_OPTIMIZER & set(allowed):
         yield
         return
     optimizer, schedule = trainer.optimizer, trainer.lr_scheduler

@@ -27,7 +27,7 @@ from data.store.output import open_output
 from infer.models import contract
 from infer.models.cache import rows_sha256
 from infer.models.recency import with_ages
-from train.soft_targets import SoftTargets, require_teacher
+from train.soft_targets import SoftTargets, require_teacher, systematic
 
 VERSION = 1
 ROWS = 64  # whose probabilities are held at once
@@ -120,20 +120,3 @@ def drawn_answers(model: contract.ItemModel, rows: Rows, order_N: np.ndarray, ar
         until_BN = np.cumsum(np.exp((score_BN - most_B1) / args.temperature), axis=1, dtype=np.float64)
         items_RA[block] = order_N[systematic(until_BN, items_RA.shape[1], offset_R[block])]
     return items_RA
-
-
-def systematic(until_BN: np.ndarray, draws: int, offset_B: np.ndarray) -> np.ndarray:
-    """Places int64 [B, draws], ascending, by systematic draws from cumulated masses; offset_B in [0, 1).
-
-    Masses .5 and .5, four draws: each place twice.
-
-    >>> systematic(np.array([[1.0, 2.0]]), 4, np.array([0.3])).tolist()
-    [[0, 0, 1, 1]]
-    """
-    rows_B1 = np.arange(len(until_BN))[:, None]
-    # All rows in one ascending list: row b lies between 2 b and 2 b + 1.
-    flat = (until_BN / until_BN[:, -1:] + 2 * rows_B1).ravel()
-    points_BA = (offset_B[:, None] + np.arange(draws)) / draws + 2 * rows_B1
-    place_BA = np.searchsorted(flat, points_BA.ravel(), side="right").reshape(points_BA.shape)
-    size = until_BN.shape[1]
-    return (place_BA - rows_B1 * size).clip(0, size - 1)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.sid import SidTable, SidVocab, prefix_levels
+from train.soft_targets import systematic
 from train.supervised.tokens import TokenRows
 from train.supervised.units import ragged_arange
 
@@ -119,11 +120,7 @@ def drawn_leaves(until_BS: np.ndarray, draws: int, rng: np.random.Generator) -> 
     >>> drawn_leaves(np.array([[0, 0.5, 1.0]]), 4, np.random.default_rng(0)).tolist()
     [[0, 0, 1, 1]]
     """
-    points_BM = (rng.random((len(until_BS), 1)) + np.arange(draws)) / draws
-    leaf_BM = np.empty(points_BM.shape, np.int64)
-    for row, points in enumerate(points_BM):
-        leaf_BM[row] = np.searchsorted(until_BS[row], points, side="right") - 1
-    return leaf_BM.clip(max=until_BS.shape[1] - 2)
+    return systematic(until_BS[:, 1:], draws, rng.random(len(until_BS)))
 
 
 @dataclass(frozen=True)

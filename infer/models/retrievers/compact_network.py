@@ -9,7 +9,7 @@ among its siblings. Biases start as the logarithm of a node's share of its paren
 (infer/models/sequential/evidence.py, here at every level): a bonus for the nodes of the item j steps back, and
 alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history. Logits are
 held within +-60 (`BOUND`), so that sums of exponentials fit float32 without a maximum per group of siblings: no node is less
-than e^-120 as likely as a sibling, and a logit beyond the bound has no gradient.
+than e^-120 as likely as a sibling.
 
 Differs from decoders over tokens (TIGER, LC-Rec): a history of T items is T positions, not L T; no token of the answer is fed
 back, the prefix acts through gate, shift and bias. So all levels of all items are L products of matrices, and exact.
@@ -149,24 +149,26 @@ class CompactModel(nn.Module):
 
     def nodes(self, asked: list[Tensor | None] | None = None) -> list[tuple[Tensor, Tensor]]:
         """(vectors [C, D], biases [C]) of the contested nodes of every level; asked: of these groups of a level alone, where not None."""
-        found = []
+        found, texts = [], self._mean_texts() if self.shape.model.node_text else []
         for number, (head, level) in enumerate(zip(self.heads, self.tree.levels, strict=True)):
             asked_G = None if asked is None else asked[number]
             place_C, group_C = level.members(asked_G)
             node_C = level.contested_C[place_C]
             prefix_GL = level.prefix_GL if asked_G is None else level.prefix_GL[asked_G]
             parts = [self.heads[at].token_KD[prefix_GL[:, at]] for at in range(number)]
-            one = head.nodes(place_C, level.code_M[node_C], group_C, sum(parts) if parts else None)
-            found.append(self._with_text(number, node_C, *one) if self.shape.model.node_text else one)
+            vector_CD, bias_C = head.nodes(
+                place_C, level.code_M[node_C], group_C, sum(parts) if parts else None
+            )
+            if texts:
+                vector_CD = vector_CD + self.read_node_text(texts[number][node_C])
+            found.append((vector_CD, bias_C))
         return found
 
-    def _with_text(
-        self, number: int, node_C: Tensor, vector_CD: Tensor, bias_C: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The nodes with what the mean text of the items below them adds."""
-        sums = self.tree.folded(self.tree.of_items(self.text_NX))[number]
-        counts = self.tree.folded(self.tree.of_items(torch.ones_like(self.text_NX[:, :1])))[number]
-        return vector_CD + self.read_node_text((sums / counts)[node_C]), bias_C
+    def _mean_texts(self) -> list[Tensor]:
+        """The mean text [M, X] of the items below every node of every level."""
+        sums = self.tree.folded(self.tree.of_items(self.text_NX))
+        counts = self.tree.folded(self.tree.of_items(torch.ones_like(self.text_NX[:, :1])))
+        return [sum_MX / count_M1 for sum_MX, count_M1 in zip(sums, counts, strict=True)]
 
     def features(self, recent_PJ: Tensor) -> list[list[Tensor]]:
         """What the alphas weigh at each level, dense [C, P] each; empty lists without a kernel."""

@@ -41,6 +41,7 @@ REWARD = "mixture"  # the column
 # options of rollout that TRL's trainer has; all others must be as they are by default
 KNOWN = {
     "num_generations", "loss", "beta", "epsilon", "epsilon_high", "delta", "scale_rewards", "updates", "use_bias_correction_kl",
+    "dropout",
 }  # fmt: skip
 LOSSES = ("grpo", "dapo", "dr_grpo")
 ANSWER_ROOM = 64  # tokens of a completion behind its thought
