@@ -112,6 +112,7 @@ class ChatRun:
         self._changed, self._finishing = threading.Condition(), threading.Lock()
         self._calls: queue.SimpleQueue[Any] | None = None
         self._unanswered = self._under_way = 0
+        self._closed = False
 
     def serially(self) -> Iterator[tuple[int, ChatResult]]:
         """(place, result) of every request, asked in this thread."""
@@ -148,11 +149,11 @@ class ChatRun:
                 raise self.spent
         finally:
             self.stop.set()
-            with self._finishing:  # from here on no sink is called
-                pass
             session.close()
             last = time.monotonic() + LAST_SECONDS
             _join(threads, last)
+            with self._finishing:  # from here on no sink is called
+                self._closed = True
             for _ in callers:  # not before: whoever still wants a call is told that the run has ended
                 self._calls.put(None)
             _join(callers, last)
@@ -275,13 +276,15 @@ class ChatRun:
         return sample.result is None or (sample.open() and self.backend.varies(sample.request))
 
     def _hand_on(self, sample: Sample) -> None:
-        """Give the result to the sink, once the run is not over; ServiceError when there is no end of failures."""
+        """Give the result to the sink; ServiceError when there is no end of failures. When a run ends early, an answer that has come is
+        still kept, as it is paid for; nothing else is."""
         result = sample.result
         with self._finishing:
-            if self.stop.is_set():
+            ending = self.stop.is_set()
+            if self._closed or (ending and result.status != "ok"):
                 return
             self.sink(result)
-            if result.cached:
+            if result.cached or ending:
                 return
             self._unanswered = self._unanswered + 1 if result.status in ("failed", "invalid") else 0
             if 0 < self.policy.stop_after <= self._unanswered:
