@@ -111,7 +111,7 @@ def measured_row(seeds: Sequence[Evaluation], *, command: str, hardware: str | N
             "dirty": any(manifest["git"]["dirty"] for manifests in made for manifest in manifests),
             "date": newest["time_utc"][:10],
             "hardware": hardware or this_machine(),
-            "hours": round(sum(m.get("wall_seconds", 0) for manifests in made for m in manifests) / 3600, 3),
+            "hours": round(sum(m.get("wall_seconds", 0) for manifests in made for m in manifests) / 3600, 5),
             "fitted_on": ", ".join(
                 sorted({str(seed.result.protocol.get("fitted_on", "not stated")) for seed in seeds})
             ),
