@@ -85,9 +85,7 @@ class TaughtRows:
     ) -> TaughtRows:
         """Those of the train rows, or of other `rows` of the data set, which then have a `name`; scored now where that is
         not done yet. InputError as `require_teacher`, and where `scores` are of another model or of other rows."""
-        require_teacher(options.teacher, data, num_items=num_items)
-        if rows is None:
-            rows = with_ages(read_rows(data, "train", num_items=num_items), data, num_items=num_items)
+        rows = rows_to_answer(options, data, rows, num_items=num_items)
         cache = cached(options.place(name), model=options.teacher, rows=rows, k=options.k)
         return cls(cache, options.temperature)
 
@@ -117,6 +115,14 @@ class TaughtRows:
         chance_RN = np.repeat(rest_R[:, None], self.num_items, axis=1)
         np.put_along_axis(chance_RN, items_RK, chance_RK, axis=1)
         return chance_RN
+
+
+def rows_to_answer(options: SoftTargets, data: str | Path, rows: Rows | None, *, num_items: int) -> Rows:
+    """`rows`, or where None the train rows with ages; InputError as `require_teacher`."""
+    require_teacher(options.teacher, data, num_items=num_items)
+    if rows is not None:
+        return rows
+    return with_ages(read_rows(data, "train", num_items=num_items), data, num_items=num_items)
 
 
 def systematic(until_BN: np.ndarray, draws: int, offset_B: np.ndarray) -> np.ndarray:

@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from configs.program import AlreadyComplete, InputError, progress
-from data.rows import Rows, read_rows
+from data.rows import Rows
 from data.store.fingerprints import sha256_bytes, sha256_json
 from data.store.inputs import fingerprint
 from data.store.output import open_output
 from infer.models import contract
 from infer.models.cache import rows_sha256
-from infer.models.recency import with_ages
-from train.soft_targets import SoftTargets, require_teacher, systematic
+from train.soft_targets import SoftTargets, rows_to_answer, systematic
 
 VERSION = 1
 ROWS = 64  # whose probabilities are held at once
@@ -68,9 +67,7 @@ class DrawnRows:
 
         order_N: all items, those of one prefix beside one another. InputError as `require_teacher`.
         """
-        require_teacher(options.teacher, data, num_items=num_items)
-        if rows is None:
-            rows = with_ages(read_rows(data, "train", num_items=num_items), data, num_items=num_items)
+        rows = rows_to_answer(options, data, rows, num_items=num_items)
         order_sha256 = sha256_bytes(order_N.astype("<i8").tobytes())
         args = DrawnArgs(draws, epochs, options.temperature, rows_sha256(rows), order_sha256)
         identity = sha256_json([vars(args), fingerprint(options.teacher)])
