@@ -221,6 +221,12 @@ def test_a_gzip_file_that_ends_in_the_middle_is_one_broken_line(tmp_path, cut):
     account = found.lines[0]
     assert account.truncated and account.broken == 1 and account.total == len(rows(found)) + 1
     assert f"{path}:{len(rows(found)) + 1} (the file ends" in account.first_broken
+    rejects = read(path, skip_bad_rows=1, allow_truncated=True).lines[0].rejects
+    whole = (
+        json.dumps(lines[len(rows(found))]) if cut != 3 else ""
+    )  # all lines are there, the checksum is not
+    assert [reject["line"] for reject in rejects] == [len(rows(found)) + 1]
+    assert whole.startswith(rejects[0]["text"]) and rejects[0]["text"] == account.cut_off.decode()
     assert len(rows(found)) >= (2990 if cut == 3 else 1000)
     with pytest.raises(InputError, match="ends in the middle of a line or of its gzip.*allow_truncated"):
         read(path, max_bad_share=0.01)
@@ -232,6 +238,8 @@ def test_plain_file_that_ends_in_the_middle_of_a_line(tmp_path):
         read(path, max_bad_share=0.01)
     found = read(path, max_bad_share=0.01, allow_truncated=True)
     assert (len(rows(found)), found.lines[0].broken, found.lines[0].truncated) == (150, 1, True)
+    (reject,) = read(path, skip_bad_rows=1, allow_truncated=True).lines[0].rejects
+    assert (reject["line"], reject["text"]) == (151, '{"reviewerID": "U')
     assert len(rows(read(write(tmp_path / "whole.json", [REVIEW] * 2, end=b"")))) == 2
 
 

@@ -62,7 +62,7 @@ class Lines:
     """One file's account: non-empty lines, broken ones, the first broken one, and whether the file ends in the middle.
 
     passed: lines, empty ones too, of the blocks that are done with. kept: how many of the broken ones are kept whole, as
-    rejects [{"file", "line", "why", "text"}]; None = none.
+    rejects [{"file", "line", "why", "text"}]; None = none. cut_off: what there is of a last line that ends in the middle.
     """
 
     path: Path
@@ -72,10 +72,11 @@ class Lines:
     broken: int = 0
     first_broken: str = ""
     truncated: bool = False
+    cut_off: bytes = b""
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
     def add_broken(self, number: int, why: str, line: bytes = b"") -> None:
-        """Count line `number` (from 1); `line`: its text, where it was read to its end."""
+        """Count line `number` (from 1); `line`: its text, as far as it was read."""
         self.broken += 1
         if len(self.rejects) < (self.kept or 0):
             text = line.decode("utf-8", "replace").rstrip("\r\n")
@@ -128,7 +129,9 @@ def read_blocks(path: Path, account: Lines | None = None, *, label: str = "") ->
     begun = account is not None and last.lstrip().startswith(b"{")
     if begun and isinstance(parse_object(last, literals=True), str):
         account.truncated = True
-    if held and not (account is not None and account.truncated):
+    if account is not None and account.truncated:
+        account.cut_off = last
+    elif held:
         yield Block(last, offset)
 
 

@@ -64,7 +64,7 @@ def parse_blocks(
             yield from _counted(ahead.popleft().result(), account)
     if account.truncated:
         account.total += 1
-        account.add_broken(account.passed + 1, "the file ends in the middle")
+        account.add_broken(account.passed + 1, "the file ends in the middle", account.cut_off)
 
 
 def _counted(parts: list[Parsed], account: Lines) -> Iterator[Parsed]:
