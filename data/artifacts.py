@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.program import InputError, raise_environment_fault
 from data.store.output import require_manifest
+from data.store.parquet import UNREADABLE, read_table
 
 SPLITS = ("train", "valid", "test")
 INT_LIST, TEXT_LIST = pa.list_(pa.int32()), pa.list_(pa.string())
@@ -172,12 +172,12 @@ def conform(table: pa.Table, schema: Schema, *, where: str) -> pa.Table:
 
 
 def read_file(path: Path, *, columns: list[str] | None = None) -> pa.Table:
-    """Read one parquet file; InputError naming file and size when it is no parquet."""
+    """Read one parquet file; InputError naming file and size when it is no parquet, or damaged (data/store/parquet.py)."""
     if not path.exists():
         raise InputError(f"missing file: {path} -> run the stage that writes it")
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        return read_table(path, columns=columns)
+    except UNREADABLE as error:
         raise_environment_fault(error, where=f"while reading {path}")
         raise InputError(
             f"{path} ({path.stat().st_size} bytes) is not a readable parquet file: {str(error)[:100]}"
@@ -224,6 +224,11 @@ def part_files(directory: str | Path, stem: str, *, written_by: str) -> list[Pat
             f"{directory} lacks {len(missing)} of its parts (first: part {missing[0]}) -> run {written_by} again"
         )
     return [parts[part] for part in sorted(parts)]
+
+
+def has_split(examples: str | Path, split: str) -> bool:
+    """Whether a directory of examples has the split, in one file or in parts."""
+    return (Path(examples) / f"{split}.parquet").exists() or bool(found_parts(examples, split))
 
 
 def split_files(examples: str | Path, split: str) -> list[Path]:

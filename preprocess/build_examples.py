@@ -32,7 +32,8 @@ from data.prompts import wording
 from data.sid import read_sids, sid_format
 from data.signals import Signals, environment_words, item_words, user_words, write_signals
 from data.store.lineage import require_same_data
-from data.store.output import PARQUET, Output, open_output
+from data.store.output import Output, open_output
+from data.store.parquet import PARQUET
 from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TaskContext
 from data.tids import read_tids
 from preprocess.corpora import Converted, Corpus, convert, read_registry

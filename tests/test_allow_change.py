@@ -13,10 +13,13 @@ import torch
 from accelerate.utils import DistributedType
 
 from configs.program import InputError, NumericError
+from data.store.checkpoints import mark_complete
+from data.store.directory import PENDING
 from data.store.manifest import read_manifest
 from data.store.output import Output, allowed_keys, open_output
 from tests import handmade
 from tests.test_safety import log
+from train.policy.sid_trainer import SidTrainer
 from train.scale.changed import settings_kept
 from train.supervised.trainer import AnswerTrainer
 
@@ -89,6 +92,33 @@ def test_a_change_stays_allowed_at_later_starts(tmp_path):
         with pytest.raises(NumericError):
             work(place, source, fails=True, **changes)
     assert allowed_keys(place) == ["rate"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_change_that_is_refused_is_not_taken_as_allowed(tmp_path, trained):
+    """Unless a checkpoint was trained with it before: then it is what the run is."""
+    place, source = tmp_path / "out", tmp_path / "source.csv"
+    source.write_text("1")
+    with pytest.raises(NumericError):
+        work(place, source, fails=True)
+    before = (place / PENDING).read_text()
+    args = Args(str(place), str(source), rate=0.2, allow_change=["rate"])
+    with (
+        pytest.raises(InputError, match="not this one"),
+        open_output(args, "demo", version=1, inputs={"source": args.source}),
+    ):
+        assert allowed_keys(place) == ["rate"], "what the trainer reads"
+        if trained:
+            (place / "checkpoint-3").mkdir()
+            mark_complete(place / "checkpoint-3", step=3)
+        raise InputError("not this one")
+    if trained:
+        assert work(place, source, rate=0.2).resuming
+        return
+    assert (place / PENDING).read_text() == before and allowed_keys(place) == []
+    with pytest.raises(InputError, match=r"holds another run \(rate 0.1 -> 0.2\)"):
+        work(place, source, rate=0.2)
+    assert work(place, source).resuming and "allowed_changes" not in read_manifest(place)
 
 
 def test_a_finished_output_is_never_gone_on_with(tmp_path):
@@ -187,7 +217,7 @@ def test_a_training_goes_on_with_more_steps_at_another_rate(chain, tmp_path, mon
             raise NumericError("stop")
         return stock(self, *args, **more)
 
-    def start(*more: object, **changes: float) -> None:
+    def start(*more: object, **changes: object) -> None:
         flags = [
             part for name, value in (settings | changes).items() for part in (f"--trainer.{name}", value)
         ]
@@ -199,6 +229,39 @@ def test_a_training_goes_on_with_more_steps_at_another_rate(chain, tmp_path, mon
     monkeypatch.setattr(AnswerTrainer, "training_step", stock)
     with pytest.raises(InputError, match=r"trainer.max_steps 4 -> 6, trainer.learning_rate 0.001 -> 0.0005"):
         start(learning_rate=5e-4, max_steps=6)
+    with pytest.raises(InputError, match="moments on disk are those of another optimizer"):
+        start("--allow_change", '["trainer.optim"]', learning_rate=1e-3, optim="sgd")
     start("--allow_change", '["trainer.learning_rate", "trainer.max_steps"]', learning_rate=5e-4, max_steps=6)
     assert rates(run) == [1e-3, 1e-3, 5e-4, 5e-4, 5e-4, 5e-4]
     assert len(read_manifest(run)["allowed_changes"]) == 2 and read_manifest(run)["counts"]["steps"] == 6
+
+
+def test_rollouts_go_on_at_another_rate(chain, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    settings = {"max_steps": 3, "eval_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
+    settings |= {"lr_scheduler_type": "constant"}
+    stock = SidTrainer.training_step
+
+    def stopped(self, *args, **more):
+        if self.state.global_step == 2:
+            raise NumericError("stop")
+        return stock(self, *args, **more)
+
+    def start(rate: float, *more: object) -> None:
+        flags = [
+            part
+            for name, value in (settings | {"learning_rate": rate}).items()
+            for part in (f"--trainer.{name}", value)
+        ]
+        small = ("--max_rows", 8, "--valid_rows", 4, "--valid_beams", 10, "--rollout.num_generations", 4)
+        handmade.call("train.grpo", *chain.flags(), *flags, *small, "--output_dir", run, *more)
+
+    monkeypatch.setattr(SidTrainer, "training_step", stopped)
+    with pytest.raises(NumericError):
+        start(1e-3)
+    monkeypatch.setattr(SidTrainer, "training_step", stock)
+    with pytest.raises(InputError, match=r"trainer.learning_rate 0.001 -> 0.0005"):
+        start(5e-4)
+    start(5e-4, "--allow_change", '["trainer.learning_rate"]')
+    assert rates(run) == [1e-3, 1e-3, 5e-4]
+    assert read_manifest(run)["allowed_changes"] == ["trainer.learning_rate 0.001 -> 0.0005"]

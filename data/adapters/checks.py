@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data.adapters.table_columns import whole
 from data.adapters.times import in_seconds
 from data.artifacts import INTERACTIONS, ITEMS, SEQUENCES, USERS, Schema, ragged
 from data.shaping.findings import Finding, in_rows
 from data.shaping.splits import SPLIT_NAMES, positions
+from data.store.parquet import UNREADABLE, read_table
 
 DENSE = "ids are the row numbers 0..N-1: run data.prepare again"
 
@@ -44,8 +44,8 @@ def _read(path: Path, schema: Schema) -> tuple[pa.Table | None, list[Finding]]:
     if not path.is_file():
         return None, [Finding(path.name, "", "missing file", f"{schema.written_by} writes it")]
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        table = read_table(path)
+    except UNREADABLE as error:
         why = " ".join(str(error).split())[:120]
         return None, [Finding(path.name, "", f"no readable parquet file ({why})", "run data.prepare again")]
     findings = []

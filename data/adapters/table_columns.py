@@ -21,6 +21,7 @@ from configs.program import InputError
 from data.adapters.options import TableFile
 from data.shaping.findings import Finding, in_rows
 from data.store.json_text import parse_json
+from data.store.parquet import UNREADABLE, read_table
 
 TEXT_LISTS = pa.list_(pa.string())
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
@@ -69,7 +70,7 @@ def read_source(
         present = _column_names(path)
         source, findings = _choose(path.name, present, spec, required, optional)
         table = _read(path, sorted(set(source.values())))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         kind = "csv" if is_csv(path) else "parquet"
         why = " ".join(str(error).split())[:160]
         return None, [
@@ -120,7 +121,7 @@ def _column_names(path: Path) -> list[str]:
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
     if not is_csv(path):
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        table = read_table(path, columns=columns)
         return pa.table({name: _plain(table[name]) for name in columns})
     # Text throughout: a reader that guesses types would turn an id "007" into 7.
     convert = pcsv.ConvertOptions(

@@ -126,12 +126,14 @@ def _join(parts: Path, target: Path) -> None:
     """One parquet file of Spark's part files, in their order, a row group at a time."""
     import pyarrow.parquet as pq
 
+    from data.store.parquet import PARQUET
+
     writer = None
     for part in sorted(parts.glob("part-*.parquet")):
-        file = pq.ParquetFile(part)
+        file = pq.ParquetFile(part, page_checksum_verification=True)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            writer = writer or pq.ParquetWriter(target, table.schema)
+            writer = writer or pq.ParquetWriter(target, table.schema, **PARQUET)
             writer.write_table(table)
     if writer is not None:
         writer.close()

@@ -74,6 +74,12 @@ def step_of(directory: Path) -> int:
     return int((read_record(directory / MARK) or {}).get("step", 0))
 
 
+def marks(output_dir: Path) -> set[tuple[str, int]]:
+    """(checkpoint, when it was marked complete) of those below `output_dir`, looked into no further."""
+    found = ((path.name, path / MARK) for _, path in checkpoints(output_dir))
+    return {(name, mark.stat().st_mtime_ns) for name, mark in found if mark.is_file()}
+
+
 def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
     """(step, directory) of every checkpoint-<step> below `output_dir`, newest first."""
     found = [

@@ -7,7 +7,8 @@
 What `open_output` does with a directory that already exists:
   finished, same configuration, inputs and stage version   raises AlreadyComplete (the program exits 0 in seconds)
   unfinished, same configuration and inputs                 resumes: `out.resuming` is True, files are kept
-  unfinished, changed in what `allow_change` names          the same (a field of some programs), and the manifest tells
+  unfinished, changed in what `allow_change` names          the same (a field of some programs), and the manifest tells;
+                                                            a change that is refused before the next checkpoint is forgotten
   anything else                                             InputError, or a clean start with `overwrite`
 
 In a run of several processes (RANK set by the launcher) rank 0 claims, decides and writes; the others wait for its
@@ -42,6 +43,7 @@ from configs.program import (
     raise_environment_fault,
     say,
 )
+from data.store.checkpoints import marks
 from data.store.claim import announced, follow, locked, rank_and_world, require_same_inputs
 from data.store.configuration import config_hash, differences, earlier_configuration
 from data.store.directory import (
@@ -59,8 +61,6 @@ from data.store.fingerprints import plain, read_record, sha256_json
 from data.store.inputs import hash_inputs, same_input
 from data.store.manifest import MANIFEST, faults, read_manifest, require_undamaged, sealed
 
-# zstd pages with checksums: a reader that verifies them never takes a flipped bit for a value
-PARQUET = {"compression": "zstd", "write_page_checksum": True}
 ALLOWED = "allowed_changes"  # of a manifest: in what its run was let go on changed, in that order
 NEVER_ALLOWED = {"stage", "stage_version", "configuration"}  # what is there is no beginning of this run
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "pyarrow", "numpy", "faiss-cpu")
@@ -84,8 +84,10 @@ class Output:
         self.facts: dict[str, Any] = {}
 
     def write_table(self, name: str, table: Any) -> None:
-        """Write a pyarrow table as parquet (zstd), whole or not at all."""
+        """Write a pyarrow table as parquet, whole or not at all."""
         import pyarrow.parquet as pq
+
+        from data.store.parquet import PARQUET
 
         with self.replacing(name) as temporary:
             pq.write_table(table, temporary, **PARQUET)
@@ -165,9 +167,8 @@ def open_output(
             settle(path)
             pending = _pending(identity, args)
             resuming = announced(path, lambda: _decide(path, changes, pending, args), identity["inputs"])
-            out = Output(path, resuming=resuming)
-            if pending.get(ALLOWED):
-                identity |= {ALLOWED: pending[ALLOWED]}
+            out, earlier, trained = Output(path, resuming=resuming), read_record(path / PENDING), marks(path)
+            identity |= {ALLOWED: pending[ALLOWED]} if ALLOWED in pending else {}
             out.write_json(PENDING, pending)
             try:
                 with logged(path / LOG):
@@ -177,6 +178,8 @@ def open_output(
             except InputError:
                 if not resuming:
                     withdraw(path)
+                elif marks(path) <= trained:  # refused before anything came of it
+                    out.write_json(PENDING, earlier)
                 raise
     except AlreadyComplete:
         raise

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from configs.program import InputError, progress
 from data.sid import SidTable
 from data.store.output import Output
+from data.store.parquet import PARQUET, UNREADABLE, read_table
 from infer.engine import Engine
 from infer.search.scoring import Parity
 from infer.search.tree import search
@@ -98,7 +99,7 @@ def write_hints(path: Path, example_ids: Sequence[int], depths_R: np.ndarray, *,
     table = pa.table(
         {"example_id": pa.array(example_ids, pa.int64()), "depth": pa.array(depths_R, pa.int8())}
     )
-    pq.write_table(table.replace_schema_metadata({"sids_sha256": sids.sha256}), path)
+    pq.write_table(table.replace_schema_metadata({"sids_sha256": sids.sha256}), path, **PARQUET)
 
 
 def read_hints(path: str | Path, example_ids: Sequence[int], *, sids: SidTable) -> np.ndarray:
@@ -106,10 +107,10 @@ def read_hints(path: str | Path, example_ids: Sequence[int], *, sids: SidTable) 
     if not Path(path).is_file():
         raise InputError(f"hints {path} is no file -> {FILE} of a run with rollout.hint, or leave it out")
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = read_table(path)
         known = dict(zip(table["example_id"].to_pylist(), table["depth"].to_pylist(), strict=True))
         made_of = (table.schema.metadata or {}).get(b"sids_sha256", b"").decode()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise InputError(
             f"hints {path} is no hint file ({error}) -> {FILE} of a run with rollout.hint"
         ) from None
