@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def run(store: Path, examples: str, output: Path, *flags: object) -> dict[str, f
     call("train.sft", *paths, *steps, "--output_dir", output, *flags)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return next(line for line in reversed(lines) if "eval_loss" in line)
+
+
+def test_only_a_split_is_taken_for_the_held_out_rows(store: Path, tmp_path: Path) -> None:
+    """A file beside the splits that begins like one is none."""
+    examples = shutil.copytree(store / "all", tmp_path / "examples")
+    shutil.copy(store / "held/held_out.parquet", examples / "held_out_before.parquet")
+    train = artifacts.read_split(examples, "train")
+    assert {name.split("/")[0] for name in item_tables(train, examples, tasks=[], rows=3, seed=0)} == {
+        "fit_loss"
+    }
 
 
 def test_fit_and_held_out_losses_are_those_of_the_rows(store: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def item_tables(
     InputError where there is no such row at all.
     """
     tables = {"fit_loss": (train, ITEM_TASKS)}
-    if any(Path(examples_dir).glob(f"{HELD_OUT}*.parquet")):
+    if artifacts.has_split(examples_dir, HELD_OUT):
         tables["held_out_loss"] = (artifacts.read_split(examples_dir, HELD_OUT), ITEM_TASKS)
     tables["valid_loss"] = (answered(examples_dir), ("history_to_tid", INSTRUCTION_TASK))
     found = {}
