@@ -29,6 +29,7 @@ from data.store import checkpoints
 from data.store.output import Output
 from rq.stack.snapshots import read_snapshot, tensors_of, write_snapshot
 from train.pace import EVERY_SECONDS, METRICS_FILE, duration
+from train.scratch import average
 from train.scratch.options import EpochOptions
 
 BEST = "best.safetensors"
@@ -173,6 +174,8 @@ class Run:
                 self._stop_non_finite("gradient norm", norm, batch)
         self.optimizer.step()
         state.step += 1
+        if options.average:
+            average.update(self.optimizer, step=state.step, decay=options.average)
         state.loss_sum += value * rows
         state.loss_rows += rows
         self.rows_here += rows
@@ -180,15 +183,20 @@ class Run:
     def _validate(self, batches: int) -> None:
         state, model = self.state, self.task.model
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), average.in_place(self.optimizer):
             found = self.task.validate()
-        value = found[self.options.select_by]
-        if value > state.best:
-            state.best, state.best_step, state.best_epoch, state.waited = value, state.step, state.epoch, 0
-            with self.out.replacing(BEST) as temporary:
-                save_file(tensors_of(model), temporary)
-        else:
-            state.waited += 1
+            value = found[self.options.select_by]
+            if value > state.best:
+                state.best, state.best_step, state.best_epoch, state.waited = (
+                    value,
+                    state.step,
+                    state.epoch,
+                    0,
+                )
+                with self.out.replacing(BEST) as temporary:
+                    save_file(tensors_of(model), temporary)
+            else:
+                state.waited += 1
         line = {"step": state.step, "epoch": state.epoch, "loss": state.loss_sum / max(state.loss_rows, 1)}
         state.lines.append(line | {f"eval_{name}": number for name, number in found.items()})
         state.loss_sum, state.loss_rows = 0.0, 0

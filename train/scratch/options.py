@@ -31,6 +31,8 @@ class EpochOptions:
     """Decay of the second moment."""
     clip: float = 0.0
     """Longest gradient of all parameters together; 0: any."""
+    average: float = 0.0
+    """Decay of a running mean of the weights, which is validated and handed on (train/scratch/average.py); 0: the weights themselves."""
     eval_every: int = 1
     """Epochs between validations."""
     patience: int = 20
@@ -54,6 +56,8 @@ class EpochOptions:
                 f"loop: learning_rate {self.learning_rate} must be > 0, weight_decay {self.weight_decay} and clip {self.clip} >= 0, "
                 f"beta2 {self.beta2} in [0, 1)"
             )
+        if not 0 <= self.average < 1:
+            raise InputError(f"loop.average {self.average} must lie in [0, 1)")
 
 
 @dataclass
