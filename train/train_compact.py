@@ -135,6 +135,7 @@ def shape_of(args: TrainCompactArgs, known: Any, sids: SidTable) -> CompactShape
         model=args.model,
         text_dim=0 if known.text_NX is None else known.text_NX.shape[1],
         similar=min(args.text.similar, size - 1) if args.text.kernel else 0,
+        companions=min(args.model.companions, size - 1),
     )
 
 
@@ -211,7 +212,7 @@ def train(args: TrainCompactArgs, out: Output) -> None:
     sids = read_sids(args.sids)
     known = knowledge(
         args.data, args.text, needed_by=args.text_options(), embeddings=args.embeddings,
-        similar=args.text.similar * args.text.kernel, seed=args.seed, users=args.user_share,
+        similar=args.text.similar * args.text.kernel, seed=args.seed, users=args.user_share, companions=args.model.companions,
     )  # fmt: skip
     shape = shape_of(args, known, sids)
     rows, valid, counts = read_splits(
@@ -223,7 +224,9 @@ def train(args: TrainCompactArgs, out: Output) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         model = CompactModel(shape, sids.codes_NL)
-    model.learn_of(popularity_N=known.popularity_N, text_NX=known.text_NX, similar=known.similar)
+    model.learn_of(
+        popularity_N=known.popularity_N, text_NX=known.text_NX, similar=known.similar, companions=known.companions
+    )  # fmt: skip
     task = CompactTask(model.to(device), learned, valid, rows=args.loop.rows)
     facts: dict[str, Any] = Run(task, args.loop, out=out, seed=args.seed).to_the_end()
     save(out, model.cpu(), sids_sha256=sids.sha256)

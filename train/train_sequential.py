@@ -84,7 +84,9 @@ class TrainSequentialArgs:
 
     def __post_init__(self) -> None:
         require_needs(self)
-        beside = {"text.kernel": self.text.kernel, "scorer.copy": self.scorer.copy}
+        beside = {
+            "text.kernel": self.text.kernel, "scorer.copy": self.scorer.copy, "scorer.companions": self.scorer.companions > 0
+        }  # fmt: skip
         if any(beside.values()) and (self.loss.kind != "ce" or self.loss.dro_alpha):
             names = " and ".join(name for name, given in beside.items() if given)
             raise InputError(
@@ -132,7 +134,7 @@ def knowledge(args: TrainSequentialArgs) -> Any:
     wanted = [args.text.similar] * args.text.kernel + [args.loss.neighbours] * (args.loss.neighbour_share > 0)
     return knowledge(
         args.data, args.text, needed_by=args.text_options(), embeddings=args.embeddings, similar=max(wanted, default=0),
-        seed=args.seed,
+        seed=args.seed, companions=args.scorer.companions,
     )  # fmt: skip
 
 
@@ -147,6 +149,7 @@ def shape_of(args: TrainSequentialArgs, known: Any) -> SequentialShape:
         text_table=args.text.table,
         text_dim=known.text_NX.shape[1] if args.text.table == "add" else 0,
         similar=min(args.text.similar, size - 1) if args.text.kernel else 0,
+        companions=min(args.scorer.companions, size - 1),
     )
 
 
@@ -184,7 +187,9 @@ def train(args: TrainSequentialArgs, out: Output) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         model = SequentialModel(shape)
-    model.learn_of(popularity_N=known.popularity_N, text_NX=known.text_NX, similar=known.similar)
+    model.learn_of(
+        popularity_N=known.popularity_N, text_NX=known.text_NX, similar=known.similar, companions=known.companions
+    )  # fmt: skip
     model = model.to(device)
     task = SequentialTask(model, rows, valid, loss=args.loss, rows=args.loop.rows, similar=known.similar)
     facts = Run(task, args.loop, out=out, seed=args.seed).to_the_end()

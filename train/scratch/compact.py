@@ -9,7 +9,7 @@ Legend: P rows of a batch, B rows of a block, N items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from infer.models.contract import KnownRows
 from infer.models.retrievers.compact import CompactScorer
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entropy
+from infer.models.sequential.evidence import OwnCounts
 from infer.models.sequential.model import recent_items
 from infer.models.sequential.softmax import soft_cross_entropy
 from infer.models.sequential.windows import RowWindows, batches, chain_windows, joined, padded
@@ -80,6 +81,8 @@ class CompactTask(Task):
         user_B = self._users(made.at_P, made.history_BT.shape, made.example_P)
         state_PD = model.states(history_BT, at_P, user_B, gap_BT)
         recent_PJ, mass = recent_items(history_BT, at_P), self._mass(target_P, made.example_P)
+        if model.companions is not None:
+            mass = replace(mass, own=self._own(recent_PJ, target_P, mass.share_PT[:, 0]))
         loss = tree_cross_entropy(model, state_PD, recent_PJ, mass)
         if model.shape.model.item_path:
             loss = loss + self._item_loss(state_PD, recent_PJ, mass)
@@ -131,6 +134,11 @@ class CompactTask(Task):
             item_PM[asked_P] = items
         return item_PM
 
+    def _own(self, recent_PJ: Tensor, target_P: Tensor, hard_P: Tensor) -> OwnCounts:
+        """Made histories are no rows that were counted."""
+        own = self.model.companions.own_counts(recent_PJ, target_P)
+        return OwnCounts(target_P, own.sum_2P * (hard_P > 0))
+
     def _item_loss(self, state_PD: Tensor, recent_PJ: Tensor, mass: TargetMass) -> Tensor:
         """The second path's cross-entropy against the same distribution."""
         path, items_PM, share_PM = self.model.items, mass.item_PT, mass.share_PT
@@ -139,7 +147,7 @@ class CompactTask(Task):
             share_PM = soft_PN.scatter_add(1, items_PM, share_PM)
             items_PM = torch.arange(soft_PN.shape[1], device=self.device).expand(len(soft_PN), -1)
         return soft_cross_entropy(
-            state_PD, path.item_ND, path.bias_N, path.evidence, recent_PJ, items_PM, share_PM
+            state_PD, path.item_ND, path.bias_N, path.evidence, recent_PJ, items_PM, share_PM, mass.own
         )
 
     def validate(self) -> dict[str, float]:

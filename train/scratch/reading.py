@@ -13,8 +13,10 @@ import numpy as np
 from configs import program
 from configs.program import InputError
 from data import artifacts
-from data.rows import Rows, read_rows, read_train_log, sample_rows
+from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
+from infer.models import counting
+from infer.models.counting import Companions
 from infer.models.recency import with_ages
 from infer.models.sequential import text
 from infer.models.sequential.options import TextOptions
@@ -24,11 +26,12 @@ from rq.vectors.embeddings import read_embeddings
 
 @dataclass(frozen=True)
 class ItemKnowledge:
-    """What a model is told of the items: text_NX float32 or None; similar: items and cosines [N, K], or None."""
+    """What a model is told of the items: text_NX float32 or None; similar: items and cosines [N, K], or None; companions, or None."""
 
     popularity_N: np.ndarray
     text_NX: np.ndarray | None = None
     similar: tuple[np.ndarray, np.ndarray] | None = None
+    companions: Companions | None = None
 
 
 def kept_users(user_ids: np.ndarray, share: float, *, seed: int) -> np.ndarray:
@@ -51,16 +54,17 @@ def knowledge(
     similar: int,
     seed: int,
     users: float = 1.0,
+    companions: int = 0,
 ) -> ItemKnowledge:
     """Counts and texts; InputError where the options `needed_by` need texts that the data set does not have.
 
     embeddings: a directory whose vectors take the place of text vectors. similar: most similar items that are asked for. users: the
-    share of users whose train interactions are counted, those of `kept_users`.
+    share of users whose train interactions are counted, those of `kept_users`. companions: how many of each item are asked for.
     """
     items = artifacts.read_items(data)
     log = read_train_log(data, num_items=len(items))
     counted_T = np.isin(log.users_T, kept_users(log.users_T, users, seed=seed))
-    popularity_N = np.bincount(log.items_T[counted_T], minlength=len(items))
+    log = TrainLog(log.users_T[counted_T], log.items_T[counted_T], log.num_items)
     texts = text.require_texts(items, options, needed_by=list(needed_by), where=data) if needed_by else []
     text_NX = pairs = None
     if embeddings is not None:
@@ -74,7 +78,8 @@ def knowledge(
         text_NX = text.text_vectors(texts, options, seed=seed)
     if similar:
         pairs = text.similar_items(texts, options, most=similar)
-    return ItemKnowledge(popularity_N, text_NX, pairs)
+    beside = counting.companions(log, most=companions) if companions else None
+    return ItemKnowledge(log.popularity_N, text_NX, pairs, beside)
 
 
 def read_splits(

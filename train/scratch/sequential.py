@@ -104,7 +104,10 @@ class SequentialTask(Task):
             targets = losses.soft_targets(
                 target_P, self.neighbour_NK, self.weight_NK, share=chosen.neighbour_share
             )
-            return soft_cross_entropy(state_PE, table_NE, model.bias_N, model.evidence, recent_PJ, *targets)
+            own = model.evidence.own_counts(recent_PJ, target_P)
+            return soft_cross_entropy(
+                state_PE, table_NE, model.bias_N, model.evidence, recent_PJ, *targets, own
+            )
         drawn_PC = losses.drawn_negatives(batch.target_P, self.num_items, chosen.negatives, rng)
         asked_PC = torch.cat([target_P[:, None], self._on_device(drawn_PC)], dim=1)
         if not chosen.dro_alpha:

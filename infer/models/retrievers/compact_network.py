@@ -7,7 +7,8 @@ h_l = norm(h + MLP_l(h)). A node n with token vector t and ancestors whose vecto
 
 among its siblings. Biases start as the logarithm of a node's share of its parent's train rows. What the history says
 (infer/models/sequential/evidence.py, here at every level): a bonus for the nodes of the item j steps back, and
-alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history. Logits are
+alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history, or how often
+they stood beside it in train rows. Logits are
 held within +-60 (`BOUND`), so that sums of exponentials fit float32 without a maximum per group of siblings: no node is less
 than e^-120 as likely as a sibling.
 
@@ -25,10 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from infer.models.counting import Companions
 from infer.models.retrievers.compact_options import CompactShape
 from infer.models.retrievers.compact_paths import SimilarLeaves
 from infer.models.retrievers.compact_tree import BOUND, SidTree
-from infer.models.sequential.evidence import START, HistoryEvidence, similar_sums
+from infer.models.sequential.evidence import START, CompanionKernel, HistoryEvidence, OwnCounts, sums_by_item
 from infer.models.sequential.trunks import make_trunk
 
 SPREAD = 0.05  # standard deviation of first token vectors
@@ -78,10 +80,11 @@ class CompactModel(nn.Module):
         self.trunk = make_trunk(shape.trunk())
         levels, steps = len(shape.sizes), options.positions
         self.bonus_LJ = nn.Parameter(torch.zeros(levels, steps if options.copy else 0))
-        self.alpha_LF = nn.Parameter(torch.full((levels, 2 if shape.similar else 0), START))
+        self.alpha_LF = nn.Parameter(torch.full((levels, 2 * shape.kernels), START))
         self.register_buffer("similar_NK", torch.zeros(shape.num_items, shape.similar, dtype=torch.int32))
         self.register_buffer("square_NK", torch.zeros(shape.num_items, shape.similar))
-        self.similar_leaves: SimilarLeaves | None = None  # training needs it: learn_of
+        self.companions = CompanionKernel(shape.num_items, shape.companions) if shape.companions else None
+        self.kernel_leaves: list[SimilarLeaves] = []  # training needs them: learn_of
         if shape.text_dim:
             self.register_buffer("text_NX", torch.zeros(shape.num_items, shape.text_dim))
             self.read_text = self._text_reader()
@@ -104,8 +107,10 @@ class CompactModel(nn.Module):
         popularity_N: np.ndarray,
         text_NX: np.ndarray | None = None,
         similar: tuple[np.ndarray, np.ndarray] | None = None,
+        companions: Companions | None = None,
     ) -> None:
-        """popularity_N: train rows of every item; text_NX float32; similar: items and cosines [N, >= K], best first."""
+        """popularity_N: train rows of every item; text_NX float32; similar: items and cosines [N, >= K], best first; companions: of the
+        train rows."""
         count_N1 = torch.from_numpy(popularity_N + SMOOTHING).double()[:, None]
         above = count_N1.sum(0, keepdim=True)
         for head, level, count_M1 in zip(
@@ -120,9 +125,11 @@ class CompactModel(nn.Module):
             items_NK, cosine_NK = (torch.from_numpy(part[:, : self.shape.similar]) for part in similar)
             self.similar_NK.copy_(items_NK)
             self.square_NK.copy_(cosine_NK.square())
-            self.similar_leaves = SimilarLeaves(self.tree, self.similar_NK, self.square_NK)
+        if self.companions is not None:
+            self.companions.learn_of(companions)
+        self.kernel_leaves = [SimilarLeaves(self.tree, *pair) for pair in self.kernels()]
         if self.shape.model.item_path:
-            self.items.learn_of(popularity_N, self.similar_NK, self.square_NK)
+            self.items.learn_of(popularity_N, self.similar_NK, self.square_NK, companions)
 
     def item_vectors(self, item_U: Tensor) -> Tensor:
         """What goes in: the vectors of items, [U, D]."""
@@ -170,15 +177,24 @@ class CompactModel(nn.Module):
         counts = self.tree.folded(self.tree.of_items(torch.ones_like(self.text_NX[:, :1])))
         return [sum_MX / count_M1 for sum_MX, count_M1 in zip(sums, counts, strict=True)]
 
-    def features(self, recent_PJ: Tensor) -> list[list[Tensor]]:
-        """What the alphas weigh at each level, dense [C, P] each; empty lists without a kernel."""
-        if not self.shape.similar:
+    def kernels(self) -> list[tuple[Tensor, Tensor]]:
+        """(items [N, K], values [N, K]) of the kernels, that of companions last."""
+        found = [(self.similar_NK, self.square_NK)] if self.shape.similar else []
+        beside = self.companions
+        return found if beside is None else [*found, (beside.item_NK, beside.share_NK)]
+
+    def owns(self, own: OwnCounts | None) -> list[OwnCounts | None]:
+        """What is taken off each kernel: train rows are in the counts of companions alone."""
+        return [None] * bool(self.shape.similar) + [own] * bool(self.shape.companions)
+
+    def features(self, recent_PJ: Tensor, own: OwnCounts | None = None) -> list[list[Tensor]]:
+        """What the alphas weigh at each level, dense [C, P] each; empty lists without a kernel. own: of train rows that are learned."""
+        if not self.shape.kernels:
             return [[] for _ in self.heads]
         folded = [
-            self.tree.folded(
-                self.tree.of_items(similar_sums(steps, self.similar_NK, self.square_NK, items_first=True))
-            )
-            for steps in (recent_PJ[:, :1], recent_PJ)
+            self.tree.folded(self.tree.of_items(sums_NP))
+            for pair, one in zip(self.kernels(), self.owns(own), strict=True)
+            for sums_NP in sums_by_item(recent_PJ, *pair, own=one)
         ]
         return [
             [part_MP.index_select(0, level.contested_C).log1p_() for part_MP in parts]
@@ -243,14 +259,24 @@ class ItemPath(nn.Module):
         size, hidden, options = shape.num_items, shape.model.hidden, shape.model
         self.item_ND = nn.Parameter(torch.randn(size, hidden) * SPREAD)
         self.bias_N = nn.Parameter(torch.zeros(size))
-        self.evidence = HistoryEvidence(size, options.positions, similar=shape.similar, copy=options.copy)
+        self.evidence = HistoryEvidence(
+            size, options.positions, similar=shape.similar, copy=options.copy, companions=shape.companions
+        )
 
     @torch.no_grad()
-    def learn_of(self, popularity_N: np.ndarray, similar_NK: Tensor, square_NK: Tensor) -> None:
+    def learn_of(
+        self,
+        popularity_N: np.ndarray,
+        similar_NK: Tensor,
+        square_NK: Tensor,
+        companions: Companions | None,
+    ) -> None:
         share_N = (popularity_N + 1.0) / (popularity_N + 1.0).sum()
         self.bias_N.copy_(torch.from_numpy(np.log(share_N)))
         self.evidence.similar_NK.copy_(similar_NK)
         self.evidence.square_NK.copy_(square_NK)
+        if self.evidence.companions is not None:
+            self.evidence.companions.learn_of(companions)
 
     def logs(self, state_PD: Tensor, recent_PJ: Tensor) -> Tensor:
         """Log-probabilities [P, N]; without a gradient."""

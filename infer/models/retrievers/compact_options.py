@@ -29,6 +29,9 @@ class CompactOptions:
     """The same of the item vectors that go in; null = as `dropout`."""
     copy: bool = True
     """A learned bonus, at every level, for the tokens of history items, one value for each number of steps back."""
+    companions: int = 0
+    """At every level a token's logit grows with how often the items below it stood beside the history's items in train rows, a row in
+    training not counting itself: so many of each item's companions are known; 0: none"""
     users: int = 0
     """User tokens: a user has the vector of its number modulo this, in front of the history; 0: none"""
     gaps: int = 0
@@ -49,9 +52,10 @@ class CompactOptions:
             raise InputError(
                 f"model: {self.heads} heads do not divide hidden {self.hidden} -> a divisor of it"
             )
-        if self.users < 0 or self.gaps < 0 or not 0 <= self.item_path < 1:
+        if min(self.users, self.gaps, self.companions) < 0 or not 0 <= self.item_path < 1:
             raise InputError(
-                f"model: users {self.users} and gaps {self.gaps} must be at least 0, item_path {self.item_path} lie in [0, 1)"
+                f"model: users {self.users}, gaps {self.gaps} and companions {self.companions} must be at least 0, item_path "
+                f"{self.item_path} lie in [0, 1)"
             )
         self.scorer()
 
@@ -78,6 +82,13 @@ class CompactShape:
     """columns of the text vectors, 0: no text in vectors"""
     similar: int = 0
     """similar items that the kernel knows of each item; 0: no kernel"""
+    companions: int = 0
+    """the same of items that stood beside it in train rows"""
+
+    @property
+    def kernels(self) -> int:
+        """How many there are; each has two alphas."""
+        return bool(self.similar) + bool(self.companions)
 
     def trunk(self) -> SequentialShape:
         """The shape of the trunk."""

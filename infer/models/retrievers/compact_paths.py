@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from infer.models.retrievers.compact_tree import BOUND, SidTree, ragged
-from infer.models.sequential.evidence import DECAY, STEEPNESS
+from infer.models.sequential.evidence import DECAY, STEEPNESS, OwnCounts
 
 
 @dataclass(frozen=True)
 class Families:
     """position_Q (ascending), group_Q: whose children each family is; weight_Q: the mass that runs through it; its members are the
-    entries from first_Q on. family_E, place_E (among the contested nodes that are scored, ascending in a position), mass_E."""
+    entries from first_Q on. family_E, place_E (among the contested nodes that are scored, ascending in a position), mass_E. head_P: the
+    entry of each position's first target, -1 where it has no share or no siblings."""
 
     position_Q: Tensor
     group_Q: Tensor
@@ -36,6 +37,7 @@ class Families:
     family_E: Tensor
     place_E: Tensor
     mass_E: Tensor
+    head_P: Tensor
 
     @property
     def position_E(self) -> Tensor:
@@ -90,6 +92,8 @@ def families(
         begin_Q = (size_A.cumsum(0) - size_A)[torch.searchsorted(asked_G, group_Q)]
     place_A = level.place_M[tree.node_LN[number][items_PM[chosen]]]
     entry_A = first_Q[family_A] + place_A - level.first_G[group_Q][family_A]
+    head_P = torch.full_like(items_PM[:, 0], -1)
+    head_P[chosen[:, 0]] = entry_A[torch.nonzero(chosen)[:, 1] == 0]
     return Families(
         position_Q=key_Q // max(groups, 1),
         group_Q=group_Q,
@@ -98,13 +102,19 @@ def families(
         family_E=family_E,
         place_E=begin_Q[family_E] + within_E,
         mass_E=share_A.new_zeros(len(family_E)).index_add_(0, entry_A, share_A),
+        head_P=head_P,
     )
 
 
 def texts_of(
-    tree: SidTree, number: int, found: Families, recent_PJ: Tensor, similar: SimilarLeaves
+    tree: SidTree,
+    number: int,
+    found: Families,
+    recent_PJ: Tensor,
+    similar: SimilarLeaves,
+    own: OwnCounts | None = None,
 ) -> list[Tensor]:
-    """What the alphas weigh at the members, float32 [E] each: as CompactModel.features, of the newest item and of the history."""
+    """What the alphas of a kernel weigh at the members, float32 [E] each: as CompactModel.features, of the newest item and of the history."""
     level = tree.levels[number]
     begin_M = torch.searchsorted(
         tree.node_LS[number - 1], torch.arange(level.parents + 1, device=recent_PJ.device)
@@ -123,6 +133,10 @@ def texts_of(
     sums = [value_H.new_zeros(len(found.family_E)) for _ in range(2)]
     sums[0].index_add_(0, entry_H[newest], value_H[newest])
     sums[1].index_add_(0, entry_H, value_H * DECAY**back_H)
+    if own is not None:
+        has_P = found.head_P >= 0
+        for sum_E, own_P in zip(sums, own.sum_2P, strict=True):
+            sum_E.index_add_(0, found.head_P[has_P], -own_P[has_P]).clamp_(min=0)  # below 0 by rounding
     return [one.log1p_() for one in sums]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_paths import asked_groups, copies, families, path_level, texts_of
-from infer.models.sequential.evidence import similar_sums
+from infer.models.sequential.evidence import OwnCounts, sums_by_item
 
 BLOCK_VALUES = 1 << 20  # leaves, or members of families, times positions held at once: 4 MiB
 
@@ -29,12 +29,17 @@ BLOCK_VALUES = 1 << 20  # leaves, or members of families, times positions held a
 class TargetMass:
     """What each position's probability mass is: `share_PT` float32 on the items `item_PT` int64, and `soft(rows)` float32 [B, N] beside it.
 
-    soft gives the part of the block `rows` with its weight; None: there is none. All of a position sums to 1.
+    soft gives the part of the block `rows` with its weight; None: there is none. All of a position sums to 1. own: what train rows
+    have put into the counts themselves, at their first items.
     """
 
     item_PT: Tensor
     share_PT: Tensor
     soft: Callable[[slice], Tensor] | None = None
+    own: OwnCounts | None = None
+
+    def own_of(self, rows: slice) -> OwnCounts | None:
+        return None if self.own is None else self.own.of(rows)
 
     def of_leaves(self, model: CompactModel, rows: slice) -> Tensor:
         """float32 [S, B], with `soft`."""
@@ -121,10 +126,15 @@ class _Block:
         above = torch.ones(1, len(recent), device=recent.device)
         if self.mass.soft is None:
             total = self._dense(
-                0, rows, self.mass.of_first_level(model, rows), above, _first_texts(model, recent)
+                0,
+                rows,
+                self.mass.of_first_level(model, rows),
+                above,
+                _first_texts(model, recent, self.mass.own_of(rows)),
             )
             return total + sum(self._along(number, rows) for number in range(1, self.levels))
-        masses, texts = model.tree.folded(self.mass.of_leaves(model, rows)), model.features(recent)
+        masses = model.tree.folded(self.mass.of_leaves(model, rows))
+        texts = model.features(recent, self.mass.own_of(rows))
         total = 0.0
         for number in range(self.levels):
             total = total + self._dense(number, rows, masses[number], above, texts[number])
@@ -162,8 +172,12 @@ class _Block:
         model, recent, tree = self.model, self.recent_PJ[rows], self.model.tree
         asked_G = self.asked[number]
         found = families(tree, number, self.mass.item_PT[rows], self.mass.share_PT[rows], asked_G)
-        similar = model.similar_leaves
-        texts = [] if similar is None else texts_of(tree, number, found, recent, similar)
+        owns = model.owns(self.mass.own_of(rows))
+        texts = [
+            text_E
+            for leaves, own in zip(model.kernel_leaves, owns, strict=True)
+            for text_E in texts_of(tree, number, found, recent, leaves, own)
+        ]
         copied = copies(tree, number, found, recent)
         loss, slopes = path_level(
             found, *self._inputs(number, rows), model.alpha_LF[number], texts, model.bonus_LJ[number], copied
@@ -176,17 +190,14 @@ class _Block:
         return loss
 
 
-def _first_texts(model: CompactModel, recent_PJ: Tensor) -> list[Tensor]:
+def _first_texts(model: CompactModel, recent_PJ: Tensor, own: OwnCounts | None) -> list[Tensor]:
     """CompactModel.features of the first level alone."""
-    if not model.shape.similar:
-        return []
     level = model.tree.levels[0]
     onto = model.tree.node_LN[0], len(level.code_M)
     return [
-        similar_sums(steps, model.similar_NK, model.square_NK, items_first=True, onto=onto)
-        .index_select(0, level.contested_C)
-        .log1p_()
-        for steps in (recent_PJ[:, :1], recent_PJ)
+        sums_MP.index_select(0, level.contested_C).log1p_()
+        for pair, one in zip(model.kernels(), model.owns(own), strict=True)
+        for sums_MP in sums_by_item(recent_PJ, *pair, own=one, onto=onto)
     ]
 
 

@@ -1,52 +1,126 @@
-"""What the items of a history say of the next one by themselves: that they come again, and that similar texts come.
+"""What the items of a history say of the next one by themselves: that they come again, that similar texts come, what came with them before.
 
 Added to the logits of all items, with weights that are learned:
 
     bonus_j                       to the item that stands j steps back
-    alpha_0 log(1 + 20 s_0)       s_0: squared text cosine of the item to the last one
+    alpha_0 log(1 + 20 s_0)       s_0: what the last item says of the item
     alpha_1 log(1 + 20 sum_j .7^j s_j)    the same over the history, older items counting less
 
-Nothing here is counted on train rows, so a train row cannot recognise itself.
+once with squared text cosines for s (the kernel of texts), once with the share of train interactions that stood beside the history's item
+(the kernel of companions, `infer.models.counting.companions`). A train row is itself part of those counts; so that it does not recognise
+itself, what it has put there is taken off again while it is learned (`own_counts`), and the model sees every train row as it will see a
+row that was never counted.
 
-Legend: P positions (prefixes of histories), J steps back, N items, K similar items, F features.
+Legend: P positions (prefixes of histories), J steps back, N items, K similar items or companions, F features.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from infer.models.counting import COMPANION_DECAY, Companions
+
 DECAY, STEEPNESS = 0.7, 20.0
-START = 0.1  # of both alphas
+START = 0.1  # of all alphas
+
+
+class OwnCounts(NamedTuple):
+    """What rows have themselves put into a kernel: at the target target_P (int64), to be taken off the sums float32 [2, P] of the newest
+    item and of the history."""
+
+    target_P: Tensor
+    sum_2P: Tensor
+
+    def of(self, rows: slice) -> OwnCounts:
+        return OwnCounts(self.target_P[rows], self.sum_2P[:, rows])
+
+
+class CompanionKernel(nn.Module):
+    """`infer.models.counting.Companions` of a model: item_NK and share_NK are saved with it, owed_N is for training."""
+
+    def __init__(self, num_items: int, most: int) -> None:
+        super().__init__()
+        self.register_buffer("item_NK", torch.zeros(num_items, most, dtype=torch.int32))
+        self.register_buffer("share_NK", torch.zeros(num_items, most))
+        self.owed_N: Tensor | None = None
+
+    def learn_of(self, found: Companions) -> None:
+        self.item_NK.copy_(torch.from_numpy(found.item_NK))
+        self.share_NK.copy_(torch.from_numpy(found.share_NK))
+        self.owed_N = torch.from_numpy(found.owed_N).to(self.share_NK.device)
+
+    def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts:
+        """What the rows of a batch have put into the counts: COMPANION_DECAY ** j for the item j steps back, over what it is divided by.
+
+        An item that stands in the history twice has been counted twice with the target. Pairs that the kernel does not keep are not in its sums.
+        """
+        item_PJ, there_PJ = recent_PJ.clamp(min=0), recent_PJ >= 0
+        back_J = torch.arange(recent_PJ.shape[1], device=recent_PJ.device)
+        same_PJJ = (item_PJ[:, :, None] == item_PJ[:, None]) & there_PJ[:, None]
+        count_PJ = (same_PJJ * COMPANION_DECAY**back_J).sum(2)
+        stored_PJK = (self.item_NK[item_PJ] == target_P[:, None, None]) & (self.share_NK[item_PJ] > 0)
+        if self.owed_N.device != recent_PJ.device:
+            self.owed_N = self.owed_N.to(recent_PJ.device)
+        own_PJ = torch.where(there_PJ & stored_PJK.any(2), count_PJ * self.owed_N[item_PJ], 0.0) * STEEPNESS
+        return OwnCounts(target_P, torch.stack([own_PJ[:, 0], (own_PJ * DECAY**back_J).sum(1)]))
 
 
 class HistoryEvidence(nn.Module):
     """`recent_PJ` (int64, newest first, -1 where a history has no more items) is all that it looks at.
 
-    similar: K of the buffers, 0 = no kernel; copy: whether there is a bonus.
+    similar, companions: K of the kernels, 0 = no kernel; copy: whether there is a bonus.
     """
 
-    def __init__(self, num_items: int, positions: int, *, similar: int, copy: bool) -> None:
+    def __init__(
+        self, num_items: int, positions: int, *, similar: int, copy: bool, companions: int = 0
+    ) -> None:
         super().__init__()
         self.similar, self.copy, self.num_items = similar, copy, num_items
-        self.alpha_F = nn.Parameter(torch.full((2 if similar else 0,), START))
+        self.companions = CompanionKernel(num_items, companions) if companions else None
+        self.alpha_F = nn.Parameter(torch.full((2 * (bool(similar) + bool(companions)),), START))
         self.bonus_J = nn.Parameter(torch.zeros(positions if copy else 0))
         self.register_buffer("similar_NK", torch.zeros(num_items, similar, dtype=torch.int32))
         self.square_NK: Tensor
         self.register_buffer("square_NK", torch.zeros(num_items, similar))
 
     def __bool__(self) -> bool:
-        return bool(self.similar or self.copy)
+        return bool(self.similar or self.copy or self.companions)
 
-    def features(self, recent_PJ: Tensor) -> list[Tensor]:
-        """What the alphas weigh, dense [P, N] each; [] without a kernel."""
-        if not self.similar:
-            return []
+    def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts | None:
+        """`CompanionKernel.own_counts` where there is that kernel."""
+        return None if self.companions is None else self.companions.own_counts(recent_PJ, target_P)
+
+    def features(self, recent_PJ: Tensor, own: OwnCounts | None = None) -> list[Tensor]:
+        """What the alphas weigh, dense [P, N] each; [] without a kernel. own: of train rows that are learned."""
+        found = []
+        if self.similar:
+            found += self._features(recent_PJ, self.similar_NK, self.square_NK, None)
+        if self.companions is not None:
+            found += self._features(recent_PJ, self.companions.item_NK, self.companions.share_NK, own)
+        return found
+
+    def _features(
+        self, recent_PJ: Tensor, item_NK: Tensor, value_NK: Tensor, own: OwnCounts | None
+    ) -> list[Tensor]:
         newest_PN = torch.zeros(len(recent_PJ), self.num_items, device=recent_PJ.device)
         (has,) = torch.nonzero(recent_PJ[:, 0] >= 0, as_tuple=True)
         item = recent_PJ[has, 0]
-        newest_PN[has[:, None], self.similar_NK[item].long()] = torch.log1p(STEEPNESS * self.square_NK[item])
-        history_PN = similar_sums(recent_PJ, self.similar_NK, self.square_NK)
+        # Items stand once in a row of item_NK; places of value 0 may all name item 0, so values are added.
+        newest_PN.view(-1).index_add_(
+            0,
+            (has[:, None] * self.num_items + item_NK[item]).view(-1),
+            torch.log1p(STEEPNESS * value_NK[item]).view(-1),
+        )
+        history_PN = similar_sums(recent_PJ, item_NK, value_NK)
+        if own is not None:
+            place_P1 = own.target_P[:, None]
+            left_P1 = newest_PN.gather(1, place_P1).expm1_() - own.sum_2P[0][:, None]
+            newest_PN.scatter_(1, place_P1, left_P1.clamp_(min=0).log1p_())
+            left_P1 = history_PN.gather(1, place_P1) - own.sum_2P[1][:, None]
+            history_PN.scatter_(1, place_P1, left_P1.clamp_(min=0))
         return [newest_PN, history_PN.log1p_()]
 
     def add_to(self, logits_PN: Tensor, recent_PJ: Tensor, features: list[Tensor]) -> None:
@@ -68,6 +142,27 @@ class HistoryEvidence(nn.Module):
             slope_PJ = slope_PN.gather(1, recent_PJ.clamp(min=0))
             bonus_J[: recent_PJ.shape[1]] = torch.where(recent_PJ >= 0, slope_PJ, 0.0).sum(0)
         return alpha_F, bonus_J
+
+
+def sums_by_item(
+    recent_PJ: Tensor,
+    item_NK: Tensor,
+    value_NK: Tensor,
+    *,
+    own: OwnCounts | None,
+    onto: tuple[Tensor, int] | None = None,
+) -> list[Tensor]:
+    """`similar_sums` [N, P] of the newest item and of the history, what is the rows' own taken off."""
+    found = [
+        similar_sums(steps, item_NK, value_NK, items_first=True, onto=onto)
+        for steps in (recent_PJ[:, :1], recent_PJ)
+    ]
+    if own is not None:
+        place_1P = (own.target_P if onto is None else onto[0][own.target_P])[None]
+        for sums_NP, sum_P in zip(found, own.sum_2P, strict=True):
+            left_1P = sums_NP.gather(0, place_1P) - sum_P
+            sums_NP.scatter_(0, place_1P, left_1P.clamp_(min=0))  # below 0 by rounding
+    return found
 
 
 def similar_sums(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from infer.models.counting import Companions
 from infer.models.sequential.evidence import HistoryEvidence
 from infer.models.sequential.options import SequentialShape
 from infer.models.sequential.trunks import make_trunk
@@ -39,7 +40,11 @@ class SequentialModel(nn.Module):
             self.out_NE = nn.Parameter(torch.randn(size, width) * width**-0.5)
         self.bias_N = nn.Parameter(torch.zeros(size))
         self.evidence = HistoryEvidence(
-            size, shape.scorer.positions, similar=shape.similar, copy=shape.scorer.copy
+            size,
+            shape.scorer.positions,
+            similar=shape.similar,
+            copy=shape.scorer.copy,
+            companions=shape.companions,
         )
 
     @torch.no_grad()
@@ -49,8 +54,9 @@ class SequentialModel(nn.Module):
         popularity_N: np.ndarray,
         text_NX: np.ndarray | None = None,
         similar: tuple[np.ndarray, np.ndarray] | None = None,
+        companions: Companions | None = None,
     ) -> None:
-        """popularity_N: train rows of every item; text_NX float32; similar: `text.similar_items`."""
+        """popularity_N: train rows of every item; text_NX float32; similar: `text.similar_items`; companions: of the train rows."""
         if self.shape.scorer.bias == "popularity":
             share_N = (popularity_N + 1.0) / (popularity_N + 1.0).sum()
             self.bias_N.copy_(torch.from_numpy(np.log(share_N)))
@@ -63,6 +69,8 @@ class SequentialModel(nn.Module):
             items_NK, cosine_NK = (torch.from_numpy(part[:, : self.shape.similar]) for part in similar)
             self.evidence.similar_NK.copy_(items_NK)
             self.evidence.square_NK.copy_(cosine_NK.square())
+        if self.evidence.companions is not None:
+            self.evidence.companions.learn_of(companions)
 
     def item_vectors(self) -> Tensor:
         """What goes in: the vector of every item, [N, D]."""

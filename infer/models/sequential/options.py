@@ -77,11 +77,14 @@ class ScorerOptions:
     """What an item's bias starts as: 0, or the logarithm of its share of the train rows."""
     copy: bool = False
     """A learned bonus for the items of the history, one value for each number of steps back."""
+    companions: int = 0
+    """The logit of an item grows with how often it stood beside the history's items in train rows, a row in training not counting itself:
+    so many of each item's companions are known; 0: none"""
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or self.positions < 1:
+        if self.hidden < 1 or self.positions < 1 or self.companions < 0:
             raise InputError(
-                f"scorer: hidden {self.hidden} and positions {self.positions} must be at least 1"
+                f"scorer: hidden {self.hidden} and positions {self.positions} must be at least 1, companions {self.companions} at least 0"
             )
         shares = {"dropout": self.dropout, "embedding_dropout": self.embedding_dropout or 0.0}
         if bad := [name for name, share in shares.items() if not 0 <= share < 1]:
@@ -126,6 +129,8 @@ class SequentialShape:
     """columns of the text vectors, 0 where they are not kept"""
     similar: int = 0
     """similar items that the kernel knows of each item; 0: no kernel"""
+    companions: int = 0
+    """the same of items that stood beside it in train rows"""
 
     def __post_init__(self) -> None:
         hidden, options = self.scorer.hidden, self.trunk_options

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.models.sequential.evidence import HistoryEvidence
+from infer.models.sequential.evidence import HistoryEvidence, OwnCounts
 
 BLOCK_VALUES = 1 << 22  # logits held at once: 16 MiB, which caches can help with
 
@@ -26,10 +26,11 @@ def soft_cross_entropy(
     recent_PJ: Tensor,
     target_PM: Tensor,
     share_PM: Tensor,
+    own: OwnCounts | None = None,
 ) -> Tensor:
     """Mean over P of -sum_m share_m log softmax(state table' + bias + evidence)[target_m]; a scalar.
 
-    target_PM int64, share_PM float32 with rows of sum 1.
+    target_PM int64, share_PM float32 with rows of sum 1. own: what the rows have put into the evidence themselves.
     """
     return _SoftCrossEntropy.apply(
         state_PE,
@@ -41,6 +42,7 @@ def soft_cross_entropy(
         recent_PJ,
         target_PM,
         share_PM,
+        own,
     )
 
 
@@ -57,6 +59,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         recent_PJ: Tensor,
         target_PM: Tensor,
         share_PM: Tensor,
+        own: OwnCounts | None,
     ) -> Tensor:
         count = len(state_PE)
         state_slope_PE = torch.empty_like(state_PE)
@@ -67,7 +70,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + step)
             recent, target, share = recent_PJ[rows], target_PM[rows], share_PM[rows]
             logits_PN = torch.addmm(bias_N, state_PE[rows], table_NE.T)
-            features = evidence.features(recent)
+            features = evidence.features(recent, None if own is None else own.of(rows))
             evidence.add_to(logits_PN, recent, features)
             logits_PN -= logits_PN.amax(1, keepdim=True)
             target_logit_PM = logits_PN.gather(1, target)
@@ -85,4 +88,4 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        return *(slope * part for part in ctx.saved_tensors), None, None, None, None
+        return *(slope * part for part in ctx.saved_tensors), None, None, None, None, None

@@ -1,0 +1,140 @@
+"""The kernel of companions: its counts by loops, and what a train row has put there itself taken off again, level by level."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.rows import TrainLog
+from infer.models import counting
+from infer.models.retrievers import compact_softmax
+from infer.models.retrievers.compact_network import CompactModel
+from infer.models.retrievers.compact_options import CompactOptions, CompactShape
+from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entropy
+from infer.models.sequential.evidence import HistoryEvidence
+
+ITEMS, STEPS = 7, 4
+walks = st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+def log_of(users: list[list[int]]) -> TrainLog:
+    flat = np.array([item for walk in users for item in walk], np.int32)
+    return TrainLog(
+        np.repeat(np.arange(len(users)), [len(walk) for walk in users]).astype(np.int32), flat, ITEMS
+    )
+
+
+def counts_of(users: list[list[int]], left_out: tuple[int, int] | None = None) -> np.ndarray:
+    """How often two items stood near one another [N, N], by loops; left_out: (user, place), whose pairs with what stood before are not counted."""
+    count_NN = np.zeros((ITEMS, ITEMS))
+    for user, walk in enumerate(users):
+        for place, item in enumerate(walk):
+            for before in range(max(0, place - 10), place):
+                if (user, place) != left_out:
+                    weight = 0.8 ** (place - before - 1)
+                    count_NN[walk[before], item] += weight
+                    count_NN[item, walk[before]] += weight
+    np.fill_diagonal(count_NN, 0)
+    return count_NN
+
+
+def test_by_hand():
+    """0 1 2 and 1 0: pairs (0, 1) twice next to one another, (1, 2) once, (0, 2) at distance two."""
+    found = counting.companions(log_of([[0, 1, 2], [1, 0]]), most=2)
+    assert found.item_NK[0].tolist() == [1, 2] and found.share_NK[0] == pytest.approx([2 / 6.8, 0.8 / 6.8])
+    assert found.item_NK[2].tolist() == [1, 0] and found.owed_N[2] == pytest.approx(1 / 5.8)
+    assert counting.companions(log_of([[0, 1, 2], [1, 0]]), most=1).item_NK[0].tolist() == [1]
+    assert found.share_NK[5].tolist() == [0, 0] and found.owed_N[5] == 0.25
+
+
+@given(walks)
+def test_shares_are_those_of_loops(users):
+    found, count_NN = counting.companions(log_of(users), most=ITEMS), counts_of(users)
+    share_NN = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        for other, share in zip(found.item_NK[item], found.share_NK[item], strict=True):
+            share_NN[item, other] += share
+    assert np.allclose(share_NN, count_NN / (count_NN.sum(1, keepdims=True) + 4), atol=1e-6)
+    assert (np.diff(found.share_NK, axis=1) <= 0).all()
+
+
+def sums(count_NN: np.ndarray, owed_N: np.ndarray, recent: list[int]) -> np.ndarray:
+    """20 sum_j .7^j s_j [N] of the counts, divided as the whole log is."""
+    return 20 * sum(0.7**back * count_NN[item] * owed_N[item] for back, item in enumerate(recent))
+
+
+@given(walks, st.integers(1, ITEMS))
+@settings(max_examples=60)
+def test_a_row_in_training_sees_the_counts_without_itself(users, most):
+    """For every row of the log. Counts of a pair that is not kept are not in the sums, and nothing is taken off for it."""
+    log = log_of(users)
+    found, owed_N = counting.companions(log, most=most), counting.companions(log, most=most).owed_N
+    evidence = HistoryEvidence(ITEMS, STEPS, similar=0, copy=False, companions=found.item_NK.shape[1])
+    evidence.companions.learn_of(found)
+    kept_NN = np.zeros((ITEMS, ITEMS), bool)
+    for item in range(ITEMS):
+        kept_NN[item, found.item_NK[item][found.share_NK[item] > 0]] = True
+    for user, walk in enumerate(users):
+        for place in range(1, len(walk)):
+            recent = walk[max(0, place - STEPS) : place][::-1]
+            count_NN = counts_of(users, left_out=(user, place)) * kept_NN
+            whole_NN = counts_of(users) * kept_NN
+            recent_PJ = torch.tensor([recent + [-1] * (STEPS - len(recent))])
+            own = evidence.own_counts(recent_PJ, torch.tensor([walk[place]]))
+            newest_PN, history_PN = evidence.features(recent_PJ, own)
+            # Only the target's own pairs are taken off: what the row put at other items, in the other direction, stays.
+            for feature_PN, steps in ((newest_PN, 1), (history_PN, len(recent))):
+                expected_N = sums(whole_NN, owed_N, recent[:steps])
+                if walk[place] not in recent and len(walk[:place]) <= STEPS:
+                    expected_N[walk[place]] = sums(count_NN, owed_N, recent[:steps])[walk[place]]
+                    assert np.allclose(feature_PN[0].numpy(), np.log1p(expected_N), atol=1e-4)
+                others = np.arange(ITEMS) != walk[place]
+                assert np.allclose(feature_PN[0].numpy()[others], np.log1p(expected_N)[others], atol=1e-4)
+                assert (feature_PN >= 0).all()
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_paths_and_every_node_give_the_same_loss(data):
+    """The two forms of the tree's loss, of rows that take themselves off; made histories, without a share, take nothing off."""
+    codes = data.draw(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=ITEMS, max_size=ITEMS))
+    similar = data.draw(st.sampled_from([0, 2]))
+    options = CompactOptions(hidden=8, positions=STEPS, heads=2, dropout=0.0)
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    model = CompactModel(CompactShape(ITEMS, (3, 3, 3), options, 0, similar, 3), np.array(codes, np.int32))
+    users = [[0, 1], *data.draw(walks)]
+    found = counting.companions(log_of(users), most=3)
+    rng = np.random.default_rng(0)
+    near = rng.integers(0, ITEMS, (ITEMS, 2)), rng.random((ITEMS, 2)).astype(np.float32)
+    model.learn_of(popularity_N=np.ones(ITEMS), similar=near, companions=found)
+    rows = [(walk[max(0, at - STEPS) : at][::-1], walk[at]) for walk in users for at in range(1, len(walk))]
+    recent_PJ = torch.tensor([recent + [-1] * (STEPS - len(recent)) for recent, _ in rows])
+    item_PT = torch.randint(0, ITEMS, (len(rows), 3))
+    item_PT[:, 0] = torch.tensor([target for _, target in rows])
+    hard = TargetMass(item_PT[:, :1], torch.ones(len(rows), 1))
+    share_PT = torch.rand(len(rows), 3)
+    share_PT[0, 0] = 0.0
+    own = model.companions.own_counts(recent_PJ, item_PT[:, 0])
+    own = own._replace(sum_2P=own.sum_2P * (share_PT[:, 0] > 0))
+    state_PD = torch.randn(len(rows), 8)
+    losses, slopes = [], []
+    for soft in (None, lambda rows: torch.zeros(rows.stop - rows.start, ITEMS)):
+        model.zero_grad()
+        with patch.object(compact_softmax, "BLOCK_VALUES", data.draw(st.integers(1, 60))):
+            loss = tree_cross_entropy(model, state_PD, recent_PJ, TargetMass(item_PT, share_PT, soft, own))
+        loss.backward()
+        losses.append(loss.item())
+        slopes.append(model.alpha_LF.grad.clone())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert torch.allclose(*slopes, atol=1e-4)
+    with torch.no_grad():
+        model.alpha_LF.fill_(0.5)
+        taken_off = tree_cross_entropy(model, state_PD, recent_PJ, replace(hard, own=own))
+        whole = tree_cross_entropy(model, state_PD, recent_PJ, hard)
+    assert whole <= taken_off + 1e-5, "what a row has counted itself can only raise its target"
