@@ -199,6 +199,15 @@ SWITCHES = {
     "text": ["--text.table", "add"],
     "node text": ["--text.table", "add", "--model.node_text", "true"],
     "kernel": ["--text.kernel", "true"],
+    "companions": ["--model.companions", "4"],
+    "companions and kernel, two paths": [
+        "--model.companions",
+        "4",
+        "--text.kernel",
+        "true",
+        "--model.item_path",
+        "0.5",
+    ],
     "seed": ["--seed", "1"],
 }
 TAUGHT = {
@@ -211,6 +220,7 @@ TAUGHT = {
     "made, drawn": ["--augment.ratio", "0.5", "--soft_draws", "3"],
     "more made": ["--augment.ratio", "1.5", "--augment.variants", "2"],
     "made, users": ["--augment.ratio", "0.5", "--model.users", "7"],
+    "made, drawn, companions": ["--augment.ratio", "0.5", "--soft_draws", "3", "--model.companions", "4"],
     "made, two paths": ["--augment.ratio", "0.5", "--model.item_path", "0.5"],
     "dropped": ["--augment.ratio", "0.5", "--augment.drop", "0.5"],
     "replaced": ["--augment.ratio", "0.5", "--augment.replace", "0"],

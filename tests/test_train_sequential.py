@@ -107,6 +107,7 @@ SWITCHES = {
     "text added": ["--text.table", "add"],
     "text to start with": ["--text.table", "init"],
     "kernel": ["--text.kernel", "true"],
+    "companions": ["--scorer.companions", "4"],
     "neighbours": ["--loss.neighbour_share", "0.3"],
     "robust": ["--loss.dro_alpha", "0.5"],
     "robust, cooler": ["--loss.dro_alpha", "0.5", "--loss.dro_beta", "3"],
@@ -136,9 +137,13 @@ def base(data, tmp_path_factory) -> dict[str, torch.Tensor]:
 def test_every_switch_changes_what_is_learned(data, base, tmp_path, switch):
     weights = trained(data, tmp_path / "m", *FULL, *SWITCHES[switch])
     assert (weights["item_ND"] - base["item_ND"]).abs().max() > 1e-6
-    learned = {"copy": "evidence.bonus_J", "kernel": "evidence.alpha_F"}.get(switch)
+    learned = {
+        "copy": "evidence.bonus_J",
+        "kernel": "evidence.alpha_F",
+        "companions": "evidence.alpha_F",
+    }.get(switch)
     if learned:
-        start = 0.1 if switch == "kernel" else 0.0
+        start = 0.0 if switch == "copy" else 0.1
         assert (weights[learned] - start).abs().max() > 1e-5, f"{learned} is learned"
     if switch == "text added":
         assert weights["text_NX"].shape == (ITEMS, 6) and weights["text_NX"].abs().sum() > 0
