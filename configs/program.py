@@ -28,8 +28,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from configs.spared import spare_transformers
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
@@ -125,8 +128,14 @@ def poll() -> None:
             flag.raise_if_set()
 
 
-def make_parser(args_class: type, prog: str | None = None, description: str | None = None) -> Any:
-    """The jsonargparse parser of a dataclass: `--config`, `--debug`, and one flag per field."""
+@lru_cache(maxsize=32)
+def make_parser(
+    args_class: type, prog: str | None = None, description: str | None = None, *, explained: bool = True
+) -> Any:
+    """The jsonargparse parser of a dataclass: `--config`, `--debug`, and one flag per field.
+
+    explained: with the fields' docstrings, which take as long to find in the source as all else.
+    """
     from argparse import RawDescriptionHelpFormatter
 
     from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -134,7 +143,7 @@ def make_parser(args_class: type, prog: str | None = None, description: str | No
     class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Keeps the lines of module docstrings."""
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(docstring_parse_attribute_docstrings=explained)
     parser = ArgumentParser(
         prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False, exit_on_error=False
     )  # fmt: skip
@@ -158,7 +167,8 @@ def parse(
     from configs.refusals import in_words, named_in
 
     argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser(args_class, prog, description)
+    explained = any(part.startswith(("-h", "--help", "--print_config")) or ".help" in part for part in argv)
+    parser = make_parser(args_class, prog, description, explained=explained)
     given = with_values(args_class, merged(args_class, argv))
     try:
         namespace = parser.parse_args(given)
@@ -207,6 +217,7 @@ def run(args_class: type[T], main: Callable[[T], None], argv: list[str] | None =
     module = sys.modules[main.__module__]
     name = getattr(getattr(module, "__spec__", None), "name", None) or Path(sys.argv[0]).stem
     load_environment()
+    spare_transformers()
     if quiet():
         os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
     for s in STOP_SIGNALS:

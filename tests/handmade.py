@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -180,14 +178,12 @@ def run(module: str, *arguments: object, **variables: str) -> subprocess.Complet
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as errors,
         chdir(ROOT),
-        warnings.catch_warnings(),
         patch.object(sys, "argv", argv),
         patch.dict(os.environ, {"QUIET": "1"} | variables),
     ):
-        warnings.simplefilter("ignore", RuntimeWarning)  # runpy: the module may have been imported before
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-            code = 0
+            main = import_module(module).main
+            program.run(get_type_hints(main)["args"], main)
         except SystemExit as left:
             code = left.code or 0
         finally:

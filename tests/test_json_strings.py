@@ -68,7 +68,7 @@ def test_every_token_is_what_json_makes_of_it(tokenizer):
 
 
 @given(st.text(st.sampled_from('ab "\\/nu}\n\té黄'), max_size=12))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_states_agree_with_json(text):
     table = string_table(handmade.tokenizer("ours"))
     state = table._walk(FRESH, text)

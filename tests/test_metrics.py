@@ -156,7 +156,7 @@ def test_levels_equal_a_loop_over_rows(case):
     assert_rows_equal(unseen, [places(kept, t) for kept, t in zip(left, targets, strict=True)], counts)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(cases(), st.lists(st.integers(0, 3), min_size=12, max_size=12))
 def test_merged_items_and_prefixes_equal_a_loop_over_rows(case, labels):
     table, lists, rows = case

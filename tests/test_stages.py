@@ -53,7 +53,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage(home, "scripts/07_build_examples.sh")
     stage(home, "scripts/train_baselines.sh")
     stage(home, "scripts/08_expand_vocab.sh", "--shape.hidden_size", "32", "--shape.num_layers", "2")
-    stage(home, "sft.sh", *FAST_SFT)
+    told = stage(home, "sft.sh", *FAST_SFT, PYTHONPROFILEIMPORTTIME="1").stderr
+    (home / "imported.txt").write_text(told)
     stage(home, "evaluate.sh", NAME="sft_recommend")
     stage(home, "rl.sh", *FAST_RL)
     stage(home, "evaluate.sh", NAME="grpo")
@@ -77,6 +78,13 @@ def test_every_stage_leaves_a_manifest_that_names_its_inputs(home):
         )
         assert found["counts"] and found["wall_seconds"] > 0 and found["files"], directory
     assert not list(home.rglob("*.tmp")) and not list(home.rglob("pending.json"))
+
+
+def test_a_training_imports_no_scikit_learn(home):
+    """Nor scipy: two seconds of every start, of programs that decode too."""
+    imported = {line.split("|")[-1].strip() for line in (home / "imported.txt").read_text().splitlines()}
+    assert {"transformers.generation.candidate_generator", "transformers.data.metrics"} <= imported
+    assert not imported & {"sklearn", "scipy.optimize"}
 
 
 def test_every_item_has_its_own_semantic_id(home):

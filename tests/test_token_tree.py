@@ -33,7 +33,7 @@ def identifiers(rng: np.random.Generator, count: int) -> list[list[int]]:
     length_penalty=st.sampled_from([0.0, 1.0]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
 )
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_equals_beam_search_of_transformers(seed, count, beams, kind, length_penalty, repetition_penalty):
     rng = np.random.default_rng(seed)
     sequences, model = identifiers(rng, count), families.model(kind, vocab_size=tiny.TEXT_TOKENS, seed=seed)

@@ -51,7 +51,7 @@ def assert_equals_generate(seed, sizes, items, beams, kind, tied):
 
 
 @given(**GENERATED)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_full_scores_equal_beam_search_of_transformers(**drawn):
     assert_equals_generate(**drawn)
 
@@ -69,7 +69,7 @@ def test_full_scores_equal_beam_search_of_transformers_hundreds_of_times(**drawn
     items=st.integers(1, 60),
     space=st.sampled_from(["full", "level", "trie"]),
 )
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_more_beams_than_items_return_the_whole_catalogue_once(seed, sizes, items, space):
     rng = np.random.default_rng(seed)
     sids, vocab = tiny.catalogue(rng, items=items, sizes=sizes, distinct=False), tiny.vocabulary(sizes)
@@ -99,7 +99,7 @@ def test_more_beams_than_items_return_the_whole_catalogue_once(seed, sizes, item
     space=st.sampled_from(["full", "level", "trie"]),
     roots=st.integers(1, 3),
 )
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_catalogues_batches_and_sparse_levels_equal_one_search_in_a_filtered_trie(
     seed, sizes, items, beams, space, roots
 ):

@@ -42,7 +42,7 @@ def children(trie: Trie, level: int, node: int) -> dict[int, int]:
 
 
 @given(seed=st.integers(0, 10**6), sizes=SIZES, items=st.integers(1, 60), roots=st.integers(0, 4))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_children_equal_a_dictionary_of_prefixes(seed, sizes, items, roots):
     rng = np.random.default_rng(seed)
     sids, vocab = tiny.catalogue(rng, items=items, sizes=sizes, distinct=False), tiny.vocabulary(sizes)

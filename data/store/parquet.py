@@ -18,11 +18,13 @@ UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # what `read_tabl
 
 
 def read_table(path: str | Path, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file, or `columns` of it. One of UNREADABLE where it is none, a checksum fails, or rows are missing."""
-    table = pq.read_table(
-        path, columns=None if columns is None else list(columns), page_checksum_verification=True
-    )
-    rows = pq.read_metadata(path).num_rows
+    """A parquet file, or `columns` of it. One of UNREADABLE where it is none, a checksum fails, or rows are missing.
+
+    Not by pyarrow.parquet.read_table, which makes columns of folders whose names look like values.
+    """
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        rows = file.metadata.num_rows
+        table = file.read(columns=None if columns is None else list(columns))
     if table.num_rows != rows:
         raise pa.ArrowInvalid(f"it holds {table.num_rows} of the {rows} rows that it announces")
     return table
