@@ -52,7 +52,7 @@ def scripted(*connections):
 
 def test_one_connection_serves_many_calls_and_a_closed_one_is_replaced():
     with scripted((OK, CHUNKED, OK, "close"), (UNTIL_CLOSED, "close"), (OK,)) as (url, seen):
-        connections = Connections(url, headers={"Authorization": "Bearer k"}, timeout=10)
+        connections = Connections(url, headers={"Authorization": "Bearer k"}, timeout=60)
         for _ in range(3):
             assert connections.post(b"{}")[::2] == (200, b"ok")
         end = time.monotonic() + 20
@@ -97,7 +97,7 @@ def test_a_proxy_of_the_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with scripted((OK,)) as (url, seen):
         monkeypatch.setenv("HTTP_PROXY", url.replace("http://", "http://me:pass%20word@"))
-        connections = Connections("http://models.example/v1/chat/completions", headers={}, timeout=10)
+        connections = Connections("http://models.example/v1/chat/completions", headers={}, timeout=60)
         assert connections.post(b"{}")[0] == 200
     assert seen[0].startswith(
         "POST http://models.example/v1/chat/completions HTTP/1.1\r\nHost: models.example\r\n"
@@ -105,11 +105,11 @@ def test_a_proxy_of_the_environment(monkeypatch):
     assert "\r\nProxy-Authorization: Basic bWU6cGFzcyB3b3Jk\r\n" in seen[0]
     with scripted((OK,)) as (url, seen):
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        assert Connections(url, headers={}, timeout=10).post(b"{}")[0] == 200
+        assert Connections(url, headers={}, timeout=60).post(b"{}")[0] == 200
     assert seen[0].startswith("POST /v1/")
     monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
     with pytest.raises(InputError, match="reached by socks5 -> set HTTPS_PROXY"):
-        Connections("https://models.example/v1/chat/completions", headers={}, timeout=10)
+        Connections("https://models.example/v1/chat/completions", headers={}, timeout=60)
 
 
 def test_an_address_that_has_moved_is_named_and_the_key_goes_nowhere_else(monkeypatch):

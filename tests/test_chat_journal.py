@@ -236,6 +236,6 @@ def test_an_interrupt_does_not_wait_for_answers(server, tmp_path):
     assert wait_until(lambda: server[1].at_once == 4, worker)
     clock = time.monotonic()
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(timeout=25) == 130 and time.monotonic() - clock < 15
+    assert worker.wait(timeout=120) == 130 and time.monotonic() - clock < 28
     assert "INTERRUPTED 130" in worker.stderr.read()
     worker.stderr.close()

@@ -253,7 +253,7 @@ def test_one_writer_and_a_kill_inside_a_write(tmp_path: Path) -> None:
         finish(path)
     process.stdin.write("now\n")
     process.stdin.close()
-    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert process.wait(timeout=120) == -signal.SIGKILL
     process.stdout.close()
 
     assert not (path / "b.txt").exists() and read_manifest(path) is None

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -214,9 +213,11 @@ def test_a_switch_needs_no_value(folder: Path) -> None:
 
 
 def test_help_is_quick_and_explains_every_flag(folder: Path) -> None:
-    began = time.perf_counter()
+    before = os.times()
     code, out, _ = run(folder, "--help")
-    assert code == 0 and time.perf_counter() - began < 5
+    after = os.times()
+    seconds = after.children_user - before.children_user + after.children_system - before.children_system
+    assert code == 0 and seconds < 2.5, "of processor time, however busy the machine is"
     for text in ("A demo.", "python -m demo --data x", "codes per level", "how deep", "--inner.width"):
         assert text in out
 
@@ -226,7 +227,7 @@ def test_a_signal_ends_the_program_with_its_own_code(folder: Path, name: str, co
     process = start(folder, "--data", "x", "--fail", "wait")
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert err == f"INTERRUPTED {code}: interrupted by {name} -> run the same command again to resume\n"
 

@@ -60,7 +60,7 @@ def test_it_stands_and_answers(chain):
     wanted = running.recommend(**GOOD)["recommendations"]
     held, seen = [], set()
     for _ in range(IDLE):
-        held.append(socket.create_connection(("127.0.0.1", running.port), timeout=30))
+        held.append(socket.create_connection(("127.0.0.1", running.port), timeout=120))
     gone(held, IDLE - MAX_OF_A_CLIENT)
     for number in range(REQUESTS):
         path = rng.choice(PATHS) if rng.random() < 0.3 else PATHS[0]

@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -369,6 +370,7 @@ def _finish(
     say(f"{identity['stage']}: wrote {out.path} ({rows}) in {clock.seconds:.1f} s, peak {peak_mib()} MiB")
 
 
+@cache
 def _git_state() -> dict[str, Any]:
     def git(*command: str) -> str:
         return subprocess.run(
@@ -381,13 +383,12 @@ def _git_state() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
+@cache
 def _package_versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
