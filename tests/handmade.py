@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -11,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import CodeType
 from typing import Any, get_type_hints
 from unittest.mock import patch
 
@@ -170,6 +173,15 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"QUIET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
 
 
+@cache
+def started(module: str) -> CodeType:
+    """What stands below `if __name__ == "__main__":`, to be run where the module lies already: its arguments are known there."""
+    path = Path(import_module(module).__file__)
+    last = ast.parse(path.read_text()).body[-1]
+    assert ast.unparse(last.test) == "__name__ == '__main__'", f"{path} ends otherwise"
+    return compile(ast.Module(last.body, []), str(path), "exec")
+
+
 def run(module: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments` from the repository root, quietly, in this process: its output and its exit code."""
     argv = [module, *(str(argument) for argument in arguments)]
@@ -182,8 +194,7 @@ def run(module: str, *arguments: object, **variables: str) -> subprocess.Complet
         patch.dict(os.environ, {"QUIET": "1"} | variables),
     ):
         try:
-            main = import_module(module).main
-            program.run(get_type_hints(main)["args"], main)
+            exec(started(module), vars(import_module(module)))
         except SystemExit as left:
             code = left.code or 0
         finally:
