@@ -256,6 +256,18 @@ def test_biases_are_shares_of_the_parent():
     assert second.bias_C.exp().tolist() == pytest.approx([4.5 / 8, 3.5 / 8])
 
 
+def test_tokens_that_start_from_texts():
+    """Two items of code 0 with texts (3, 0) and (1, 0), one of code 1 with (0, 2): directions (1, 0) and (0, 1), as long as drawn vectors."""
+    shape = CompactShape(4, (3,), CompactOptions(hidden=4, heads=1), 0, 0)
+    network = CompactModel(shape, np.array([[0], [0], [1], [2]], np.int32))
+    drawn = network.heads[0].token_KD[2].clone()
+    text_NX = np.array([[3, 0], [1, 0], [0, 2], [0, 0]], np.float32)
+    network.learn_of(popularity_N=np.ones(4), text_NX=text_NX)
+    length = 0.05 * 4**0.5
+    assert torch.allclose(network.heads[0].token_KD[:2], length * torch.eye(4)[:2])
+    assert torch.equal(network.heads[0].token_KD[2], drawn), "an item without a text says nothing"
+
+
 def test_settings_that_need_a_vocabulary_are_refused():
     network, sids = small()
     decoder = CompactDecoder(CompactScorer(network), sids, name="x")

@@ -197,6 +197,7 @@ SWITCHES = {
     "gaps": ["--model.gaps", "4"],
     "items": ["--model.item_path", "0.5"],
     "text": ["--text.table", "add"],
+    "text to start with": ["--text.table", "init"],
     "node text": ["--text.table", "add", "--model.node_text", "true"],
     "kernel": ["--text.kernel", "true"],
     "companions": ["--model.companions", "4"],
@@ -302,8 +303,7 @@ def test_the_toy_recipe_as_a_user_runs_it(chain, tmp_path):
 
 def test_bad_arguments_are_refused(chain, teacher, tmp_path):
     for flags, words in (
-        (["--text.table", "init"], "text.table init"),
-        (["--model.node_text", "true"], "text.table add"),
+        (["--model.node_text", "true", "--text.table", "init"], "text.table add"),
         (["--augment.ratio", "0.5"], "soft_targets.teacher"),
         (["--soft_draws", "4"], "soft_targets.teacher"),
         (["--soft_draws", "0", "--soft_targets.teacher", teacher], "at least 1"),

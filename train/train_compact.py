@@ -96,7 +96,7 @@ class TrainCompactArgs:
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
         return [
-            Need(("embeddings",), self.text.table != "none", "text.table add"),
+            Need(("embeddings",), self.text.table != "none", "text.table add or init"),
             Need(("text.similar",), self.text.kernel, "text.kernel true"),
             Need(
                 ("text.dim", "text.fields", "text.tfidf"),
@@ -133,7 +133,7 @@ def shape_of(args: TrainCompactArgs, known: Any, sids: SidTable) -> CompactShape
         num_items=size,
         sizes=sids.sizes,
         model=args.model,
-        text_dim=0 if known.text_NX is None else known.text_NX.shape[1],
+        text_dim=known.text_NX.shape[1] if args.text.table == "add" else 0,
         similar=min(args.text.similar, size - 1) if args.text.kernel else 0,
         companions=min(args.model.companions, size - 1),
     )

@@ -6,7 +6,8 @@
 # Edit the variables, or override:
 #   DATASET=industrial PUBLISHED_SIDS=/path/to/sids.parquet bash scripts/reproduce/which_sids.sh
 #   KINDS="rqkmeans balanced popularity shuffled" SEEDS=0 bash scripts/reproduce/which_sids.sh
-# Two controls: `shuffled` are the IDs of rqkmeans dealt to the items at random, `popularity` are they with last codes by train rows. The
+# `keywords` are the IDs of rqkmeans whose tokens start as the mean text of their items. Two controls: `shuffled` are the IDs of rqkmeans dealt
+# to the items at random, `popularity` are they with last codes by train rows. The
 # table has intervals over users and the spread over seeds; below it the rank correlation of every figure of quality.json with HR and
 # NDCG. SPLIT=valid chooses IDs; test is for the table of the ones that were chosen.
 set -euo pipefail
@@ -14,7 +15,7 @@ set -euo pipefail
 PAPER=${PAPER:-minionerec}
 DATASET=${DATASET:-industrial}
 SPLIT=${SPLIT:-valid}               # valid | test
-KINDS=${KINDS:-rqkmeans balanced opq rvq rqvae rqkmeans_plus plum popularity shuffled${PUBLISHED_SIDS:+ published}}
+KINDS=${KINDS:-rqkmeans balanced opq rvq rqvae rqkmeans_plus plum keywords popularity shuffled${PUBLISHED_SIDS:+ published}}
 SIDS=rqkmeans                       # the row that the others are tested against
 ROWS=
 source "$(dirname "$0")/rows.sh"
@@ -22,7 +23,7 @@ source "$(dirname "$0")/rows.sh"
 for kind in $KINDS; do              # all of them before the first one is made
     case $kind in
         published) if [ -z "${PUBLISHED_SIDS:-}" ]; then refuse "KINDS has published -> PUBLISHED_SIDS=/path/to/sids.parquet"; fi ;;
-        popularity | shuffled | rqkmeans) ;;
+        popularity | shuffled | rqkmeans | keywords) ;;
         *) if ! has_recipe "quantizer_$kind"; then refuse "KINDS has $kind, there is no quantizer_$kind.yaml in configs/$PAPER"; fi ;;
     esac
 done
@@ -31,13 +32,15 @@ for kind in $KINDS; do
     case $kind in
         published) act "$PYTHON" -m rq.import_sids --source "$PUBLISHED_SIDS" --data "$DATA_ROOT/$DATASET" --output_dir "$DATA_ROOT/$DATASET/sids/published" ;;
         popularity | shuffled) act QUANTIZER= SIDS="$kind" ASSIGN_ARGS="--repair $kind" bash scripts/04_build_sids.sh ;;
-        rqkmeans) act QUANTIZER= SIDS=rqkmeans bash scripts/04_build_sids.sh ;;
+        rqkmeans | keywords) act QUANTIZER= SIDS=rqkmeans bash scripts/04_build_sids.sh ;;
         plum) act QUANTIZER=plum SIDS=plum bash scripts/04_build_sids.sh --data "$DATA_ROOT/$DATASET" ;;
         *) act QUANTIZER="$kind" SIDS="$kind" bash scripts/04_build_sids.sh ;;
     esac
-    act SIDS="$kind" bash scripts/07_build_examples.sh
+    ids=$kind start=()
+    if [ "$kind" = keywords ]; then ids=rqkmeans start=(--text.table init); fi
+    act SIDS="$ids" bash scripts/07_build_examples.sh
     for seed in "${seeds[@]}"; do
-        act SIDS="$kind" NAME="compact_$kind" RUN="which-$DATASET-s$seed" SPLITS="$SPLIT" bash scripts/train_compact.sh --seed "$seed"
+        act SIDS="$ids" NAME="compact_$kind" RUN="which-$DATASET-s$seed" SPLITS="$SPLIT" bash scripts/train_compact.sh --seed "$seed" ${start[@]+"${start[@]}"}
     done
 done
 runs=$(printf "$OUTPUT_ROOT/which-$DATASET-s%s," "${seeds[@]}")

@@ -109,8 +109,8 @@ class CompactModel(nn.Module):
         similar: tuple[np.ndarray, np.ndarray] | None = None,
         companions: Companions | None = None,
     ) -> None:
-        """popularity_N: train rows of every item; text_NX float32; similar: items and cosines [N, >= K], best first; companions: of the
-        train rows."""
+        """popularity_N: train rows of every item; text_NX float32, what tokens start from where the shape keeps no texts; similar: items and
+        cosines [N, >= K], best first; companions: of the train rows."""
         count_N1 = torch.from_numpy(popularity_N + SMOOTHING).double()[:, None]
         above = count_N1.sum(0, keepdim=True)
         for head, level, count_M1 in zip(
@@ -119,8 +119,10 @@ class CompactModel(nn.Module):
             share_M = (count_M1 / above[level.parent_M]).log()[:, 0]
             head.bias_C.copy_(share_M[level.contested_C])
             above = count_M1
-        if text_NX is not None:
+        if self.shape.text_dim:
             self.text_NX.copy_(torch.from_numpy(text_NX))
+        elif text_NX is not None:
+            self._start_of_texts(torch.from_numpy(text_NX))
         if self.shape.similar:
             items_NK, cosine_NK = (torch.from_numpy(part[:, : self.shape.similar]) for part in similar)
             self.similar_NK.copy_(items_NK)
@@ -130,6 +132,19 @@ class CompactModel(nn.Module):
         self.kernel_leaves = [SimilarLeaves(self.tree, *pair) for pair in self.kernels()]
         if self.shape.model.item_path:
             self.items.learn_of(popularity_N, self.similar_NK, self.square_NK, companions)
+
+    def _start_of_texts(self, text_NX: Tensor) -> None:
+        """A token's vector starts as the mean text vector of the items that have it, as long as a drawn one."""
+        width = min(text_NX.shape[1], self.shape.model.hidden)
+        for level, head in enumerate(self.heads):
+            code_N = self.codes_NL[:, level]
+            sum_KD = torch.zeros(len(head.token_KD), width).index_add_(0, code_N, text_NX[:, :width])
+            length_K1 = sum_KD.norm(dim=1, keepdim=True)
+            told_K = length_K1[:, 0] > 0
+            head.token_KD[told_K] = 0.0
+            head.token_KD[told_K, :width] = (sum_KD * SPREAD * self.shape.model.hidden**0.5 / length_K1)[
+                told_K
+            ]
 
     def item_vectors(self, item_U: Tensor) -> Tensor:
         """What goes in: the vectors of items, [U, D]."""

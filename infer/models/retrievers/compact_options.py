@@ -105,10 +105,6 @@ class CompactShape:
 
 
 def require_text_options(model: CompactOptions, text: TextOptions) -> None:
-    """InputError for text options that a compact generator does not have, or that lack one another."""
-    if text.table == "init":
-        raise InputError(
-            "text.table init sets item vectors, a compact generator has those of tokens -> add or none"
-        )
-    if model.node_text and text.table == "none":
+    """InputError for text options that lack one another."""
+    if model.node_text and text.table != "add":
         raise InputError("model.node_text reads the text vectors -> text.table add")

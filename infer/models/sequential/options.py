@@ -96,7 +96,8 @@ class TextOptions:
     """What the model is told of item texts. Nothing, unless `table`, `kernel` or the loss's `neighbour_share` asks."""
 
     table: Literal["none", "add", "init"] = "none"
-    """add: an MLP of the text vector is part of every item vector; init: item vectors start as their text vectors"""
+    """add: an MLP of the text vector is part of every item vector; init: item vectors start as their text vectors, a compact generator's
+    tokens as the mean text vector of the items that have them"""
     dim: int = 256
     """Dimensions of the text vectors (TF-IDF, reduced by SVD)."""
     kernel: bool = False
