@@ -104,8 +104,12 @@ def test_other_wrong_values_of_tables():
 def test_one_recommender_on_the_ids_of_every_constructor_and_a_scaling_curve():
     lines = dry("which_sids", PUBLISHED_SIDS="/p.parquet", SEEDS="0 1")
     assert (
-        sum("train_compact.sh" in line for line in lines) == 2 * 10
-        and sum("07_build_examples" in line for line in lines) == 10
+        sum("train_compact.sh" in line for line in lines) == 2 * 11
+        and sum("07_build_examples" in line for line in lines) == 11
+    )
+    assert (
+        sum("SIDS=rqkmeans NAME=compact_keywords" in line and "--text.table init" in line for line in lines)
+        == 2
     )
     assert any("SIDS=shuffled ASSIGN_ARGS=--repair shuffled" in line for line in lines)
     assert any("rq.import_sids --source /p.parquet" in line for line in lines)
