@@ -152,12 +152,12 @@ def test_there_are_tables_and_every_result_says_how_it_was_made():
 def test_sizes_follow_the_data():
     industrial = plan_of(Counts(3_686, 6_764, 30_882, 1.0, 9_065), minutes=60, speed=1.0)
     assert (industrial.codes, industrial.hidden, industrial.text, industrial.teachers) == (256, 128, True, 2)
-    assert (industrial.sequential_epochs, industrial.generator_epochs) == (14, 20), "the recipe itself"
-    assert industrial.overlays()["compact_distilled"] == {"model": {"hidden": 128}, "loop": {"epochs": 20}}
+    assert (industrial.sequential_epochs, industrial.generator_epochs) == (14, 13), "the recipe itself"
+    assert industrial.overlays()["compact_distilled"] == {"model": {"hidden": 128}, "loop": {"epochs": 13}}
     shop = Counts(10_000, 20_000, 120_000, 0.2, 40_000)
     long, short = plan_of(shop, minutes=600, speed=1.0), plan_of(shop, minutes=1, speed=1.0)
     assert long.overlays()["compact_distilled"]["soft_draws"] == 16, "more than 8,000 items"
-    assert long.generator_epochs == 20 and (
+    assert long.generator_epochs == 13 and (
         short.generator_epochs,
         short.sequential_epochs,
         short.teachers,
@@ -166,7 +166,7 @@ def test_sizes_follow_the_data():
     assert short.variables() == {"SEQUENTIAL": "sasrec", "TEACHER_SEEDS": "0", "TREND": "trend"}
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
     some = plan_of(shop, minutes=long.total / 60 * 0.8, speed=1.0)
-    assert some.total <= long.total * 0.8 and some.teachers == 2 and some.generator_epochs < 20
+    assert some.total <= long.total * 0.8 and some.teachers == 2 and some.generator_epochs < 13
 
 
 @pytest.mark.parametrize("titled", [1.0, 0.0])
