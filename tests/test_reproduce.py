@@ -161,7 +161,7 @@ def test_sizes_follow_the_data():
         short.generator_epochs,
         short.sequential_epochs,
         short.teachers,
-    ) == (7, 5, 1)
+    ) == (4, 5, 1)
     assert short.overlays()["embed"]["parts"] == [{"method": "cooccurrence", "dim": 64}]
     assert short.variables() == {"SEQUENTIAL": "sasrec", "TEACHER_SEEDS": "0", "TREND": "trend"}
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
