@@ -8,7 +8,7 @@ they give its own recipes; they are no more than a start elsewhere:
   codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
   hidden     64 below 10,000 train rows, 128 above
   sequential with texts where at least half of the items have a title, else without; the generator's text kernel likewise
-  epochs     14 of the sequential model, 13 of the generator; fewer where the time is short, in the same proportion, never below a third
+  epochs     14 of the sequential model, 13 of the generator; fewer where the time is short, in the same proportion, down to a third
   teachers   two seeds of the sequential model; one where two leave the generator less than that
   answers    16 drawn from the teacher for a row and epoch above 8,000 items, its whole distribution below: on Industrial draws cost .001 to
              .004 of valid NDCG@10, on 12,101 items they make a step twice as fast and its scores 38 times smaller on disk (20 epochs)

@@ -33,8 +33,10 @@ class _Spared(MetaPathFinder):
 
 def _executed(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
     """Run the module's code while transformers says that the library is not installed."""
-    utils, question = sys.modules["transformers.utils"], SPARED[module.__name__]
-    answer = getattr(utils, question)
+    utils, question = sys.modules.get("transformers.utils"), SPARED[module.__name__]
+    answer = getattr(utils, question, None)
+    if answer is None:  # another transformers asks otherwise
+        return execute(module)
     setattr(utils, question, lambda: False)
     try:
         execute(module)

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.program import InputError, raise_environment_fault
+from configs.program import InputError
 from data.store.output import require_manifest
-from data.store.parquet import UNREADABLE, read_table
+from data.store.parquet import read_table, readable
 
 SPLITS = ("train", "valid", "test")
 INT_LIST, TEXT_LIST = pa.list_(pa.int32()), pa.list_(pa.string())
@@ -175,13 +175,8 @@ def read_file(path: Path, *, columns: list[str] | None = None) -> pa.Table:
     """Read one parquet file; InputError naming file and size when it is no parquet, or damaged (data/store/parquet.py)."""
     if not path.exists():
         raise InputError(f"missing file: {path} -> run the stage that writes it")
-    try:
+    with readable(path):
         return read_table(path, columns=columns)
-    except UNREADABLE as error:
-        raise_environment_fault(error, where=f"while reading {path}")
-        raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable parquet file: {str(error)[:100]}"
-        ) from None
 
 
 def read(directory: str | Path, schema: Schema, *, file: str | None = None) -> pa.Table:

@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup() -> None:
     """transformers looks for garbage at every training: not among all that was imported, which took it longer than to train."""
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

@@ -53,6 +53,24 @@ def test_by_hand():
     assert found.share_NK[5].tolist() == [0, 0] and found.owed_N[5] == 0.25
 
 
+def test_pairs_reach_ten_places_and_no_further():
+    """0 1 2 ... 12: item 0 has the companions 1 .. 10, the tenth with .8 ** 9; the row of item 12 owes nothing at item 1, eleven places before."""
+    log = TrainLog(np.zeros(13, np.int32), np.arange(13, dtype=np.int32), 13)
+    found = counting.companions(log, most=12)
+    assert found.item_NK[0].tolist() == [*range(1, 11), 0, 0] and (found.share_NK[0, 10:] == 0).all()
+    assert found.share_NK[0, 9] == pytest.approx(0.8**9 * found.owed_N[0])
+    evidence = HistoryEvidence(13, 12, similar=0, copy=False, companions=12)
+    evidence.companions.learn_of(found)
+    recent_PJ = torch.tensor([list(range(11, -1, -1))])
+    own = evidence.own_counts(recent_PJ, torch.tensor([12]))
+    owed = sum(0.7**back * 0.8**back * float(found.owed_N[11 - back]) for back in range(10))
+    assert own.sum_2P[:, 0].tolist() == pytest.approx([20 * float(found.owed_N[11]), 20 * owed], rel=1e-5)
+    _, history_PN = evidence.features(recent_PJ, own)
+    assert history_PN[0, 12].item() == pytest.approx(0, abs=1e-5), (
+        "nothing but the row itself had counted item 12"
+    )
+
+
 @given(walks)
 def test_shares_are_those_of_loops(users):
     found, count_NN = counting.companions(log_of(users), most=ITEMS), counts_of(users)
@@ -102,7 +120,7 @@ def test_a_row_in_training_sees_the_counts_without_itself(users, most):
 @given(st.data())
 @settings(max_examples=30)
 def test_paths_and_every_node_give_the_same_loss(data):
-    """The two forms of the tree's loss, of rows that take themselves off; made histories, without a share, take nothing off."""
+    """The two forms of the tree's loss, of rows that take themselves off, also where the target itself has no share (a teacher's alone)."""
     codes = data.draw(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=ITEMS, max_size=ITEMS))
     similar = data.draw(st.sampled_from([0, 2]))
     options = CompactOptions(hidden=8, positions=STEPS, heads=2, dropout=0.0)
@@ -121,7 +139,6 @@ def test_paths_and_every_node_give_the_same_loss(data):
     share_PT = torch.rand(len(rows), 3)
     share_PT[0, 0] = 0.0
     own = model.companions.own_counts(recent_PJ, item_PT[:, 0])
-    own = own._replace(sum_2P=own.sum_2P * (share_PT[:, 0] > 0))
     state_PD = torch.randn(len(rows), 8)
     losses, slopes = [], []
     for soft in (None, lambda rows: torch.zeros(rows.stop - rows.start, ITEMS)):
@@ -138,3 +155,23 @@ def test_paths_and_every_node_give_the_same_loss(data):
         taken_off = tree_cross_entropy(model, state_PD, recent_PJ, replace(hard, own=own))
         whole = tree_cross_entropy(model, state_PD, recent_PJ, hard)
     assert whole <= taken_off + 1e-5, "what a row has counted itself can only raise its target"
+
+
+def test_everything_that_is_no_weight_goes_where_the_model_goes():
+    model = CompactModel(
+        CompactShape(4, (2, 2), CompactOptions(hidden=8, heads=2), 0, 2, 2),
+        np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32),
+    )
+    near = np.ones((4, 2), np.int64), np.ones((4, 2), np.float32)
+    model.learn_of(
+        popularity_N=np.ones(4),
+        similar=near,
+        companions=counting.companions(
+            TrainLog(np.zeros(3, np.int32), np.arange(3, dtype=np.int32), 4), most=2
+        ),
+    )
+    assert len(model.kernel_leaves) == 2
+    assert {buffer.device.type for _, buffer in model.to("meta").named_buffers()} == {"meta"}
+    assert not any(name.startswith("kernel_leaves") for name in model.state_dict()), (
+        "they are made again, not saved"
+    )

@@ -13,7 +13,7 @@ from configs.program import InputError
 from data import artifacts
 from data.adapters import tables
 from data.adapters.options import TableFile, TablesOptions
-from data.store.parquet import PARQUET
+from data.store.parquet import PARQUET, read_batches
 
 VALUES = np.random.default_rng(0).integers(0, 1 << 30, 120).tolist()
 
@@ -88,3 +88,20 @@ def test_a_file_of_two_groups_is_read_whole(tmp_path, place):
     pq.write_table(pa.table({"x": VALUES, "y": VALUES[::-1]}), path, row_group_size=50, **PARQUET)
     name = "xy"[place]
     assert artifacts.read_file(path, columns=[name])[name].to_pylist() == [VALUES, VALUES[::-1]][place]
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path):
+    pq.write_table(pa.table({"x": VALUES}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="no column y"):
+        artifacts.read_file(tmp_path / "t.parquet", columns=["x", "y"])
+
+
+def test_a_stream_of_batches_is_checked_as_a_table_is(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": VALUES}), path, use_dictionary=False, **PARQUET)
+    assert [value for batch in read_batches(path, rows=50) for value in batch.column(0).to_pylist()] == VALUES
+    whole = path.read_bytes()
+    middle = footer_of(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
+    with pytest.raises(InputError, match=r"t\.parquet \(\d+ bytes\) is not a readable parquet file"):
+        list(read_batches(path, rows=50))

@@ -252,22 +252,16 @@ def test_every_switch_changes_what_is_learned(chain, reference, teacher, tmp_pat
         for name, part in reference[other].items()
     )
     assert not same
+    if "--model.companions" in flags:
+        assert (weights["alpha_LF"][:, -2:] - 0.1).abs().max() > 1e-5, "what companions weigh is learned"
     rows = with_ages(read_rows(chain.data, "valid", num_items=ITEMS), chain.data, num_items=ITEMS)
     rows = rows.take(np.arange(20))
     assert np.allclose(np.exp(contract.load(tmp_path / "m").score(rows).astype(float)).sum(1), 1, atol=1e-4)
 
 
 def test_a_killed_run_ends_with_the_same_weights(chain, teacher, tmp_path, monkeypatch):
-    flags = [
-        "--soft_targets.teacher",
-        teacher,
-        "--augment.ratio",
-        "0.5",
-        "--text.kernel",
-        "true",
-        "--loop.epochs",
-        "3",
-    ]
+    flags = ["--soft_targets.teacher", teacher, "--augment.ratio", "0.5", "--text.kernel", "true", "--loop.epochs", "3",
+             "--model.companions", "4", "--loop.average", "0.9"]  # fmt: skip
     whole = trained(chain, tmp_path / "whole", *flags)
     plain, done = loop.Run.step_on, []
 

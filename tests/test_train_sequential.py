@@ -114,6 +114,7 @@ SWITCHES = {
     "negatives": ["--loss.kind", "bce"],
     "more negatives": ["--loss.kind", "bce", "--loss.negatives", "4"],
     "robust negatives": ["--loss.kind", "bce", "--loss.dro_alpha", "0.5"],
+    "mean": ["--loop.average", "0.9"],
     "warm-up": ["--loop.warmup_steps", "7"],
     "clip": ["--loop.clip", "0.01"],
     "decay": ["--loop.weight_decay", "0.1"],
@@ -159,7 +160,8 @@ def test_a_run_is_its_seed(data, base, tmp_path):
 
 def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     """Killed by a signal in the middle of an epoch, and by an exception after a validation: nothing differs at the end."""
-    flags = (*FULL, "--loop.epochs", 5, "--scorer.copy", "true", "--text.kernel", "true", "--loop.rows", 48)
+    flags = (*FULL, "--loop.epochs", 5, "--scorer.copy", "true", "--text.kernel", "true", "--loop.rows", 48,
+             "--loop.average", 0.9, "--scorer.companions", 3)  # fmt: skip
     whole = trained(data, tmp_path / "whole", *flags)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     step = loop.Run.step_on

@@ -53,7 +53,7 @@ class TrainCompactArgs:
     model: CompactOptions = field(default_factory=CompactOptions)
     """the trunk and what is added to its logits"""
     text: TextOptions = field(default_factory=TextOptions)
-    """what the model is told of item texts (table: none or add)"""
+    """what the model is told of item texts"""
     embeddings: str | None = None
     """embeddings directory whose vectors take the place of the TF-IDF vectors of text.table"""
     windows: Literal["rows", "single", "chains"] = "rows"

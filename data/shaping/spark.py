@@ -21,6 +21,7 @@ from typing import Any
 from configs.program import EnvironmentFault, InputError, say
 
 ROUNDS = 1000
+BATCH_ROWS = 1 << 20
 
 
 @contextmanager
@@ -123,17 +124,15 @@ def _write_core(
 
 
 def _join(parts: Path, target: Path) -> None:
-    """One parquet file of Spark's part files, in their order, a row group at a time."""
+    """One parquet file of Spark's part files, in their order, piece by piece."""
     import pyarrow.parquet as pq
 
-    from data.store.parquet import PARQUET
+    from data.store.parquet import PARQUET, read_batches
 
     writer = None
     for part in sorted(parts.glob("part-*.parquet")):
-        file = pq.ParquetFile(part, page_checksum_verification=True)
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            writer = writer or pq.ParquetWriter(target, table.schema, **PARQUET)
-            writer.write_table(table)
+        for batch in read_batches(part, rows=BATCH_ROWS):
+            writer = writer or pq.ParquetWriter(target, batch.schema, **PARQUET)
+            writer.write_batch(batch)
     if writer is not None:
         writer.close()

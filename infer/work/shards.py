@@ -29,7 +29,7 @@ from configs.program import Clock, EnvironmentFault, InputError
 from data import artifacts
 from data.store.claim import rank_and_world
 from data.store.output import Output
-from data.store.parquet import PARQUET
+from data.store.parquet import PARQUET, read_batches
 
 FOLDER = "chunks"
 PREDICTIONS, THOUGHTS, INSTRUCTIONS = "predictions", "thoughts", "instructions"
@@ -121,8 +121,7 @@ def stream(files: Sequence[Path], wanted: Iterable[tuple[int, np.ndarray]]) -> I
 
     Holds only the rows around the current chunk.
     """
-    opened = (pq.ParquetFile(file, page_checksum_verification=True) for file in files)
-    batches = (batch for file in opened for batch in file.iter_batches(batch_size=READ_ROWS))
+    batches = (batch for file in files for batch in read_batches(Path(file), rows=READ_ROWS))
     held: list[tuple[int, pa.Table]] = []  # (position of its first row, rows)
     end = 0
     for chunk, positions in wanted:

@@ -82,7 +82,7 @@ class CompactTask(Task):
         state_PD = model.states(history_BT, at_P, user_B, gap_BT)
         recent_PJ, mass = recent_items(history_BT, at_P), self._mass(target_P, made.example_P)
         if model.companions is not None:
-            mass = replace(mass, own=self._own(recent_PJ, target_P, mass.share_PT[:, 0]))
+            mass = replace(mass, own=self._own(recent_PJ, target_P, made.example_P))
         loss = tree_cross_entropy(model, state_PD, recent_PJ, mass)
         if model.shape.model.item_path:
             loss = loss + self._item_loss(state_PD, recent_PJ, mass)
@@ -103,9 +103,7 @@ class CompactTask(Task):
         train, hard_P, target_P1 = self.train, np.ones(len(example_P), np.float32), target_P[:, None]
         if train.taught is None:
             return TargetMass(target_P1, self._on_device(hard_P)[:, None])
-        is_made_P = (
-            np.zeros(len(example_P), bool) if self.first_made is None else example_P >= self.first_made
-        )
+        is_made_P = self._is_made(example_P)
         hard_P[:] = np.where(is_made_P, 0.0, 1 - train.share)
         if isinstance(train.taught, DrawnRows):
             item_PM = self._drawn(example_P, is_made_P)
@@ -134,10 +132,14 @@ class CompactTask(Task):
             item_PM[asked_P] = items
         return item_PM
 
-    def _own(self, recent_PJ: Tensor, target_P: Tensor, hard_P: Tensor) -> OwnCounts:
-        """Made histories are no rows that were counted."""
+    def _own(self, recent_PJ: Tensor, target_P: Tensor, example_P: np.ndarray) -> OwnCounts:
+        """What train rows have put into the counts themselves. A made history is no row, and nothing is taken off for it: the counts of the
+        rows that it was made of stay in, as they do in what its teacher says of it."""
         own = self.model.companions.own_counts(recent_PJ, target_P)
-        return OwnCounts(target_P, own.sum_2P * (hard_P > 0))
+        return OwnCounts(target_P, own.sum_2P * self._on_device(~self._is_made(example_P)))
+
+    def _is_made(self, example_P: np.ndarray) -> np.ndarray:
+        return np.zeros(len(example_P), bool) if self.first_made is None else example_P >= self.first_made
 
     def _item_loss(self, state_PD: Tensor, recent_PJ: Tensor, mass: TargetMass) -> Tensor:
         """The second path's cross-entropy against the same distribution."""

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from infer.models.counting import Companions
 from infer.models.retrievers.compact_options import CompactShape
-from infer.models.retrievers.compact_paths import SimilarLeaves
+from infer.models.retrievers.compact_paths import KernelLeaves
 from infer.models.retrievers.compact_tree import BOUND, SidTree
 from infer.models.sequential.evidence import START, CompanionKernel, HistoryEvidence, OwnCounts, sums_by_item
 from infer.models.sequential.trunks import make_trunk
@@ -84,7 +84,7 @@ class CompactModel(nn.Module):
         self.register_buffer("similar_NK", torch.zeros(shape.num_items, shape.similar, dtype=torch.int32))
         self.register_buffer("square_NK", torch.zeros(shape.num_items, shape.similar))
         self.companions = CompanionKernel(shape.num_items, shape.companions) if shape.companions else None
-        self.kernel_leaves: list[SimilarLeaves] = []  # training needs them: learn_of
+        self.kernel_leaves = nn.ModuleList()  # KernelLeaves, which training needs: learn_of
         if shape.text_dim:
             self.register_buffer("text_NX", torch.zeros(shape.num_items, shape.text_dim))
             self.read_text = self._text_reader()
@@ -129,7 +129,7 @@ class CompactModel(nn.Module):
             self.square_NK.copy_(cosine_NK.square())
         if self.companions is not None:
             self.companions.learn_of(companions)
-        self.kernel_leaves = [SimilarLeaves(self.tree, *pair) for pair in self.kernels()]
+        self.kernel_leaves = nn.ModuleList(KernelLeaves(self.tree, *pair) for pair in self.kernels())
         if self.shape.model.item_path:
             self.items.learn_of(popularity_N, self.similar_NK, self.square_NK, companions)
 

@@ -1,4 +1,4 @@
-"""What decides the shape of a compact generator. Defaults are those of the measured recipe (configs/minionerec/compact.yaml)."""
+"""What decides the shape of a compact generator. Defaults are those of the measured recipe (configs/minionerec/compact.yaml), without its companions."""
 
 from __future__ import annotations
 

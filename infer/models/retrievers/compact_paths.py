@@ -5,8 +5,8 @@ behind the first needs, for each position, the families (children of one node) o
 position grows with those families and not with the catalogue; values and gradients are those of the dense form (compact_softmax.py).
 
 Logits of the members are entries of a sparse [P, C] matrix: sampled products of states and vectors forward, the matrix and its
-transpose times vectors and states backward. The text kernel keeps its similar items in the order of the tree, so that those below a
-family are one run of them.
+transpose times vectors and states backward. A kernel (similar texts, companions) keeps an item's items in the order of the tree, so that those
+below a family are one run of them.
 
 Legend: P positions, M targets of a position, Q families, E members of all families, C contested nodes of a level, J steps back,
 N items, K similar items, S leaves, H similar items below the families, D width.
@@ -27,8 +27,7 @@ from infer.models.sequential.evidence import DECAY, STEEPNESS, OwnCounts
 @dataclass(frozen=True)
 class Families:
     """position_Q (ascending), group_Q: whose children each family is; weight_Q: the mass that runs through it; its members are the
-    entries from first_Q on. family_E, place_E (among the contested nodes that are scored, ascending in a position), mass_E. head_P: the
-    entry of each position's first target, -1 where it has no share or no siblings."""
+    entries from first_Q on. family_E, place_E (among the contested nodes that are scored, ascending in a position), mass_E."""
 
     position_Q: Tensor
     group_Q: Tensor
@@ -37,15 +36,14 @@ class Families:
     family_E: Tensor
     place_E: Tensor
     mass_E: Tensor
-    head_P: Tensor
 
     @property
     def position_E(self) -> Tensor:
         return self.position_Q[self.family_E]
 
 
-class SimilarLeaves(nn.Module):
-    """The similar items of every item in the order of the leaves: key_H ascending, item * S + leaf, and the squared cosines."""
+class KernelLeaves(nn.Module):
+    """What a kernel knows of every item in the order of the leaves: key_H ascending, item * S + leaf, and the values."""
 
     def __init__(self, tree: SidTree, similar_NK: Tensor, square_NK: Tensor) -> None:
         super().__init__()
@@ -92,8 +90,6 @@ def families(
         begin_Q = (size_A.cumsum(0) - size_A)[torch.searchsorted(asked_G, group_Q)]
     place_A = level.place_M[tree.node_LN[number][items_PM[chosen]]]
     entry_A = first_Q[family_A] + place_A - level.first_G[group_Q][family_A]
-    head_P = torch.full_like(items_PM[:, 0], -1)
-    head_P[chosen[:, 0]] = entry_A[torch.nonzero(chosen)[:, 1] == 0]
     return Families(
         position_Q=key_Q // max(groups, 1),
         group_Q=group_Q,
@@ -102,7 +98,6 @@ def families(
         family_E=family_E,
         place_E=begin_Q[family_E] + within_E,
         mass_E=share_A.new_zeros(len(family_E)).index_add_(0, entry_A, share_A),
-        head_P=head_P,
     )
 
 
@@ -111,7 +106,7 @@ def texts_of(
     number: int,
     found: Families,
     recent_PJ: Tensor,
-    similar: SimilarLeaves,
+    similar: KernelLeaves,
     own: OwnCounts | None = None,
 ) -> list[Tensor]:
     """What the alphas of a kernel weigh at the members, float32 [E] each: as CompactModel.features, of the newest item and of the history."""
@@ -134,10 +129,20 @@ def texts_of(
     sums[0].index_add_(0, entry_H[newest], value_H[newest])
     sums[1].index_add_(0, entry_H, value_H * DECAY**back_H)
     if own is not None:
-        has_P = found.head_P >= 0
+        entry_T, position_T = entries_of(tree, number, found, own.target_P)
         for sum_E, own_P in zip(sums, own.sum_2P, strict=True):
-            sum_E.index_add_(0, found.head_P[has_P], -own_P[has_P]).clamp_(min=0)  # below 0 by rounding
+            sum_E.index_add_(0, entry_T, -own_P[position_T]).clamp_(min=0)  # below 0 by rounding
     return [one.log1p_() for one in sums]
+
+
+def entries_of(tree: SidTree, number: int, found: Families, item_P: Tensor) -> tuple[Tensor, Tensor]:
+    """(entries, positions) of the members that are nodes of one item of each position, where it lies in one of its families."""
+    level = tree.levels[number]
+    group_P = level.group_N[tree.node_LN[number - 1][item_P]]
+    (family_T,) = torch.nonzero(group_P[found.position_Q] == found.group_Q, as_tuple=True)
+    position_T = found.position_Q[family_T]
+    place_T = level.place_M[tree.node_LN[number][item_P[position_T]]]
+    return found.first_Q[family_T] + place_T - level.first_G[found.group_Q[family_T]], position_T
 
 
 def copies(tree: SidTree, number: int, found: Families, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:

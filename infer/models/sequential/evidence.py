@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from infer.models.counting import COMPANION_DECAY, Companions
+from infer.models.counting import COMPANION_DECAY, COMPANION_REACH, Companions
 
 DECAY, STEEPNESS = 0.7, 20.0
 START = 0.1  # of all alphas
@@ -53,14 +53,17 @@ class CompanionKernel(nn.Module):
         self.owed_N = torch.from_numpy(found.owed_N).to(self.share_NK.device)
 
     def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts:
-        """What the rows of a batch have put into the counts: COMPANION_DECAY ** j for the item j steps back, over what it is divided by.
+        """What the rows of a batch have put into the counts: COMPANION_DECAY ** j for the item j < COMPANION_REACH steps back, over what it is
+        divided by.
 
-        An item that stands in the history twice has been counted twice with the target. Pairs that the kernel does not keep are not in its sums.
+        An item that stands in the history twice has been counted twice with the target; where it stands again in front of what is read of a
+        longer history, that count stays in. Pairs that the kernel does not keep are not in its sums.
         """
         item_PJ, there_PJ = recent_PJ.clamp(min=0), recent_PJ >= 0
         back_J = torch.arange(recent_PJ.shape[1], device=recent_PJ.device)
         same_PJJ = (item_PJ[:, :, None] == item_PJ[:, None]) & there_PJ[:, None]
-        count_PJ = (same_PJJ * COMPANION_DECAY**back_J).sum(2)
+        weight_J = torch.where(back_J < COMPANION_REACH, COMPANION_DECAY**back_J, 0.0)
+        count_PJ = (same_PJJ * weight_J).sum(2)
         stored_PJK = (self.item_NK[item_PJ] == target_P[:, None, None]) & (self.share_NK[item_PJ] > 0)
         if self.owed_N.device != recent_PJ.device:
             self.owed_N = self.owed_N.to(recent_PJ.device)
