@@ -26,6 +26,7 @@ def rows(tmp_path, reports, values):
 
 
 def test_figures_are_ranked_by_how_they_go_with_a_metric(tmp_path):
+    (tmp_path / "twice").mkdir()
     lifts, errors = [1.0, 2.0, 3.0, 4.0], [0.4, 0.1, 0.3, 0.2]
     reports = [{"lift": a, "levels": [{"error": b, "size": 8}]} for a, b in zip(lifts, errors, strict=True)]
     found = correlations.of_rows(rows(tmp_path, reports, [0.1, 0.2, 0.4, 0.3]), ["item_level/ndcg@10"])
@@ -34,6 +35,13 @@ def test_figures_are_ranked_by_how_they_go_with_a_metric(tmp_path):
         "lift": {"item_level/ndcg@10": 0.8, "rows": 4},
         "levels/1/error": {"item_level/ndcg@10": pytest.approx(1 - 6 * 12 / 60), "rows": 4},
     }
+    twice = rows(tmp_path / "twice", reports, [0.1, 0.2, 0.4, 0.3])
+    twice["row0 trained otherwise"] = [SimpleNamespace(result=SimpleNamespace(
+        manifest=twice["row0"][0].result.manifest, get={"item_level/ndcg@10": {"value": 0.9}}.get
+    ))]  # fmt: skip
+    assert correlations.of_rows(twice, ["item_level/ndcg@10"]) == found, (
+        "one row for each set of IDs, the first"
+    )
     lines = correlations.markdown(found).splitlines()
     assert lines[-2:] == ["| lift | 0.80 | 4 |", "| levels/1/error | -0.20 | 4 |"]
     (tmp_path / "few").mkdir()

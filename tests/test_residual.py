@@ -1,6 +1,8 @@
 """rq/stack/vq.py, rq/stack/residual.py, rq/constructors/rqkmeans.py: codebooks on ordinary and degenerate vectors, codes, files."""
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from data.store import output
 from rq.constructors.rqkmeans import RqKmeans, sampled, train_rqkmeans
 from rq.quality import measures as quality
 from rq.quality import neighbours
-from rq.stack import residual, vq
+from rq.stack import residual, streams, vq
 from rq.stack.codebook import Codebook
 from rq.stack.options import CodebookOptions
 from rq.stack.residual import ResidualQuantizer
@@ -164,9 +166,33 @@ def test_a_memory_map_is_coded_in_blocks_and_a_sample_of_it_trains(tmp_path, mon
     assert sampled(mapped, 60, seed=2) is mapped and sampled(mapped, None, seed=2) is mapped
     quantizer = train_rqkmeans(drawn, options, seed=2)
     whole, error = quantizer.encode(x), quality.reconstruction_error(x, quantizer.encode(x), quantizer)
-    monkeypatch.setattr(residual, "STREAM_ROWS", 7)
-    monkeypatch.setattr(quality, "STREAM_ROWS", 7)
+    monkeypatch.setattr(streams, "STREAM_ROWS", 7)
+    assert np.array_equal(sampled(mapped, 24, seed=2), drawn)
     assert np.array_equal(quantizer.encode(mapped), whole)
     assert quality.reconstruction_error(mapped, whole, quantizer) == pytest.approx(error)
     with pytest.raises(InputError, match="train_items 0"):
         RqKmeans(train_items=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_is_no_longer_in_memory_than_a_block(tmp_path, monkeypatch):
+    """32 MiB of vectors through a pass, a draw and the encoding: the pages that the process maps of the file stay below a quarter of it."""
+    monkeypatch.setattr(streams, "STREAM_ROWS", 1 << 12)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(1 << 17, 64)).astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+
+    def held() -> int:
+        kinds = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+        return int(kinds["RssFile"].split()[0])
+
+    before, most = held(), 0
+    for rows in streams.row_blocks(mapped):
+        assert mapped[rows].sum(dtype=np.float64) != 0
+        most = max(most, held() - before)
+    drawn = sampled(mapped, 2_000, seed=0)
+    after = held() - before
+    assert most < 8 << 10 and after < 2 << 10, "KiB"
+    quantizer = train_rqkmeans(drawn, RqKmeans(sizes=[4], train_items=2_000), seed=0)
+    quantizer.encode(mapped)
+    assert held() - before < 2 << 10 and mapped.sum() != 0
+    assert held() - before > 24 << 10, "a plain pass would keep it"

@@ -60,17 +60,19 @@ def of_rows(
 ) -> dict[str, dict[str, float | int | None]]:
     """{figure: {metric: correlation, "rows": how many rows have it}}, strongest for the first metric first.
 
-    A row's figures are those of the semantic IDs its predictions were made with. InputError where fewer than four rows have some.
+    A row's figures are those of the semantic IDs its predictions were made with; of rows with the same IDs the first one counts. InputError where fewer than four rows have some.
     """
-    figures, metrics = [], []
+    figures, metrics, seen = [], [], set()
     for seeds in groups.values():
         made_with = seeds[0].result.manifest["inputs"].get("sids", {}).get("path")
         values = {key: [seed.result.get(key) for seed in seeds] for key in keys}
         if (
             made_with
+            and made_with not in seen
             and (Path(made_with) / QUALITY).exists()
             and all(all(value) for value in values.values())
         ):
+            seen.add(made_with)
             figures.append(figures_of(json.loads((Path(made_with) / QUALITY).read_text())))
             metrics.append(
                 {key: float(np.mean([one["value"] for one in found])) for key, found in values.items()}

@@ -18,6 +18,7 @@ from configs.program import InputError
 from data.store.output import Output
 from rq.stack.options import Source, require_sizes
 from rq.stack.residual import ResidualQuantizer
+from rq.stack.streams import rows_of
 from rq.stack.vq import nearest_codes, train_codebook
 
 
@@ -65,7 +66,7 @@ def sampled(x_ND: np.ndarray, count: int | None, *, seed: int) -> np.ndarray:
     """`count` rows in their order, drawn by seed; all of them (memory-mapped as they are) with None or no fewer than there are."""
     if count is None or count >= len(x_ND):
         return x_ND
-    return x_ND[np.sort(np.random.default_rng(seed).choice(len(x_ND), count, replace=False))]
+    return rows_of(x_ND, np.sort(np.random.default_rng(seed).choice(len(x_ND), count, replace=False)))
 
 
 def train_faiss(x_ND: np.ndarray, options: RqKmeans, *, seed: int) -> tuple[ResidualQuantizer, Any]:

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from data.artifacts import ragged
 from rq.ids.collisions import groups
-from rq.stack.residual import STREAM_ROWS, ResidualQuantizer
+from rq.stack.residual import ResidualQuantizer
+from rq.stack.streams import row_blocks
 
 DEPTHS = (1, 2)
 
@@ -100,10 +101,10 @@ def reconstruction_error(
     x_ND: np.ndarray, codes_NL: np.ndarray, quantizer: ResidualQuantizer
 ) -> list[float] | None:
     """sum |x - decode|^2 / sum |x - mean|^2 with the first 1, 2, ... levels; None when all vectors are equal."""
-    mean_D, depths = x_ND.mean(0, dtype=np.float64), range(1, len(quantizer.codebooks) + 1)
+    depths = range(1, len(quantizer.codebooks) + 1)
+    mean_D = sum(x_ND[rows].sum(0, dtype=np.float64) for rows in row_blocks(x_ND)) / len(x_ND)
     spread, left = 0.0, np.zeros(len(depths))
-    for start in range(0, len(x_ND), STREAM_ROWS):
-        rows = slice(start, start + STREAM_ROWS)
+    for rows in row_blocks(x_ND):
         spread += float(((x_ND[rows] - mean_D) ** 2).sum())
         for place, depth in enumerate(depths):
             rest_ND = x_ND[rows] - quantizer.decode(codes_NL[rows, :depth])

@@ -28,12 +28,12 @@ import numpy as np
 
 from configs.program import InputError
 from data.store.output import Output, require_manifest
+from rq.stack.streams import row_blocks
 from rq.stack.vq import Distance, cheapest_codes, cost_matrix
 
 WRITTEN_BY = "scripts/04_build_sids.sh"
 WEIGHTS, DESCRIPTION = "quantizer.safetensors", "quantizer.json"
 FORMAT = "residual-1"
-STREAM_ROWS = 1 << 16  # vectors that are in memory at once where all of them are not
 KINDS = {
     "residual": "rq.stack.residual:ResidualQuantizer",
     "rotated": "rq.constructors.opq:RotatedQuantizer",
@@ -91,10 +91,9 @@ class ResidualQuantizer:
         return latent_NE
 
     def encode(self, x_ND: np.ndarray) -> np.ndarray:
-        """Cheapest code at every level in turn, int32 [N, L]. Vectors (a memory map) are read in blocks of STREAM_ROWS."""
+        """Cheapest code at every level in turn, int32 [N, L]. Vectors (a memory map) are read block by block."""
         codes_NL = np.empty((len(x_ND), len(self.codebooks)), np.int32)
-        for start in range(0, len(x_ND), STREAM_ROWS):
-            rows = slice(start, start + STREAM_ROWS)
+        for rows in row_blocks(x_ND):
             codes_NL[rows] = self.encode_from(self.latent(x_ND[rows]), level=0)
         return codes_NL
 

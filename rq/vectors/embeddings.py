@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data.store.output import require_manifest
+from rq.stack.streams import row_blocks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix, spmatrix
@@ -254,7 +255,9 @@ def read_embeddings(directory: str | Path) -> np.ndarray:
 
 def require_finite(x_ND: Any, *, where: str) -> None:
     """InputError that lists the first rows with NaN, infinite values, or values whose squares float32 cannot add up."""
-    peak_N = np.maximum(x_ND.max(1, initial=0), -x_ND.min(1, initial=0))
+    peak_N = np.zeros(len(x_ND), x_ND.dtype)
+    for rows in row_blocks(x_ND):
+        peak_N[rows] = np.maximum(x_ND[rows].max(1, initial=0), -x_ND[rows].min(1, initial=0))
     bad = np.flatnonzero(~(peak_N <= LARGEST))
     if len(bad):
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
