@@ -8,7 +8,7 @@ they give its own recipes; they are no more than a start elsewhere:
   codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
   hidden     64 below 10,000 train rows, 128 above
   sequential with texts where at least half of the items have a title, else without; the generator's text kernel likewise
-  epochs     14 of the sequential model, 13 of the generator; fewer where the time is short, in the same proportion, down to a third
+  epochs     14 of the sequential model, 13 of the generator, up to three times as many below 10,000 train rows; fewer where the time is short, in the same proportion, down to a third and 7
   teachers   two seeds of the sequential model; one where two leave the generator less than that
   answers    16 drawn from the teacher for a row and epoch above 8,000 items, its whole distribution below: on Industrial draws cost .001 to
              .004 of valid NDCG@10, on 12,101 items they make a step twice as fast and its scores 38 times smaller on disk (20 epochs)
@@ -25,7 +25,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS = 14, 13
-LEAST = 1 / 3  # of the epochs
+FEW_ROWS = 10_000  # train rows
+LEAST, LEAST_GENERATOR = 1 / 3, 7  # of the epochs; epochs of the generator
 DRAWS, DRAWN_ABOVE = 16, 8_000  # items
 TITLED = 0.5
 # Seconds of a training row: (whatever the catalogue, per 1,000 items).
@@ -78,6 +79,7 @@ class SmallPlan:
         generator = {"model": {"hidden": self.hidden}, **kernel}
         found: dict[str, dict[str, Any]] = {
             "quantizer": {"rqkmeans": {"sizes": [self.codes] * 3}},
+            "quantizer_balanced": {"balanced": {"sizes": [self.codes] * 3}},
             f"sequential_{sequential}": {
                 "scorer": {"hidden": self.hidden},
                 "loop": {"epochs": self.sequential_epochs},
@@ -111,6 +113,15 @@ def codes_per_level(items: int) -> int:
     )
 
 
+def longer(rows: int) -> float:
+    """How many times the recipe's epochs a small set is given, whose epochs have few steps.
+
+    >>> [longer(rows) for rows in (2_000, 5_000, 30_882)]
+    [3.0, 2.0, 1.0]
+    """
+    return min(3.0, max(1.0, FEW_ROWS / max(rows, 1)))
+
+
 def row_seconds(cost: tuple[float, float], items: int) -> float:
     """Seconds of one row of a part.
 
@@ -123,10 +134,13 @@ def row_seconds(cost: tuple[float, float], items: int) -> float:
 def plan_of(counts: Counts, *, minutes: float, speed: float) -> SmallPlan:
     """The largest recipe that is forecast to end in `minutes`, or the least one there is. speed: 2.0 is twice as fast as where
     the seconds were measured."""
-    hidden = 64 if counts.rows < 10_000 else 128
+    hidden = 64 if counts.rows < FEW_ROWS else 128
     text = counts.titled >= TITLED
+    sequential, generator = (
+        round(epochs * longer(counts.rows)) for epochs in (SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS)
+    )
     full = SmallPlan(
-        codes_per_level(counts.items), hidden, text, SEQUENTIAL_EPOCHS, GENERATOR_EPOCHS, 2, {}, counts.timed,
+        codes_per_level(counts.items), hidden, text, sequential, generator, 2, {}, counts.timed,
         DRAWS if counts.items > DRAWN_ABOVE else None,
     )  # fmt: skip
     choices = [(teachers, share) for teachers in (2, 1) for share in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, LEAST)]
@@ -134,8 +148,8 @@ def plan_of(counts: Counts, *, minutes: float, speed: float) -> SmallPlan:
         plan = replace(
             full,
             teachers=teachers,
-            sequential_epochs=round(SEQUENTIAL_EPOCHS * share),
-            generator_epochs=round(GENERATOR_EPOCHS * share),
+            sequential_epochs=round(sequential * share),
+            generator_epochs=max(round(generator * share), LEAST_GENERATOR),
         )
         plan = replace(plan, seconds=seconds_of(plan, counts, speed=speed))
         if plan.total <= 60 * minutes:

@@ -21,7 +21,13 @@ PLAN_MINUTES=${PLAN_MINUTES:-30}    # of the stage plan: how long all of it may 
 SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that waits for the one before (scripts/slurm)
 source "$(dirname "$0")/env.sh"
 no_flags "$@"
-if [ "$PAPER" = best ]; then recipe="01 plan 02 04 07 baselines teacher generator report"; else recipe="01 02 04 07 baselines 08 09 11"; fi
+if [ "$PAPER" = best ]; then
+    recipe="01 plan 02 04 07 baselines teacher generator report"
+    export QUANTIZER=${QUANTIZER-balanced}      # the winner of scripts/reproduce/which_sids.sh (rq/README.md); empty: residual k-means
+    export SIDS=${SIDS:-${QUANTIZER:-rqkmeans}}
+else
+    recipe="01 02 04 07 baselines 08 09 11"
+fi
 STAGES=${STAGES:-$recipe}
 RUN=${RUN:-$PAPER-$DATASET}
 export PAPER DATASET STAGE

@@ -161,7 +161,7 @@ def test_sizes_follow_the_data():
         short.generator_epochs,
         short.sequential_epochs,
         short.teachers,
-    ) == (4, 5, 1)
+    ) == (7, 5, 1)
     assert short.overlays()["embed"]["parts"] == [{"method": "cooccurrence", "dim": 64}]
     assert short.variables() == {"SEQUENTIAL": "sasrec", "TEACHER_SEEDS": "0", "TREND": "trend"}
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
@@ -175,6 +175,7 @@ def test_what_a_plan_changes_are_options_of_the_recipes(titled, tmp_path):
     data, sids = ("--data", "d"), ("--sids", "s")
     needed = {
         "quantizer": ("rq.train_quantizer", "--embeddings", "e"),
+        "quantizer_balanced": ("rq.train_quantizer", "--embeddings", "e"),
         "embed": ("rq.embed_items", *data),
         "compact": ("train.train_compact", *data, *sids),
         "compact_distilled": ("train.train_compact", *data, *sids, "--soft_targets.teacher", "t"),

@@ -98,7 +98,7 @@ def time_quantile(
 ) -> np.ndarray:
     """Split code of every row (int8 [rows]); `user` is grouped, rows in order, timestamp int64 UTC seconds.
 
-    ends: rows where windows end. The two limits are the nearest-rank quantiles of their times: a row up to the first limit is
+    ends: rows where windows end. The two limits are the nearest-rank quantiles of their times (a half rounds up): a row up to the first limit is
     train, a later end up to the second valid, later ones test, and every other row context.
     """
     split = np.full(len(user), CONTEXT, np.int8)

@@ -9,7 +9,8 @@
 #   DRY=1              say the runs and the records, do nothing
 SEEDS=${SEEDS:-0 1 2}
 MINUTES=${MINUTES:-100}
-SIDS=${SIDS:-rqkmeans}
+if [ "$PAPER" = best ]; then export QUANTIZER=${QUANTIZER-balanced}; fi      # as chain.sh
+SIDS=${SIDS:-${QUANTIZER:-rqkmeans}}
 TABLE=${TABLE:-$PAPER}              # the folder of configs/ that has the table
 RESULTS=${RESULTS:-configs/$TABLE}
 VERIFY=${VERIFY:-}                  # a tolerance: hold the rows to the file instead of recording them
