@@ -13,12 +13,13 @@ Legend of the arithmetic: D hidden size, I inner size of the MLP, V rows of the 
 
 from __future__ import annotations
 
+import re
+import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-from configs.program import peak_mib
 
 GIB = 2**30
 CONTEXT = 0.75 * GIB
@@ -27,6 +28,15 @@ HEAD_BLOCK = 512 * 2**20  # float32 logits of one block (train/supervised/head.p
 CPU_HEAD_BLOCK = 4 * 2**20
 HEAD_COPIES = 2.5  # the logits, their bfloat16 origin, their gradient
 ADAPTERS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def peak_mib() -> int:
+    """Peak resident memory of this program in MiB; on Linux not that of the process that started it, which getrusage may say."""
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+)", status.read_text())):
+        return int(found[1]) // 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform != "darwin" else peak // 2**20
 
 
 @dataclass(frozen=True)

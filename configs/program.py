@@ -20,7 +20,6 @@ import dataclasses
 import errno
 import os
 import re
-import resource
 import shlex
 import signal
 import sys
@@ -381,20 +380,6 @@ def progress(items: Iterable[T], *, label: str, total: int | None = None, unit: 
     return tqdm(
         items, desc=label, total=total, unit=unit, disable=quiet(), delay=1.0, mininterval=0.5, leave=False
     )
-
-
-def peak_mib() -> int:
-    """Peak resident memory of this program in MiB.
-
-    Of Linux's own count of the program: getrusage's is no less than what the process that started it held.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) // 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 1024 if sys.platform != "darwin" else peak // 2**20
 
 
 class Clock:

@@ -282,7 +282,7 @@ def test_a_path_that_cannot_be_is_bad_input_with_its_cause(tmp_path: Path) -> No
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="getrusage is all there is")
 def test_the_peak_is_the_programs_own_not_that_of_what_started_it():
     """A parent of 400 MiB starts a program that needs 30: getrusage of the child says 400."""
-    child = "from configs.program import peak_mib; print(peak_mib())"
+    child = "from configs.memory import peak_mib; print(peak_mib())"
     parent = f"import subprocess, sys; held = bytearray(400 << 20); held[::4096] = b'x' * len(held[::4096]); subprocess.run([sys.executable, '-c', {child!r}])"
     done = subprocess.run(
         [sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, check=True

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.integrity import sha256
+from configs.memory import peak_mib
 from configs.needs import unread
 from configs.program import (
     ROOT,
@@ -40,7 +41,6 @@ from configs.program import (
     InputError,
     logged,
     note,
-    peak_mib,
     raise_environment_fault,
     say,
 )

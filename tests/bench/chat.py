@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.program import ROOT, Clock, peak_mib
+from configs.memory import peak_mib
+from configs.program import ROOT, Clock
 from infer.chat.client import ChatClient, ChatRequest, ChatSettings, chat_client, read_results
 from tests.bench import frame
 from tests.fake_openai_server import SCHEMA

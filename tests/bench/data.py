@@ -25,7 +25,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.program import ROOT, peak_mib
+from configs.memory import peak_mib
+from configs.program import ROOT
 from data import prepare
 from data.adapters import item_text
 from data.adapters.options import AmazonOptions
