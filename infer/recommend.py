@@ -192,10 +192,13 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
     apart = args.thinks and args.think.writer == "vllm" and args.thoughts is None
     engine = load(args, device="cpu" if apart else args.device)
     if cut := shortened_rows(engine, args.examples, args.split, plan.rows_N):
-        warn(
-            f"{cut} of {len(plan.rows_N)} histories are longer than the prompt may be ({engine.renderer.max_prompt} tokens): they "
-            "lose their oldest items"
+        tokens, items = engine.renderer.max_prompt, engine.histories.most_items()
+        room = (
+            f"than the model reads ({items} items)"
+            if tokens is None
+            else f"than the prompt may be ({tokens} tokens)"
         )
+        warn(f"{cut} of {len(plan.rows_N)} histories are longer {room}: they lose their oldest items")
         out.counts["shortened_histories"] = cut
     thought = []
     if args.thinks:

@@ -280,13 +280,16 @@ def test_a_killed_run_ends_with_the_same_weights(chain, teacher, tmp_path, monke
     assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
 
 
-def test_the_toy_recipe_as_a_user_runs_it(chain, tmp_path):
+def test_the_toy_recipe_as_a_user_runs_it(chain, tmp_path, capsys):
     printed = succeed(
         "train.train_compact", "--config", "configs/toy/compact.yaml", "--data", chain.data, "--sids", chain.sids,
         "--output_dir", tmp_path / "m", "--loop.epochs", 2, "--model.positions", 5,
     )  # fmt: skip
     assert "train histories are longer than model.positions 5" in printed
     assert read_manifest(tmp_path / "m")["counts"]["histories_cut"] > 0
+    call("infer.recommend", "--model", tmp_path / "m", "--sids", chain.sids, "--examples", chain.examples, "--split", "test",
+         "--output_dir", tmp_path / "a", "--decode.score_space", "trie")  # fmt: skip
+    assert "longer than the model reads (5 items): they lose their oldest items" in capsys.readouterr().err
     stamp = (tmp_path / "m/manifest.json").stat().st_mtime_ns
     succeed(
         "train.train_compact", "--config", "configs/toy/compact.yaml", "--data", chain.data, "--sids", chain.sids,
