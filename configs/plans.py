@@ -8,12 +8,14 @@ they give its own recipes; they are no more than a start elsewhere:
   codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
   hidden     64 below 10,000 train rows, 128 above
   sequential with texts where at least half of the items have a title, else without; the generator's text kernel likewise
-  epochs     14 of the sequential model, 13 of the generator, up to three times as many below 10,000 train rows; fewer where the time is short, in the same proportion, down to a third and 7
+  epochs     14 of the sequential model, 13 of the generator, up to three times as many below 10,000 train rows; fewer where the time is
+             short, in the same proportion, down to a third, of the generator to 7
   teachers   two seeds of the sequential model; one where two leave the generator less than that
   answers    16 drawn from the teacher for a row and epoch above 8,000 items, its whole distribution below: on Industrial draws cost .001 to
              .004 of valid NDCG@10, on 12,101 items they make a step twice as fast and its scores 38 times smaller on disk (20 epochs)
 
-Seconds are CPU seconds of one thread. They give what was measured on Industrial (95 to 103 for a sequential model, 250 for the generator,
+Seconds are CPU seconds of one thread. They give what was measured on Industrial (95 to 103 for a sequential model, 250 for 20 epochs
+of the generator before it had companions, which cost more,
 about 110 for the teacher's scores and its fit) and, for drawn answers, on Amazon 2014 Beauty (606 for the answers of one sequential model with its
 mixture, .46 ms a step's row, by a machine .7 times as fast); how they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
 items); the probe of `configs.sizes` says how fast this machine is beside the one that the parts were measured on.

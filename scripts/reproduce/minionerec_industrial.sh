@@ -12,7 +12,6 @@ set -euo pipefail
 PAPER=minionerec
 DATASET=industrial
 export QUANTIZER=${QUANTIZER-balanced}     # the best semantic IDs of scripts/reproduce/which_sids.sh (rq/README.md)
-
 ROWS=${ROWS:-baselines itemknn_text mixture sasrec text hstu sasrec_published gru4rec_published caser_published compact compact_distilled
     fusion sft_recommend sft_distilled grpo_teacher tiger}
 # The product that is listed twice (items 181 and 182) is the target of 200 of 4,533 rows: with it and without it.

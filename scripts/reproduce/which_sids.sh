@@ -6,8 +6,8 @@
 # Edit the variables, or override:
 #   DATASET=industrial PUBLISHED_SIDS=/path/to/sids.parquet bash scripts/reproduce/which_sids.sh
 #   KINDS="rqkmeans balanced popularity shuffled" SEEDS=0 bash scripts/reproduce/which_sids.sh
-# `keywords` are the IDs of rqkmeans whose tokens start as the mean text vector of their items; the correlation counts these IDs once. Two controls: `shuffled` are the IDs of rqkmeans dealt
-# to the items at random, `popularity` are they with last codes by train rows. The
+# `keywords` are the IDs of rqkmeans whose tokens start as the mean text vector of their items; the correlation counts these IDs once.
+# Two controls: `shuffled` are the IDs of rqkmeans dealt to the items at random, `popularity` are they with last codes by train rows. The
 # table has intervals over users and the spread over seeds; below it the rank correlation of every figure of quality.json with HR and
 # NDCG. SPLIT=valid chooses IDs; test is for the table of the ones that were chosen.
 set -euo pipefail
