@@ -15,7 +15,8 @@ they give its own recipes; they are no more than a start elsewhere:
              .004 of valid NDCG@10, on 12,101 items they make a step twice as fast and its scores 38 times smaller on disk (20 epochs)
 
 Seconds are CPU seconds of one thread. They give what was measured on Industrial (95 to 103 for a sequential model, 250 for 20 epochs
-of the generator before it had companions; with them two epochs took 33 of a quiet machine .78 times as fast, for which they say 30,
+of the generator before it had companions; with them two epochs took about 32, validation apart, of a quiet machine .78
+times as fast, for which they say 30,
 about 110 for the teacher's scores and its fit) and, for drawn answers, on Amazon 2014 Beauty (606 for the answers of one sequential model with its
 mixture, .46 ms a step's row, by a machine .7 times as fast); how they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
 items); the probe of `configs.sizes` says how fast this machine is beside the one that the parts were measured on.
