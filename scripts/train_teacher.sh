@@ -12,7 +12,7 @@ DATASET=${DATASET:-industrial}
 SIDS=${SIDS:-rqkmeans}
 RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-teacher}
-SEQUENTIAL=${SEQUENTIAL:-text}      # text | sasrec (items without titles) | hstu | ...
+SEQUENTIAL=${SEQUENTIAL:-text}      # text | companions (items without titles) | hstu | ...
 TEACHER_SEEDS=${TEACHER_SEEDS:-0 1}
 TREND=${TREND-trend}                # empty: without recent popularity, where train rows have no times
 source "$(dirname "$0")/env.sh"

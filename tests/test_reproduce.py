@@ -163,7 +163,9 @@ def test_sizes_follow_the_data():
         short.teachers,
     ) == (7, 5, 1)
     assert short.overlays()["embed"]["parts"] == [{"method": "cooccurrence", "dim": 64}]
-    assert short.variables() == {"SEQUENTIAL": "sasrec", "TEACHER_SEEDS": "0", "TREND": "trend"}
+    assert short.variables() == {"SEQUENTIAL": "companions", "TEACHER_SEEDS": "0", "TREND": "trend"}
+    assert "sequential_sasrec" not in short.overlays(), "the baseline keeps its own recipe"
+    assert industrial.overlays()["sequential_text"]["scorer"] == {"hidden": 128, "companions": 128}
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
     some = plan_of(shop, minutes=long.total / 60 * 0.8, speed=1.0)
     assert some.total <= long.total * 0.8 and some.teachers == 2 and some.generator_epochs < 13
@@ -204,7 +206,7 @@ def test_a_plan_is_written_once_and_kept(tmp_path):
     assert told[1] == f"{told[0]}kept as {plan / 'plan.json'} has it: remove that to plan again\n"
     assert "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
     assert (plan / "choices.sh").read_text().splitlines() == [
-        'export SEQUENTIAL="sasrec"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
+        'export SEQUENTIAL="companions"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
     ]  # fmt: skip
     (data / "manifest.json").write_text(json.dumps({"counts": counts | {"items": 201}, "facts": {}}))
     assert "the plan of other data" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
