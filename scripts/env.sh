@@ -66,18 +66,22 @@ if [ -n "${PAPER:-}${DATASET:-}" ]; then
 fi
 
 # config_flags NAME: CONFIGS becomes the flags for configs/$PAPER/NAME.yaml (or that of the paper that configs/$PAPER/like names), for
-# what configs/$PAPER/$CONFIG changes in it, and for what $PLAN, a folder of sizes that python -m configs.sizes chose, does.
+# what configs/$PAPER/$CONFIG changes in it, and for what $PLAN, a folder of sizes that python -m configs.sizes chose, does. How a data
+# set is read does not depend on the paper: its prepare.yaml may be in the folder of the other paper too.
 config_flags() {
-    local file recipe=configs/$PAPER/$1.yaml
-    if [ ! -f "$recipe" ] && [ -f "configs/$PAPER/like" ]; then recipe=configs/$(<"configs/$PAPER/like")/$1.yaml; fi
+    local file like=$PAPER
+    if [ -f "configs/$PAPER/like" ]; then like=$(<"configs/$PAPER/like"); fi
+    local recipe=configs/$PAPER/$1.yaml of_data=configs/$PAPER/$CONFIG/$1.yaml
+    if [ ! -f "$recipe" ]; then recipe=configs/$like/$1.yaml; fi
+    if [ "$1" = prepare ] && [ ! -f "$of_data" ]; then of_data=configs/$like/$CONFIG/$1.yaml; fi
     CONFIGS=()
-    for file in "$recipe" "configs/$PAPER/$CONFIG/$1.yaml" ${PLAN:+"$PLAN/$1.yaml"}; do
+    for file in "$recipe" "$of_data" ${PLAN:+"$PLAN/$1.yaml"}; do
         if [ -f "$file" ]; then CONFIGS+=(--config "$file"); fi
     done
     if [ "${#CONFIGS[@]}" -eq 0 ]; then
         if [ "$1" = prepare ]; then
             local known
-            known=$(cd "configs/$PAPER" && find . -name prepare.yaml | sed 's|^\./||; s|/.*||' | sort | xargs)
+            known=$(cd configs && find "$PAPER" "$like" -name prepare.yaml | cut -d/ -f2 | sort -u | xargs)
             echo "ERROR 2: no prepare.yaml in configs/$PAPER/$CONFIG -> ${known:+DATASET is one of $known; }for your own tables:" \
                 "cp -r configs/template_tables configs/$PAPER/$CONFIG" >&2
             exit 2

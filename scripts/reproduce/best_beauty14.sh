@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Our recipe (configs/best) on Amazon 2014 Beauty, beside floors and SASRec with full cross-entropy on the same rows.
-#   reads   $RAW: items, interactions, sequences as parquet (configs/best/beauty14/prepare.yaml)
+#   reads   $RAW: items, interactions, sequences as parquet (configs/minionerec/beauty14/prepare.yaml)
 #   writes  configs/best/results/beauty14.json, the table of configs/best/README.md; $OUTPUT_ROOT/best-beauty14{,-s0,...}
 #   takes   not run; the plan forecasts one generator with its teachers, a seed more costs a generator more
 # Edit the variables, or override; scripts/reproduce/rows.sh has all of them:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # HiD-VAE's comparison on Amazon 2014 Beauty: SASRec with full cross-entropy and TIGER on the rows of its table.
-#   reads   $RAW: items, interactions, sequences as parquet (configs/best/beauty14/prepare.yaml)
+#   reads   $RAW: items, interactions, sequences as parquet (configs/minionerec/beauty14/prepare.yaml)
 #   writes  configs/hidvae/results/beauty14.json, the table of configs/hidvae/README.md; $OUTPUT_ROOT/minionerec-beauty14{,-s0,...}
 #   takes   not run
 # Edit the variables, or override; scripts/reproduce/rows.sh has all of them:
@@ -11,7 +11,6 @@ set -euo pipefail
 
 PAPER=minionerec
 TABLE=hidvae
-PREPARE=best
 DATASET=beauty14
 ROWS=${ROWS:-baselines sasrec tiger}
 source "$(dirname "$0")/rows.sh"

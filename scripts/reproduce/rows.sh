@@ -72,10 +72,10 @@ keep() {
     fi
 }
 
-# Which data, and its semantic IDs. PREPARE: the folder of configs/ that has this data set's prepare.yaml.
+# Which data, and its semantic IDs.
 prepare() {
     local item_kinds=${1:-"02 04 07"} number
-    act PAPER="${PREPARE:-$PAPER}" bash scripts/01_prepare_data.sh
+    act bash scripts/01_prepare_data.sh
     if [ "$PAPER" = best ] && [ -z "${RECOMPUTE:-}" ]; then
         act RUN="$base" STAGES=plan bash scripts/chain.sh
         export PLAN=$OUTPUT_ROOT/$base/plan
