@@ -74,6 +74,12 @@ def without_times(facts: object) -> object:
     return {key: without_times(value) for key, value in facts.items() if not TIMES.search(key)}
 
 
+def answered(chat: dict[str, int]) -> dict[str, int]:
+    """Questions by how they ended; that an answer was kept from the killed run before is how the work was cut, not what came of it."""
+    well = sum(chat[name] for name in ("ok", "kept", "cached"))
+    return {"answered": well} | {name: chat[name] for name in ("failed", "refused", "invalid", "changed")}
+
+
 def outcome(place: Path) -> dict[str, object]:
     """`state` without what a clock measured: facts, logs of times, checkpoints of trainers, and the hashes of such files."""
     found = state(place)
@@ -84,7 +90,10 @@ def outcome(place: Path) -> dict[str, object]:
         if name == "index.parquet":
             found[name] = pq.read_table(place / name).drop_columns("seconds").to_pylist()
     manifest = found["manifest.json"]
-    manifest = manifest | {"facts": without_times(manifest["facts"])}
+    facts = without_times(manifest["facts"])
+    if "chat" in facts:
+        facts["chat"] = answered(facts["chat"])
+    manifest = manifest | {"facts": facts}
     found["manifest.json"] = manifest | ({"files": None, "content_hash": None} if timed else {})
     return found
 
