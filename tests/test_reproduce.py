@@ -179,6 +179,7 @@ def test_what_a_plan_changes_are_options_of_the_recipes(titled, tmp_path):
         "quantizer": ("rq.train_quantizer", "--embeddings", "e"),
         "quantizer_balanced": ("rq.train_quantizer", "--embeddings", "e"),
         "embed": ("rq.embed_items", *data),
+        "examples": ("preprocess.build_examples", *data, *sids),
         "compact": ("train.train_compact", *data, *sids),
         "compact_distilled": ("train.train_compact", *data, *sids, "--soft_targets.teacher", "t"),
     }
@@ -303,3 +304,28 @@ def test_the_best_recipe_from_tables_to_its_page_and_a_table_of_it(tmp_path):
     assert again.count("already complete") > 20, "what is finished is kept"
     held = bash(make, **rows, RECOMPUTE="1", VERIFY="1e-6")
     assert held.count("stored") == 4 * (6 + 2 + 2) and "NOT HELD" not in held
+
+
+@pytest.mark.long
+def test_the_best_recipe_without_a_single_title(tmp_path):
+    tables = generated_tables(tmp_path)
+    items = [line.split(",")[0] for line in (tables / "items.csv").read_text().splitlines()]
+    (tables / "items.csv").write_text("\n".join(items) + "\n")
+    command = [sys.executable, "-m", "data.prepare", "--config", "configs/template_tables/prepare.yaml", "--raw", str(tables),
+               "--output_dir", str(tmp_path / "data/shop"), "--tables.items.columns", "{item_id: item_id}",
+               "--filters", "{user_k: 3, item_k: 3}"]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    variables = {"PYTHON": sys.executable, "PAPER": "best", "DATASET": "shop", "DATA_ROOT": str(tmp_path / "data"),
+                 "OUTPUT_ROOT": str(tmp_path / "out"), "STAGES": "plan 02 04 07 baselines teacher generator report"}  # fmt: skip
+    done = subprocess.run(
+        ["bash", "scripts/chain.sh"], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out/best-shop-s0/baselines/companions").is_dir(), "the sequential model without texts"
+    value = {
+        name: json.loads((tmp_path / f"out/best-shop/eval/{name}.test/metrics/metrics.json").read_text())[
+            "item_level/ndcg@10"
+        ]["value"]
+        for name in ("compact_distilled", "itemknn_tuned")
+    }
+    assert value["compact_distilled"] > value["itemknn_tuned"]
