@@ -5,9 +5,9 @@ reads   saved item models (of infer.run_baselines, train.train_sequential, score
 writes  <output_dir>/: the fusion as an item model, of which members with which weights (infer/models/fusion.py)
         <output_root>/<name>.<split>/: its predictions and their manifest, name being the last part of output_dir
 
-`--how product` adds log-probabilities (equal weights: the recipe's log-fusion), `mixture` adds probabilities, with `--weights em`
-by the likelihood of the valid rows; `--scale fitted` multiplies all weights of a product by the one number that makes the valid
-rows most likely, which no order depends on and a teacher needs; no weight is ever searched on a ranking metric. `pool` lists what any member lists among
+`--how product` adds log-probabilities (equal weights: the recipe's log-fusion), `mixture` adds probabilities. Weights that make the
+valid rows most likely: `--weights em` of a mixture, `--weights likelihood` of a product; `--scale fitted` multiplies all weights of a
+product by one such number, which no order depends on and a teacher needs. No weight is ever searched on a ranking metric. `pool` lists what any member lists among
 its `pool_k` best, in the order of the product; weights [1, 0] order it by the first member alone. Its manifest counts the
 targets on each list and in the pool. Predictions of one model on several splits are one member: name all of their directories.
 
@@ -30,13 +30,13 @@ from configs.program import AlreadyComplete, InputError, say
 from data import artifacts
 from data.rows import Rows, read_rows
 from data.store.output import open_output
-from infer.models import contract, fusion
+from infer.models import contract, exponents, fusion
 from infer.models.answers import write_answers
 from infer.models.members import FusionMember, members_of, opened_for, require_fusable
 from infer.models.recency import with_ages
 
 MODEL_STAGE, STAGE, VERSION = "item model fusion", "fuse", 1
-FITTED = "valid"  # the rows of EM
+FITTED = "valid"  # the rows that weights are fitted to
 
 
 @dataclass
@@ -54,7 +54,7 @@ class FuseArgs:
     how: str = "product"
     """product (of probabilities, renormalised), mixture (their weighted mean) or pool (the product among listed items)"""
     weights: list[float] | str = "equal"
-    """equal, em (of a mixture, on the likelihood of valid rows), or one number per member in their order"""
+    """equal; by the likelihood of valid rows em (of a mixture) or likelihood (of a product); or one number per member in their order"""
     scale: float | str = 1.0
     """factor of all weights of a product: a number, or fitted (to the likelihood of valid rows)"""
     pool_k: int = 50
@@ -69,8 +69,15 @@ class FuseArgs:
     def __post_init__(self) -> None:
         if self.how not in fusion.HOW:
             raise InputError(f"unknown how {self.how!r} -> one of {', '.join(fusion.HOW)}")
-        if isinstance(self.weights, str) and self.weights not in ("equal", "em"):
-            raise InputError(f"unknown weights {self.weights!r} -> equal, em, or a list of numbers")
+        if isinstance(self.weights, str) and self.weights not in ("equal", "em", "likelihood"):
+            raise InputError(
+                f"unknown weights {self.weights!r} -> equal, em, likelihood, or a list of numbers"
+            )
+        if self.weights == "likelihood" and (self.how != "product" or self.scale != 1):
+            raise InputError(
+                f"weights likelihood are those of a product, scale and all, not of a {self.how} with scale {self.scale} -> "
+                "--how product without a scale, or other weights"
+            )
         if self.weights == "em" and self.how != "mixture":
             raise InputError(
                 f"EM fits the weights of a mixture, not of a {self.how} -> --how mixture, or weights equal"
@@ -133,7 +140,12 @@ def weights_of(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """(weights float64 [M] before any scale, what the manifest says of the rows behind members, weights and scale)."""
     fits = [
-        what for what, asked in (("weights", one.weights == "em"), ("scale", one.scale == "fitted")) if asked
+        what
+        for what, asked in (
+            ("weights", one.weights in ("em", "likelihood")),
+            ("scale", one.scale == "fitted"),
+        )
+        if asked
     ]
     splits = list(dict.fromkeys([*splits, *([FITTED] if fits else [])]))
     fitted_on = require_fusable(members, one.data, splits, num_items=num_items)
@@ -151,11 +163,16 @@ def weights_of(
     if not fits:
         return weights_M, found | ({"scale": one.scale} if one.scale != 1 else {})
     rows = rows_of(one.data, FITTED, num_items)
-    if one.weights == "em":
-        weights_M, nll = fusion.fitted_weights(models, rows)
+    product = fusion.FusionModel(models, weights_M, one.how)
+    if one.scale != "fitted":
+        weights_M, nll = (
+            fusion.fitted_weights(models, rows)
+            if one.weights == "em"
+            else exponents.fitted_exponents(product, rows)
+        )
         nll = {f"{FITTED}_nll_{name}": round(value, 6) for name, value in nll.items()}
     else:
-        scale, nll = fusion.fitted_scale(fusion.FusionModel(models, weights_M, one.how), rows)
+        scale, nll = exponents.fitted_scale(product, rows)
         nll = {f"{FITTED}_nll_scale_{name}": round(value, 6) for name, value in nll.items()}
         found["scale"] = round(scale, 6)
     return weights_M, found | {"tuned_on": FITTED, "tuned_rows": len(rows)} | nll

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from configs.program import InputError, NumericError
 from data.predictions import from_table, ranked_items_table
 from data.rows import Rows
-from infer.models import fusion
+from infer.models import exponents, fusion
 from infer.models.contract import ranked_lists
 from infer.models.fusion import FusionModel
 from infer.models.listed import ListedScores
@@ -239,7 +239,7 @@ def test_the_fitted_scale_is_no_worse_than_any_of_a_grid(data):
     targets = np.array([rng.choice(items, p=row) for row in tables[0]])
     product = FusionModel(list(map(Table, tables)), rng.uniform(0.2, 2, 2), "product")
     with patch("infer.models.fusion.block_rows", lambda _: 4):
-        scale, nll = fusion.fitted_scale(product, rows_of(targets))
+        scale, nll = exponents.fitted_scale(product, rows_of(targets))
 
     def likelihood(factor: float) -> float:
         scaled = FusionModel(product.members, product.weights_M * factor, "product")
@@ -247,16 +247,58 @@ def test_the_fitted_scale_is_no_worse_than_any_of_a_grid(data):
 
     assert nll["1"] == pytest.approx(likelihood(1.0), abs=1e-4)
     assert nll["fitted"] == pytest.approx(likelihood(scale), abs=1e-4)
-    least = min(likelihood(factor) for factor in np.geomspace(*fusion.SCALES, 60))
+    least = min(likelihood(factor) for factor in np.geomspace(*exponents.SCALES, 60))
     assert nll["fitted"] <= least + 2e-3
 
 
 def test_a_scale_by_hand():
     # Of ten rows with odds 4 : 1 six are right. Odds of 6 : 4 are 4 to the power .2925.
     rows = rows_of([0] * 6 + [1] * 4)
-    scale, nll = fusion.fitted_scale(FusionModel([Table([[0.8, 0.2]] * 10)], np.ones(1), "product"), rows)
+    scale, nll = exponents.fitted_scale(FusionModel([Table([[0.8, 0.2]] * 10)], np.ones(1), "product"), rows)
     assert scale == pytest.approx(np.log(1.5) / np.log(4), rel=1e-2)
     assert nll["1"] == pytest.approx(-0.6 * np.log(0.8) - 0.4 * np.log(0.2), abs=1e-5)
     assert nll["fitted"] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4), abs=1e-4)
     with pytest.raises(InputError, match="no row's target is possible"):
-        fusion.fitted_scale(FusionModel([Table([[1.0, 0.0]])], np.ones(1), "product"), rows_of([1]))
+        exponents.fitted_scale(FusionModel([Table([[1.0, 0.0]])], np.ones(1), "product"), rows_of([1]))
+
+
+@given(st.data())
+def test_the_fitted_weights_are_no_worse_than_any_of_a_grid(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+    count, items = data.draw(st.integers(2, 30)), data.draw(st.integers(2, 8))
+    tables = [rng.dirichlet(np.full(items, 0.7), count) for _ in range(2)]
+    tables.append(np.full((count, items), 1 / items))
+    targets = np.array([rng.choice(items, p=row) for row in tables[0]])
+    product = FusionModel(list(map(Table, tables)), np.ones(3), "product")
+    with patch("infer.models.fusion.block_rows", lambda _: 12):
+        weight_M, nll = exponents.fitted_exponents(product, rows_of(targets))
+
+    def likelihood(weights: np.ndarray) -> float:
+        product = FusionModel(list(map(Table, tables)), weights, "product")
+        return -product.score(rows_of(targets), targets[:, None]).astype(float).mean()
+
+    assert (weight_M >= 0).all() and nll["equal"] == pytest.approx(likelihood(np.full(3, 1 / 3)), abs=1e-4)
+    assert nll["likelihood"] == pytest.approx(likelihood(weight_M), abs=1e-4)
+    grid = np.concatenate([[1e-3], np.geomspace(0.05, 50, 12)])
+    least = min(likelihood(np.array([first, second, 0])) for first in grid for second in grid)
+    assert nll["likelihood"] <= least + 2e-3
+
+
+def test_weights_by_hand():
+    # One member is right about six of ten rows at odds of 4 : 1, as above; the other calls both items equal: it says nothing.
+    members = [Table([[0.8, 0.2]] * 10), Table([[0.5, 0.5]] * 10)]
+    weight_M, nll = exponents.fitted_exponents(
+        FusionModel(members, np.ones(2), "product"), rows_of([0] * 6 + [1] * 4)
+    )
+    assert weight_M[0] == pytest.approx(np.log(1.5) / np.log(4), rel=1e-2)
+    assert nll["likelihood"] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4), abs=1e-4)
+    worse = FusionModel([members[0], Table([[0.1, 0.9]] * 10)], np.ones(2), "product")
+    assert exponents.fitted_exponents(worse, rows_of([0] * 9 + [1]))[0][1] == 0, (
+        "it is wrong nine times of ten"
+    )
+    with pytest.raises(InputError, match="more likely than chance"):
+        exponents.fitted_exponents(FusionModel(members[:1] * 2, np.ones(2), "product"), rows_of([1] * 10))
+    with pytest.raises(InputError, match="no row's target is possible"):
+        exponents.fitted_exponents(
+            FusionModel([Table([[1.0, 0.0]])] * 2, np.ones(2), "product"), rows_of([1])
+        )

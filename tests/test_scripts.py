@@ -86,7 +86,9 @@ def test_a_data_set_reads_the_recipe_then_its_own_overlay(echo, tmp_path):
     assert re.findall(r"--config (\S+)", call) == ["configs/minionerec/magazine/prepare.yaml"]
     assert "--raw data/magazine10/raw --output_dir data/magazine10" in call
     (call,) = script(echo, "scripts/01_prepare_data.sh", PAPER="best", DATASET="magazine")[1:]
-    assert re.findall(r"--config (\S+)", call) == ["configs/minionerec/magazine/prepare.yaml"], "best is like it"
+    assert re.findall(r"--config (\S+)", call) == ["configs/minionerec/magazine/prepare.yaml"], (
+        "best is like it"
+    )
     copy = tmp_path / "root"
     for folder in ("scripts", "configs/paper/shop"):
         (copy / folder).mkdir(parents=True)

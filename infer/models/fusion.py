@@ -3,8 +3,8 @@
     fused = FusionModel([contract.load(first), contract.load(second)], np.array([0.5, 0.5]), how="product")
 
   product   log p = sum_m w_m log p_m, less what makes a row sum to 1: equal weights are the recipe's log-fusion. Weights
-            are used as they stand: what they sum to is how peaked the result is, and one factor of them all can be fitted
-            to the likelihood of rows (`fitted_scale`)
+            are used as they stand: what they sum to is how peaked the result is; they, or one factor of them all, can be
+            fitted to the likelihood of rows (infer/models/exponents.py)
   mixture   p = sum_m w_m p_m; weights that sum to 1, equal, given, or fitted by EM to the likelihood of rows
   pool      the product among the items that are on one of the members' lists of `pool_k`, all others have probability 0
             (score -inf); weight 1 for one member and 0 for the rest is that member's order of everybody's candidates. A row
@@ -34,7 +34,6 @@ from infer.models.members import FusionMember
 from infer.models.mixture import em_weights
 
 HOW = ("product", "mixture", "pool")
-SCALES, SCALE_DIGITS, SCALE_PASSES = (0.02, 50.0), 1e-3, 12  # of the factor of a product's weights
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class FusionModel:
             found, size = found + int(pool_BN[each].sum()), size + int(pool_BN.sum())
         return found_M.tolist(), found, size
 
-    def _blocks(self, rows: Rows) -> Iterator[tuple[slice, Rows]]:
-        step = block_rows(self.num_items)
+    def _blocks(self, rows: Rows, matrices: int = 1) -> Iterator[tuple[slice, Rows]]:
+        step = max(1, block_rows(self.num_items) // matrices)
         for start in range(0, len(rows), step):
             block = slice(start, min(start + step, len(rows)))
             yield block, rows.take(np.arange(block.start, block.stop))
@@ -89,6 +88,14 @@ class FusionModel:
         """(weighted sum of the members' log-probabilities float64 [B, N], targets [B]) of every block of a product."""
         for _, chosen in self._blocks(rows):
             yield self._weighted(chosen), chosen.target_R
+
+    def apart(self, rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(the members' log-probabilities float64 [M, B, N], targets [B]) of every block, which is smaller for more members."""
+        for _, chosen in self._blocks(rows, len(self.members)):
+            yield (
+                np.stack([member.score(chosen).astype(np.float64) for member in self.members]),
+                chosen.target_R,
+            )
 
     def _sum(self, rows: Rows, items_BC: np.ndarray | None) -> np.ndarray:
         total = 0.0
@@ -162,51 +169,6 @@ def fitted_weights(members: Sequence[ItemModel], rows: Rows) -> tuple[np.ndarray
         for name, one in (("equal", equal_M), ("em", weight_M))
     }
     return weight_M, nll
-
-
-def fitted_scale(product: FusionModel, rows: Rows) -> tuple[float, dict[str, float]]:
-    """(the factor of all weights that makes `rows` most likely, mean negative log-likelihood with factor 1 and with it).
-
-    Fitted on train rows, members are surer than they are right; one number mends that without touching any order. The
-    likelihood is concave in it, so its slope has one root: Newton's steps inside a bracket (at most SCALES wide), one pass
-    over the rows each. Rows that some member thinks impossible do not count.
-    """
-    low, high = SCALES
-    scale, nll, slope, curvature = 1.0, *_likelihood(product, rows, 1.0)
-    before = nll
-    for _ in range(SCALE_PASSES):
-        if slope == 0:
-            break
-        low, high = (scale, high) if slope < 0 else (low, scale)
-        step = scale - slope / curvature if curvature > 0 else low
-        new = step if low < step < high else (low * high) ** 0.5
-        if abs(new - scale) < SCALE_DIGITS * scale:
-            break
-        scale, (nll, slope, curvature) = new, _likelihood(product, rows, new)
-    return scale, {"1": before, "fitted": nll}
-
-
-def _likelihood(product: FusionModel, rows: Rows, scale: float) -> tuple[float, float, float]:
-    """(mean negative log-likelihood of the targets with that factor, its slope by the factor, its curvature).
-
-    The slope is the expected score less the target's, the curvature the variance of the scores.
-    """
-    sums, count = np.zeros(3), 0
-    for score_BN, target_B in product.unscaled(rows):
-        target_score_B = score_BN[np.arange(len(target_B)), target_B]
-        possible = np.isfinite(target_score_B)
-        score_BN, target_score_B = score_BN[possible], target_score_B[possible]
-        least = np.where(np.isfinite(score_BN), score_BN, 0)  # times a probability of 0
-        log_BN = normalised(scale * score_BN)
-        chance_BN = np.exp(log_BN)
-        mean_B = (chance_BN * least).sum(1)
-        spread_B = (chance_BN * least**2).sum(1) - mean_B**2
-        nll_B = scale * (score_BN.max(1) - target_score_B) - log_BN.max(1)
-        sums += [nll_B.sum(), (mean_B - target_score_B).sum(), spread_B.sum()]
-        count += len(target_score_B)
-    if not count:
-        raise InputError("no row's target is possible for every member -> the scale has nothing to fit")
-    return tuple(float(one) for one in sums / count)
 
 
 def save(
