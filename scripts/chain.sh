@@ -22,9 +22,9 @@ SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that wait
 source "$(dirname "$0")/env.sh"
 no_flags "$@"
 if [ "$PAPER" = best ]; then
-    recipe="01 plan 02 04 07 baselines teacher generator report"
+    recipe="01 plan 02 04 07 baselines teacher generator fusion report"
     export QUANTIZER=${QUANTIZER-balanced}      # the winner of scripts/reproduce/which_sids.sh (rq/README.md); empty: residual k-means
-    export SIDS=${SIDS:-${QUANTIZER:-rqkmeans}}
+    export SIDS=${SIDS:-${QUANTIZER:-rqkmeans}} WEIGHTS=${WEIGHTS-likelihood}
 else
     recipe="01 02 04 07 baselines 08 09 11"
 fi
@@ -49,9 +49,9 @@ esac
 
 for number in $STAGES; do           # all of them before the first one runs
     case $number in
-        0[1-9] | 1[0-4] | baselines | plan | teacher | generator | report) ;;
+        0[1-9] | 1[0-4] | baselines | plan | teacher | generator | fusion | report) ;;
         *)
-            echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14, baselines, plan, teacher, generator or report" >&2
+            echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14, baselines, plan, teacher, generator, fusion or report" >&2
             exit 2
             ;;
     esac
@@ -82,6 +82,7 @@ for number in $STAGES; do
             ;;
         teacher) stage scripts/train_teacher.sh ;;
         generator) NAME=compact_distilled TEACHER=$OUTPUT_ROOT/$RUN/baselines/teacher stage scripts/train_compact.sh ;;
+        fusion) NAME=fusion MEMBERS=teacher,compact_distilled stage scripts/fuse.sh ;;
         report)
             "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
                 --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"

@@ -16,6 +16,7 @@ SIDS=${SIDS:-rqkmeans}
 RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-fused}
 MEMBERS=${MEMBERS:-mixture,text}    # names or directories, separated by commas
+WEIGHTS=${WEIGHTS:-}                # likelihood | em (with --how mixture) | [1,0.5]; empty: equal ones
 SPLIT=${SPLIT:-test}                # test | valid
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.fuse
 source "$(dirname "$0")/env.sh"
@@ -38,7 +39,7 @@ for name in "${names[@]}"; do
 done
 
 "$PYTHON" -m infer.fuse --members "[$(IFS=,; echo "${folders[*]}")]" --data "$DATA_ROOT/$DATASET" --splits "[$SPLIT]" \
-    --output_dir "$OUTPUT_ROOT/$RUN/baselines/$NAME" --output_root "$OUTPUT_ROOT/$RUN/eval" "$@"
+    --output_dir "$OUTPUT_ROOT/$RUN/baselines/$NAME" --output_root "$OUTPUT_ROOT/$RUN/eval" ${WEIGHTS:+--weights "$WEIGHTS"} "$@"
 # shellcheck disable=SC2086
 "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/$NAME.$SPLIT" --data "$DATA_ROOT/$DATASET" \
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" ${SHARED[@]+"${SHARED[@]}"} $EVALUATE_ARGS

@@ -9,7 +9,7 @@
 #   DRY=1              say the runs and the records, do nothing
 SEEDS=${SEEDS:-0 1 2}
 MINUTES=${MINUTES:-100}
-if [ "$PAPER" = best ]; then export QUANTIZER=${QUANTIZER-balanced}; fi      # as chain.sh
+if [ "$PAPER" = best ]; then export QUANTIZER=${QUANTIZER-balanced} WEIGHTS=${WEIGHTS-likelihood}; fi      # as chain.sh
 SIDS=${SIDS:-${QUANTIZER:-rqkmeans}}
 TABLE=${TABLE:-$PAPER}              # the folder of configs/ that has the table
 RESULTS=${RESULTS:-configs/$TABLE}
@@ -112,7 +112,7 @@ grpo() {
     act RUN="$base-s$2" NAME="$1" TEACHER="${3:-}" bash rl.sh --seed "$2"
     act RUN="$base-s$2" NAME="$1" bash evaluate.sh
 }
-# One draw of the fusion: mixture, sequential model of this seed and the next, distilled generator, recent popularity, equal parts.
+# One draw of the fusion: mixture, sequential model of this seed and the next, distilled generator, recent popularity; weights as $WEIGHTS, equal ones where that is empty.
 fusion() {
     local next=$((($1 + 1) % 3))
     teacher
