@@ -103,7 +103,9 @@ class SmallPlan:
         }
         if not self.text:
             found["embed"] = {"parts": [{"method": "cooccurrence", "dim": 64}]}
-            found["examples"] = {"tasks": ["history_to_sid"]}  # a set without any title has no example of a title
+            found["examples"] = {
+                "tasks": ["history_to_sid"]
+            }  # a set without any title has no example of a title
         return found
 
     def variables(self) -> dict[str, str]:

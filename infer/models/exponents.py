@@ -107,7 +107,9 @@ def likelihood(blocks: Blocks, weight_M: np.ndarray) -> tuple[float, np.ndarray,
             continue
         impossible_BN = ~np.isfinite(score_MBN).all(0)
         score_MBN = np.where(impossible_BN, 0, score_MBN)  # times a probability of 0
-        level_MB = score_MBN.sum(2) / (~impossible_BN).sum(1)  # no part of a product, but of what rounding leaves
+        level_MB = score_MBN.sum(2) / (~impossible_BN).sum(
+            1
+        )  # no part of a product, but of what rounding leaves
         score_MBN, target_MB = score_MBN - level_MB[:, :, None], target_MB - level_MB
         total_BN = np.tensordot(weight_M, score_MBN, 1)
         total_BN[impossible_BN] = -np.inf

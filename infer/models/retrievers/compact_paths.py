@@ -45,21 +45,21 @@ class Families:
 class KernelLeaves(nn.Module):
     """What a kernel knows of every item in the order of the leaves: key_H ascending, item * S + leaf, and the values."""
 
-    def __init__(self, tree: SidTree, similar_NK: Tensor, square_NK: Tensor) -> None:
+    def __init__(self, tree: SidTree, item_NK: Tensor, value_NK: Tensor) -> None:
         super().__init__()
-        leaf_NK, order_NK = tree.leaf_N[similar_NK.long()].sort(dim=1)
+        leaf_NK, order_NK = tree.leaf_N[item_NK.long()].sort(dim=1)
         first_N1 = torch.arange(len(leaf_NK), device=leaf_NK.device)[:, None] * tree.leaves
         self.leaves = tree.leaves
         self.register_buffer("key_H", (leaf_NK + first_N1).flatten(), persistent=False)
-        self.register_buffer("square_H", square_NK.gather(1, order_NK).flatten(), persistent=False)
+        self.register_buffer("value_H", value_NK.gather(1, order_NK).flatten(), persistent=False)
 
     def runs(self, item_A: Tensor, begin_A: Tensor, end_A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(which [H] of A, leaves [H], squares [H]) of the similar items of `item_A` whose leaves lie in begin_A .. end_A."""
+        """(which [H] of A, leaves [H], values [H]) of the items it knows of `item_A` whose leaves lie in begin_A .. end_A."""
         base_A = item_A * self.leaves
         first_A = torch.searchsorted(self.key_H, base_A + begin_A)
         which_H, within_H = ragged(torch.searchsorted(self.key_H, base_A + end_A) - first_A)
         at_H = first_A[which_H] + within_H
-        return which_H, self.key_H[at_H] - base_A[which_H], self.square_H[at_H]
+        return which_H, self.key_H[at_H] - base_A[which_H], self.value_H[at_H]
 
 
 def asked_groups(tree: SidTree, number: int, items_PM: Tensor, share_PM: Tensor) -> Tensor:
@@ -101,12 +101,12 @@ def families(
     )
 
 
-def texts_of(
+def evidence_of(
     tree: SidTree,
     number: int,
     found: Families,
     recent_PJ: Tensor,
-    similar: KernelLeaves,
+    kernel: KernelLeaves,
     own: OwnCounts | None = None,
 ) -> list[Tensor]:
     """What the alphas of a kernel weigh at the members, float32 [E] each: as CompactModel.features, of the newest item and of the history."""
@@ -118,13 +118,11 @@ def texts_of(
     item_QJ = recent_PJ[found.position_Q]
     family_A, back_A = torch.nonzero(item_QJ >= 0, as_tuple=True)
     parent_A = parent_Q[family_A]
-    which_H, leaf_H, square_H = similar.runs(
-        item_QJ[family_A, back_A], begin_M[parent_A], begin_M[parent_A + 1]
-    )
+    which_H, leaf_H, raw_H = kernel.runs(item_QJ[family_A, back_A], begin_M[parent_A], begin_M[parent_A + 1])
     family_H, back_H = family_A[which_H], back_A[which_H]
     place_H = level.place_M[tree.node_LS[number][leaf_H]]
     entry_H = found.first_Q[family_H] + place_H - level.first_G[found.group_Q][family_H]
-    value_H, newest = STEEPNESS * square_H, back_H == 0
+    value_H, newest = STEEPNESS * raw_H, back_H == 0
     sums = [value_H.new_zeros(len(found.family_E)) for _ in range(2)]
     sums[0].index_add_(0, entry_H[newest], value_H[newest])
     sums[1].index_add_(0, entry_H, value_H * DECAY**back_H)
@@ -171,7 +169,7 @@ def path_level(
     vector_CD: Tensor,
     bias_C: Tensor,
     alpha_F: Tensor,
-    texts: list[Tensor],
+    evidence: list[Tensor],
     bonus_J: Tensor,
     copied: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, LevelSlopes]:
@@ -181,8 +179,8 @@ def path_level(
     asked = _matrix(position_E, found.place_E, torch.zeros_like(found.mass_E), (count, nodes))
     logit_E = torch.sparse.sampled_addmm(asked, state_PD, vector_CD.T, beta=0.0).values()
     logit_E = logit_E + bias_C[found.place_E]
-    for alpha, text_E in zip(alpha_F, texts, strict=True):
-        logit_E.addcmul_(text_E, alpha)
+    for alpha, value_E in zip(alpha_F, evidence, strict=True):
+        logit_E.addcmul_(value_E, alpha)
     if len(bonus_J):
         logit_E.index_add_(0, entry_A, bonus_J[back_A])
     logit_E.clamp_(-BOUND, BOUND)
@@ -197,7 +195,9 @@ def path_level(
     if len(bonus_J):
         bonus_slope_J.index_add_(0, back_A, slope_E[entry_A])
     return total, LevelSlopes(
-        alpha_F=torch.stack([torch.dot(slope_E, one) for one in texts]) if texts else alpha_F.new_zeros(0),
+        alpha_F=torch.stack([torch.dot(slope_E, one) for one in evidence])
+        if evidence
+        else alpha_F.new_zeros(0),
         bonus_J=bonus_slope_J,
         state_PD=_matrix(position_E, found.place_E, slope_E, (count, nodes)) @ vector_CD,
         vector_CD=turned @ state_PD,

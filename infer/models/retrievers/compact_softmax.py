@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from infer.models.retrievers.compact_network import CompactModel
-from infer.models.retrievers.compact_paths import asked_groups, copies, families, path_level, texts_of
+from infer.models.retrievers.compact_paths import asked_groups, copies, evidence_of, families, path_level
 from infer.models.sequential.evidence import OwnCounts, sums_by_item
 
 BLOCK_VALUES = 1 << 20  # leaves, or members of families, times positions held at once: 4 MiB
@@ -130,14 +130,14 @@ class _Block:
                 rows,
                 self.mass.of_first_level(model, rows),
                 above,
-                _first_texts(model, recent, self.mass.own_of(rows)),
+                _first_evidence(model, recent, self.mass.own_of(rows)),
             )
             return total + sum(self._along(number, rows) for number in range(1, self.levels))
         masses = model.tree.folded(self.mass.of_leaves(model, rows))
-        texts = model.features(recent, self.mass.own_of(rows))
+        evidence = model.features(recent, self.mass.own_of(rows))
         total = 0.0
         for number in range(self.levels):
-            total = total + self._dense(number, rows, masses[number], above, texts[number])
+            total = total + self._dense(number, rows, masses[number], above, evidence[number])
             above = masses[number]
         return total
 
@@ -150,17 +150,17 @@ class _Block:
         )
 
     def _dense(
-        self, number: int, rows: slice, mass_MP: Tensor, above_MP: Tensor, texts: list[Tensor]
+        self, number: int, rows: slice, mass_MP: Tensor, above_MP: Tensor, evidence: list[Tensor]
     ) -> Tensor:
         """A level with every contested node."""
         recent, (state, vector_CD, bias_C) = self.recent_PJ[rows], self._inputs(number, rows)
-        logit_CP = self.model.level_logits(number, state, (vector_CD, bias_C), recent, texts)
+        logit_CP = self.model.level_logits(number, state, (vector_CD, bias_C), recent, evidence)
         loss, slope_CP = _level(self.model.tree.levels[number], logit_CP, mass_MP, above_MP)
         self.slopes[number][rows] = slope_CP.T @ vector_CD
         self.slopes[self.levels + number].addmm_(slope_CP, state)
         self.slopes[2 * self.levels + number] += slope_CP.sum(1)
-        for place, text_CP in enumerate(texts):
-            self.alpha_LF[number, place] += torch.dot(slope_CP.view(-1), text_CP.view(-1))
+        for place, value_CP in enumerate(evidence):
+            self.alpha_LF[number, place] += torch.dot(slope_CP.view(-1), value_CP.view(-1))
         if self.bonus_LJ.shape[1] and len(slope_CP):
             place_PJ, there_PJ = self.model.copied(number, recent)
             slope_PJ = slope_CP.gather(0, place_PJ.T).T
@@ -173,14 +173,19 @@ class _Block:
         asked_G = self.asked[number]
         found = families(tree, number, self.mass.item_PT[rows], self.mass.share_PT[rows], asked_G)
         owns = model.owns(self.mass.own_of(rows))
-        texts = [
-            text_E
+        evidence = [
+            value_E
             for leaves, own in zip(model.kernel_leaves, owns, strict=True)
-            for text_E in texts_of(tree, number, found, recent, leaves, own)
+            for value_E in evidence_of(tree, number, found, recent, leaves, own)
         ]
         copied = copies(tree, number, found, recent)
         loss, slopes = path_level(
-            found, *self._inputs(number, rows), model.alpha_LF[number], texts, model.bonus_LJ[number], copied
+            found,
+            *self._inputs(number, rows),
+            model.alpha_LF[number],
+            evidence,
+            model.bonus_LJ[number],
+            copied,
         )
         self.slopes[number][rows] = slopes.state_PD
         self.slopes[self.levels + number] += slopes.vector_CD
@@ -190,7 +195,7 @@ class _Block:
         return loss
 
 
-def _first_texts(model: CompactModel, recent_PJ: Tensor, own: OwnCounts | None) -> list[Tensor]:
+def _first_evidence(model: CompactModel, recent_PJ: Tensor, own: OwnCounts | None) -> list[Tensor]:
     """CompactModel.features of the first level alone."""
     level = model.tree.levels[0]
     onto = model.tree.node_LN[0], len(level.code_M)
