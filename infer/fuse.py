@@ -26,7 +26,7 @@ import numpy as np
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.program import AlreadyComplete, InputError, say
+from configs.program import AlreadyComplete, InputError, say, warn
 from data import artifacts
 from data.rows import Rows, read_rows
 from data.store.output import open_output
@@ -163,19 +163,22 @@ def weights_of(
     if not fits:
         return weights_M, found | ({"scale": one.scale} if one.scale != 1 else {})
     rows = rows_of(one.data, FITTED, num_items)
-    product = fusion.FusionModel(models, weights_M, one.how)
-    if one.scale != "fitted":
-        weights_M, nll = (
-            fusion.fitted_weights(models, rows)
-            if one.weights == "em"
-            else exponents.fitted_exponents(product, rows)
-        )
-        nll = {f"{FITTED}_nll_{name}": round(value, 6) for name, value in nll.items()}
-    else:
+    product, counted = fusion.FusionModel(models, weights_M, one.how), len(rows)
+    if one.scale == "fitted":
         scale, nll = exponents.fitted_scale(product, rows)
-        nll = {f"{FITTED}_nll_scale_{name}": round(value, 6) for name, value in nll.items()}
+        nll = {f"scale_{name}": value for name, value in nll.items()}
         found["scale"] = round(scale, 6)
-    return weights_M, found | {"tuned_on": FITTED, "tuned_rows": len(rows)} | nll
+    elif one.weights == "em":
+        weights_M, nll = fusion.fitted_weights(models, rows)
+    else:
+        fit = exponents.fitted_exponents(product, rows)
+        weights_M, nll, counted = fit.weight_M, fit.nll, fit.rows
+        if counted < len(rows):
+            warn(
+                f"{len(rows) - counted:,} of {len(rows):,} {FITTED} rows are impossible for a member: they do not count"
+            )
+    nll = {f"{FITTED}_nll_{name}": round(value, 6) for name, value in nll.items()}
+    return weights_M, found | {"tuned_on": FITTED, "tuned_rows": counted} | nll
 
 
 def require_members(members: list[FusionMember], weights: list[float] | str) -> None:

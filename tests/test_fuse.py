@@ -102,6 +102,25 @@ def test_a_product_from_members_to_the_table(chain, run, tmp_path):
     assert "fused" in printed
 
 
+def test_a_product_weighed_by_the_likelihood_of_valid_rows(chain, run, tmp_path):
+    root, rows = run
+    members = [root / "baselines/pop", root / "baselines/recent", root / "baselines/itemknn"]
+    call(*command(chain, tmp_path, members, "--weights", "likelihood", "--splits", "[test]"))
+    facts, fused = facts_of(tmp_path / "baselines/fused"), contract.load(tmp_path / "baselines/fused")
+    assert facts["tuned_on"] == "valid" and facts["tuned_rows"] == len(rows["valid"]) and "scale" not in facts
+    assert list(facts["weights"].values()) == pytest.approx(fused.weights_M, abs=1e-6)
+    target_R1 = rows["valid"].target_R[:, None].astype(np.int64)
+    nll = -fused.score(rows["valid"], target_R1).astype(float).mean()
+    assert facts["valid_nll_likelihood"] == pytest.approx(nll, abs=1e-4) and nll < facts["valid_nll_equal"]
+    for more, message in (
+        (["--how", "mixture"], "not of a mixture"),
+        (["--how", "pool"], "not of a pool"),
+        (["--scale", "fitted"], "with scale fitted"),
+    ):
+        told = refuse(*command(chain, tmp_path, members, "--weights", "likelihood", *more, name="other"))
+        assert message in told and not (tmp_path / "baselines/other").exists()
+
+
 def test_a_mixture_by_em(chain, run, tmp_path):
     root, rows = run
     members = [root / "baselines/pop", root / "baselines/recent", root / "baselines/itemknn"]

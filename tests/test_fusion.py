@@ -265,40 +265,74 @@ def test_a_scale_by_hand():
 @given(st.data())
 def test_the_fitted_weights_are_no_worse_than_any_of_a_grid(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
-    count, items = data.draw(st.integers(2, 30)), data.draw(st.integers(2, 8))
+    count, items = data.draw(st.integers(20, 50)), data.draw(st.integers(2, 8))
     tables = [rng.dirichlet(np.full(items, 0.7), count) for _ in range(2)]
     tables.append(np.full((count, items), 1 / items))
     targets = np.array([rng.choice(items, p=row) for row in tables[0]])
     product = FusionModel(list(map(Table, tables)), np.ones(3), "product")
     with patch("infer.models.fusion.block_rows", lambda _: 12):
-        weight_M, nll = exponents.fitted_exponents(product, rows_of(targets))
+        found = exponents.fitted_exponents(product, rows_of(targets))
 
-    def likelihood(weights: np.ndarray) -> float:
+    def nll(weights: np.ndarray) -> float:
         product = FusionModel(list(map(Table, tables)), weights, "product")
         return -product.score(rows_of(targets), targets[:, None]).astype(float).mean()
 
-    assert (weight_M >= 0).all() and nll["equal"] == pytest.approx(likelihood(np.full(3, 1 / 3)), abs=1e-4)
-    assert nll["likelihood"] == pytest.approx(likelihood(weight_M), abs=1e-4)
-    grid = np.concatenate([[1e-3], np.geomspace(0.05, 50, 12)])
-    least = min(likelihood(np.array([first, second, 0])) for first in grid for second in grid)
-    assert nll["likelihood"] <= least + 2e-3
+    def worth(weights: np.ndarray) -> float:
+        return nll(weights) + weights @ weights / (2 * count)
+
+    assert (found.weight_M >= 0).all() and found.weight_M[2] == 0, "it says nothing"
+    assert found.rows == count and found.nll["equal"] == pytest.approx(nll(np.full(3, 1 / 3)), abs=1e-4)
+    assert found.nll["likelihood"] == pytest.approx(nll(found.weight_M), abs=1e-4)
+    grid = np.concatenate([[0], np.geomspace(0.05, 5, 12)])
+    assert (
+        worth(found.weight_M) <= min(worth(np.array([a, b, 0])) for a in grid for b in grid if a + b) + 1e-4
+    )
+
+
+def members_of_rows(count: int, *chances: list[float]) -> list[Table]:
+    return [Table([chance] * count) for chance in chances]
 
 
 def test_weights_by_hand():
     # One member is right about six of ten rows at odds of 4 : 1, as above; the other calls both items equal: it says nothing.
-    members = [Table([[0.8, 0.2]] * 10), Table([[0.5, 0.5]] * 10)]
-    weight_M, nll = exponents.fitted_exponents(
-        FusionModel(members, np.ones(2), "product"), rows_of([0] * 6 + [1] * 4)
-    )
-    assert weight_M[0] == pytest.approx(np.log(1.5) / np.log(4), rel=1e-2)
-    assert nll["likelihood"] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4), abs=1e-4)
-    worse = FusionModel([members[0], Table([[0.1, 0.9]] * 10)], np.ones(2), "product")
-    assert exponents.fitted_exponents(worse, rows_of([0] * 9 + [1]))[0][1] == 0, (
-        "it is wrong nine times of ten"
-    )
+    rows = rows_of([0] * 6000 + [1] * 4000)
+    members = members_of_rows(10_000, [0.8, 0.2], [0.5, 0.5])
+    found = exponents.fitted_exponents(FusionModel(members, np.ones(2), "product"), rows)
+    assert found.weight_M == pytest.approx([np.log(1.5) / np.log(4), 0], rel=1e-2)
+    assert found.nll["likelihood"] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4), abs=1e-4)
+    worse = FusionModel(members_of_rows(10, [0.8, 0.2], [0.1, 0.9]), np.ones(2), "product")
+    found = exponents.fitted_exponents(worse, rows_of([0] * 9 + [1]))
+    assert found.weight_M[1] == 0, "it is wrong nine times of ten"
+    alike = FusionModel(members_of_rows(1000, [0.8, 0.2], [0.8, 0.2]), np.ones(2), "product")
+    first, second = exponents.fitted_exponents(alike, rows_of([0] * 600 + [1] * 400)).weight_M
+    assert first == pytest.approx(second, rel=1e-2), "what the rows leave open is divided evenly"
+    sure = FusionModel(members_of_rows(3, [0.8, 0.2], [0.7, 0.3]), np.ones(2), "product")
+    assert exponents.fitted_exponents(sure, rows_of([0] * 3)).weight_M.max() < 2, "three rows are no proof"
+    wrong = FusionModel(members_of_rows(10, [0.8, 0.2], [0.7, 0.3]), np.ones(2), "product")
     with pytest.raises(InputError, match="more likely than chance"):
-        exponents.fitted_exponents(FusionModel(members[:1] * 2, np.ones(2), "product"), rows_of([1] * 10))
+        exponents.fitted_exponents(wrong, rows_of([1] * 10))
+
+
+def test_rows_that_a_member_thinks_impossible_do_not_count_while_it_has_a_weight():
+    good, targets = [0.6, 0.3, 0.1], [0] * 60 + [1] * 30 + [2] * 10
+    half = Table([[0.5, 0.25, 0.25]] * 80 + [[0.5, 0.5, 0.0]] * 20)
+    product = FusionModel([Table([good] * 100), half], np.ones(2), "product")
+    found = exponents.fitted_exponents(product, rows_of(targets))
+    assert found.rows == 90 and found.weight_M[0] > 0.5
+    never = Table([[0.1, 0.45, 0.45]] * 50 + [[0.0, 0.5, 0.5]] * 50)
+    found = exponents.fitted_exponents(
+        FusionModel([Table([good] * 100), never], np.ones(2), "product"), rows_of(targets)
+    )
+    alone = exponents.fitted_exponents(
+        FusionModel([Table([good] * 100)], np.ones(1), "product"), rows_of(targets)
+    )
+    assert found.weight_M[1] == 0 and found.rows == 100, "what it thinks impossible matters to nobody"
+    assert found.weight_M[0] == pytest.approx(alone.weight_M[0]) and found.nll == alone.nll
     with pytest.raises(InputError, match="no row's target is possible"):
         exponents.fitted_exponents(
             FusionModel([Table([[1.0, 0.0]])] * 2, np.ones(2), "product"), rows_of([1])
+        )
+    with pytest.raises(NumericError, match="NaN"):
+        exponents.fitted_exponents(
+            FusionModel([Table([[np.nan, 0.5]])] * 2, np.ones(2), "product"), rows_of([1])
         )

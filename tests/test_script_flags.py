@@ -73,7 +73,9 @@ def test_an_unknown_data_set_says_which_there_are_and_how_to_make_one(echo):
     assert "configs/minionerec/shop -> DATASET is one of all_beauty" in told and "industrial" in told
     assert told.endswith("cp -r configs/template_tables configs/minionerec/shop")
     told = script(echo, "scripts/01_prepare_data.sh", code=2, DATASET="shop", PAPER="gpr")[-1]
-    assert "configs/gpr/shop -> DATASET is one of all_beauty" in told, "a paper without data sets of its own is like one that has"
+    assert "configs/gpr/shop -> DATASET is one of all_beauty" in told, (
+        "a paper without data sets of its own is like one that has"
+    )
 
 
 def test_rl_reads_its_configs_in_silence(echo):

@@ -12,7 +12,8 @@
 
 A member is any item model, score caches and predictions (infer/models/listed.py) among them; one of weight 0 says nothing but
 what is in a pool. Weights are never searched on a ranking metric. Rows are taken in blocks; a block holds one matrix
-[rows, items] of float64 and one member's of float32, however many members there are.
+[rows, items] of float64 and one member's of float32, however many members there are; where weights are fitted, one of each
+member of smaller blocks.
 
 Legend: R rows, B rows of a block, N items, M members, C candidates of a row.
 """
@@ -86,12 +87,12 @@ class FusionModel:
 
     def unscaled(self, rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(weighted sum of the members' log-probabilities float64 [B, N], targets [B]) of every block of a product."""
-        for _, chosen in self._blocks(rows):
+        for _, chosen in self._blocks(rows, 2):
             yield self._weighted(chosen), chosen.target_R
 
     def apart(self, rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(the members' log-probabilities float64 [M, B, N], targets [B]) of every block, which is smaller for more members."""
-        for _, chosen in self._blocks(rows, len(self.members)):
+        for _, chosen in self._blocks(rows, 2 * len(self.members)):
             yield (
                 np.stack([member.score(chosen).astype(np.float64) for member in self.members]),
                 chosen.target_R,
