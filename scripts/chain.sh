@@ -22,9 +22,10 @@ SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that wait
 source "$(dirname "$0")/env.sh"
 no_flags "$@"
 if [ "$PAPER" = best ]; then
-    recipe="01 plan 02 04 07 baselines teacher generator fusion report"
+    recipe="01 plan 02 04 07 baselines teacher generator ensemble report"
     export QUANTIZER=${QUANTIZER-balanced}      # the winner of scripts/reproduce/which_sids.sh (rq/README.md); empty: residual k-means
     export SIDS=${SIDS:-${QUANTIZER:-rqkmeans}} WEIGHTS=${WEIGHTS-likelihood}
+    case $WEIGHTS in "" | likelihood) ;; *) echo "ERROR 2: WEIGHTS=$WEIGHTS -> likelihood, or empty for fixed ones" >&2; exit 2 ;; esac
 else
     recipe="01 02 04 07 baselines 08 09 11"
 fi
@@ -49,14 +50,16 @@ esac
 
 for number in $STAGES; do           # all of them before the first one runs
     case $number in
-        0[1-9] | 1[0-4] | baselines | plan | teacher | generator | fusion | report) ;;
+        0[1-9] | 1[0-4] | baselines | plan | teacher | generator | ensemble | report) ;;
         *)
-            echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14, baselines, plan, teacher, generator, fusion or report" >&2
+            echo "ERROR 2: STAGES has $number -> 01 02 03 04 05 06 07 08 09 10 11 12 13 14, baselines, plan, teacher, generator, ensemble or report" >&2
             exit 2
             ;;
     esac
 done
 
+# A plan that an earlier call made is this one's too: stages may come one by one, or as jobs.
+if [ "$PAPER" = best ] && [ -z "${PLAN:-}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi
 trained=sft_$STAGE
 for number in $STAGES; do
     case $number in
@@ -76,13 +79,12 @@ for number in $STAGES; do
         14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} stage scripts/14_generate_videos.sh ;;
         baselines) stage scripts/train_baselines.sh ;;
         plan)
-            export PLAN=$OUTPUT_ROOT/$RUN/plan
-            "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" --output_dir "$PLAN"
-            if [ -z "${DRY_RUN:-}" ] || [ -f "$PLAN/choices.sh" ]; then source "$PLAN/choices.sh"; fi
+            "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" --output_dir "$OUTPUT_ROOT/$RUN/plan"
+            take_plan "$OUTPUT_ROOT/$RUN/plan"
             ;;
         teacher) stage scripts/train_teacher.sh ;;
         generator) NAME=compact_distilled TEACHER=$OUTPUT_ROOT/$RUN/baselines/teacher stage scripts/train_compact.sh ;;
-        fusion) NAME=fusion MEMBERS=teacher,compact_distilled stage scripts/fuse.sh ;;
+        ensemble) NAME=ensemble MEMBERS=teacher,compact_distilled stage scripts/fuse.sh ;;
         report)
             "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
                 --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"

@@ -53,7 +53,9 @@ if [ -n "${PAPER:-}" ] && [ ! -d "configs/$PAPER" ]; then
     echo "ERROR 2: there is no configs/$PAPER -> PAPER is a folder of configs/: $(ls -d configs/*/ | xargs -n 1 basename | tr '\n' ' ')" >&2
     exit 2
 fi
-if [ -n "${PAPER:-}" ] && [ "$CONFIG" != "${DATASET:-}" ] && [ ! -d "configs/$PAPER/$CONFIG" ]; then
+LIKE=${PAPER:-}                     # the paper whose recipes stand in for those that this one lacks
+if [ -n "$LIKE" ] && [ -f "configs/$PAPER/like" ]; then LIKE=$(<"configs/$PAPER/like"); fi
+if [ -n "$LIKE" ] && [ "$CONFIG" != "${DATASET:-}" ] && [ ! -d "configs/$PAPER/$CONFIG" ] && [ ! -d "configs/$LIKE/$CONFIG" ]; then
     echo "ERROR 2: there is no configs/$PAPER/$CONFIG -> make it, or leave CONFIG out" >&2
     exit 2
 fi
@@ -69,11 +71,9 @@ fi
 # what configs/$PAPER/$CONFIG changes in it, and for what $PLAN, a folder of sizes that python -m configs.sizes chose, does. How a data
 # set is read does not depend on the paper: its prepare.yaml may be in the folder of the other paper too.
 config_flags() {
-    local file like=$PAPER
-    if [ -f "configs/$PAPER/like" ]; then like=$(<"configs/$PAPER/like"); fi
-    local recipe=configs/$PAPER/$1.yaml of_data=configs/$PAPER/$CONFIG/$1.yaml
-    if [ ! -f "$recipe" ]; then recipe=configs/$like/$1.yaml; fi
-    if [ "$1" = prepare ] && [ ! -f "$of_data" ]; then of_data=configs/$like/$CONFIG/$1.yaml; fi
+    local file recipe=configs/$PAPER/$1.yaml of_data=configs/$PAPER/$CONFIG/$1.yaml
+    if [ ! -f "$recipe" ]; then recipe=configs/$LIKE/$1.yaml; fi
+    if [ "$1" = prepare ] && [ ! -f "$of_data" ]; then of_data=configs/$LIKE/$CONFIG/$1.yaml; fi
     CONFIGS=()
     for file in "$recipe" "$of_data" ${PLAN:+"$PLAN/$1.yaml"}; do
         if [ -f "$file" ]; then CONFIGS+=(--config "$file"); fi
@@ -81,7 +81,7 @@ config_flags() {
     if [ "${#CONFIGS[@]}" -eq 0 ]; then
         if [ "$1" = prepare ]; then
             local known
-            known=$(cd configs && find "$PAPER" "$like" -name prepare.yaml | cut -d/ -f2 | sort -u | xargs)
+            known=$(cd configs && find "$PAPER" "$LIKE" -name prepare.yaml | cut -d/ -f2 | sort -u | xargs)
             echo "ERROR 2: no prepare.yaml in configs/$PAPER/$CONFIG -> ${known:+DATASET is one of $known; }for your own tables:" \
                 "cp -r configs/template_tables configs/$PAPER/$CONFIG" >&2
             exit 2
@@ -94,9 +94,15 @@ config_flags() {
 
 # has_recipe NAME: whether the paper, the paper that it is like, or the data set has a NAME.yaml.
 has_recipe() {
-    local like=$PAPER
-    if [ -f "configs/$PAPER/like" ]; then like=$(<"configs/$PAPER/like"); fi
-    [ -f "configs/$PAPER/$1.yaml" ] || [ -f "configs/$like/$1.yaml" ] || [ -f "configs/$PAPER/$CONFIG/$1.yaml" ]
+    [ -f "configs/$PAPER/$1.yaml" ] || [ -f "configs/$LIKE/$1.yaml" ] || [ -f "configs/$PAPER/$CONFIG/$1.yaml" ]
+}
+
+# take_plan DIRECTORY: what a plan that is there chose, for this script and those below it.
+take_plan() {
+    if [ -f "$1/choices.sh" ]; then
+        export PLAN=$1
+        source "$1/choices.sh"
+    fi
 }
 
 # share_flags "MODULE ..." FLAGS...: for scripts of several programs. SHARED becomes the --overwrite among the flags, which all

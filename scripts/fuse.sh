@@ -3,9 +3,10 @@
 #   reads   $OUTPUT_ROOT/$RUN/baselines/{$MEMBERS}, or for names that are not there eval/{$MEMBERS}.{valid,test} (a model with
 #           semantic IDs), $DATA_ROOT/$DATASET, its sids/$SIDS (for SID-level metrics)
 #   writes  $OUTPUT_ROOT/$RUN/baselines/$NAME and eval/$NAME.$SPLIT with metrics/
-#   takes   seconds for thousands of items and rows
+#   takes   seconds for thousands of items and rows; fitted weights some five passes over the valid rows
 # Edit the variables, or override:
 #   MEMBERS=mixture,text NAME=floor_text bash scripts/fuse.sh --how mixture --weights em
+#   MEMBERS=mixture,text,trend WEIGHTS=likelihood NAME=weighed bash scripts/fuse.sh
 #   MEMBERS=text,grpo NAME=pooled bash scripts/fuse.sh --how pool --pool_k 50
 # A member with a / is a directory of its own, of another run say. --overwrite and --help reach both programs.
 set -euo pipefail

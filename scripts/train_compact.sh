@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The compact generator of semantic IDs, from hard targets or from a teacher's; its decoded predictions and metrics.
 #   reads   $DATA_ROOT/$DATASET (01), its {sids/$SIDS (04),examples/$EXAMPLES (07)}, configs/$PAPER/$NAME.yaml, $TEACHER (an item
-#           model: scripts/fuse.sh --scale fitted makes one)
+#           model: scripts/train_teacher.sh makes one)
 #   writes  $OUTPUT_ROOT/$RUN/baselines/$NAME and eval/$NAME.{$SPLITS}, each with metrics/; the teacher's scores beside it
 #   takes   minutes on one CPU thread for thousands of items and users
 # Edit the variables, or override:

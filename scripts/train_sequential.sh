@@ -13,7 +13,7 @@ PAPER=${PAPER:-minionerec}
 DATASET=${DATASET:-industrial}
 SIDS=${SIDS:-rqkmeans}
 RUN=${RUN:-$PAPER-$DATASET}
-NAME=${NAME:-sasrec}                # sasrec | text | hstu | sasrec_published | gru4rec_published | caser_published
+NAME=${NAME:-sasrec}                # sasrec | text | companions | hstu | sasrec_published | gru4rec_published | caser_published
 SPLITS=${SPLITS:-valid test}        # which rows are answered and measured
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate
 source "$(dirname "$0")/env.sh"

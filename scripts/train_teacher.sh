@@ -20,6 +20,13 @@ source "$(dirname "$0")/env.sh"
 export PAPER DATASET SIDS
 share_flags "infer.run_baselines train.train_sequential infer.fuse" "$@"
 
+case $WEIGHTS in
+    "" | likelihood) ;;
+    *)
+        echo "ERROR 2: WEIGHTS=$WEIGHTS -> likelihood, or empty for 1/2, 1, 1/2; others by flag: --weights '[...]'" >&2
+        exit 2
+        ;;
+esac
 members=mixture weights=0.5
 MODELS="mixture${TREND:+ trend}" SPLIT=valid RUN=$RUN bash scripts/train_baselines.sh ${SHARED[@]+"${SHARED[@]}"}
 read -r -a seeds <<<"$TEACHER_SEEDS"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 # Bitwise comparisons between processes need one number of threads everywhere; read when torch is imported.
@@ -28,6 +29,9 @@ LONGEST_FIRST = (
 )  # fmt: skip
 
 
+FROZEN = [0]  # how many modules there were at every freeze
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files in the order of LONGEST_FIRST, then as collected; within a file nothing moves."""
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
@@ -38,11 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_search_among_what_was_imported() -> None:
     """transformers looks for garbage at every training: not among all that was imported, which took it longer than to train.
 
-    Once a file: half a second before every test was two thirds of the suite.
+    Once a file, where modules came: half a second before every test was two thirds of the suite.
     """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    if len(sys.modules) > max(FROZEN):
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        FROZEN.append(len(sys.modules))
 
 
 @pytest.fixture(scope="session")

@@ -361,3 +361,34 @@ def test_other_variables_are_left_alone(echo):
         "NODE": "n",
     }
     script(echo, "scripts/04_build_sids.sh", **usual)
+
+
+def test_a_plan_that_is_there_is_taken_and_its_ensembles_are_weighed_by_likelihood(echo, tmp_path):
+    plan = tmp_path / "best-shop/plan"
+    plan.mkdir(parents=True)
+    (plan / "choices.sh").write_text(
+        'export SEQUENTIAL="companions"\nexport TEACHER_SEEDS="0"\nexport TREND=""\n'
+    )
+    (plan / "sequential_companions.yaml").touch()
+    shop = {"PAPER": "best", "DATASET": "shop", "OUTPUT_ROOT": str(tmp_path), "STAGES": "teacher ensemble"}
+    calls = script(echo, "scripts/chain.sh", **shop)
+    (trained,) = (call for call in calls if "train.train_sequential" in call)
+    assert re.findall(r"--config (\S+)", trained) == [
+        "configs/minionerec/sequential_companions.yaml", f"{plan}/sequential_companions.yaml",
+    ]  # fmt: skip
+    teacher, ensemble = (call for call in calls if "infer.fuse" in call)
+    assert "best-shop-s0/baselines/companions]" in teacher and "trend" not in teacher
+    assert "baselines/teacher," in ensemble and "baselines/compact_distilled]" in ensemble
+    assert all(call.endswith("--weights likelihood") for call in (teacher, ensemble))
+    jobs = script(echo, "scripts/chain.sh", SUBMIT="slurm", DRY_RUN="1", **shop)
+    assert sum("--weights likelihood" in line for line in jobs) == 2 and any(
+        "plan/sequential_companions.yaml" in line for line in jobs
+    )
+    fixed = next(
+        call for call in script(echo, "scripts/chain.sh", WEIGHTS="", **shop) if "infer.fuse" in call
+    )
+    assert fixed.endswith("--weights [0.5,1] --scale fitted")
+    for name in ("scripts/chain.sh", "scripts/train_teacher.sh"):
+        assert "WEIGHTS=[1,2] ->" in script(echo, name, code=2, WEIGHTS="[1,2]", **shop)[-1]
+    (call,) = script(echo, "scripts/01_prepare_data.sh", PAPER="best", DATASET="m", CONFIG="magazine")[1:]
+    assert "--config configs/minionerec/magazine/prepare.yaml" in call

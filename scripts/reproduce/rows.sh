@@ -9,7 +9,8 @@
 #   DRY=1              say the runs and the records, do nothing
 SEEDS=${SEEDS:-0 1 2}
 MINUTES=${MINUTES:-100}
-if [ "$PAPER" = best ]; then export QUANTIZER=${QUANTIZER-balanced} WEIGHTS=${WEIGHTS-likelihood}; fi      # as chain.sh
+unset WEIGHTS                       # of every ensemble: a row's command does not name them
+if [ "$PAPER" = best ]; then export QUANTIZER=${QUANTIZER-balanced} WEIGHTS=likelihood; fi      # as chain.sh
 SIDS=${SIDS:-${QUANTIZER:-rqkmeans}}
 TABLE=${TABLE:-$PAPER}              # the folder of configs/ that has the table
 RESULTS=${RESULTS:-configs/$TABLE}
@@ -78,8 +79,7 @@ prepare() {
     act bash scripts/01_prepare_data.sh
     if [ "$PAPER" = best ] && [ -z "${RECOMPUTE:-}" ]; then
         act RUN="$base" STAGES=plan bash scripts/chain.sh
-        export PLAN=$OUTPUT_ROOT/$base/plan
-        if [ -z "${DRY:-}${DRY_RUN:-}" ] || [ -f "$PLAN/choices.sh" ]; then source "$PLAN/choices.sh"; fi
+        take_plan "$OUTPUT_ROOT/$base/plan"
     fi
     for number in $item_kinds; do act STAGES="$number" bash scripts/chain.sh; done
 }
@@ -112,7 +112,8 @@ grpo() {
     act RUN="$base-s$2" NAME="$1" TEACHER="${3:-}" bash rl.sh --seed "$2"
     act RUN="$base-s$2" NAME="$1" bash evaluate.sh
 }
-# One draw of the fusion: mixture, sequential model of this seed and the next, distilled generator, recent popularity; weights as $WEIGHTS, equal ones where that is empty.
+# One draw of the fusion: mixture, sequential model of this seed and the next, distilled generator, recent popularity; equal weights, or
+# for PAPER=best those of the likelihood.
 fusion() {
     local next=$((($1 + 1) % 3))
     teacher

@@ -9,7 +9,8 @@ set -uo pipefail
 WOKEN=""
 # the processes below $CHILD, it included, that catch SIGUSR1 (bit 9 of SigCgt)
 listeners() {
-    awk -v root="$CHILD" '
+    # a process that ends meanwhile is no error of cat's, as it is of awk's
+    cat /proc/[0-9]*/status 2>/dev/null | awk -v root="$CHILD" '
         /^Pid:/ { pid = $2 }
         /^PPid:/ { parent[pid] = $2 }
         /^SigCgt:/ { caught[pid] = index("2367abef", substr($2, length($2) - 2, 1)) > 0 }
@@ -18,7 +19,7 @@ listeners() {
                 for (up = pid; up != root && up in parent && up > 1; up = parent[up]) continue
                 if (up == root && caught[pid]) print pid
             }
-        }' /proc/[0-9]*/status 2>/dev/null
+        }'
 }
 pass_on() {
     WOKEN=yes
