@@ -41,7 +41,7 @@ GENERATOR_ROW = (1.2e-4, 7.0e-5)
 DRAWN_ROW = (3.0e-4, 1.5e-5)  # of the generator, with drawn answers
 TAUGHT_ROW = (8.0e-4, 2.0e-4)  # the answers of a teacher of one sequential model, once
 SCORED_ROW = (4.0e-4, 1.0e-4)  # ranking of a valid or test row by all members
-WEIGHT_PASSES = 5  # over the valid rows
+WEIGHT_PASSES, WEIGHT_ROWS = 5, 5_000  # over so many valid rows at most
 PREPARED_ROW = (2.5e-4, 0.0)  # stages 01 to 07 and the baselines
 FIXED = 30.0  # seconds to start some twenty programs
 
@@ -184,6 +184,6 @@ def seconds_of(plan: SmallPlan, counts: Counts, *, speed: float) -> dict[str, fl
         * part(SEQUENTIAL_ROW, counts.rows * plan.sequential_epochs),
         "what the teacher says": (1 + plan.teachers) / 2 * part(TAUGHT_ROW, counts.rows),
         "generator": width * part(generator, counts.rows * plan.generator_epochs),
-        "weights of the ensembles": 2 * WEIGHT_PASSES * part(SCORED_ROW, counts.scored / 2),
+        "weights of the ensembles": 2 * WEIGHT_PASSES * part(SCORED_ROW, min(counts.scored / 2, WEIGHT_ROWS)),
         "predictions and metrics": part(SCORED_ROW, counts.scored),
     }

@@ -37,6 +37,7 @@ from infer.models.recency import with_ages
 
 MODEL_STAGE, STAGE, VERSION = "item model fusion", "fuse", 1
 FITTED = "valid"  # the rows that weights are fitted to
+FIT_ROWS = 5_000  # of them, where the weights of a product are
 
 
 @dataclass
@@ -135,6 +136,13 @@ def rows_of(data: str, split: str, num_items: int) -> Rows:
     return with_ages(read_rows(data, split, num_items=num_items), data, num_items=num_items)
 
 
+def sample(rows: Rows, most: int) -> Rows:
+    """At most so many of the rows, drawn once and for all: enough for a few weights, and every pass asks every member."""
+    if len(rows) <= most:
+        return rows
+    return rows.take(np.sort(np.random.default_rng(0).permutation(len(rows))[:most]))
+
+
 def weights_of(
     one: OneFusion, members: list[FusionMember], splits: list[str], num_items: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -171,6 +179,7 @@ def weights_of(
     elif one.weights == "em":
         weights_M, nll = fusion.fitted_weights(models, rows)
     else:
+        rows = sample(rows, FIT_ROWS)
         fit = exponents.fitted_exponents(product, rows)
         weights_M, nll, counted = fit.weight_M, fit.nll, fit.rows
         if counted < len(rows):

@@ -13,6 +13,7 @@ from configs.program import InputError
 from data.predictions import read_predictions
 from data.rows import read_rows
 from data.store.output import read_manifest
+from infer.fuse import sample
 from infer.models import contract
 from infer.models.cache import cached
 from infer.models.members import fitted_on, members_of
@@ -112,6 +113,9 @@ def test_a_product_weighed_by_the_likelihood_of_valid_rows(chain, run, tmp_path)
     target_R1 = rows["valid"].target_R[:, None].astype(np.int64)
     nll = -fused.score(rows["valid"], target_R1).astype(float).mean()
     assert facts["valid_nll_likelihood"] == pytest.approx(nll, abs=1e-4) and nll < facts["valid_nll_equal"]
+    some = sample(rows["valid"], 7)
+    assert len(some) == 7 and set(some.example_ids_R) < set(rows["valid"].example_ids_R)
+    assert (sample(rows["valid"], 7).example_ids_R == some.example_ids_R).all() and sample(some, 7) is some
     for more, message in (
         (["--how", "mixture"], "not of a mixture"),
         (["--how", "pool"], "not of a pool"),
