@@ -74,9 +74,8 @@ def fitted_exponents(product: FusionModel, rows: Rows) -> Weights:
             "no member makes the rows more likely than chance -> there is nothing to fit weights to"
         )
     used_M = np.flatnonzero(weight_M)
-    if len(used_M) < len(weight_M) and curve.rows < len(
-        rows
-    ):  # what an unused member thinks impossible is possible
+    left_out = len(weight_M) - len(used_M)
+    if left_out and curve.rows < len(rows):  # what a member that is not used thinks impossible is possible
         rest = FusionModel([product.members[m] for m in used_M], weight_M[used_M], product.how)
         found = fitted_exponents(rest, rows)
         weight_M[used_M] = found.weight_M
