@@ -141,9 +141,8 @@ def likelihood(blocks: Blocks, weight_M: np.ndarray) -> Curve:
             score_MBN, target_MB = score_MBN[:, possible_B], target_MB[:, possible_B]
         impossible_BN = ~np.isfinite(score_MBN).all(0)
         np.copyto(score_MBN, 0, where=impossible_BN)  # times a probability of 0
-        level_MB = score_MBN.sum(2) / (~impossible_BN).sum(
-            1
-        )  # no part of a product, but of what rounding leaves
+        # A member's level is no part of a product, but of what rounding leaves of it.
+        level_MB = score_MBN.sum(2) / (~impossible_BN).sum(1)
         score_MBN -= level_MB[:, :, None]
         target_MB = target_MB - level_MB
         total_BN = np.tensordot(weight_M, score_MBN, 1)
