@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from unittest.mock import patch
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.rows import TrainLog
-from infer.models import counting
+from infer.models.companions import companions
 from infer.models.retrievers import compact_softmax
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_options import CompactOptions, CompactShape
@@ -30,41 +31,78 @@ def log_of(users: list[list[int]]) -> TrainLog:
     )
 
 
-def counts_of(users: list[list[int]], left_out: tuple[int, int] | None = None) -> np.ndarray:
-    """How often two items stood near one another [N, N], by loops; left_out: (user, place), whose pairs with what stood before are not counted."""
+def follows_of(users: list[list[int]], left_out: tuple[int, int] | None = None) -> np.ndarray:
+    """How often an item came near behind another [N, N], by loops; left_out: (user, place), which is not counted behind what stood before."""
     count_NN = np.zeros((ITEMS, ITEMS))
     for user, walk in enumerate(users):
         for place, item in enumerate(walk):
             for before in range(max(0, place - 10), place):
                 if (user, place) != left_out:
-                    weight = 0.8 ** (place - before - 1)
-                    count_NN[walk[before], item] += weight
-                    count_NN[item, walk[before]] += weight
+                    count_NN[walk[before], item] += 0.8 ** (place - before - 1)
     np.fill_diagonal(count_NN, 0)
     return count_NN
 
 
+def reversal_of(users: list[list[int]]) -> float:
+    """Weight of the meetings of a pair, two at a time, in different orders over that in the same order, by loops."""
+    meetings: dict[frozenset[int], list[tuple[bool, float]]] = {}
+    for walk in users:
+        for place, item in enumerate(walk):
+            for before in range(max(0, place - 10), place):
+                if walk[before] != item:
+                    key = frozenset((walk[before], item))
+                    meetings.setdefault(key, []).append((walk[before] < item, 0.8 ** (place - before - 1)))
+    weight = {True: 0.0, False: 0.0}
+    for found in meetings.values():
+        for (order, first), (other, second) in combinations(found, 2):
+            weight[order == other] += first * second
+    return min(1.0, weight[False] / weight[True]) if weight[True] else 1.0
+
+
+def nearness(users: list[list[int]], left_out: tuple[int, int] | None = None) -> np.ndarray:
+    """The cosines [N, N] by loops, divided as those of the whole log are."""
+    follows_NN, rows_N = follows_of(users, left_out), np.zeros(ITEMS)
+    np.add.at(rows_N, [item for walk in users for item in walk], 1)
+    near_NN = follows_NN + reversal_of(users) * follows_of(users).T
+    return near_NN / (np.sqrt(rows_N[:, None] * rows_N) + 10)
+
+
 def test_by_hand():
-    """0 1 2 and 1 0: pairs (0, 1) twice next to one another, (1, 2) once, (0, 2) at distance two."""
-    found = counting.companions(log_of([[0, 1, 2], [1, 0]]), most=2)
-    assert found.item_NK[0].tolist() == [1, 2] and found.share_NK[0] == pytest.approx([2 / 6.8, 0.8 / 6.8])
-    assert found.item_NK[2].tolist() == [1, 0] and found.owed_N[2] == pytest.approx(1 / 5.8)
-    assert counting.companions(log_of([[0, 1, 2], [1, 0]]), most=1).item_NK[0].tolist() == [1]
-    assert found.share_NK[5].tolist() == [0, 0] and found.owed_N[5] == 0.25
+    """0 1 2, 1 0, 0 1. Behind 0 came 1 twice next and 2 at distance two (.8), behind 1 came 2 and 0, once each. Of the three pairs of
+    meetings of 0 and 1 one has the same order, two have not, so that order says nothing there: r is 1, at most. 0 and 1 have three rows
+    each, 2 one."""
+    found = companions(log_of([[0, 1, 2], [1, 0], [0, 1]]), most=2)
+    assert found.reversed == 1
+    assert found.item_NK[0].tolist() == [1, 2] and found.item_NK[2].tolist() == [1, 0]
+    assert found.cosine_NK[0] == pytest.approx([3 / 13, 0.8 / (3**0.5 + 10)])
+    assert found.root_N.tolist() == pytest.approx([3**0.5, 3**0.5, 1, 0, 0, 0, 0])
+    assert companions(log_of([[0, 1, 2], [1, 0]]), most=1).item_NK[0].tolist() == [1]
+    assert found.cosine_NK[5].tolist() == [0, 0]
+
+
+def test_what_came_the_other_way_round_counts_as_much_as_it_foretells():
+    """0 1 three times, 1 0 once: three pairs of meetings in the same order, three in the other, r = 1. A fourth 0 1: six and four."""
+    assert companions(log_of([[0, 1]] * 3 + [[1, 0]]), most=1).reversed == 1
+    found = companions(log_of([[0, 1]] * 4 + [[1, 0]]), most=1)
+    assert found.reversed == pytest.approx(4 / 6)
+    assert found.cosine_NK[:2, 0] == pytest.approx([(4 + 4 / 6) / 15, (1 + 4 * 4 / 6) / 15])
+    one_way = companions(log_of([[0, 1]] * 2), most=1)
+    assert one_way.reversed == 0 and one_way.cosine_NK[:2, 0] == pytest.approx([2 / 12, 0])
+    assert companions(log_of([[0, 1]]), most=1).reversed == 1, "no pair has met twice"
 
 
 def test_pairs_reach_ten_places_and_no_further():
     """0 1 2 ... 12: item 0 has the companions 1 .. 10, the tenth with .8 ** 9; the row of item 12 owes nothing at item 1, eleven places before."""
     log = TrainLog(np.zeros(13, np.int32), np.arange(13, dtype=np.int32), 13)
-    found = counting.companions(log, most=12)
-    assert found.item_NK[0].tolist() == [*range(1, 11), 0, 0] and (found.share_NK[0, 10:] == 0).all()
-    assert found.share_NK[0, 9] == pytest.approx(0.8**9 * found.owed_N[0])
+    found = companions(log, most=12)
+    assert found.item_NK[0].tolist() == [*range(1, 11), 0, 0] and (found.cosine_NK[0, 10:] == 0).all()
+    assert found.cosine_NK[0, 9] == pytest.approx(0.8**9 / 11)
     evidence = HistoryEvidence(13, 12, similar=0, copy=False, companions=12)
     evidence.companions.learn_of(found)
     recent_PJ = torch.tensor([list(range(11, -1, -1))])
     own = evidence.own_counts(recent_PJ, torch.tensor([12]))
-    owed = sum(0.7**back * 0.8**back * float(found.owed_N[11 - back]) for back in range(10))
-    assert own.sum_2P[:, 0].tolist() == pytest.approx([20 * float(found.owed_N[11]), 20 * owed], rel=1e-5)
+    owed = sum(0.7**back * 0.8**back for back in range(10))
+    assert own.sum_2P[:, 0].tolist() == pytest.approx([20 * 5 / 11, 20 * 5 / 11 * owed], rel=1e-5)
     _, history_PN = evidence.features(recent_PJ, own)
     assert history_PN[0, 12].item() == pytest.approx(0, abs=1e-5), (
         "nothing but the row itself had counted item 12"
@@ -72,45 +110,45 @@ def test_pairs_reach_ten_places_and_no_further():
 
 
 @given(walks)
-def test_shares_are_those_of_loops(users):
-    found, count_NN = counting.companions(log_of(users), most=ITEMS), counts_of(users)
-    share_NN = np.zeros((ITEMS, ITEMS))
+def test_cosines_are_those_of_loops(users):
+    found = companions(log_of(users), most=ITEMS)
+    cosine_NN = np.zeros((ITEMS, ITEMS))
     for item in range(ITEMS):
-        for other, share in zip(found.item_NK[item], found.share_NK[item], strict=True):
-            share_NN[item, other] += share
-    assert np.allclose(share_NN, count_NN / (count_NN.sum(1, keepdims=True) + 4), atol=1e-6)
-    assert (np.diff(found.share_NK, axis=1) <= 0).all()
+        for other, cosine in zip(found.item_NK[item], found.cosine_NK[item], strict=True):
+            cosine_NN[item, other] += cosine
+    assert found.reversed == pytest.approx(reversal_of(users))
+    assert np.allclose(cosine_NN, nearness(users), atol=1e-6)
+    assert (np.diff(found.cosine_NK, axis=1) <= 0).all()
 
 
-def sums(count_NN: np.ndarray, owed_N: np.ndarray, recent: list[int]) -> np.ndarray:
-    """20 sum_j .7^j s_j [N] of the counts, divided as the whole log is."""
-    return 20 * sum(0.7**back * count_NN[item] * owed_N[item] for back, item in enumerate(recent))
+def sums(near_NN: np.ndarray, recent: list[int]) -> np.ndarray:
+    """20 sum_j .7^j s_j [N], s being five cosines."""
+    return 20 * 5 * sum(0.7**back * near_NN[item] for back, item in enumerate(recent))
 
 
 @given(walks, st.integers(1, ITEMS))
 @settings(max_examples=60)
 def test_a_row_in_training_sees_the_counts_without_itself(users, most):
     """For every row of the log. Counts of a pair that is not kept are not in the sums, and nothing is taken off for it."""
-    log = log_of(users)
-    found, owed_N = counting.companions(log, most=most), counting.companions(log, most=most).owed_N
+    found = companions(log_of(users), most=most)
     evidence = HistoryEvidence(ITEMS, STEPS, similar=0, copy=False, companions=found.item_NK.shape[1])
     evidence.companions.learn_of(found)
     kept_NN = np.zeros((ITEMS, ITEMS), bool)
     for item in range(ITEMS):
-        kept_NN[item, found.item_NK[item][found.share_NK[item] > 0]] = True
+        kept_NN[item, found.item_NK[item][found.cosine_NK[item] > 0]] = True
     for user, walk in enumerate(users):
         for place in range(1, len(walk)):
             recent = walk[max(0, place - STEPS) : place][::-1]
-            count_NN = counts_of(users, left_out=(user, place)) * kept_NN
-            whole_NN = counts_of(users) * kept_NN
+            without_NN = nearness(users, left_out=(user, place)) * kept_NN
+            whole_NN = nearness(users) * kept_NN
             recent_PJ = torch.tensor([recent + [-1] * (STEPS - len(recent))])
             own = evidence.own_counts(recent_PJ, torch.tensor([walk[place]]))
             newest_PN, history_PN = evidence.features(recent_PJ, own)
-            # Only the target's own pairs are taken off: what the row put at other items, in the other direction, stays.
+            # Only the target's own pairs are taken off: what came behind other items, and the other way round, stays.
             for feature_PN, steps in ((newest_PN, 1), (history_PN, len(recent))):
-                expected_N = sums(whole_NN, owed_N, recent[:steps])
+                expected_N = sums(whole_NN, recent[:steps])
                 if walk[place] not in recent and len(walk[:place]) <= STEPS:
-                    expected_N[walk[place]] = sums(count_NN, owed_N, recent[:steps])[walk[place]]
+                    expected_N[walk[place]] = sums(without_NN, recent[:steps])[walk[place]]
                     assert np.allclose(feature_PN[0].numpy(), np.log1p(expected_N), atol=1e-4)
                 others = np.arange(ITEMS) != walk[place]
                 assert np.allclose(feature_PN[0].numpy()[others], np.log1p(expected_N)[others], atol=1e-4)
@@ -127,7 +165,7 @@ def test_paths_and_every_node_give_the_same_loss(data):
     torch.manual_seed(data.draw(st.integers(0, 99)))
     model = CompactModel(CompactShape(ITEMS, (3, 3, 3), options, 0, similar, 3), np.array(codes, np.int32))
     users = [[0, 1], *data.draw(walks)]
-    found = counting.companions(log_of(users), most=3)
+    found = companions(log_of(users), most=3)
     rng = np.random.default_rng(0)
     near = rng.integers(0, ITEMS, (ITEMS, 2)), rng.random((ITEMS, 2)).astype(np.float32)
     model.learn_of(popularity_N=np.ones(ITEMS), similar=near, companions=found)
@@ -166,9 +204,7 @@ def test_everything_that_is_no_weight_goes_where_the_model_goes():
     model.learn_of(
         popularity_N=np.ones(4),
         similar=near,
-        companions=counting.companions(
-            TrainLog(np.zeros(3, np.int32), np.arange(3, dtype=np.int32), 4), most=2
-        ),
+        companions=companions(TrainLog(np.zeros(3, np.int32), np.arange(3, dtype=np.int32), 4), most=2),
     )
     assert len(model.kernel_leaves) == 2
     assert {buffer.device.type for _, buffer in model.to("meta").named_buffers()} == {"meta"}

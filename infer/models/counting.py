@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -28,7 +27,6 @@ HISTORY = 10
 BACKOFF = 0.01
 DIGITS = 9
 FILE = "counts.safetensors"
-COMPANION_REACH, COMPANION_DECAY, COMPANION_SHRINK = 10, 0.8, 4.0
 
 
 def transition_matrix(train: TrainLog, *, reach: int = 1, decay: float | None = None) -> sparse.csr_matrix:
@@ -48,36 +46,11 @@ def transition_matrix(train: TrainLog, *, reach: int = 1, decay: float | None = 
     return sparse.csr_matrix((np.concatenate(weights), positions), shape=(train.num_items, train.num_items))
 
 
-class Companions(NamedTuple):
-    """Which items stood beside each item in train sequences: item_NK int32 and share_NK float32, most first, shares of 0 where there are no
-    more. owed_N float32: what one count of a pair is in a share of that item."""
-
-    item_NK: np.ndarray
-    share_NK: np.ndarray
-    owed_N: np.ndarray
-
-
-def companions(train: TrainLog, *, most: int) -> Companions:
-    """The `most` items that stood most often within COMPANION_REACH places before or after an item, itself apart.
-
-    A pair at distance d counts COMPANION_DECAY ** (d - 1), in both directions; a share is the count over the item's counts plus
-    COMPANION_SHRINK, so that an item of few rows says little.
-    """
-    follows = transition_matrix(train, reach=COMPANION_REACH, decay=COMPANION_DECAY)
-    beside = sparse.csr_matrix(follows + follows.T)
-    beside.setdiag(0)
-    beside.eliminate_zeros()
-    owed_N = 1 / (np.asarray(beside.sum(1)).ravel() + COMPANION_SHRINK)
-    size, most = train.num_items, min(most, train.num_items - 1)
-    row = np.repeat(np.arange(size), np.diff(beside.indptr))
-    share = beside.data * owed_N[row]
-    order = np.lexsort((beside.indices, -share, row))
-    rank = np.arange(len(order)) - beside.indptr[row]
-    kept = order[rank < most]
-    item_NK, share_NK = np.zeros((size, most), np.int32), np.zeros((size, most), np.float32)
-    place = row[kept], rank[rank < most]
-    item_NK[place], share_NK[place] = beside.indices[kept], share[kept]
-    return Companions(item_NK, share_NK, owed_N.astype(np.float32))
+def without_self(matrix: sparse.spmatrix) -> sparse.csr_matrix:
+    """The matrix with a zero diagonal."""
+    entries = matrix.tocoo()
+    off = entries.row != entries.col
+    return sparse.csr_matrix((entries.data[off], (entries.row[off], entries.col[off])), shape=matrix.shape)
 
 
 def item_similarity(train: TrainLog, *, shrink: float = 0.0) -> sparse.csr_matrix:

@@ -28,7 +28,13 @@ from scipy import sparse
 from data.rows import Rows, TrainLog
 from data.store.output import Output
 from infer.models.contract import block_rows, read_settings, save_settings
-from infer.models.counting import HISTORY, history_weights, item_similarity, transition_matrix
+from infer.models.counting import (
+    HISTORY,
+    history_weights,
+    item_similarity,
+    transition_matrix,
+    without_self,
+)
 
 FILE = "mixture.safetensors"
 RECENT = [1000, 3000, 9000]
@@ -53,13 +59,6 @@ def shares(matrix: sparse.spmatrix, *, add: float = 0.0) -> sparse.csr_matrix:
     return sparse.csr_matrix(
         sparse.diags(np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)) @ matrix
     )
-
-
-def without_self(matrix: sparse.spmatrix) -> sparse.csr_matrix:
-    """The matrix with a zero diagonal."""
-    entries = matrix.tocoo()
-    off = entries.row != entries.col
-    return sparse.csr_matrix((entries.data[off], (entries.row[off], entries.col[off])), shape=matrix.shape)
 
 
 def similarity_matrix(items_NK: np.ndarray, cosine_NK: np.ndarray) -> sparse.csr_matrix:

@@ -15,8 +15,8 @@ from configs.program import InputError
 from data import artifacts
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
-from infer.models import counting
-from infer.models.counting import Companions
+from infer.models.companions import Companions
+from infer.models.companions import companions as nearest
 from infer.models.recency import with_ages
 from infer.models.sequential import text
 from infer.models.sequential.options import TextOptions
@@ -78,7 +78,7 @@ def knowledge(
         text_NX = text.text_vectors(texts, options, seed=seed)
     if similar:
         pairs = text.similar_items(texts, options, most=similar)
-    beside = counting.companions(log, most=companions) if companions else None
+    beside = nearest(log, most=companions) if companions else None
     return ItemKnowledge(log.popularity_N, text_NX, pairs, beside)
 
 

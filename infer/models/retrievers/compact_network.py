@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infer.models.counting import Companions
+from infer.models.companions import Companions
 from infer.models.retrievers.compact_options import CompactShape
 from infer.models.retrievers.compact_paths import KernelLeaves
 from infer.models.retrievers.compact_tree import BOUND, SidTree
@@ -196,7 +196,7 @@ class CompactModel(nn.Module):
         """(items [N, K], values [N, K]) of the kernels, that of companions last."""
         found = [(self.similar_NK, self.square_NK)] if self.shape.similar else []
         beside = self.companions
-        return found if beside is None else [*found, (beside.item_NK, beside.share_NK)]
+        return found if beside is None else [*found, (beside.item_NK, beside.value_NK)]
 
     def owns(self, own: OwnCounts | None) -> list[OwnCounts | None]:
         """What is taken off each kernel: train rows are in the counts of companions alone."""

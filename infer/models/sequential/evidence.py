@@ -6,10 +6,10 @@ Added to the logits of all items, with weights that are learned:
     alpha_0 log(1 + 20 s_0)       s_0: what the last item says of the item
     alpha_1 log(1 + 20 sum_j .7^j s_j)    the same over the history, older items counting less
 
-once with squared text cosines for s (the kernel of texts), once with the share of train interactions that stood beside the history's item
-(the kernel of companions, `infer.models.counting.companions`). A train row is itself part of those counts; so that it does not recognise
-itself, what it has put there is taken off again while it is learned (`own_counts`), and the model sees every train row as it will see a
-row that was never counted.
+once with squared text cosines for s (the kernel of texts), once with five times the cosine of what came near one another in train rows (the
+kernel of companions, `infer.models.companions`). A train row is itself part of those counts; so that it does not recognise itself, what it
+has put there is taken off again while it is learned (`own_counts`), and the model sees every train row as it will see a row that was never
+counted; only the numbers of train rows that a cosine is divided by are those of all.
 
 Legend: P positions (prefixes of histories), J steps back, N items, K similar items or companions, F features.
 """
@@ -21,9 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from infer.models.counting import COMPANION_DECAY, COMPANION_REACH, Companions
+from infer.models import companions as near
+from infer.models.companions import Companions
 
 DECAY, STEEPNESS = 0.7, 20.0
+COMPANION_WORTH = 5.0  # of a cosine of companions beside a squared one of texts
 START = 0.1  # of all alphas
 
 
@@ -39,21 +41,21 @@ class OwnCounts(NamedTuple):
 
 
 class CompanionKernel(nn.Module):
-    """`infer.models.counting.Companions` of a model: item_NK and share_NK are saved with it, owed_N is for training."""
+    """`infer.models.companions.Companions` of a model: item_NK and value_NK are saved with it, root_N is for training."""
 
     def __init__(self, num_items: int, most: int) -> None:
         super().__init__()
         self.register_buffer("item_NK", torch.zeros(num_items, most, dtype=torch.int32))
-        self.register_buffer("share_NK", torch.zeros(num_items, most))
-        self.owed_N: Tensor | None = None
+        self.register_buffer("value_NK", torch.zeros(num_items, most))
+        self.root_N: Tensor | None = None
 
     def learn_of(self, found: Companions) -> None:
         self.item_NK.copy_(torch.from_numpy(found.item_NK))
-        self.share_NK.copy_(torch.from_numpy(found.share_NK))
-        self.owed_N = torch.from_numpy(found.owed_N).to(self.share_NK.device)
+        self.value_NK.copy_(COMPANION_WORTH * torch.from_numpy(found.cosine_NK))
+        self.root_N = torch.from_numpy(found.root_N).to(self.value_NK.device)
 
     def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts:
-        """What the rows of a batch have put into the counts: COMPANION_DECAY ** j for the item j < COMPANION_REACH steps back, over what it is
+        """What the rows of a batch have put into the counts: near.DECAY ** j for the item j < near.REACH steps back, over what a pair is
         divided by.
 
         An item that stands in the history twice has been counted twice with the target; where it stands again in front of what is read of a
@@ -62,12 +64,14 @@ class CompanionKernel(nn.Module):
         item_PJ, there_PJ = recent_PJ.clamp(min=0), recent_PJ >= 0
         back_J = torch.arange(recent_PJ.shape[1], device=recent_PJ.device)
         same_PJJ = (item_PJ[:, :, None] == item_PJ[:, None]) & there_PJ[:, None]
-        weight_J = torch.where(back_J < COMPANION_REACH, COMPANION_DECAY**back_J, 0.0)
+        weight_J = torch.where(back_J < near.REACH, near.DECAY**back_J, 0.0)
         count_PJ = (same_PJJ * weight_J).sum(2)
-        stored_PJK = (self.item_NK[item_PJ] == target_P[:, None, None]) & (self.share_NK[item_PJ] > 0)
-        if self.owed_N.device != recent_PJ.device:
-            self.owed_N = self.owed_N.to(recent_PJ.device)
-        own_PJ = torch.where(there_PJ & stored_PJK.any(2), count_PJ * self.owed_N[item_PJ], 0.0) * STEEPNESS
+        stored_PJK = (self.item_NK[item_PJ] == target_P[:, None, None]) & (self.value_NK[item_PJ] > 0)
+        if self.root_N.device != recent_PJ.device:
+            self.root_N = self.root_N.to(recent_PJ.device)
+        divisor_PJ = self.root_N[item_PJ] * self.root_N[target_P][:, None] + near.SHRINK
+        value_PJ = COMPANION_WORTH * count_PJ / divisor_PJ
+        own_PJ = torch.where(there_PJ & stored_PJK.any(2), value_PJ, 0.0) * STEEPNESS
         return OwnCounts(target_P, torch.stack([own_PJ[:, 0], (own_PJ * DECAY**back_J).sum(1)]))
 
 
@@ -102,7 +106,7 @@ class HistoryEvidence(nn.Module):
         if self.similar:
             found += self._features(recent_PJ, self.similar_NK, self.square_NK, None)
         if self.companions is not None:
-            found += self._features(recent_PJ, self.companions.item_NK, self.companions.share_NK, own)
+            found += self._features(recent_PJ, self.companions.item_NK, self.companions.value_NK, own)
         return found
 
     def _features(
