@@ -18,7 +18,7 @@ SAME = 1e-6  # of sums of squares: what rounding leaves of 0
 
 
 class Companions(NamedTuple):
-    """Which items stood beside each item in train sequences: item_NK int32 and cosine_NK float32, nearest first, cosines of 0 where there are
+    """Which items are near each item in train sequences: item_NK int32 and cosine_NK float32, nearest first, cosines of 0 where there are
     no more. root_N float32: square root of an item's train rows; reversed: what a pair counts that stood the other way round."""
 
     item_NK: np.ndarray

@@ -7,8 +7,8 @@ h_l = norm(h + MLP_l(h)). A node n with token vector t and ancestors whose vecto
 
 among its siblings. Biases start as the logarithm of a node's share of its parent's train rows. What the history says
 (infer/models/sequential/evidence.py, here at every level): a bonus for the nodes of the item j steps back, and
-alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history, or how often
-they stood beside it in train rows. Logits are
+alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history, or how
+near they came to it in train rows. Logits are
 held within +-60 (`BOUND`), so that sums of exponentials fit float32 without a maximum per group of siblings: no node is less
 than e^-120 as likely as a sibling.
 

@@ -30,7 +30,7 @@ class CompactOptions:
     copy: bool = True
     """A learned bonus, at every level, for the tokens of history items, one value for each number of steps back."""
     companions: int = 0
-    """At every level a token's logit grows with how often the items below it stood beside the history's items in train rows, a row in
+    """At every level a token's logit grows with how near the items below it came to the history's items in train rows, a row in
     training not counting itself: so many of each item's companions are known; 0: none"""
     users: int = 0
     """User tokens: a user has the vector of its number modulo this, in front of the history; 0: none"""
@@ -83,7 +83,7 @@ class CompactShape:
     similar: int = 0
     """similar items that the kernel knows of each item; 0: no kernel"""
     companions: int = 0
-    """the same of items that stood beside it in train rows"""
+    """the same of items that came near it in train rows"""
 
     @property
     def kernels(self) -> int:

@@ -78,7 +78,7 @@ class ScorerOptions:
     copy: bool = False
     """A learned bonus for the items of the history, one value for each number of steps back."""
     companions: int = 0
-    """The logit of an item grows with how often it stood beside the history's items in train rows, a row in training not counting itself:
+    """The logit of an item grows with how near it came to the history's items in train rows, a row in training not counting itself:
     so many of each item's companions are known; 0: none"""
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class SequentialShape:
     similar: int = 0
     """similar items that the kernel knows of each item; 0: no kernel"""
     companions: int = 0
-    """the same of items that stood beside it in train rows"""
+    """the same of items that came near it in train rows"""
 
     def __post_init__(self) -> None:
         hidden, options = self.scorer.hidden, self.trunk_options
