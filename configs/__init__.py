@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
+
+# Libraries report runs to their makers (TRL each trainer, vLLM and Ray each start), from a thread that may wait for a network that
+# is not there. They do so only for somebody who asks for it: DO_NOT_TRACK=0 RAY_USAGE_STATS_ENABLED=1.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def need_packages() -> None:
