@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from configs.program import Clock, NumericError, StopFlag, deferred_signals, note, quiet, say
 from data.store import checkpoints
 from data.store.output import Output
+from infer.models.sequential.evidence import weighs_evidence
 from rq.stack.snapshots import read_snapshot, tensors_of, write_snapshot
 from train.pace import EVERY_SECONDS, METRICS_FILE, duration
 from train.scratch import average
@@ -161,7 +162,7 @@ class Run:
         rng = np.random.default_rng([self.seed, 1, state.step])
         torch.manual_seed(int(rng.integers(1 << 62)))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
         loss, rows = self.task.loss(batch, rng)
         value = float(loss.detach())
@@ -254,15 +255,20 @@ class Run:
 
 
 def make_optimizer(model: nn.Module, options: EpochOptions) -> torch.optim.Optimizer:
-    """Adam with weight decay in the gradient, as published, or AdamW that spares vectors."""
-    betas, rate = (0.9, options.beta2), options.learning_rate
-    parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
-    if options.optimizer == "adam":
-        return torch.optim.Adam(
-            parameters, lr=rate, betas=betas, weight_decay=options.weight_decay, fused=True
-        )
+    """Adam with weight decay in the gradient, as published, or AdamW that spares vectors; `factor` of a group: of the learning rate."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
+    evidence = [p for name, p in named if weighs_evidence(name)]
+    others = [p for name, p in named if not weighs_evidence(name)]
+    decayed, spared = options.weight_decay, 0.0 if options.optimizer == "adamw" else options.weight_decay
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": decayed, "factor": 1.0},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": spared, "factor": 1.0},
+        {"params": evidence, "weight_decay": spared, "factor": options.evidence_rate},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, fused=True)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        [group for group in groups if group["params"]],
+        lr=options.learning_rate,
+        betas=(0.9, options.beta2),
+        fused=True,
+    )

@@ -19,6 +19,8 @@ class EpochOptions:
     """Train rows of a step, about: a batch ends with the window that reaches them."""
     learning_rate: float = 1e-3
     """After the warm-up."""
+    evidence_rate: float = 1.0
+    """Learning rate of what weighs the evidence of histories (alphas and bonuses, a handful of numbers), in learning rates of the rest."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -56,6 +58,8 @@ class EpochOptions:
                 f"loop: learning_rate {self.learning_rate} must be > 0, weight_decay {self.weight_decay} and clip {self.clip} >= 0, "
                 f"beta2 {self.beta2} in [0, 1)"
             )
+        if not self.evidence_rate > 0:
+            raise InputError(f"loop.evidence_rate {self.evidence_rate} must be above 0")
         if not 0 <= self.average < 1:
             raise InputError(f"loop.average {self.average} must lie in [0, 1)")
 

@@ -29,6 +29,15 @@ COMPANION_WORTH = 5.0  # of a cosine of companions beside a squared one of texts
 START = 0.1  # of all alphas
 
 
+def weighs_evidence(name: str) -> bool:
+    """Whether a parameter of a model, by its name, is one of the numbers that evidence is weighed with: alphas and bonuses.
+
+    >>> [weighs_evidence(name) for name in ("evidence.alpha_F", "bonus_LJ", "bias_N")]
+    [True, True, False]
+    """
+    return name.rsplit(".", 1)[-1].startswith(("alpha_", "bonus_"))
+
+
 class OwnCounts(NamedTuple):
     """What rows have themselves put into a kernel: at the target target_P (int64), to be taken off the sums float32 [2, P] of the newest
     item and of the history."""
