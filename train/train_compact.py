@@ -111,6 +111,11 @@ class TrainCompactArgs:
             Need(
                 ("augment.ratio", "soft_draws"), self.soft_targets.teacher is not None, "soft_targets.teacher"
             ),
+            Need(
+                ("loop.evidence_rate",),
+                self.model.copy or self.model.companions > 0 or self.text.kernel,
+                "model.copy, model.companions or text.kernel",
+            ),
         ]
 
     def text_options(self) -> list[str]:

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from configs import program
+from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
 from data.store.output import Output, open_output
@@ -75,6 +76,11 @@ class TrainTigerArgs:
             raise InputError(f"label_smoothing {self.label_smoothing} must lie in [0, 1)")
         if self.loop.select_by not in SELECT_BY:
             raise InputError(f"loop.select_by {self.loop.select_by} -> one of {', '.join(SELECT_BY)}")
+        require_needs(self)
+
+    def needs(self) -> list[Need]:
+        """Options that are read only where another one is set."""
+        return [Need(("loop.evidence_rate",), False, "train.train_sequential or train.train_compact")]
 
 
 def read_train(args: TrainTigerArgs, engine: Any) -> tuple[Any, dict[str, int]]:
