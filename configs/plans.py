@@ -8,8 +8,7 @@ they give its own recipes; they are no more than a start elsewhere:
   codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
   hidden     64 below 10,000 train rows, 128 above
   sequential with texts where at least half of the items have a title, else without (`companions`: SASRec beside counts); the
-             generator's text kernel likewise; 128 companions of every item in both: on Industrial they neither raised nor lowered a
-             sequential model, on Amazon 2014 Beauty a run with them had .0500 of test NDCG@10 and one without .0438 (5 epochs, seed 0)
+             generator's text kernel likewise; 128 companions of every item in both (train/README.md: what they are worth)
   epochs     14 of the sequential model, 13 of the generator, up to three times as many below 10,000 train rows; fewer where the time is
              short, in the same proportion, down to a third, of the generator to 7
   teachers   two seeds of the sequential model; one where two leave the generator less than that
