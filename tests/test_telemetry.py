@@ -36,7 +36,10 @@ def hub() -> Iterator[tuple[dict[str, str], list[str]]]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}, asked
+        place = f"http://127.0.0.1:{server.server_port}"
+        # TRL reports nothing where CI is set; the other two say what DO_NOT_TRACK says.
+        free = {"CI": "", "HF_HUB_DISABLE_TELEMETRY": "", "DISABLE_TELEMETRY": ""}
+        yield {"HF_ENDPOINT": place, "HF_HUB_OFFLINE": "0"} | free, asked
     finally:
         server.shutdown()
         thread.join()
@@ -51,6 +54,18 @@ def test_a_training_asks_the_hub_for_nothing(chain, tmp_path, monkeypatch):
         )
     assert done.returncode == 0, done.stderr
     assert asked == []
+
+
+def test_ray_is_told_the_same(monkeypatch):
+    told = "import os, configs; print(os.environ['RAY_USAGE_STATS_ENABLED'])"
+    for choice, expected in ((None, "0"), ("1", "1")):
+        monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+        variables = {} if choice is None else {"RAY_USAGE_STATS_ENABLED": choice}
+        command = [sys.executable, "-c", told]
+        done = subprocess.run(
+            command, cwd=ROOT, env=handmade.environment(**variables), capture_output=True, text=True
+        )
+        assert done.stdout.strip() == expected, done.stderr
 
 
 def test_a_report_is_sent_where_somebody_asks_for_it(monkeypatch):

@@ -40,7 +40,7 @@ from rq.vectors.embeddings import FILE as VECTORS
 from rq.vectors.embeddings import require_finite, zero_rows
 from train.scratch.options import EpochOptions, ItemLoss
 
-STAGE, VERSION = "train_sequential", 1
+STAGE, VERSION = "train_sequential", 2
 VECTORS_STAGE = "item_vectors"
 
 

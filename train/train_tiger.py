@@ -34,7 +34,7 @@ from data.store.output import Output, open_output
 from infer.search.trie import SCORE_SPACES
 from train.scratch.options import EpochOptions
 
-STAGE, VERSION = "train_tiger", 1
+STAGE, VERSION = "train_tiger", 2
 SELECT_BY = ("ndcg@10", "hr@10")
 
 

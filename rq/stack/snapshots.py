@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from configs.program import InputError
 from data.store import checkpoints
 
 
@@ -52,11 +53,25 @@ def write_snapshot(
 def read_snapshot(
     directory: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> dict[str, Any]:
-    """The state of a checkpoint; model and optimizer become as they were."""
-    model.load_state_dict(load_file(directory / "model.safetensors"))
+    """The state of a checkpoint; model and optimizer become as they were. InputError where it is not one of theirs."""
+    try:
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+    except RuntimeError as error:
+        raise _another(directory, str(error)) from None
     if optimizer is not None:
-        optimizer.load_state_dict(_optimizer_state(optimizer, directory / "optimizer.safetensors"))
+        stored = _optimizer_state(optimizer, directory / "optimizer.safetensors")
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, values in stored["state"].items():
+            shapes = {tuple(value.shape) for value in values.values() if value.ndim}
+            if number >= len(parameters) or shapes - {tuple(parameters[number].shape)}:
+                raise _another(directory, f"moments of parameter {number} have the shapes {sorted(shapes)}")
+        optimizer.load_state_dict(stored)
     return json.loads((directory / "state.json").read_text())
+
+
+def _another(directory: Path, what: str) -> InputError:
+    said = " ".join(what.split())[:200]
+    return InputError(f"{directory} is no checkpoint of this model ({said}) -> --overwrite begins anew")
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class EpochOptions:
     optimizer: Literal["adam", "adamw"] = "adam"
     """What weight_decay means: adam adds it to the gradient, adamw shrinks weights apart from it."""
     weight_decay: float = 1e-5
-    """Of matrices; vectors (biases, norms) have none with adamw."""
+    """Of matrices; vectors (biases, norms) and what weighs evidence have none with adamw."""
     beta2: float = 0.999
     """Decay of the second moment."""
     clip: float = 0.0
@@ -58,8 +58,8 @@ class EpochOptions:
                 f"loop: learning_rate {self.learning_rate} must be > 0, weight_decay {self.weight_decay} and clip {self.clip} >= 0, "
                 f"beta2 {self.beta2} in [0, 1)"
             )
-        if not self.evidence_rate > 0:
-            raise InputError(f"loop.evidence_rate {self.evidence_rate} must be above 0")
+        if not 0 < self.evidence_rate < float("inf"):
+            raise InputError(f"loop.evidence_rate {self.evidence_rate} must be above 0 and finite")
         if not 0 <= self.average < 1:
             raise InputError(f"loop.average {self.average} must lie in [0, 1)")
 

@@ -8,8 +8,9 @@ Added to the logits of all items, with weights that are learned:
 
 once with squared text cosines for s (the kernel of texts), once with five times the cosine of what came near one another in train rows (the
 kernel of companions, `infer.models.companions`). A train row is itself part of those counts; so that it does not recognise itself, what it
-has put there is taken off again while it is learned (`own_counts`), and the model sees every train row as it will see a row that was never
-counted; only the numbers of train rows that a cosine is divided by are those of all.
+has put there is taken off again while it is learned (`own_counts`), so that a target is as near as it would be had its row never been counted. What else a row
+has counted stays: numbers of train rows, the order's weight, and its user's later rows. Rows whose history is not what came before them
+in the log (published ones with context) are taken off what they would have counted.
 
 Legend: P positions (prefixes of histories), J steps back, N items, K similar items or companions, F features.
 """

@@ -10,7 +10,7 @@ trainer's own as those of the draw, and so does not correct for it.
 
 Not run: it needs GPUs. tests/test_vllm_rollouts.py drives it against stand-ins of vLLM's LLM and TRL's client.
 
-    VLLM_SERVER_DEV_MODE=1 vllm serve outputs/qwen3/sft_dual/final --weight-transfer-config '{"backend": "nccl"}'
+    DO_NOT_TRACK=1 VLLM_SERVER_DEV_MODE=1 vllm serve outputs/qwen3/sft_dual/final --weight-transfer-config '{"backend": "nccl"}'
 """
 
 from __future__ import annotations
