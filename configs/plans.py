@@ -19,7 +19,8 @@ Seconds are CPU seconds of one thread. They give what was measured on Industrial
 of the generator before it had companions; with them two epochs took about 32, validation apart, of a quiet machine .78
 times as fast, for which they say 30,
 about 110 for the teacher's scores and its fit) and, for drawn answers, on Amazon 2014 Beauty (606 for the answers of one sequential model with its
-mixture, .46 ms a step's row, by a machine .7 times as fast); how they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
+mixture, .46 ms a step's row, by a machine .7 times as fast; without texts, on Amazon 2018 Musical_Instruments, about 460 for those of two sequential models,
+by one .76 times as fast); how they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
 items); the probe of `configs.sizes` says how fast this machine is beside the one that the parts were measured on.
 """
 
@@ -38,7 +39,8 @@ COMPANIONS = 128
 SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
 GENERATOR_ROW = (1.2e-4, 7.0e-5)
 DRAWN_ROW = (3.0e-4, 1.5e-5)  # of the generator, with drawn answers
-TAUGHT_ROW = (3.0e-4, 1.0e-4)  # the answers of a teacher of one sequential model, once
+# The answers of a teacher of one sequential model to it and to the histories made of it, once.
+TAUGHT_ROW, TAUGHT_ROW_WITHOUT_TEXTS = (8.0e-4, 2.0e-4), (5.0e-4, 1.25e-4)
 SCORED_ROW = (4.0e-4, 1.0e-4)  # ranking of a valid or test row by all members
 WEIGHT_PASSES, WEIGHT_ROWS = 5, 5_000  # over so many valid rows at most; three to five passes were seen
 PREPARED_ROW = (2.5e-4, 0.0)  # stages 01 to 07 and the baselines
@@ -176,12 +178,13 @@ def seconds_of(plan: SmallPlan, counts: Counts, *, speed: float) -> dict[str, fl
         return rows * row_seconds(cost, counts.items) / speed
 
     width, generator = plan.hidden / 128, GENERATOR_ROW if plan.draws is None else DRAWN_ROW
+    taught = TAUGHT_ROW if plan.text else TAUGHT_ROW_WITHOUT_TEXTS
     return {
         "data, semantic IDs, baselines": FIXED / speed + part(PREPARED_ROW, counts.rows + counts.scored),
         "sequential models": width
         * plan.teachers
         * part(SEQUENTIAL_ROW, counts.rows * plan.sequential_epochs),
-        "what the teacher says": (1 + plan.teachers) / 2 * part(TAUGHT_ROW, counts.rows),
+        "what the teacher says": (1 + plan.teachers) / 2 * part(taught, counts.rows),
         "generator": width * part(generator, counts.rows * plan.generator_epochs),
         "weights of the ensembles": 2 * WEIGHT_PASSES * part(SCORED_ROW, min(counts.scored / 2, WEIGHT_ROWS)),
         "predictions and metrics": part(SCORED_ROW, counts.scored),

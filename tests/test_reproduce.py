@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs import program
-from configs.plans import Counts, plan_of
+from configs.plans import Counts, plan_of, seconds_of
 from configs.program import ROOT
 from infer.tables import sheet
 from infer.tables.stored import read_stored
@@ -169,6 +170,18 @@ def test_sizes_follow_the_data():
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
     some = plan_of(shop, minutes=long.total / 60 * 0.8, speed=1.0)
     assert some.total <= long.total * 0.8 and some.teachers == 2 and some.generator_epochs < 13
+
+
+def test_answers_are_forecast_as_they_were_measured():
+    """CPU seconds of drawn answers by machines .76 and .7 times as fast: Instruments, no texts, two sequential models, 460; Beauty, texts, one, 606."""
+    instruments, beauty = (
+        Counts(9_922, 24_772, 131_837, 0.0, 49_544),
+        Counts(12_101, 22_363, 131_413, 1.0, 44_726),
+    )
+    for counts, speed, teachers, measured in ((instruments, 0.76, 2, 460), (beauty, 0.7, 1, 606)):
+        plan = replace(plan_of(counts, minutes=600, speed=speed), teachers=teachers)
+        told = seconds_of(plan, counts, speed=speed)["what the teacher says"]
+        assert told == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize("titled", [1.0, 0.4, 0.0])
