@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data.rows import TrainLog
 from infer.models.companions import companions
 from infer.models.retrievers import compact_softmax
-from infer.models.retrievers.compact_network import CompactModel
+from infer.models.retrievers.compact_network import SMOOTHING, CompactModel
 from infer.models.retrievers.compact_options import CompactOptions, CompactShape
 from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entropy
 from infer.models.sequential.evidence import HistoryEvidence
@@ -161,14 +161,15 @@ def test_paths_and_every_node_give_the_same_loss(data):
     """The two forms of the tree's loss, of rows that take themselves off, also where the target itself has no share (a teacher's alone)."""
     codes = data.draw(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=ITEMS, max_size=ITEMS))
     similar = data.draw(st.sampled_from([0, 2]))
-    options = CompactOptions(hidden=8, positions=STEPS, heads=2, dropout=0.0)
+    evidence = data.draw(st.sampled_from(["sum", "mean"]))
+    options = CompactOptions(hidden=8, positions=STEPS, heads=2, dropout=0.0, evidence=evidence)
     torch.manual_seed(data.draw(st.integers(0, 99)))
     model = CompactModel(CompactShape(ITEMS, (3, 3, 3), options, 0, similar, 3), np.array(codes, np.int32))
     users = [[0, 1], *data.draw(walks)]
     found = companions(log_of(users), most=3)
     rng = np.random.default_rng(0)
     near = rng.integers(0, ITEMS, (ITEMS, 2)), rng.random((ITEMS, 2)).astype(np.float32)
-    model.learn_of(popularity_N=np.ones(ITEMS), similar=near, companions=found)
+    model.learn_of(popularity_N=rng.integers(0, 9, ITEMS), similar=near, companions=found)
     rows = [(walk[max(0, at - STEPS) : at][::-1], walk[at]) for walk in users for at in range(1, len(walk))]
     recent_PJ = torch.tensor([recent + [-1] * (STEPS - len(recent)) for recent, _ in rows])
     item_PT = torch.randint(0, ITEMS, (len(rows), 3))
@@ -193,6 +194,30 @@ def test_paths_and_every_node_give_the_same_loss(data):
         taken_off = tree_cross_entropy(model, state_PD, recent_PJ, replace(hard, own=own))
         whole = tree_cross_entropy(model, state_PD, recent_PJ, hard)
     assert whole <= taken_off + 1e-5, "what a row has counted itself can only raise its target"
+
+
+@given(walks, st.data())
+@settings(max_examples=30)
+def test_means_below_nodes_are_the_items_own_evidence(users, data):
+    """Where vectors say nothing and the alphas are 0 for the newest item and 1 for the history, a path's probability is that of items
+    weighed by their train rows times 1 + s, whatever their semantic IDs; items that share one share it evenly."""
+    codes = data.draw(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=ITEMS, max_size=ITEMS))
+    options = CompactOptions(hidden=8, positions=STEPS, heads=2, copy=False, evidence="mean")
+    model = CompactModel(CompactShape(ITEMS, (3, 3, 3), options, 0, 0, 3), np.array(codes, np.int32)).eval()
+    found, rows_N = companions(log_of(users), most=3), np.arange(ITEMS)
+    model.learn_of(popularity_N=rows_N, companions=found)
+    recent = users[0][-STEPS:][::-1]
+    recent_PJ = torch.tensor([recent + [-1] * (STEPS - len(recent))])
+    near_NN = np.zeros((ITEMS, ITEMS))
+    np.add.at(near_NN, (np.arange(ITEMS)[:, None], found.item_NK), found.cosine_NK)
+    weight_N = (rows_N + SMOOTHING) * (1 + sums(near_NN, recent))
+    with torch.no_grad():
+        model.alpha_LF.copy_(torch.tensor([0.0, 1.0]))
+        nodes = [(torch.zeros(len(head.bias_C), 8), head.bias_C) for head in model.heads]
+        log_N = model.item_logs(torch.zeros(1, 8), recent_PJ, nodes)[:, 0].numpy()
+    _, leaf_N, size = np.unique(np.array(codes), axis=0, return_inverse=True, return_counts=True)
+    share_N = (np.bincount(leaf_N.ravel(), weight_N) / size)[leaf_N.ravel()] / weight_N.sum()
+    assert np.allclose(np.exp(log_N), share_N, atol=1e-5)
 
 
 def test_everything_that_is_no_weight_goes_where_the_model_goes():

@@ -112,6 +112,11 @@ class TrainCompactArgs:
                 ("augment.ratio", "soft_draws"), self.soft_targets.teacher is not None, "soft_targets.teacher"
             ),
             Need(
+                ("model.evidence",),
+                self.model.companions > 0 or self.text.kernel,
+                "model.companions or text.kernel",
+            ),
+            Need(
                 ("loop.evidence_rate",),
                 self.model.copy or self.model.companions > 0 or self.text.kernel,
                 "model.copy, model.companions or text.kernel",

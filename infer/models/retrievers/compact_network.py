@@ -8,7 +8,7 @@ h_l = norm(h + MLP_l(h)). A node n with token vector t and ancestors whose vecto
 among its siblings. Biases start as the logarithm of a node's share of its parent's train rows. What the history says
 (infer/models/sequential/evidence.py, here at every level): a bonus for the nodes of the item j steps back, and
 alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history, or how
-near they came to it in train rows. Logits are
+near they came to it in train rows: their sum, or their mean over the train rows below n. Logits are
 held within +-60 (`BOUND`), so that sums of exponentials fit float32 without a maximum per group of siblings: no node is less
 than e^-120 as likely as a sibling.
 
@@ -65,6 +65,11 @@ class LevelHead(nn.Module):
         return token_CD * (1 + self.gate(prefix_GD)[group_C]), bias_C + shift_C
 
 
+def said(sum_CP: Tensor, rows_C1: Tensor | None) -> Tensor:
+    """log(1 + s) of sums over what lies below nodes, or of means where the train rows below are given; in place."""
+    return (sum_CP if rows_C1 is None else sum_CP.div_(rows_C1)).log1p_()
+
+
 class CompactModel(nn.Module):
     """Weights drawn from torch's generator; `learn_of` gives it what is known of the items before training."""
 
@@ -85,6 +90,8 @@ class CompactModel(nn.Module):
         self.register_buffer("square_NK", torch.zeros(shape.num_items, shape.similar))
         self.companions = CompanionKernel(shape.num_items, shape.companions) if shape.companions else None
         self.kernel_leaves = nn.ModuleList()  # KernelLeaves, which training needs: learn_of
+        self.rows_N: Tensor | None
+        self.register_buffer("rows_N", torch.ones(shape.num_items) if options.evidence == "mean" else None)
         if shape.text_dim:
             self.register_buffer("text_NX", torch.zeros(shape.num_items, shape.text_dim))
             self.read_text = self._text_reader()
@@ -129,6 +136,8 @@ class CompactModel(nn.Module):
             self.square_NK.copy_(cosine_NK.square())
         if self.companions is not None:
             self.companions.learn_of(companions)
+        if self.rows_N is not None:
+            self.rows_N.copy_(count_N1[:, 0] / count_N1.mean())
         self.kernel_leaves = nn.ModuleList(KernelLeaves(self.tree, *pair) for pair in self.kernels())
         if self.shape.model.item_path:
             self.items.learn_of(popularity_N, self.similar_NK, self.square_NK, companions)
@@ -193,14 +202,29 @@ class CompactModel(nn.Module):
         return [sum_MX / count_M1 for sum_MX, count_M1 in zip(sums, counts, strict=True)]
 
     def kernels(self) -> list[tuple[Tensor, Tensor]]:
-        """(items [N, K], values [N, K]) of the kernels, that of companions last."""
+        """(items [N, K], values [N, K]) of the kernels, that of companions last; for means each value times its item's train rows."""
         found = [(self.similar_NK, self.square_NK)] if self.shape.similar else []
         beside = self.companions
-        return found if beside is None else [*found, (beside.item_NK, beside.value_NK)]
+        found = found if beside is None else [*found, (beside.item_NK, beside.value_NK)]
+        if self.rows_N is None:
+            return found
+        return [(item_NK, value_NK * self.rows_N[item_NK.long()]) for item_NK, value_NK in found]
 
     def owns(self, own: OwnCounts | None) -> list[OwnCounts | None]:
         """What is taken off each kernel: train rows are in the counts of companions alone."""
+        if own is not None and self.rows_N is not None:
+            own = own._replace(sum_2P=own.sum_2P * self.rows_N[own.target_P])
         return [None] * bool(self.shape.similar) + [own] * bool(self.shape.companions)
+
+    def rows_below(self) -> list[Tensor | None]:
+        """Train rows [C, 1] below the contested nodes of every level, which sums are divided by; None where sums are meant."""
+        if self.rows_N is None:
+            return [None] * len(self.heads)
+        folded = self.tree.folded(self.tree.of_items(self.rows_N[:, None]))
+        return [
+            rows_M1.index_select(0, level.contested_C)
+            for level, rows_M1 in zip(self.tree.levels, folded, strict=True)
+        ]
 
     def features(self, recent_PJ: Tensor, own: OwnCounts | None = None) -> list[list[Tensor]]:
         """What the alphas weigh at each level, dense [C, P] each; empty lists without a kernel. own: of train rows that are learned."""
@@ -212,8 +236,8 @@ class CompactModel(nn.Module):
             for sums_NP in sums_by_item(recent_PJ, *pair, own=one)
         ]
         return [
-            [part_MP.index_select(0, level.contested_C).log1p_() for part_MP in parts]
-            for level, *parts in zip(self.tree.levels, *folded, strict=True)
+            [said(part_MP.index_select(0, level.contested_C), rows_C1) for part_MP in parts]
+            for level, rows_C1, *parts in zip(self.tree.levels, self.rows_below(), *folded, strict=True)
         ]
 
     def copied(self, level: int, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from configs.program import InputError
 from infer.models.sequential.options import SasRec, ScorerOptions, SequentialShape, TextOptions
@@ -32,6 +32,8 @@ class CompactOptions:
     companions: int = 0
     """At every level a token's logit grows with how near the items below it came to the history's items in train rows, a row in
     training not counting itself: so many of each item's companions are known; 0: none"""
+    evidence: Literal["sum", "mean"] = "sum"
+    """What a kernel says of a token: of the sum of what lies below it, or of the mean, items counting by their train rows"""
     users: int = 0
     """User tokens: a user has the vector of its number modulo this, in front of the history; 0: none"""
     gaps: int = 0

@@ -109,7 +109,7 @@ def evidence_of(
     kernel: KernelLeaves,
     own: OwnCounts | None = None,
 ) -> list[Tensor]:
-    """What the alphas of a kernel weigh at the members, float32 [E] each: as CompactModel.features, of the newest item and of the history."""
+    """What a kernel sums up at the members, float32 [E] each: as `sums_by_item`, of the newest item and of the history."""
     level = tree.levels[number]
     begin_M = torch.searchsorted(
         tree.node_LS[number - 1], torch.arange(level.parents + 1, device=recent_PJ.device)
@@ -130,7 +130,13 @@ def evidence_of(
         entry_T, position_T = entries_of(tree, number, found, own.target_P)
         for sum_E, own_P in zip(sums, own.sum_2P, strict=True):
             sum_E.index_add_(0, entry_T, -own_P[position_T]).clamp_(min=0)  # below 0 by rounding
-    return [one.log1p_() for one in sums]
+    return sums
+
+
+def contested_places(tree: SidTree, number: int, found: Families) -> Tensor:
+    """Places of the members among all contested nodes of their level, int64 [E]."""
+    within_E = torch.arange(len(found.family_E), device=found.family_E.device) - found.first_Q[found.family_E]
+    return tree.levels[number].first_G[found.group_Q[found.family_E]] + within_E
 
 
 def entries_of(tree: SidTree, number: int, found: Families, item_P: Tensor) -> tuple[Tensor, Tensor]:

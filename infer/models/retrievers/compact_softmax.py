@@ -18,8 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.models.retrievers.compact_network import CompactModel
-from infer.models.retrievers.compact_paths import asked_groups, copies, evidence_of, families, path_level
+from infer.models.retrievers.compact_network import CompactModel, said
+from infer.models.retrievers.compact_paths import (
+    asked_groups,
+    contested_places,
+    copies,
+    evidence_of,
+    families,
+    path_level,
+)
 from infer.models.sequential.evidence import OwnCounts, sums_by_item
 
 BLOCK_VALUES = 1 << 20  # leaves, or members of families, times positions held at once: 4 MiB
@@ -173,10 +180,12 @@ class _Block:
         asked_G = self.asked[number]
         found = families(tree, number, self.mass.item_PT[rows], self.mass.share_PT[rows], asked_G)
         owns = model.owns(self.mass.own_of(rows))
+        rows_C1 = model.rows_below()[number]
+        rows_E = None if rows_C1 is None else rows_C1[contested_places(tree, number, found), 0]
         evidence = [
-            value_E
+            said(sum_E, rows_E)
             for leaves, own in zip(model.kernel_leaves, owns, strict=True)
-            for value_E in evidence_of(tree, number, found, recent, leaves, own)
+            for sum_E in evidence_of(tree, number, found, recent, leaves, own)
         ]
         copied = copies(tree, number, found, recent)
         loss, slopes = path_level(
@@ -200,7 +209,7 @@ def _first_evidence(model: CompactModel, recent_PJ: Tensor, own: OwnCounts | Non
     level = model.tree.levels[0]
     onto = model.tree.node_LN[0], len(level.code_M)
     return [
-        sums_MP.index_select(0, level.contested_C).log1p_()
+        said(sums_MP.index_select(0, level.contested_C), model.rows_below()[0])
         for pair, one in zip(model.kernels(), model.owns(own), strict=True)
         for sums_MP in sums_by_item(recent_PJ, *pair, own=one, onto=onto)
     ]
