@@ -236,3 +236,23 @@ def test_everything_that_is_no_weight_goes_where_the_model_goes():
     assert not any(name.startswith("kernel_leaves") for name in model.state_dict()), (
         "they are made again, not saved"
     )
+
+
+def test_a_model_of_means_scores_the_same_when_it_is_read_again():
+    """Train rows below nodes are saved with it; a model of sums has none."""
+    codes_NL = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
+    log = TrainLog(np.zeros(4, np.int32), np.arange(4, dtype=np.int32), 4)
+    models = {
+        kind: CompactModel(
+            CompactShape(4, (2, 2), CompactOptions(hidden=8, heads=2, evidence=kind), 0, 0, 3), codes_NL
+        ).eval()
+        for kind in ("sum", "mean")
+    }
+    assert "rows_N" in models["mean"].state_dict() and "rows_N" not in models["sum"].state_dict()
+    models["mean"].learn_of(popularity_N=np.array([9, 1, 1, 3]), companions=companions(log, most=3))
+    again = CompactModel(models["mean"].shape, codes_NL).eval()
+    again.load_state_dict(models["mean"].state_dict())
+    recent_PJ, state_PD = torch.tensor([[1, 0]]), torch.randn(1, 8)
+    with torch.no_grad():
+        first, second = (one.item_logs(state_PD, recent_PJ, one.nodes()) for one in (models["mean"], again))
+    assert torch.equal(first, second)
