@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,7 +187,11 @@ def two_at_once(command: list[object], place: Path) -> None:
                 code = 0
             except InputError as error:
                 code = 2 if "is in use by pid" in str(error) else 1
+                print(error, file=sys.stderr)
+            except Exception:
+                traceback.print_exc()
             finally:
+                sys.stderr.flush()
                 os._exit(code)
         children.append(child)
     codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 from configs.program import ROOT, AlreadyComplete, InputError, NumericError, say, warn
-from data.store import fingerprints
+from data.store import claim, fingerprints
+from data.store.claim import locked
 from data.store.output import LOG, MANIFEST, Output, open_output, read_manifest, require_manifest
 
 
@@ -238,6 +241,26 @@ HOLD = """
             sys.stdin.readline()
             os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def test_a_holder_that_has_not_said_its_name_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is taken a moment before its holder is written, and the name goes a moment before the lock."""
+    lock, holder = FileLock(tmp_path / ".lock"), tmp_path / ".lock.holder"
+    with lock:
+        writer = threading.Timer(0.2, holder.write_text, ["pid 7 on here since now\n"])
+        writer.start()
+        with (
+            pytest.raises(InputError, match="is in use by pid 7 on here since now -> wait for it"),
+            locked(tmp_path),
+        ):
+            pass
+        writer.join()
+        holder.unlink()
+        monkeypatch.setattr(claim, "HOLDER_SECONDS", 0.05)
+        with pytest.raises(InputError, match="is in use by another process -> wait for it"), locked(tmp_path):
+            pass
 
 
 def test_one_writer_and_a_kill_inside_a_write(tmp_path: Path) -> None:

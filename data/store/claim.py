@@ -11,14 +11,14 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from configs.program import AlreadyComplete, Clock, EnvironmentFault, InputError
 
 LOCK, HOLDER, LAUNCH = ".lock", ".lock.holder", ".launch"
-FOLLOW_SECONDS = 600
+FOLLOW_SECONDS, HOLDER_SECONDS = 600, 1.0
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -36,9 +36,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text().strip() if holder.exists() else "another process"
         raise InputError(
-            f"output_dir {path} is in use by {who} -> wait for it or choose another directory"
+            f"output_dir {path} is in use by {_who(holder)} -> wait for it or choose another directory"
         ) from None
     try:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -50,6 +49,17 @@ def locked(path: Path) -> Iterator[None]:
             missing_ok=True
         )  # while it is held: unlinked after, it might be another process's
         lock.release()
+
+
+def _who(holder: Path) -> str:
+    """What the holder of a lock wrote of itself. It takes the lock a moment before it writes that, and removes it a moment before it lets go."""
+    clock = Clock()
+    while clock.seconds < HOLDER_SECONDS:
+        with suppress(FileNotFoundError):
+            if found := holder.read_text().strip():
+                return found
+        time.sleep(0.01)
+    return "another process"
 
 
 def announced(path: Path, decide: Callable[[], bool], inputs: Mapping[str, str]) -> bool:
