@@ -84,13 +84,20 @@ def read_registry(path: str | Path, names: list[str]) -> list[Corpus]:
             )
         default = ALPACA if formatting == "alpaca" else SHAREGPT
         columns, tags = default | entry.get("columns", {}), TAGS | entry.get("tags", {})
-        file = Path(path).parent / entry["file_name"]
-        if not file.is_file() and Path(f"{file}.gz").is_file():
-            file = Path(f"{file}.gz")
-        if not file.is_file():
-            raise InputError(f"missing file: {file} of corpus {name} -> correct file_name in {path}")
+        file = _file_of(Path(path).parent / str(entry["file_name"]))
+        if file is None:
+            shown = str(entry["file_name"])[:200]
+            raise InputError(f"missing file: {shown} of corpus {name} -> correct file_name in {path}")
         found.append(Corpus(name, file, formatting, columns, tags))
     return found
+
+
+def _file_of(file: Path) -> Path | None:
+    """The file, or it with .gz; None where neither is there, or can be, as with a name that is too long."""
+    try:
+        return next((one for one in (file, Path(f"{file}.gz")) if one.is_file()), None)
+    except OSError:
+        return None
 
 
 def read_records(path: str | Path) -> Iterator[Any]:

@@ -76,6 +76,10 @@ def test_an_ordinal_that_only_colliding_items_carry_becomes_a_level(tmp_path):
             "1 items have no token of level 2, and its code 0 is in use",
         ),
         ('{"0": ["<a_1>", "<b_1>", "<c_1>"], "1": ["<a_1>"]}', "item 1 has 1 tokens, others 3"),
+        (
+            '{"0": ["<a_1>", "<b_2>"], "1": ["<a_0>"]}',
+            "1 items have 1 tokens, and item 0 has 2 though no other item has its first 1",
+        ),
         ('["<a_1>"]', "is not an index"),
         ('{"0": ["<a_1>"]', "is not valid JSON"),
     ],

@@ -245,6 +245,7 @@ def test_conversations_of_others_become_examples(store: Path) -> None:
         ("{}", "has no corpus 'talk'"),
         ('{"talk": {}}', "talk needs file_name"),
         ('{"talk": {"file_name": "none.json"}}', "missing file"),
+        ('{"talk": {"file_name": "' + 300 * "x" + '"}}', "missing file"),
         (
             '{"talk": {"file_name": "shop.json", "formatting": "sharegpt"}}',
             "record 0 is no sharegpt record of talk",

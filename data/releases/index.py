@@ -82,7 +82,24 @@ def read_index(path: str | Path, *, fmt: SidFormat = FORMATS["letters"]) -> Publ
         raise InputError(
             f"{path}: {len(short)} items have no token of level {levels}, and its code 0 is in use -> add one to it"
         )
+    if short:
+        _require_reasons(path, tuple(raw), codes_NL, whole)
     return PublishedIndex(tuple(raw), codes_NL, len(short))
+
+
+def _require_reasons(
+    path: str | Path, keys: tuple[str, ...], codes_NL: np.ndarray, whole_N: np.ndarray
+) -> None:
+    """InputError unless every item with the last token shares the others with another item: it tells apart what collides, and an item
+    that has it alone says that tokens of others are missing."""
+    _, group_N, size_G = np.unique(codes_NL[:, :-1], axis=0, return_inverse=True, return_counts=True)
+    alone = np.flatnonzero(whole_N & (size_G[group_N.ravel()] == 1))
+    if len(alone):
+        levels = codes_NL.shape[1]
+        raise InputError(
+            f"{path}: {int((~whole_N).sum())} items have {levels - 1} tokens, and item {keys[alone[0]]} has {levels} though no other "
+            f"item has its first {levels - 1} -> tokens may be missing"
+        )
 
 
 class _TokenCodes:

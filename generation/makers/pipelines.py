@@ -71,7 +71,7 @@ def load_pipeline(directory: str, kind: Any, *, dtype: str, device: str) -> Any:
             pipeline = kind.from_pretrained(
                 directory, torch_dtype=getattr(torch, name), local_files_only=True, use_safetensors=True
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+    except Exception as error:  # as in data/store/models.py: files of others
         raise_environment_fault(error, where=f"while loading {directory}")
         text = " ".join(str(error).split())[:200]
         raise InputError(f"model {directory} cannot be loaded: {text} -> check the directory") from error
