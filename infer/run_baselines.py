@@ -220,8 +220,10 @@ def fit_mixture(source: DataSource) -> tuple[Any, dict[str, Any]]:
     found = mixture.components(source.train, source.similar, recent)
     valid = source.rows("valid")
     weight_C = mixture.em_weights(mixture.target_probabilities(found, valid, source.num_items))
-    named = {part.name: round(float(weight), 4) for part, weight in zip(found, weight_C, strict=True)}
-    return mixture.MixtureModel.of(found, weight_C), {"weights": named, "tuned_on": "valid"}
+    weights = {part.name: float(weight) for part, weight in zip(found, weight_C, strict=True)}
+    model = mixture.MixtureModel.of(found, weight_C, mixture.Beside(weights, source.similar, recent))
+    shown = {name: round(weight, 4) for name, weight in weights.items()}
+    return model, {"weights": shown, "tuned_on": "valid"}
 
 
 def fit_trend(source: DataSource) -> tuple[Any, dict[str, Any]]:
@@ -241,29 +243,34 @@ def fit_counts(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[s
     """The model of one matrix between items, and its settings."""
     from scipy import sparse
 
-    from infer.models.counting import CountingModel, item_similarity, transition_matrix
+    from infer.models.counting import CountingModel, matrix_of
 
     train, size = source.train, source.num_items
     popularity_N = train.popularity_N
     if one.model == "pop":
-        return CountingModel(popularity_N, sparse.csr_matrix((size, size))), {}
+        return CountingModel(popularity_N, sparse.csr_matrix((size, size)), counted={}), {}
     if one.model == "repeat":
-        return CountingModel(popularity_N, sparse.identity(size, format="csr"), decay=0.5), {}
+        return CountingModel(popularity_N, sparse.identity(size, format="csr"), decay=0.5, counted={}), {}
     if one.model in ("last", "recent"):
-        matrix = transition_matrix(train, reach=1 if one.model == "last" else 3)
-        return CountingModel(popularity_N, matrix, last=1), {}
+        counted = {"reach": 1 if one.model == "last" else 3}
+        return CountingModel(popularity_N, matrix_of(train, counted), last=1, counted=counted), {}
     if one.model == "itemknn":
-        return CountingModel(popularity_N, item_similarity(train)), {"decay": 1.0, "shrink": 0.0}
+        counted = {"shrink": 0.0}
+        return CountingModel(popularity_N, matrix_of(train, counted), counted=counted), {
+            "decay": 1.0,
+            **counted,
+        }
     rows = source.rows("valid")
     rows = rows.take(sample_rows(len(rows), one.tune.max_rows, one.seed))
     shrink, weights, ndcg = tune_itemknn(rows, train, one.tune)
-    chosen, matrix = {"shrink": shrink, **weights}, item_similarity(train, shrink=shrink)
+    counted: dict[str, float] | None = {"shrink": shrink}
+    chosen, matrix = {"shrink": shrink, **weights}, matrix_of(train, counted)
     if one.model == "itemknn_text":
         text_weight, repeat, ndcg = tune_text(rows, matrix, source, one.tune, weights)
         chosen |= {"text_weight": text_weight, "repeat": repeat}
-        matrix = with_text(matrix, source.similar, text_weight, repeat)
+        matrix, counted = with_text(matrix, source.similar, text_weight, repeat), None
     chosen |= {f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
-    return CountingModel(popularity_N, matrix, **weights), chosen
+    return CountingModel(popularity_N, matrix, **weights, counted=counted), chosen
 
 
 def with_text(cosine: Any, similar: Any, text_weight: float, repeat: float) -> Any:

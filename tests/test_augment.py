@@ -45,7 +45,7 @@ def test_made_histories_by_hand():
     assert (np.diff(short.offsets) >= 1).all() and {3, 0} <= set(short.item_I.tolist()), (
         "the newest item stays"
     )
-    asked = prefixes(made)
+    asked = prefixes(made, np.tile([5, 3], 2))
     assert asked.history_H.tolist()[:9] == [1, 1, 2, 1, 2, 3, 3, 3, 0] and asked.offsets.tolist()[:6] == [
         0,
         1,
@@ -54,6 +54,7 @@ def test_made_histories_by_hand():
         7,
         9,
     ]
+    assert asked.users_R.tolist() == [5, 5, 5, 3, 3] * 2, "every made history is its window's user's"
     shares = np.bincount(
         made_windows(
             row_windows(rows_of([[0]] * 4000, [0] * 4000)), Augmentation(ratio=1, drop=0.15, replace=0.4), positions=4,

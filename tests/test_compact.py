@@ -37,6 +37,7 @@ def made(data, **options) -> CompactModel:
     )
     chosen = {
         "copy": data.draw(st.booleans()),
+        "own_vectors": data.draw(st.booleans()),
         "node_text": False,
         "users": data.draw(st.sampled_from([0, 3])),
     } | options
@@ -67,15 +68,31 @@ def histories(data, items: int, count: int) -> Rows:
     return Rows(np.arange(count), np.arange(count), offsets, flat, np.zeros(count, np.int64))
 
 
-def features_of(network: CompactModel, items: list[int], recent: list[int], steps: int) -> float:
-    """log(1 + 20 s) of a node's items with the newest `steps` items of a history (newest first), by loops."""
+def features_of(network: CompactModel, item: int, recent: list[int], steps: int) -> float:
+    """log(1 + 20 s) of an item with the newest `steps` items of a history (newest first), by loops."""
     total = 0.0
-    for back, item in enumerate(recent[:steps]):
+    for back, one in enumerate(recent[:steps]):
         for other, square in zip(
-            network.similar_NK[item].tolist(), network.square_NK[item].tolist(), strict=True
+            network.similar_NK[one].tolist(), network.square_NK[one].tolist(), strict=True
         ):
-            total += 0.7**back * square * (other in items)
+            total += 0.7**back * square * (other == item)
     return np.log1p(20 * total)
+
+
+def evidence_of(network: CompactModel, level: int, items: list[int], recent: list[int]) -> float:
+    """How much more a node's items count with this history than without, by loops: a logarithm."""
+    alphas, rows_N = network.alpha_LF[level].tolist(), network.rows_N.tolist()
+    counts = [
+        rows_N[item]
+        * np.exp(
+            sum(
+                a * features_of(network, item, recent, n)
+                for a, n in zip(alphas, (1, len(recent)), strict=True)
+            )
+        )
+        for item in items
+    ]
+    return float(np.log(sum(counts) / sum(rows_N[item] for item in items)))
 
 
 def logits_by_prefix(
@@ -94,6 +111,9 @@ def logits_by_prefix(
                 front = sum(network.heads[above].token_KD[prefix[above]] for above in range(level))
                 vector, bias = token * (1 + head.gate(front)), (head.shift(front) * token).sum()
             below = [item for item, one in enumerate(codes) if tuple(one[: level + 1]) == prefix]
+            if network.shape.model.own_vectors:
+                weight = network.rows_N[below][:, None]
+                vector = vector + (network.item_ND[below] * weight).sum(0) / weight.sum()
             if network.shape.model.node_text:
                 vector = vector + network.read_node_text(network.text_NX[below].mean(0))
             logit = hidden @ vector + bias
@@ -101,8 +121,7 @@ def logits_by_prefix(
             if (place := int(tree.place_M[node])) < len(tree.contested_C):
                 logit = logit + head.bias_C[place]
             if network.shape.similar:
-                for alpha, steps in zip(network.alpha_LF[level], (1, len(recent)), strict=True):
-                    logit = logit + alpha * features_of(network, below, recent, steps)
+                logit = logit + evidence_of(network, level, below, recent)
             if network.bonus_LJ.shape[1]:
                 logit = logit + sum(
                     (network.bonus_LJ[level, back] for back, item in enumerate(recent) if item in below),
@@ -301,3 +320,11 @@ def test_options_that_do_not_go_together():
     ):
         with pytest.raises(InputError, match=words):
             CompactOptions(**wrong)
+
+
+def test_a_model_of_an_older_version_is_refused_in_a_line():
+    values = CompactShape(2, (2,)).as_json()
+    assert CompactShape.from_json(values) == CompactShape(2, (2,))
+    values["model"]["evidence"] = "sum"
+    with pytest.raises(InputError, match=r"an older version \(model.evidence\) -> train it again"):
+        CompactShape.from_json(values)

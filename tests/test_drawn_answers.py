@@ -50,7 +50,7 @@ def test_train_rows_have_the_answers_of_their_teacher(teacher, monkeypatch):
     rows = with_ages(read_rows(data, "train", num_items=ITEMS), data, num_items=ITEMS)
     order_N = np.random.default_rng(0).permutation(ITEMS)
     told = {"data": data, "num_items": ITEMS, "order_N": order_N, "draws": 50, "epochs": PASSES}
-    drawn = DrawnRows.of(SoftTargets(str(folder / "recent")), **told)
+    drawn = DrawnRows.of(SoftTargets(str(folder / "recent"), folds=0), **told)
     chance_RN = np.exp(contract.load(folder / "recent").score(rows).astype(float))
     counts_RN = np.zeros((len(rows), ITEMS))
     for epoch in range(PASSES):
@@ -67,10 +67,10 @@ def test_train_rows_have_the_answers_of_their_teacher(teacher, monkeypatch):
     places = set((folder.parent / "scores").iterdir())
     with monkeypatch.context() as patch:
         patch.setattr("train.scratch.drawn.drawn_answers", lambda *a: pytest.fail("drawn again"))
-        again = DrawnRows.of(SoftTargets(str(folder / "recent")), **told)
+        again = DrawnRows.of(SoftTargets(str(folder / "recent"), folds=0), **told)
     assert (again.answers(rows.example_ids_R, 2) == drawn.answers(rows.example_ids_R, 2)).all()
     assert set((folder.parent / "scores").iterdir()) == places
-    cold = DrawnRows.of(SoftTargets(str(folder / "recent"), temperature=0.01), **told)
+    cold = DrawnRows.of(SoftTargets(str(folder / "recent"), temperature=0.01, folds=0), **told)
     best_R = chance_RN.argmax(1)
     certain = np.sort(chance_RN, 1)[:, -1] > 1.2 * np.sort(chance_RN, 1)[:, -2]
     assert certain.sum() > 5 and (cold.answers(rows.example_ids_R, 1) == best_R[:, None])[certain].all()

@@ -151,7 +151,6 @@ def parsed(module: str, flags: str) -> Any:
         ("train.train_sequential", "--hstu.layers 9", "hstu", ("", "--trunk hstu")),
         ("train.train_sequential", "--loop.evidence_rate 9", "loop.evidence_rate 9.0", ("", "--loss.kind ce --scorer.companions 4")),
         ("train.train_compact", "--loop.evidence_rate 9", "loop.evidence_rate 9.0", ("--model.copy false", "")),
-        ("train.train_compact", "--model.evidence mean", "model.evidence mean", ("", "--model.companions 4")),
         ("train.train_tiger", "--loop.evidence_rate 9", "loop.evidence_rate 9.0", None),
         ("infer.recommend", "--think.max_tokens 9", "think", ("", "--mode think")),
         ("infer.recommend", "--mode think --think.top_k 5", "think.top_k 5", ("", "--think.temperature 1")),

@@ -59,7 +59,7 @@ def test_a_row_is_told_by_hand():
 @pytest.mark.parametrize("k", [None, 5])
 def test_train_rows_are_told_what_the_teacher_says(taught, k):
     root, data = taught
-    options = SoftTargets(str(root / "baselines/teacher"), k=k)
+    options = SoftTargets(str(root / "baselines/teacher"), k=k, folds=0)
     told = TaughtRows.of(options, data=data, num_items=ITEMS)
     rows = with_ages(read_rows(data, "train", num_items=ITEMS), data, num_items=ITEMS)
     some = rows.take(np.random.default_rng(0).permutation(len(rows))[:30])
@@ -124,7 +124,14 @@ def test_what_cannot_teach_is_refused(taught, tmp_path):
             told()
     finally:
         manifest.write_bytes(kept)
-    for wrong in ({"share": 0.0}, {"share": 1.5}, {"temperature": 0.0}, {"k": 0}):
+    for wrong in (
+        {"share": 0.0},
+        {"share": 1.5},
+        {"temperature": 0.0},
+        {"k": 0},
+        {"folds": 1},
+        {"folds": -1},
+    ):
         with pytest.raises(InputError, match="soft_targets."):
             SoftTargets("teacher", **wrong)
     with pytest.raises(InputError, match="soft_targets.scores x is read only with soft_targets.teacher"):

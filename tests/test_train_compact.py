@@ -198,6 +198,7 @@ SWITCHES = {
     "items": ["--model.item_path", "0.5"],
     "text": ["--text.table", "add"],
     "text to start with": ["--text.table", "init"],
+    "own vectors": ["--model.own_vectors", "true"],
     "node text": ["--text.table", "add", "--model.node_text", "true"],
     "kernel": ["--text.kernel", "true"],
     "companions": ["--model.companions", "4"],

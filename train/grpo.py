@@ -67,6 +67,8 @@ class GrpoArgs:
     """embeddings directory (stage 02), for rewards that need embeddings"""
     teacher: str | None = None
     """directory of an item model, for rewards that need a teacher"""
+    teacher_folds: int = 8
+    """of users: the prompts of each are answered without the teacher's counts of its users, as valid rows are; 0: with them"""
     rollout: GrpoSettings = field(default_factory=GrpoSettings)
     """how rollouts are drawn and scored, and what is optimised"""
     thought: ThoughtSettings = field(default_factory=ThoughtSettings)
@@ -133,6 +135,8 @@ class GrpoArgs:
             )
         if self.newest_share is not None and not 0 < self.newest_share <= 1:
             raise InputError(f"newest_share {self.newest_share} must lie in (0, 1]")
+        if self.teacher_folds < 0 or self.teacher_folds == 1:
+            raise InputError(f"teacher_folds {self.teacher_folds} must be at least 2, or 0 for none")
         require_needs(self)
         check_choice(self.train_what, self.lora)
         wrong = sorted(set(self.tasks) - SID_TASKS - {INSTRUCTION_TASK})
@@ -155,11 +159,11 @@ class GrpoArgs:
         """Options that are read only where another one is set."""
         rewarded = wanted(read_specs(self.rewards))
         return [
-            Need(("teacher",), "teacher" in rewarded, "a reward that needs a teacher"),
+            Need(("teacher", "teacher_folds"), "teacher" in rewarded, "a reward that needs a teacher"),
             Need(("embeddings",), "embeddings" in rewarded, "a reward that needs embeddings"),
             Need(
-                ("data",), self.newest_share is not None or bool(rewarded & {"titles", "popularity"}),
-                "newest_share or a reward that needs titles or popularity",
+                ("data",), self.newest_share is not None or bool(rewarded & {"titles", "popularity", "teacher"}),
+                "newest_share or a reward that needs titles, popularity or a teacher",
             ),
             Need(("tids", "instruction"), self.instructs, f"task {INSTRUCTION_TASK}"),
             Need(("judge",), "judge" in rewarded, "a reward that needs a judge"),
@@ -275,7 +279,7 @@ def load_rewards(args: GrpoArgs, engine: Any, judge: RewardJudge | None) -> Any:
 
     sources = Sources(
         engine.sids, data=args.data, embeddings=args.embeddings, teacher=args.teacher, made_from=args.examples,
-        sid_format=engine.renderer.vocab.format, judge=judge,
+        sid_format=engine.renderer.vocab.format, judge=judge, teacher_folds=args.teacher_folds,
     )  # fmt: skip
     mixture = build_mixture(read_specs(args.rewards), sources)
     if args.judge.client.backend == "heuristic":

@@ -4,9 +4,9 @@
     taught = TaughtRows.of(options, data="data/industrial", num_items=3686)
     items_RK, chance_RK, rest_R = taught.of_examples(example_ids_R)
 
-The teacher is any saved item model, usually a product of several with a fitted scale (`infer.fuse --how product --scale
-fitted`): a model is surer on the rows that it was fitted on than it is right, and one number mends most of it, so no folds
-are needed. Its scores are kept on disk (infer/models/cache.py), for all items, or for large catalogues the k best of a row
+The teacher is any saved item model, usually a product of several whose weights or scale were fitted to valid rows (`infer.fuse --how
+product`). What it has counted of train rows is counted again without the users of the rows that it answers
+(infer/models/folds.py): with its own counts a row is answered with itself. Its scores are kept on disk (infer/models/cache.py), for all items, or for large catalogues the k best of a row
 and what is left for each of the others. A student minimises (1 - share) CE(item) + share CE(teacher's distribution).
 
 Legend: R rows, K items kept per row, N items.
@@ -21,11 +21,12 @@ import numpy as np
 
 from configs.needs import Need, require_needs
 from configs.program import InputError
-from data.rows import Rows, read_rows
+from data.rows import Rows, read_rows, read_train_log
 from data.store.lineage import data_directory, require_same_data
 from data.store.output import require_manifest
 from infer.models import contract
 from infer.models.cache import ScoreCache, cached
+from infer.models.folds import Folds
 from infer.models.members import RANKS_ONLY, fitted_on
 from infer.models.recency import with_ages
 
@@ -42,6 +43,8 @@ class SoftTargets:
     """the teacher's probabilities to the power 1 / temperature, divided by their sum"""
     k: int | None = None
     """items kept per row, the others share what is left evenly; null = the whole catalogue"""
+    folds: int = 8
+    """of users: the train rows of each are answered without the counts of its users, as valid rows are; 0: with them"""
     scores: str | None = None
     """folder of the teacher's scores; null = scores/ beside the folder of the teacher"""
 
@@ -52,13 +55,23 @@ class SoftTargets:
             raise InputError(f"soft_targets.temperature {self.temperature} must be positive and finite")
         if self.k is not None and self.k < 1:
             raise InputError(f"soft_targets.k {self.k} must be at least 1, or null")
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"soft_targets.folds {self.folds} must be at least 2, or 0 for none")
         require_needs(self, "soft_targets.")
 
     def needs(self) -> list[Need]:
         """All that is said of a teacher."""
         return [
-            Need(("share", "temperature", "k", "scores"), self.teacher is not None, "soft_targets.teacher")
+            Need(
+                ("share", "temperature", "k", "folds", "scores"),
+                self.teacher is not None,
+                "soft_targets.teacher",
+            )
         ]
+
+    def folds_of(self, data: str | Path, *, num_items: int) -> Folds:
+        """The folds of a data set's users."""
+        return Folds(read_train_log(data, num_items=num_items), self.folds)
 
     def place(self, rows: str) -> Path:
         """Where the teacher's scores of the rows of that name are kept."""
@@ -86,7 +99,8 @@ class TaughtRows:
         """Those of the train rows, or of other `rows` of the data set, which then have a `name`; scored now where that is
         not done yet. InputError as `require_teacher`, and where `scores` are of another model or of other rows."""
         rows = rows_to_answer(options, data, rows, num_items=num_items)
-        cache = cached(options.place(name), model=options.teacher, rows=rows, k=options.k)
+        folds = options.folds_of(data, num_items=num_items)
+        cache = cached(options.place(name), model=options.teacher, rows=rows, k=options.k, folds=folds)
         return cls(cache, options.temperature)
 
     @property

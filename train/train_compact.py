@@ -37,7 +37,7 @@ from train.scratch.drawn import DrawnRows
 from train.scratch.options import EpochOptions
 from train.soft_targets import SoftTargets, TaughtRows
 
-STAGE, VERSION = "train_compact", 2
+STAGE, VERSION = "train_compact", 3
 
 
 @dataclass
@@ -112,11 +112,6 @@ class TrainCompactArgs:
                 ("augment.ratio", "soft_draws"), self.soft_targets.teacher is not None, "soft_targets.teacher"
             ),
             Need(
-                ("model.evidence",),
-                self.model.companions > 0 or self.text.kernel,
-                "model.companions or text.kernel",
-            ),
-            Need(
                 ("loop.evidence_rate",),
                 self.model.copy or self.model.companions > 0 or self.text.kernel,
                 "model.copy, model.companions or text.kernel",
@@ -169,13 +164,9 @@ def learned_rows(args: TrainCompactArgs, train: Rows, sids: SidTable) -> Any:
         return CompactRows(windows, users=users, taught=taught, share=share)
     # Each window once, however rows are read: the longest history of a user's rows that continue one another.
     sources = row_windows(train)
-    made, answered = made_rows(args, sources, train, sids)
+    made, rows, answered = made_rows(args, sources, train, sids)
     if users is not None:
-        example_W = sources.example_I[sources.offsets[1:] - 1]
-        by_example = dict(zip(*(part.tolist() for part in users), strict=True))
-        user_W = np.array([by_example[example] for example in example_W.tolist()])
-        made_users = np.repeat(np.tile(user_W, args.augment.variants), np.diff(made.offsets))
-        users = np.concatenate([users[0], made.example_I]), np.concatenate([users[1], made_users])
+        users = np.concatenate([users[0], rows.example_ids_R]), np.concatenate([users[1], rows.users_R])
     return CompactRows(windows, None, users, taught, share, (made, answered, args.augment.ratio))
 
 
@@ -192,8 +183,8 @@ def teaching(args: TrainCompactArgs, sids: SidTable, **rows: Any) -> TaughtRows 
 
 def made_rows(
     args: TrainCompactArgs, sources: Any, train: Rows, sids: SidTable
-) -> tuple[Any, TaughtRows | DrawnRows]:
-    """(windows of made histories, the teacher's answers to them)."""
+) -> tuple[Any, Rows, TaughtRows | DrawnRows]:
+    """(windows of made histories, their rows, the teacher's answers to them)."""
     from infer.models.cache import rows_sha256
     from train.scratch.augment import drawn_from, made_windows, prefixes, single_items
 
@@ -203,8 +194,12 @@ def made_rows(
         sources, args.augment, positions=args.model.positions, first_example=int(train.example_ids_R.max()) + 1,
         follower=follower,
     )  # fmt: skip
-    rows = prefixes(made)
-    return made, teaching(args, sids, rows=rows, name=f"made-{rows_sha256(rows)[:12]}")
+    by_example = dict(zip(train.example_ids_R.tolist(), train.users_R.tolist(), strict=True))
+    user_W = np.array(
+        [by_example[example] for example in sources.example_I[sources.offsets[1:] - 1].tolist()]
+    )
+    rows = prefixes(made, np.tile(user_W, args.augment.variants))
+    return made, rows, teaching(args, sids, rows=rows, name=f"made-{rows_sha256(rows)[:12]}")
 
 
 def train(args: TrainCompactArgs, out: Output) -> None:

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from configs.program import AlreadyComplete, InputError, progress
+from configs.program import AlreadyComplete, InputError
 from data.rows import Rows
 from data.store.claim import rank_and_world
 from data.store.fingerprints import sha256_bytes
 from data.store.inputs import fingerprint
 from data.store.output import open_output, read_manifest
-from infer.models.contract import KnownRows, block_rows, read_settings, save_settings
+from infer.models.contract import ItemModel, KnownRows, block_rows, read_settings, save_settings
 from infer.models.contract import load as load_model
+from infer.models.folds import Folds, in_blocks
 
 VERSION = 1
 ARRAYS = {"example_ids": np.int64, "items": np.int32, "scores": np.float32, "rest": np.float32}
@@ -37,6 +37,7 @@ class CacheArgs:
 
     k: int | None
     rows_sha256: str
+    folds: int = 0
 
     def __post_init__(self) -> None:
         if self.k is not None and self.k < 1:
@@ -100,13 +101,15 @@ class ScoreCache:
         return np.where(kept[place_RC] == wanted_RC, self._scores_RK[at].ravel()[place_RC], rest_R1)
 
 
-def cached(directory: str | Path, *, model: str | Path, rows: Rows, k: int | None) -> ScoreCache:
-    """The cache in `directory`, made now where there is none. InputError when it is of another model, other rows or k.
+def cached(
+    directory: str | Path, *, model: str | Path, rows: Rows, k: int | None, folds: Folds | None = None
+) -> ScoreCache:
+    """The cache in `directory`, made now where there is none. InputError when it is of another model, other rows, k or folds.
 
-    k: items kept per row, None = all. model: directory of a saved item model; its content, not its path, is what a cache is of.
+    k: items kept per row, None = all. folds: of train rows, which are answered without their users' counts. model: directory of a saved item model; its content, not its path, is what a cache is of.
     Of several processes of one launch rank 0 makes it; the others ask when it has.
     """
-    args = CacheArgs(k, rows_sha256(rows))
+    args = CacheArgs(k, rows_sha256(rows), 0 if folds is None else folds.count)
     _refuse_other(Path(directory), fingerprint(model), args)
     if rank_and_world()[0] > 0:
         return load(Path(directory))
@@ -115,7 +118,7 @@ def cached(directory: str | Path, *, model: str | Path, rows: Rows, k: int | Non
             args, "score_cache", version=VERSION, inputs={"model": model}, directory=directory
         ) as out:
             scorer = load_model(model)
-            made = top_scores(scorer, rows, k)
+            made = top_scores(scorer, rows, k, folds)
             for name, array in made.items():
                 out.write_array(f"{name}.npy", array)
             save_settings(out, "cache", num_items=scorer.num_items)
@@ -132,7 +135,9 @@ def load(directory: Path) -> ScoreCache:
     return ScoreCache(*arrays, num_items=settings["num_items"], where=str(directory))
 
 
-def top_scores(model: Any, rows: Rows, k: int | None) -> dict[str, np.ndarray]:
+def top_scores(
+    model: ItemModel, rows: Rows, k: int | None, folds: Folds | None = None
+) -> dict[str, np.ndarray]:
     """The arrays of a ScoreCache by name.
 
     Probabilities .5, .3, .1, .1 with k = 2 keep the first two; the others have (1 - .8) / 2 = .1 each.
@@ -142,9 +147,8 @@ def top_scores(model: Any, rows: Rows, k: int | None) -> dict[str, np.ndarray]:
     k = num_items if whole else k
     scores_RK, rest_R = np.empty((len(rows), k), np.float32), np.full(len(rows), -np.inf, np.float32)
     items_RK = np.arange(num_items, dtype=np.int32)[None] if whole else np.empty((len(rows), k), np.int32)
-    for start in progress(range(0, len(rows), step), label="scores", unit="block"):
-        block = slice(start, min(start + step, len(rows)))
-        score_BN = model.score(rows.take(np.arange(block.start, block.stop)))
+    for block, one in in_blocks(model, rows, step, folds, label="scores"):
+        score_BN = one.score(rows.take(block))
         if whole:
             scores_RK[block] = score_BN
             continue
@@ -174,6 +178,7 @@ def _refuse_other(directory: Path, model_sha256: str, args: CacheArgs) -> None:
         "another model": manifest["inputs"]["model"]["sha256"] != model_sha256,
         "other rows": manifest["config"]["rows_sha256"] != args.rows_sha256,
         f"the {manifest['config']['k'] or 'whole list of'} best items": manifest["config"]["k"] != args.k,
+        f"{manifest['config'].get('folds', 0)} folds": manifest["config"].get("folds", 0) != args.folds,
     }
     if found := [what for what, differs in wrong.items() if differs]:
         raise InputError(

@@ -17,12 +17,12 @@ import json
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from configs.program import InputError
-from data.rows import Rows
+from data.rows import Rows, TrainLog
 from data.store.output import Output, require_manifest
 from infer.metrics.ranking import mean_ranks
 
@@ -47,6 +47,14 @@ class ItemModel(Protocol):
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """Log-probabilities float32 [R, N] of the next item, or [R, C] of the items `items_RC` (int, within 0..N-1)."""
+
+
+@runtime_checkable
+class Recountable(Protocol):
+    """A model part of which is counts of train rows, beside what was learned or chosen."""
+
+    def recounted(self, train: TrainLog) -> ItemModel:
+        """The same model with the counts of `train`; InputError where it was saved without what counting again needs."""
 
 
 @dataclass(frozen=True)

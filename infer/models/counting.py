@@ -12,7 +12,7 @@ Legend: T train rows, N items, R rows to recommend for, H history items of all r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +94,20 @@ def history_weights(
     return sparse.csr_matrix((values, (row[first], item[first])), shape=(len(rows), num_items))
 
 
+def matrix_of(train: TrainLog, counted: dict[str, float]) -> sparse.csr_matrix:
+    """`transition_matrix` of {"reach": ...}, `item_similarity` of {"shrink": ...}."""
+    if "reach" in counted:
+        return transition_matrix(train, reach=int(counted["reach"]))
+    return item_similarity(train, shrink=counted["shrink"])
+
+
 @dataclass(frozen=True)
 class CountingModel:
     """A matrix between items and how the history is weighed; saved by infer.run_baselines.
 
     popularity_N int64: train rows of every item; matrix_NN: positive float64. last, decay, half_life: `history_weights`.
+    counted: what the matrix is of train rows, {"reach": of transitions} or {"shrink": of a similarity}, {} where it is no count of them;
+    None where more than that went into it.
     """
 
     popularity_N: np.ndarray
@@ -106,6 +115,7 @@ class CountingModel:
     last: int = HISTORY
     decay: float = 1.0
     half_life: float | None = None
+    counted: dict[str, float] | None = None
 
     @property
     def num_items(self) -> int:
@@ -115,6 +125,15 @@ class CountingModel:
     def entries(self) -> int:
         """Pairs of items that it counted."""
         return self.matrix_NN.nnz
+
+    def recounted(self, train: TrainLog) -> CountingModel:
+        """The same counts of other train rows; InputError where its matrix is more than a count."""
+        if self.counted is None:
+            raise InputError(
+                "a matrix of counts and texts (itemknn_text) cannot be counted again -> a mixture as teacher, or 0 folds"
+            )
+        matrix = matrix_of(train, self.counted) if self.counted else self.matrix_NN
+        return replace(self, popularity_N=train.popularity_N, matrix_NN=matrix)
 
     def counts(self, rows: Rows) -> sparse.csr_matrix:
         """The scores before they are probabilities, float64 [R, N]; 0: no score. Those that differ by rounding are equal.
@@ -153,7 +172,9 @@ class CountingModel:
         arrays |= {"columns": matrix.indices.astype(np.int64), "offsets": matrix.indptr.astype(np.int64)}
         with out.replacing(FILE) as temporary:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
-        save_settings(out, "counting", last=self.last, decay=self.decay, half_life=self.half_life)
+        save_settings(
+            out, "counting", last=self.last, decay=self.decay, half_life=self.half_life, counted=self.counted
+        )
 
 
 def load(directory: Path) -> CountingModel:
@@ -165,8 +186,8 @@ def load(directory: Path) -> CountingModel:
     size = len(arrays["popularity"])
     matrix = sparse.csr_matrix((arrays["values"], arrays["columns"], arrays["offsets"]), shape=(size, size))
     return CountingModel(
-        arrays["popularity"], matrix, settings["last"], settings["decay"], settings["half_life"]
-    )
+        arrays["popularity"], matrix, settings["last"], settings["decay"], settings["half_life"], settings.get("counted"),
+    )  # fmt: skip
 
 
 def log_probabilities(scores: sparse.csr_matrix, popularity_N: np.ndarray) -> np.ndarray:

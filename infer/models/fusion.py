@@ -22,15 +22,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from configs.program import InputError, NumericError
-from data.rows import Rows
+from data.rows import Rows, TrainLog
 from data.store.output import Output
-from infer.models.contract import ItemModel, block_rows, ranked_lists, read_settings, save_settings
+from infer.models.contract import (
+    ItemModel,
+    Recountable,
+    block_rows,
+    ranked_lists,
+    read_settings,
+    save_settings,
+)
 from infer.models.members import FusionMember
 from infer.models.mixture import em_weights
 
@@ -65,6 +72,11 @@ class FusionModel:
             score_BN = self._product(chosen)
             result[block] = score_BN if asked_BC is None else np.take_along_axis(score_BN, asked_BC, axis=1)
         return result
+
+    def recounted(self, train: TrainLog) -> FusionModel:
+        """The same weights of members that have the counts of other train rows; members that count nothing stay."""
+        members = [one.recounted(train) if isinstance(one, Recountable) else one for one in self.members]
+        return replace(self, members=members)
 
     def pool_counts(self, rows: Rows) -> tuple[list[int], int, int]:
         """(rows whose target is on the list of each member, those whose target is in the pool, items of all pools)."""

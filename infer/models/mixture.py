@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+from configs.program import InputError
 from data.rows import Rows, TrainLog
 from data.store.output import Output
 from infer.models.contract import block_rows, read_settings, save_settings
@@ -166,6 +167,15 @@ def em_weights(probability_RC: np.ndarray, iterations: int = ITERATIONS) -> np.n
     return weight_C
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a mixture is counted again beside: the weight of every component, text cosines [N, N] or None, counts of the latest interactions."""
+
+    weights: dict[str, float]
+    similar: sparse.csr_matrix | None
+    recent: dict[int, np.ndarray]
+
+
 class MixturePart(NamedTuple):
     """The weighted sum of all matrices behind one weighing of the history."""
 
@@ -180,10 +190,27 @@ class MixtureModel:
 
     base_N: np.ndarray
     parts: list[MixturePart]
+    beside: Beside | None = None
 
     @property
     def num_items(self) -> int:
         return len(self.base_N)
+
+    @classmethod
+    def counted(cls, train: TrainLog, beside: Beside) -> MixtureModel:
+        """The components of train rows, with weights that are known."""
+        found = components(train, beside.similar, beside.recent)
+        return cls.of(found, np.array([beside.weights[one.name] for one in found]), beside)
+
+    def recounted(self, train: TrainLog) -> MixtureModel:
+        """The counts of other train rows with the same weights, texts and latest interactions; itself where it has no matrices."""
+        if not self.parts:
+            return self
+        if self.beside is None:
+            raise InputError(
+                "the mixture was saved without what counting again needs -> fit it again (scripts/train_teacher.sh --overwrite)"
+            )
+        return self.counted(train, self.beside)
 
     @property
     def entries(self) -> int:
@@ -191,7 +218,7 @@ class MixtureModel:
         return sum(part.matrix.nnz for part in self.parts)
 
     @classmethod
-    def of(cls, found: list[Component], weight_C: np.ndarray) -> MixtureModel:
+    def of(cls, found: list[Component], weight_C: np.ndarray, beside: Beside | None = None) -> MixtureModel:
         size = next(len(c.base_N) for c in found if c.base_N is not None)
         base_N, sums = np.full(size, FLOOR / size), {}
         for component, weight in zip(found, weight_C, strict=True):
@@ -200,7 +227,8 @@ class MixtureModel:
             elif weight > 0:
                 key = component.last, component.decay if component.last > 1 else 1.0
                 sums[key] = sums.get(key, 0) + weight * component.matrix
-        return cls(base_N, [MixturePart(*key, sparse.csr_matrix(matrix)) for key, matrix in sums.items()])
+        parts = [MixturePart(*key, sparse.csr_matrix(matrix)) for key, matrix in sums.items()]
+        return cls(base_N, parts, beside)
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """Log-probabilities float32 [R, N] or [R, C]; mass that a history leaves over goes to all items in proportion."""
@@ -225,21 +253,45 @@ class MixtureModel:
 
         arrays = {"base": self.base_N}
         for number, part in enumerate(self.parts):
-            arrays[f"{number}.values"] = part.matrix.data
-            arrays[f"{number}.columns"] = part.matrix.indices.astype(np.int64)
-            arrays[f"{number}.offsets"] = part.matrix.indptr.astype(np.int64)
+            arrays |= _stored(str(number), part.matrix)
+        settings: dict[str, Any] = {
+            "parts": [{"last": part.last, "decay": part.decay} for part in self.parts]
+        }
+        if self.beside is not None:
+            arrays |= {} if self.beside.similar is None else _stored("similar", self.beside.similar)
+            arrays |= {f"recent.{latest}": count_N for latest, count_N in self.beside.recent.items()}
+            settings["weights"] = self.beside.weights
         with out.replacing(FILE) as temporary:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
-        save_settings(out, "mixture", parts=[{"last": part.last, "decay": part.decay} for part in self.parts])
+        save_settings(out, "mixture", **settings)
 
 
 def load(directory: Path) -> MixtureModel:
     """The model that `MixtureModel.save` wrote."""
     from safetensors.numpy import load_file
 
-    arrays, parts = load_file(directory / FILE), []
+    arrays, settings = load_file(directory / FILE), read_settings(directory)
+    parts = [
+        MixturePart(one["last"], one["decay"], _matrix(str(number), arrays))
+        for number, one in enumerate(settings["parts"])
+    ]
+    if "weights" not in settings:
+        return MixtureModel(arrays["base"], parts)
+    similar = _matrix("similar", arrays) if "similar.values" in arrays else None
+    latest = {int(name.partition(".")[2]): name for name in sorted(arrays) if name.startswith("recent.")}
+    recent = {latest: arrays[name] for latest, name in sorted(latest.items())}
+    return MixtureModel(arrays["base"], parts, Beside(settings["weights"], similar, recent))
+
+
+def _stored(name: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
+    return {
+        f"{name}.values": matrix.data,
+        f"{name}.columns": matrix.indices.astype(np.int64),
+        f"{name}.offsets": matrix.indptr.astype(np.int64),
+    }
+
+
+def _matrix(name: str, arrays: dict[str, np.ndarray]) -> sparse.csr_matrix:
     size = len(arrays["base"])
-    for number, one in enumerate(read_settings(directory)["parts"]):
-        stored = tuple(arrays[f"{number}.{name}"] for name in ("values", "columns", "offsets"))
-        parts.append(MixturePart(one["last"], one["decay"], sparse.csr_matrix(stored, shape=(size, size))))
-    return MixtureModel(arrays["base"], parts)
+    stored = tuple(arrays[f"{name}.{part}"] for part in ("values", "columns", "offsets"))
+    return sparse.csr_matrix(stored, shape=(size, size))

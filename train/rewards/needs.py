@@ -22,15 +22,18 @@ from data import artifacts
 from data.rows import read_train_log
 from data.sid import SidFormat, SidTable
 from data.store.lineage import require_common_data
-from infer.models.contract import ItemModel, load
+from infer.models.contract import ItemModel, Recountable, load
+from infer.models.folds import FoldedModel, Folds
 from rq.vectors.embeddings import read_embeddings
 from train.rewards.judged import RewardJudge
+from train.soft_targets import data_of
 
 
 @dataclass(frozen=True)
 class Sources:
     """Where needs are read from; `sids` is the table of the run, `made_from` its examples or semantic IDs: a teacher must
-    have learned on the data set that they come from."""
+    have learned on the data set that they come from. teacher_folds: of users, whose prompts it answers without their counts
+    (infer/models/folds.py); 0: with them."""
 
     sids: SidTable
     data: str | None = None
@@ -39,6 +42,7 @@ class Sources:
     made_from: str | None = None
     sid_format: SidFormat = SidFormat()
     judge: RewardJudge | None = None
+    teacher_folds: int = 0
 
     def require(self, flag: str, need: str) -> str:
         """The path given by `--flag`; InputError where it is missing."""
@@ -74,7 +78,10 @@ def _teacher(sources: Sources) -> ItemModel:
         require_common_data(sources.made_from, directory, again="the stage that fits the teacher")
     teacher = load(directory)
     _same_items(teacher.num_items, sources, directory)
-    return teacher
+    if not sources.teacher_folds or not isinstance(teacher, Recountable):
+        return teacher
+    log = read_train_log(data_of(sources.data, sources.made_from), num_items=teacher.num_items)
+    return FoldedModel(teacher, Folds(log, sources.teacher_folds))
 
 
 def _same_items(count: int, sources: Sources, directory: str) -> None:

@@ -17,6 +17,7 @@ from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.rows import Rows
 from infer.models.contract import block_rows
+from infer.models.folds import NOBODY
 from infer.models.sequential.windows import RowWindows
 
 
@@ -83,8 +84,8 @@ def made_windows(
     return RowWindows(np.concatenate([[0], np.cumsum(lengths)]), made_I, made_I, example_I)
 
 
-def prefixes(windows: RowWindows) -> Rows:
-    """A row for every position of the windows: its history up to there; users and targets 0, ages unknown."""
+def prefixes(windows: RowWindows, users_W: np.ndarray) -> Rows:
+    """A row for every position of the windows: its history up to there, the window's user, target 0, ages unknown."""
     lengths = np.diff(windows.offsets)
     within_I = np.arange(len(windows.item_I)) - np.repeat(windows.offsets[:-1], lengths)
     offsets = np.concatenate([[0], np.cumsum(within_I + 1)])
@@ -92,16 +93,17 @@ def prefixes(windows: RowWindows) -> Rows:
     from_H = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - start_R, within_I + 1)
     none_R = np.zeros(len(within_I), np.int32)
     history_H = windows.item_I[from_H]
-    return Rows(windows.example_I, none_R, offsets, history_H, none_R, np.full(len(history_H), np.nan))
+    users_R = np.repeat(users_W.astype(np.int32), lengths)
+    return Rows(windows.example_I, users_R, offsets, history_H, none_R, np.full(len(history_H), np.nan))
 
 
 def single_items(num_items: int) -> Rows:
-    """A row for every item: a history of it alone; the example's number is the item's."""
+    """A row for every item: a history of it alone, which nobody had; the example's number is the item's."""
     items_N = np.arange(num_items)
     none_N = np.zeros(num_items, np.int32)
     return Rows(
         items_N,
-        none_N,
+        np.full(num_items, NOBODY, np.int32),
         np.arange(num_items + 1),
         items_N.astype(np.int32),
         none_N,

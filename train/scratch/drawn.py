@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.program import AlreadyComplete, InputError, progress
+from configs.program import AlreadyComplete, InputError
 from data.rows import Rows
 from data.store.fingerprints import sha256_bytes, sha256_json
 from data.store.inputs import fingerprint
 from data.store.output import open_output
 from infer.models import contract
 from infer.models.cache import rows_sha256
+from infer.models.folds import Folds, in_blocks
 from train.soft_targets import SoftTargets, rows_to_answer, systematic
 
 VERSION = 1
@@ -41,6 +42,7 @@ class DrawnArgs:
     temperature: float
     rows_sha256: str
     order_sha256: str
+    folds: int = 0
 
 
 class DrawnRows:
@@ -69,7 +71,7 @@ class DrawnRows:
         """
         rows = rows_to_answer(options, data, rows, num_items=num_items)
         order_sha256 = sha256_bytes(order_N.astype("<i8").tobytes())
-        args = DrawnArgs(draws, epochs, options.temperature, rows_sha256(rows), order_sha256)
+        args = DrawnArgs(draws, epochs, options.temperature, rows_sha256(rows), order_sha256, options.folds)
         identity = sha256_json([vars(args), fingerprint(options.teacher)])
         place = options.place(f"{name}.drawn-{identity[:8]}")
         with (
@@ -79,7 +81,9 @@ class DrawnRows:
             ) as out,
         ):
             out.write_array("example_ids.npy", rows.example_ids_R)
-            out.write_array("items.npy", drawn_answers(contract.load(options.teacher), rows, order_N, args))
+            folds = options.folds_of(data, num_items=num_items)
+            teacher = contract.load(options.teacher)
+            out.write_array("items.npy", drawn_answers(teacher, rows, order_N, args, folds))
             out.counts |= {"rows": len(rows), "answers": draws * epochs}
         arrays = [
             np.load(place / f"{one}.npy", mmap_mode="r", allow_pickle=False)
@@ -104,13 +108,14 @@ class DrawnRows:
         )
 
 
-def drawn_answers(model: contract.ItemModel, rows: Rows, order_N: np.ndarray, args: DrawnArgs) -> np.ndarray:
+def drawn_answers(
+    model: contract.ItemModel, rows: Rows, order_N: np.ndarray, args: DrawnArgs, folds: Folds
+) -> np.ndarray:
     """Items int32 [R, A]; they follow from the rows, whatever the seed of a training: the teacher answers once for all seeds."""
     items_RA = np.empty((len(rows), args.draws * args.epochs), np.int32)
     offset_R = np.random.default_rng(int(args.rows_sha256[:8], 16)).random(len(rows))
-    for start in progress(range(0, len(rows), ROWS), label="answers", unit="block"):
-        block = np.arange(start, min(start + ROWS, len(rows)))
-        score_BN = model.score(rows.take(block))[:, order_N]
+    for block, one in in_blocks(model, rows, ROWS, folds, label="answers"):
+        score_BN = one.score(rows.take(block))[:, order_N]
         most_B1 = score_BN.max(1, keepdims=True)
         if not np.isfinite(most_B1).all():
             raise InputError("the teacher has rows without any possible item -> another teacher")

@@ -15,10 +15,10 @@ from configs.program import InputError
 from data import artifacts
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
-from infer.models.companions import Companions
-from infer.models.companions import companions as nearest
 from infer.models.recency import with_ages
 from infer.models.sequential import text
+from infer.models.sequential.companions import Companions
+from infer.models.sequential.companions import companions as nearest
 from infer.models.sequential.options import TextOptions
 from infer.models.sequential.windows import newest
 from rq.vectors.embeddings import read_embeddings

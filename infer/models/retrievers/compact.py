@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from configs.program import InputError
-from data.rows import Rows
+from data.rows import Rows, TrainLog
 from data.store.output import Output
 from infer.loading import default_device
 from infer.models.contract import read_settings, save_settings
@@ -38,6 +38,10 @@ class CompactScorer:
         self.num_items, self.positions = network.shape.num_items, network.shape.model.positions
         with torch.no_grad():
             self.nodes = network.nodes()
+
+    def recounted(self, train: TrainLog) -> CompactScorer:
+        """Its network with the companions of other train rows; what was learned stays, and is shared."""
+        return CompactScorer(self.network.recounted(train))
 
     @property
     def device(self) -> torch.device:

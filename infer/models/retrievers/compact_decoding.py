@@ -29,6 +29,7 @@ from infer.engine import DecodeSettings, Engine
 from infer.models.contract import read_settings
 from infer.models.recency import gap_levels
 from infer.models.retrievers.compact import CompactScorer, load
+from infer.models.retrievers.compact_evidence import everywhere
 from infer.search.allowed import item_ids
 from infer.search.scoring import Parity
 from infer.search.trie import Trie, without_forbidden
@@ -80,7 +81,7 @@ class CompactLevelScorer:
         require_possible(score_space, parity)
         self.trunk, self.trie, self.temperature = trunk, trie, parity.temperature
         network = trunk.model.network
-        self.features = network.features(trunk.recent_BJ)
+        self.said = everywhere(network, trunk.recent_BJ)
         self.nodes = trunk.model.scorer.nodes
         self.folded = self._folded() if network.shape.model.item_path else None
 
@@ -111,7 +112,7 @@ class CompactLevelScorer:
             network.heads[level].state(trunk.state_BD),
             self.nodes[level],
             trunk.recent_BJ,
-            self.features[level],
+            self.said[level],
         )
         return nn.functional.pad(logit_CB, (0, 0, 0, 1)).T, network.tree.levels[level].place_M
 

@@ -5,10 +5,8 @@ h_l = norm(h + MLP_l(h)). A node n with token vector t and ancestors whose vecto
 
     h_l . (t * (1 + gate_l(p))) + shift_l(p) . t + bias_n + what the history alone says of n
 
-among its siblings. Biases start as the logarithm of a node's share of its parent's train rows. What the history says
-(infer/models/sequential/evidence.py, here at every level): a bonus for the nodes of the item j steps back, and
-alpha log(1 + 20 s), s the squared text cosines of the items below n with the last item, and with the history, or how
-near they came to it in train rows: their sum, or their mean over the train rows below n. Logits are
+among its siblings. Biases start as the logarithm of a node's share of its parent's train rows. What the history says (compact_evidence.py)
+is the logarithm of how much more its items count together; a bonus goes to the nodes of the item j steps back. Logits are
 held within +-60 (`BOUND`), so that sums of exponentials fit float32 without a maximum per group of siblings: no node is less
 than e^-120 as likely as a sibling.
 
@@ -26,11 +24,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infer.models.companions import Companions
+from data.rows import TrainLog
+from infer.models.retrievers.compact_evidence import everywhere
 from infer.models.retrievers.compact_options import CompactShape
-from infer.models.retrievers.compact_paths import KernelLeaves
+from infer.models.retrievers.compact_paths import Said
 from infer.models.retrievers.compact_tree import BOUND, SidTree
-from infer.models.sequential.evidence import START, CompanionKernel, HistoryEvidence, OwnCounts, sums_by_item
+from infer.models.sequential.companions import Companions
+from infer.models.sequential.evidence import (
+    START,
+    CompanionKernel,
+    HistoryEvidence,
+    with_parts,
+)
 from infer.models.sequential.trunks import make_trunk
 
 SPREAD = 0.05  # standard deviation of first token vectors
@@ -60,14 +65,17 @@ class LevelHead(nn.Module):
         """(vectors [C, D], biases [C]) of contested nodes; prefix_GD: what is in front of each group, read once for all its members."""
         token_CD, bias_C = self.token_KD[code_C], self.bias_C[place_C]
         if self.gate is None:
-            return token_CD, bias_C
-        shift_C = (self.shift(prefix_GD)[group_C] * token_CD).sum(1)
-        return token_CD * (1 + self.gate(prefix_GD)[group_C]), bias_C + shift_C
+            vector_CD = token_CD
+        else:
+            bias_C = bias_C + (self.shift(prefix_GD)[group_C] * token_CD).sum(1)
+            vector_CD = token_CD * (1 + self.gate(prefix_GD)[group_C])
+        return vector_CD, bias_C
 
 
-def said(sum_CP: Tensor, rows_C1: Tensor | None) -> Tensor:
-    """log(1 + s) of sums over what lies below nodes, or of means where the train rows below are given; in place."""
-    return (sum_CP if rows_C1 is None else sum_CP.div_(rows_C1)).log1p_()
+def relative_rows(popularity_N: np.ndarray) -> Tensor:
+    """Train rows of every item with `SMOOTHING`, in means of all items: float64 [N]."""
+    count_N = torch.from_numpy(popularity_N + SMOOTHING).double()
+    return count_N / count_N.mean()
 
 
 class CompactModel(nn.Module):
@@ -89,13 +97,14 @@ class CompactModel(nn.Module):
         self.register_buffer("similar_NK", torch.zeros(shape.num_items, shape.similar, dtype=torch.int32))
         self.register_buffer("square_NK", torch.zeros(shape.num_items, shape.similar))
         self.companions = CompanionKernel(shape.num_items, shape.companions) if shape.companions else None
-        self.kernel_leaves = nn.ModuleList()  # KernelLeaves, which training needs: learn_of
-        self.rows_N: Tensor | None
-        self.register_buffer("rows_N", torch.ones(shape.num_items) if options.evidence == "mean" else None)
+        self.rows_N: Tensor
+        self.register_buffer("rows_N", torch.ones(shape.num_items))
         if shape.text_dim:
             self.register_buffer("text_NX", torch.zeros(shape.num_items, shape.text_dim))
             self.read_text = self._text_reader()
             self.read_node_text = self._text_reader() if options.node_text else None
+        if options.own_vectors:
+            self.item_ND = nn.Parameter(torch.zeros(shape.num_items, options.hidden))
         if options.users:
             self.user_UD = nn.Parameter(torch.randn(options.users, options.hidden) * SPREAD)
         if options.gaps:
@@ -136,11 +145,20 @@ class CompactModel(nn.Module):
             self.square_NK.copy_(cosine_NK.square())
         if self.companions is not None:
             self.companions.learn_of(companions)
-        if self.rows_N is not None:
-            self.rows_N.copy_(count_N1[:, 0] / count_N1.mean())
-        self.kernel_leaves = nn.ModuleList(KernelLeaves(self.tree, *pair) for pair in self.kernels())
+        self.rows_N.copy_(relative_rows(popularity_N))
         if self.shape.model.item_path:
             self.items.learn_of(popularity_N, self.similar_NK, self.square_NK, companions)
+
+    def recounted(self, train: TrainLog) -> CompactModel:
+        """For scoring: the same weights beside the companions of other train rows; itself where it has none."""
+        if self.companions is None:
+            return self
+        parts: dict[str, nn.Module] = {"companions": self.companions.recounted(train)}
+        if self.shape.model.item_path:
+            parts["items"] = with_parts(self.items, evidence=self.items.evidence.recounted(train))
+        other = with_parts(self, **parts)
+        other._buffers = self._buffers | {"rows_N": relative_rows(train.popularity_N).to(self.rows_N)}
+        return other
 
     def _start_of_texts(self, text_NX: Tensor) -> None:
         """A token's vector starts as the mean text vector of the items that have it, as long as a drawn one."""
@@ -158,6 +176,8 @@ class CompactModel(nn.Module):
     def item_vectors(self, item_U: Tensor) -> Tensor:
         """What goes in: the vectors of items, [U, D]."""
         total = sum(head.token_KD[self.codes_NL[item_U, level]] for level, head in enumerate(self.heads))
+        if self.shape.model.own_vectors:
+            total = total + self.item_ND[item_U]
         return total + self.read_text(self.text_NX[item_U]) if self.shape.text_dim else total
 
     def states(
@@ -180,7 +200,9 @@ class CompactModel(nn.Module):
 
     def nodes(self, asked: list[Tensor | None] | None = None) -> list[tuple[Tensor, Tensor]]:
         """(vectors [C, D], biases [C]) of the contested nodes of every level; asked: of these groups of a level alone, where not None."""
-        found, texts = [], self._mean_texts() if self.shape.model.node_text else []
+        found, options = [], self.shape.model
+        texts = self._means_below(self.text_NX, torch.ones_like(self.rows_N)) if options.node_text else None
+        own = self._means_below(self.item_ND, self.rows_N) if options.own_vectors else None
         for number, (head, level) in enumerate(zip(self.heads, self.tree.levels, strict=True)):
             asked_G = None if asked is None else asked[number]
             place_C, group_C = level.members(asked_G)
@@ -190,55 +212,25 @@ class CompactModel(nn.Module):
             vector_CD, bias_C = head.nodes(
                 place_C, level.code_M[node_C], group_C, sum(parts) if parts else None
             )
-            if texts:
+            if texts is not None:
                 vector_CD = vector_CD + self.read_node_text(texts[number][node_C])
+            if own is not None:
+                vector_CD = vector_CD + own[number][node_C]
             found.append((vector_CD, bias_C))
         return found
 
-    def _mean_texts(self) -> list[Tensor]:
-        """The mean text [M, X] of the items below every node of every level."""
-        sums = self.tree.folded(self.tree.of_items(self.text_NX))
-        counts = self.tree.folded(self.tree.of_items(torch.ones_like(self.text_NX[:, :1])))
-        return [sum_MX / count_M1 for sum_MX, count_M1 in zip(sums, counts, strict=True)]
+    def _means_below(self, value_NX: Tensor, weight_N: Tensor) -> list[Tensor]:
+        """Weighted means [M, X] of the items below every node of every level."""
+        weight_N1 = weight_N[:, None]
+        sums = self.tree.folded(self.tree.of_items(value_NX * weight_N1))
+        weights = self.tree.folded(self.tree.of_items(weight_N1))
+        return [sum_MX / weight_M1 for sum_MX, weight_M1 in zip(sums, weights, strict=True)]
 
     def kernels(self) -> list[tuple[Tensor, Tensor]]:
-        """(items [N, K], values [N, K]) of the kernels, that of companions last; for means each value times its item's train rows."""
+        """(items [N, K], values [N, K]) of the kernels, that of companions last."""
         found = [(self.similar_NK, self.square_NK)] if self.shape.similar else []
         beside = self.companions
-        found = found if beside is None else [*found, (beside.item_NK, beside.value_NK)]
-        if self.rows_N is None:
-            return found
-        return [(item_NK, value_NK * self.rows_N[item_NK.long()]) for item_NK, value_NK in found]
-
-    def owns(self, own: OwnCounts | None) -> list[OwnCounts | None]:
-        """What is taken off each kernel: train rows are in the counts of companions alone."""
-        if own is not None and self.rows_N is not None:
-            own = own._replace(sum_2P=own.sum_2P * self.rows_N[own.target_P])
-        return [None] * bool(self.shape.similar) + [own] * bool(self.shape.companions)
-
-    def rows_below(self) -> list[Tensor | None]:
-        """Train rows [C, 1] below the contested nodes of every level, which sums are divided by; None where sums are meant."""
-        if self.rows_N is None:
-            return [None] * len(self.heads)
-        folded = self.tree.folded(self.tree.of_items(self.rows_N[:, None]))
-        return [
-            rows_M1.index_select(0, level.contested_C)
-            for level, rows_M1 in zip(self.tree.levels, folded, strict=True)
-        ]
-
-    def features(self, recent_PJ: Tensor, own: OwnCounts | None = None) -> list[list[Tensor]]:
-        """What the alphas weigh at each level, dense [C, P] each; empty lists without a kernel. own: of train rows that are learned."""
-        if not self.shape.kernels:
-            return [[] for _ in self.heads]
-        folded = [
-            self.tree.folded(self.tree.of_items(sums_NP))
-            for pair, one in zip(self.kernels(), self.owns(own), strict=True)
-            for sums_NP in sums_by_item(recent_PJ, *pair, own=one)
-        ]
-        return [
-            [said(part_MP.index_select(0, level.contested_C), rows_C1) for part_MP in parts]
-            for level, rows_C1, *parts in zip(self.tree.levels, self.rows_below(), *folded, strict=True)
-        ]
+        return found if beside is None else [*found, (beside.item_NK, beside.value_NK)]
 
     def copied(self, level: int, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:
         """(places int64 [P, J] of the history's nodes among the contested, whether they are there bool [P, J])."""
@@ -252,13 +244,13 @@ class CompactModel(nn.Module):
         state_PD: Tensor,
         nodes: tuple[Tensor, Tensor],
         recent_PJ: Tensor,
-        features: list[Tensor],
+        said: Said | None,
     ) -> Tensor:
         """Logits [C, P] of a level's contested nodes; without a gradient, for `state_PD` that is the head's."""
         vector_CD, bias_C = nodes
         logit_CP = torch.addmm(bias_C[:, None], vector_CD, state_PD.T)
-        for alpha, feature_CP in zip(self.alpha_LF[level], features, strict=True):
-            logit_CP.addcmul_(feature_CP, alpha)
+        if said is not None:
+            logit_CP += said.logit
         if self.bonus_LJ.shape[1] and len(logit_CP):
             place_PJ, there_PJ = self.copied(level, recent_PJ)
             bonus_PJ = torch.where(there_PJ, self.bonus_LJ[level, : recent_PJ.shape[1]], 0.0)
@@ -269,10 +261,10 @@ class CompactModel(nn.Module):
         self, state_PD: Tensor, recent_PJ: Tensor, nodes: list[tuple[Tensor, Tensor]]
     ) -> list[Tensor]:
         """Log-probabilities [C, P] among siblings at every level, for scoring; `nodes` is `nodes()`, the same for all blocks of rows."""
-        features = self.features(recent_PJ)
+        said = everywhere(self, recent_PJ)
         return [
             tree_level.log_softmax(
-                self.level_logits(number, head.state(state_PD), one, recent_PJ, features[number])
+                self.level_logits(number, head.state(state_PD), one, recent_PJ, said[number])
             )
             for number, (head, tree_level, one) in enumerate(
                 zip(self.heads, self.tree.levels, nodes, strict=True)

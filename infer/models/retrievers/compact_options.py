@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from configs.program import InputError
 from infer.models.sequential.options import SasRec, ScorerOptions, SequentialShape, TextOptions
@@ -32,13 +32,14 @@ class CompactOptions:
     companions: int = 0
     """At every level a token's logit grows with how near the items below it came to the history's items in train rows, a row in
     training not counting itself: so many of each item's companions are known; 0: none"""
-    evidence: Literal["sum", "mean"] = "sum"
-    """What a kernel says of a token: of the sum of what lies below it, or of the mean, items counting by their train rows"""
     users: int = 0
     """User tokens: a user has the vector of its number modulo this, in front of the history; 0: none"""
     gaps: int = 0
     """Time tokens: how many vectors there are for the days between an item and the one before it (0, 1 - 2, 3 - 6, 7 - 14 ... days,
     the last for all longer ones), beside one for an unknown time; 0: none"""
+    own_vectors: bool = False
+    """An item has a vector of its own beside those of its tokens, in a history and, as the mean of the items below a node by their train
+    rows, in what scores the node."""
     node_text: bool = False
     """An MLP of the mean text vector of a node's items is part of the vector that scores it; needs text.table."""
     item_path: float = 0.0
@@ -103,6 +104,9 @@ class CompactShape:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CompactShape:
+        """What `as_json` gave; InputError where that was before an option went."""
+        if gone := values["model"].keys() - {one.name for one in fields(CompactOptions)}:
+            raise InputError(f"a compact generator of an older version (model.{min(gone)}) -> train it again")
         return cls(**values | {"model": CompactOptions(**values["model"]), "sizes": tuple(values["sizes"])})
 
 

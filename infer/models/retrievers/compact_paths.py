@@ -5,23 +5,29 @@ behind the first needs, for each position, the families (children of one node) o
 position grows with those families and not with the catalogue; values and gradients are those of the dense form (compact_softmax.py).
 
 Logits of the members are entries of a sparse [P, C] matrix: sampled products of states and vectors forward, the matrix and its
-transpose times vectors and states backward. A kernel (similar texts, companions) keeps an item's items in the order of the tree, so that those
-below a family are one run of them.
+transpose times vectors and states backward.
 
-Legend: P positions, M targets of a position, Q families, E members of all families, C contested nodes of a level, J steps back,
-N items, K similar items, S leaves, H similar items below the families, D width.
+Legend: P positions, M targets of a position, Q families, E members of all families, C contested nodes of a level, J steps back, D width.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infer.models.retrievers.compact_tree import BOUND, SidTree, ragged
-from infer.models.sequential.evidence import DECAY, STEEPNESS, OwnCounts
+
+
+class Said(NamedTuple):
+    """What a history says (compact_evidence.py): what is added to logits, [C, P] or [E], and its slope by each of the level's alphas (none where
+    nobody learns)."""
+
+    logit: Tensor
+    by_alpha: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,6 @@ class Families:
     @property
     def position_E(self) -> Tensor:
         return self.position_Q[self.family_E]
-
-
-class KernelLeaves(nn.Module):
-    """What a kernel knows of every item in the order of the leaves: key_H ascending, item * S + leaf, and the values."""
-
-    def __init__(self, tree: SidTree, item_NK: Tensor, value_NK: Tensor) -> None:
-        super().__init__()
-        leaf_NK, order_NK = tree.leaf_N[item_NK.long()].sort(dim=1)
-        first_N1 = torch.arange(len(leaf_NK), device=leaf_NK.device)[:, None] * tree.leaves
-        self.leaves = tree.leaves
-        self.register_buffer("key_H", (leaf_NK + first_N1).flatten(), persistent=False)
-        self.register_buffer("value_H", value_NK.gather(1, order_NK).flatten(), persistent=False)
-
-    def runs(self, item_A: Tensor, begin_A: Tensor, end_A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(which [H] of A, leaves [H], values [H]) of the items it knows of `item_A` whose leaves lie in begin_A .. end_A."""
-        base_A = item_A * self.leaves
-        first_A = torch.searchsorted(self.key_H, base_A + begin_A)
-        which_H, within_H = ragged(torch.searchsorted(self.key_H, base_A + end_A) - first_A)
-        at_H = first_A[which_H] + within_H
-        return which_H, self.key_H[at_H] - base_A[which_H], self.value_H[at_H]
 
 
 def asked_groups(tree: SidTree, number: int, items_PM: Tensor, share_PM: Tensor) -> Tensor:
@@ -101,54 +87,6 @@ def families(
     )
 
 
-def evidence_of(
-    tree: SidTree,
-    number: int,
-    found: Families,
-    recent_PJ: Tensor,
-    kernel: KernelLeaves,
-    own: OwnCounts | None = None,
-) -> list[Tensor]:
-    """What a kernel sums up at the members, float32 [E] each: as `sums_by_item`, of the newest item and of the history."""
-    level = tree.levels[number]
-    begin_M = torch.searchsorted(
-        tree.node_LS[number - 1], torch.arange(level.parents + 1, device=recent_PJ.device)
-    )
-    parent_Q = level.group_parent_G[found.group_Q]
-    item_QJ = recent_PJ[found.position_Q]
-    family_A, back_A = torch.nonzero(item_QJ >= 0, as_tuple=True)
-    parent_A = parent_Q[family_A]
-    which_H, leaf_H, raw_H = kernel.runs(item_QJ[family_A, back_A], begin_M[parent_A], begin_M[parent_A + 1])
-    family_H, back_H = family_A[which_H], back_A[which_H]
-    place_H = level.place_M[tree.node_LS[number][leaf_H]]
-    entry_H = found.first_Q[family_H] + place_H - level.first_G[found.group_Q][family_H]
-    value_H, newest = STEEPNESS * raw_H, back_H == 0
-    sums = [value_H.new_zeros(len(found.family_E)) for _ in range(2)]
-    sums[0].index_add_(0, entry_H[newest], value_H[newest])
-    sums[1].index_add_(0, entry_H, value_H * DECAY**back_H)
-    if own is not None:
-        entry_T, position_T = entries_of(tree, number, found, own.target_P)
-        for sum_E, own_P in zip(sums, own.sum_2P, strict=True):
-            sum_E.index_add_(0, entry_T, -own_P[position_T]).clamp_(min=0)  # below 0 by rounding
-    return sums
-
-
-def contested_places(tree: SidTree, number: int, found: Families) -> Tensor:
-    """Places of the members among all contested nodes of their level, int64 [E]."""
-    within_E = torch.arange(len(found.family_E), device=found.family_E.device) - found.first_Q[found.family_E]
-    return tree.levels[number].first_G[found.group_Q[found.family_E]] + within_E
-
-
-def entries_of(tree: SidTree, number: int, found: Families, item_P: Tensor) -> tuple[Tensor, Tensor]:
-    """(entries, positions) of the members that are nodes of one item of each position, where it lies in one of its families."""
-    level = tree.levels[number]
-    group_P = level.group_N[tree.node_LN[number - 1][item_P]]
-    (family_T,) = torch.nonzero(group_P[found.position_Q] == found.group_Q, as_tuple=True)
-    position_T = found.position_Q[family_T]
-    place_T = level.place_M[tree.node_LN[number][item_P[position_T]]]
-    return found.first_Q[family_T] + place_T - level.first_G[found.group_Q[family_T]], position_T
-
-
 def copies(tree: SidTree, number: int, found: Families, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:
     """(entries, steps back) of the members that are nodes of history items."""
     level, item_QJ = tree.levels[number], recent_PJ[found.position_Q]
@@ -160,9 +98,9 @@ def copies(tree: SidTree, number: int, found: Families, recent_PJ: Tensor) -> tu
 
 @dataclass(frozen=True)
 class LevelSlopes:
-    """Gradients of a level's sum over positions: alpha_F, bonus_J, state_PD, vector_CD, bias_C."""
+    """Gradients of a level's sum over positions: by each alpha, bonus_J, state_PD, vector_CD, bias_C."""
 
-    alpha_F: Tensor
+    alpha_F: list[Tensor]
     bonus_J: Tensor
     state_PD: Tensor
     vector_CD: Tensor
@@ -174,8 +112,7 @@ def path_level(
     state_PD: Tensor,
     vector_CD: Tensor,
     bias_C: Tensor,
-    alpha_F: Tensor,
-    evidence: list[Tensor],
+    said: Said | None,
     bonus_J: Tensor,
     copied: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, LevelSlopes]:
@@ -185,8 +122,8 @@ def path_level(
     asked = _matrix(position_E, found.place_E, torch.zeros_like(found.mass_E), (count, nodes))
     logit_E = torch.sparse.sampled_addmm(asked, state_PD, vector_CD.T, beta=0.0).values()
     logit_E = logit_E + bias_C[found.place_E]
-    for alpha, value_E in zip(alpha_F, evidence, strict=True):
-        logit_E.addcmul_(value_E, alpha)
+    if said is not None:
+        logit_E += said.logit
     if len(bonus_J):
         logit_E.index_add_(0, entry_A, bonus_J[back_A])
     logit_E.clamp_(-BOUND, BOUND)
@@ -201,9 +138,7 @@ def path_level(
     if len(bonus_J):
         bonus_slope_J.index_add_(0, back_A, slope_E[entry_A])
     return total, LevelSlopes(
-        alpha_F=torch.stack([torch.dot(slope_E, one) for one in evidence])
-        if evidence
-        else alpha_F.new_zeros(0),
+        alpha_F=[] if said is None else [torch.dot(slope_E, one) for one in said.by_alpha],
         bonus_J=bonus_slope_J,
         state_PD=_matrix(position_E, found.place_E, slope_E, (count, nodes)) @ vector_CD,
         vector_CD=turned @ state_PD,

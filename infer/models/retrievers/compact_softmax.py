@@ -18,16 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.models.retrievers.compact_network import CompactModel, said
-from infer.models.retrievers.compact_paths import (
-    asked_groups,
-    contested_places,
-    copies,
-    evidence_of,
-    families,
-    path_level,
-)
-from infer.models.sequential.evidence import OwnCounts, sums_by_item
+from infer.models.retrievers.compact_evidence import Around, everywhere
+from infer.models.retrievers.compact_network import CompactModel
+from infer.models.retrievers.compact_paths import Said, asked_groups, copies, families, path_level
+from infer.models.sequential.evidence import OwnCounts
 
 BLOCK_VALUES = 1 << 20  # leaves, or members of families, times positions held at once: 4 MiB
 
@@ -132,16 +126,12 @@ class _Block:
         model, recent = self.model, self.recent_PJ[rows]
         above = torch.ones(1, len(recent), device=recent.device)
         if self.mass.soft is None:
-            total = self._dense(
-                0,
-                rows,
-                self.mass.of_first_level(model, rows),
-                above,
-                _first_evidence(model, recent, self.mass.own_of(rows)),
-            )
-            return total + sum(self._along(number, rows) for number in range(1, self.levels))
+            around = Around(model, recent, self.mass.own_of(rows)) if model.kernels() else None
+            first = None if around is None else around.first_level()
+            total = self._dense(0, rows, self.mass.of_first_level(model, rows), above, first)
+            return total + sum(self._along(number, rows, around) for number in range(1, self.levels))
         masses = model.tree.folded(self.mass.of_leaves(model, rows))
-        evidence = model.features(recent, self.mass.own_of(rows))
+        evidence = everywhere(model, recent, self.mass.own_of(rows), slopes=True)
         total = 0.0
         for number in range(self.levels):
             total = total + self._dense(number, rows, masses[number], above, evidence[number])
@@ -157,16 +147,16 @@ class _Block:
         )
 
     def _dense(
-        self, number: int, rows: slice, mass_MP: Tensor, above_MP: Tensor, evidence: list[Tensor]
+        self, number: int, rows: slice, mass_MP: Tensor, above_MP: Tensor, said: Said | None
     ) -> Tensor:
         """A level with every contested node."""
         recent, (state, vector_CD, bias_C) = self.recent_PJ[rows], self._inputs(number, rows)
-        logit_CP = self.model.level_logits(number, state, (vector_CD, bias_C), recent, evidence)
+        logit_CP = self.model.level_logits(number, state, (vector_CD, bias_C), recent, said)
         loss, slope_CP = _level(self.model.tree.levels[number], logit_CP, mass_MP, above_MP)
         self.slopes[number][rows] = slope_CP.T @ vector_CD
         self.slopes[self.levels + number].addmm_(slope_CP, state)
         self.slopes[2 * self.levels + number] += slope_CP.sum(1)
-        for place, value_CP in enumerate(evidence):
+        for place, value_CP in enumerate([] if said is None else said.by_alpha):
             self.alpha_LF[number, place] += torch.dot(slope_CP.view(-1), value_CP.view(-1))
         if self.bonus_LJ.shape[1] and len(slope_CP):
             place_PJ, there_PJ = self.model.copied(number, recent)
@@ -174,45 +164,27 @@ class _Block:
             self.bonus_LJ[number, : recent.shape[1]] += torch.where(there_PJ, slope_PJ, 0.0).sum(0)
         return loss
 
-    def _along(self, number: int, rows: slice) -> Tensor:
+    def _along(self, number: int, rows: slice, around: Around | None) -> Tensor:
         """A level with the families on the paths of the targets."""
         model, recent, tree = self.model, self.recent_PJ[rows], self.model.tree
         asked_G = self.asked[number]
         found = families(tree, number, self.mass.item_PT[rows], self.mass.share_PT[rows], asked_G)
-        owns = model.owns(self.mass.own_of(rows))
-        rows_C1 = model.rows_below()[number]
-        rows_E = None if rows_C1 is None else rows_C1[contested_places(tree, number, found), 0]
-        evidence = [
-            said(sum_E, rows_E)
-            for leaves, own in zip(model.kernel_leaves, owns, strict=True)
-            for sum_E in evidence_of(tree, number, found, recent, leaves, own)
-        ]
+        said = None if around is None else around.at(number, found)
         copied = copies(tree, number, found, recent)
         loss, slopes = path_level(
             found,
             *self._inputs(number, rows),
-            model.alpha_LF[number],
-            evidence,
+            said,
             model.bonus_LJ[number],
             copied,
         )
         self.slopes[number][rows] = slopes.state_PD
         self.slopes[self.levels + number] += slopes.vector_CD
         self.slopes[2 * self.levels + number] += slopes.bias_C
-        self.alpha_LF[number] += slopes.alpha_F
+        for place, slope in enumerate(slopes.alpha_F):
+            self.alpha_LF[number, place] += slope
         self.bonus_LJ[number] += slopes.bonus_J
         return loss
-
-
-def _first_evidence(model: CompactModel, recent_PJ: Tensor, own: OwnCounts | None) -> list[Tensor]:
-    """CompactModel.features of the first level alone."""
-    level = model.tree.levels[0]
-    onto = model.tree.node_LN[0], len(level.code_M)
-    return [
-        said(sums_MP.index_select(0, level.contested_C), model.rows_below()[0])
-        for pair, one in zip(model.kernels(), model.owns(own), strict=True)
-        for sums_MP in sums_by_item(recent_PJ, *pair, own=one, onto=onto)
-    ]
 
 
 def _level(level: Any, logit_CP: Tensor, mass_MP: Tensor, above_MP: Tensor) -> tuple[Tensor, Tensor]:

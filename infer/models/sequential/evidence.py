@@ -7,7 +7,7 @@ Added to the logits of all items, with weights that are learned:
     alpha_1 log(1 + 20 sum_j .7^j s_j)    the same over the history, older items counting less
 
 once with squared text cosines for s (the kernel of texts), once with five times the cosine of what came near one another in train rows (the
-kernel of companions, `infer.models.companions`). A train row is itself part of those counts; so that it does not recognise itself, what it
+kernel of companions, `infer.models.sequential.companions`). A train row is itself part of those counts; so that it does not recognise itself, what it
 has put there is taken off again while it is learned (`own_counts`), so that a target is as near as it would be had its row never been counted. What else a row
 has counted stays: numbers of train rows, the order's weight, and its user's later rows. Rows whose history is not what came before them
 in the log (published ones with context) are taken off what they would have counted.
@@ -17,13 +17,15 @@ Legend: P positions (prefixes of histories), J steps back, N items, K similar it
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from copy import copy
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from infer.models import companions as near
-from infer.models.companions import Companions
+from data.rows import TrainLog
+from infer.models.sequential import companions as near
+from infer.models.sequential.companions import Companions
 
 DECAY, STEEPNESS = 0.7, 20.0
 COMPANION_WORTH = 5.0  # of a cosine of companions beside a squared one of texts
@@ -51,7 +53,7 @@ class OwnCounts(NamedTuple):
 
 
 class CompanionKernel(nn.Module):
-    """`infer.models.companions.Companions` of a model: item_NK and value_NK are saved with it, root_N is for training."""
+    """`infer.models.sequential.companions.Companions` of a model: item_NK and value_NK are saved with it, root_N is for training."""
 
     def __init__(self, num_items: int, most: int) -> None:
         super().__init__()
@@ -63,6 +65,12 @@ class CompanionKernel(nn.Module):
         self.item_NK.copy_(torch.from_numpy(found.item_NK))
         self.value_NK.copy_(COMPANION_WORTH * torch.from_numpy(found.cosine_NK))
         self.root_N = torch.from_numpy(found.root_N).to(self.value_NK.device)
+
+    def recounted(self, train: TrainLog) -> CompanionKernel:
+        """As many companions of other train rows."""
+        other = CompanionKernel(*self.item_NK.shape)
+        other.learn_of(near.companions(train, most=self.item_NK.shape[1]))
+        return other.to(self.item_NK.device)
 
     def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts:
         """What the rows of a batch have put into the counts: near.DECAY ** j for the item j < near.REACH steps back, over what a pair is
@@ -85,6 +93,13 @@ class CompanionKernel(nn.Module):
         return OwnCounts(target_P, torch.stack([own_PJ[:, 0], (own_PJ * DECAY**back_J).sum(1)]))
 
 
+def with_parts(module: nn.Module, **parts: nn.Module) -> Any:
+    """A module that shares everything with `module` but these modules of it, which it has in their place."""
+    other = copy(module)
+    other._modules = module._modules | parts
+    return other
+
+
 class HistoryEvidence(nn.Module):
     """`recent_PJ` (int64, newest first, -1 where a history has no more items) is all that it looks at.
 
@@ -105,6 +120,12 @@ class HistoryEvidence(nn.Module):
 
     def __bool__(self) -> bool:
         return bool(self.similar or self.copy or self.companions)
+
+    def recounted(self, train: TrainLog) -> HistoryEvidence:
+        """The same weights of companions of other train rows; itself where it has none."""
+        return (
+            self if self.companions is None else with_parts(self, companions=self.companions.recounted(train))
+        )
 
     def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts | None:
         """`CompanionKernel.own_counts` where there is that kernel."""
@@ -167,15 +188,13 @@ def sums_by_item(
     value_NK: Tensor,
     *,
     own: OwnCounts | None,
-    onto: tuple[Tensor, int] | None = None,
 ) -> list[Tensor]:
     """`similar_sums` [N, P] of the newest item and of the history, what is the rows' own taken off."""
     found = [
-        similar_sums(steps, item_NK, value_NK, items_first=True, onto=onto)
-        for steps in (recent_PJ[:, :1], recent_PJ)
+        similar_sums(steps, item_NK, value_NK, items_first=True) for steps in (recent_PJ[:, :1], recent_PJ)
     ]
     if own is not None:
-        place_1P = (own.target_P if onto is None else onto[0][own.target_P])[None]
+        place_1P = own.target_P[None]
         for sums_NP, sum_P in zip(found, own.sum_2P, strict=True):
             left_1P = sums_NP.gather(0, place_1P) - sum_P
             sums_NP.scatter_(0, place_1P, left_1P.clamp_(min=0))  # below 0 by rounding
@@ -188,20 +207,16 @@ def similar_sums(
     square_NK: Tensor,
     *,
     items_first: bool = False,
-    onto: tuple[Tensor, int] | None = None,
 ) -> Tensor:
-    """STEEPNESS * sum_j DECAY^j s_j of every item, float32 [P, N] or, with `items_first`, [N, P].
-
-    onto: (which sum each item counts in, int64 [N], how many sums there are) instead of one of its own.
-    """
-    count, num_items = len(recent_PJ), len(similar_NK) if onto is None else onto[1]
+    """STEEPNESS * sum_j DECAY^j s_j of every item, float32 [P, N] or, with `items_first`, [N, P]."""
+    count, num_items = len(recent_PJ), len(similar_NK)
     of_item, of_position = (count, 1) if items_first else (1, num_items)
     shape = (num_items, count) if items_first else (count, num_items)
     sums = torch.zeros(shape, device=recent_PJ.device)
     for back in range(recent_PJ.shape[1]):
         (has,) = torch.nonzero(recent_PJ[:, back] >= 0, as_tuple=True)
         item = recent_PJ[has, back]
-        place = similar_NK[item].long() if onto is None else onto[0][similar_NK[item].long()]
+        place = similar_NK[item].long()
         flat = has[:, None] * of_position + place * of_item
         sums.view(-1).index_add_(0, flat.view(-1), (DECAY**back * STEEPNESS * square_NK[item]).view(-1))
     return sums

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infer.models.companions import Companions
+from infer.models.sequential.companions import Companions
 from infer.models.sequential.evidence import HistoryEvidence
 from infer.models.sequential.options import SequentialShape
 from infer.models.sequential.trunks import make_trunk

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from configs.program import InputError
-from data.rows import Rows
+from data.rows import Rows, TrainLog
 from data.store.output import Output
 from infer.loading import default_device
 from infer.models.contract import read_settings, save_settings
+from infer.models.sequential.evidence import with_parts
 from infer.models.sequential.model import SequentialModel
 from infer.models.sequential.options import SequentialShape
 from infer.models.sequential.windows import newest
@@ -48,6 +49,10 @@ class SequentialScorer:
                 logits_RN if items_RC is None else np.take_along_axis(logits_RN, items_RC[block], axis=1)
             )
         return result
+
+    def recounted(self, train: TrainLog) -> SequentialScorer:
+        """Its network with the companions of other train rows; what was learned stays, and is shared."""
+        return SequentialScorer(with_parts(self.network, evidence=self.network.evidence.recounted(train)))
 
     @torch.no_grad()
     def logits(self, rows: Rows) -> torch.Tensor:
