@@ -20,7 +20,7 @@ of the generator before it had companions; with them two epochs took about 32, v
 times as fast, for which they say 30,
 about 110 for the teacher's scores and its fit) and, for drawn answers, on Amazon 2014 Beauty (606 for the answers of one sequential model with its
 mixture, .46 ms a step's row, by a machine .7 times as fast; without texts, on Amazon 2018 Musical_Instruments, about 460 for those of two sequential models,
-by one .76 times as fast); how they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
+by one .76 times as fast; the mixture counted again for a fold 5.2 there, .4 on Industrial, .2 without texts); a step of the generator with drawn answers takes a quarter more since evidence is folded up the tree. How they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
 items); the probe of `configs.sizes` says how fast this machine is beside the one that the parts were measured on.
 """
 
@@ -38,9 +38,11 @@ COMPANIONS = 128
 # Seconds of a training row: (whatever the catalogue, per 1,000 items).
 SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
 GENERATOR_ROW = (1.2e-4, 7.0e-5)
-DRAWN_ROW = (3.0e-4, 1.5e-5)  # of the generator, with drawn answers
+DRAWN_ROW = (3.75e-4, 1.9e-5)  # of the generator, with drawn answers
 # The answers of a teacher of one sequential model to it and to the histories made of it, once.
 TAUGHT_ROW, TAUGHT_ROW_WITHOUT_TEXTS = (8.0e-4, 2.0e-4), (5.0e-4, 1.25e-4)
+# Counting a mixture again for a fold of train rows, of those and of made histories, per 1,000 items times 1,000 items, with and without texts.
+RECOUNTS, RECOUNTED, RECOUNTED_WITHOUT_TEXTS = 16, 0.036, 0.002
 SCORED_ROW = (4.0e-4, 1.0e-4)  # ranking of a valid or test row by all members
 WEIGHT_PASSES, WEIGHT_ROWS = 5, 5_000  # over so many valid rows at most; three to five passes were seen
 PREPARED_ROW = (2.5e-4, 0.0)  # stages 01 to 07 and the baselines
@@ -179,12 +181,14 @@ def seconds_of(plan: SmallPlan, counts: Counts, *, speed: float) -> dict[str, fl
 
     width, generator = plan.hidden / 128, GENERATOR_ROW if plan.draws is None else DRAWN_ROW
     taught = TAUGHT_ROW if plan.text else TAUGHT_ROW_WITHOUT_TEXTS
+    recounted = RECOUNTED if plan.text else RECOUNTED_WITHOUT_TEXTS
+    recounts = RECOUNTS * recounted * (counts.items / 1_000) ** 2 / speed
     return {
         "data, semantic IDs, baselines": FIXED / speed + part(PREPARED_ROW, counts.rows + counts.scored),
         "sequential models": width
         * plan.teachers
         * part(SEQUENTIAL_ROW, counts.rows * plan.sequential_epochs),
-        "what the teacher says": (1 + plan.teachers) / 2 * part(taught, counts.rows),
+        "what the teacher says": (1 + plan.teachers) / 2 * part(taught, counts.rows) + recounts,
         "generator": width * part(generator, counts.rows * plan.generator_epochs),
         "weights of the ensembles": 2 * WEIGHT_PASSES * part(SCORED_ROW, min(counts.scored / 2, WEIGHT_ROWS)),
         "predictions and metrics": part(SCORED_ROW, counts.scored),

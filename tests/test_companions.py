@@ -172,7 +172,7 @@ def test_paths_and_every_node_give_the_same_loss(data):
     near = rng.integers(0, ITEMS, (ITEMS, 2)), rng.random((ITEMS, 2)).astype(np.float32)
     model.learn_of(popularity_N=rng.integers(0, 9, ITEMS), similar=near, companions=found)
     with torch.no_grad():
-        model.alpha_LF.copy_(torch.rand(model.alpha_LF.shape))
+        model.alpha_LF.copy_(torch.rand(model.alpha_LF.shape) * data.draw(st.sampled_from([1.0, -4.0, 6.0])))
     rows = [(walk[max(0, at - STEPS) : at][::-1], walk[at]) for walk in users for at in range(1, len(walk))]
     recent_PJ = torch.tensor([recent + [-1] * (STEPS - len(recent)) for recent, _ in rows])
     item_PT = torch.randint(0, ITEMS, (len(rows), 3))

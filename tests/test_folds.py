@@ -6,15 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from configs.program import InputError
 from data.rows import Rows, TrainLog, read_rows, read_train_log
 from infer.models import contract, mixture
-from infer.models.cache import top_scores
+from infer.models.cache import cached, top_scores
 from infer.models.contract import Recountable, target_ranks
 from infer.models.counting import CountingModel, item_similarity, transition_matrix
-from infer.models.folds import NOBODY, Folds, in_blocks
+from infer.models.folds import NOBODY, FoldedModel, Folds, in_blocks
+from infer.models.fusion import FusionModel
 from infer.models.recency import with_ages
+from infer.models.retrievers.compact import CompactScorer
+from infer.models.retrievers.compact_network import CompactModel
+from infer.models.retrievers.compact_options import CompactOptions, CompactShape
+from infer.models.sequential.companions import companions
 from tests.handmade import call
 from tests.store import ITEMS, write_store
 from train.scratch.drawn import DrawnRows
@@ -62,7 +68,7 @@ def test_every_model_that_counts_is_what_it_is_without_those_users(fitted, name)
     (rows, train), model = train_of(data), contract.load(root / "baselines" / name)
     assert isinstance(model, Recountable)
     seen = np.zeros(len(rows), int)
-    for places, one in Folds(train, 3).answering(model, rows):
+    for places, one in in_blocks(model, rows, 10**6, Folds(train, 3), label="x"):
         seen[places] += 1
         fold = np.unique(rows.users_R[places] % 3)
         assert len(fold) == 1
@@ -126,11 +132,9 @@ def test_rows_of_nobody_and_models_without_counts(fitted):
     rows, train = train_of(data)
     model = contract.load(root / "baselines/itemknn")
     nobody = replace(rows, users_R=np.full_like(rows.users_R, NOBODY))
-    found = list(Folds(train, 4).answering(model, nobody))
-    assert len(found) == 1 and found[0][1] is model and (found[0][0] == np.arange(len(rows))).all()
-    for folds in (None, Folds(train, 0)):
-        (one,) = {id(one) for _, one in in_blocks(model, rows, 10**6, folds, label="x")}
-        assert one == id(model)
+    for asked, folds in ((nobody, Folds(train, 4)), (rows, None), (rows, Folds(train, 0))):
+        found = list(in_blocks(model, asked, 10**6, folds, label="x"))
+        assert len(found) == 1 and found[0][1] is model and (found[0][0] == np.arange(len(rows))).all()
 
     class Fixed:
         num_items = ITEMS
@@ -139,11 +143,86 @@ def test_rows_of_nobody_and_models_without_counts(fitted):
             return np.zeros((len(rows), ITEMS), np.float32)
 
     fixed = Fixed()
-    assert [one for _, one in Folds(train, 4).answering(fixed, rows)] == [fixed]
-    with pytest.raises(
-        InputError, match="all train rows are of one fold of 2 -> data of more users, or 0 folds"
+    assert {id(one) for _, one in in_blocks(fixed, rows, 7, Folds(train, 4), label="x")} == {id(fixed)}
+    with pytest.raises(InputError, match="all train rows are of one fold of 2 -> data of more users"):
+        FoldedModel(model, Folds(without(train, train.users_T[train.users_T % 2 == 0]), 2))
+
+
+def test_rewards_ask_a_teacher_that_holds_its_folds(fitted, capsys):
+    """The scores of `in_blocks` in any order, of all items or of some; a row of no user has the teacher's own, and that is said."""
+    root, data = fitted
+    rows, train = train_of(data)
+    model, folds = contract.load(root / "baselines/teacher"), Folds(train, 3)
+    mixed = rows.take(np.random.default_rng(0).permutation(len(rows))[:50])
+    held = FoldedModel(model, folds)
+    expected = np.empty((50, ITEMS), np.float32)
+    for places, one in in_blocks(model, mixed, 8, folds, label="x"):
+        expected[places] = one.score(mixed.take(places))
+    np.testing.assert_array_equal(held.score(mixed), expected)
+    some_RC = np.random.default_rng(1).integers(0, ITEMS, (50, 4))
+    np.testing.assert_array_equal(held.score(mixed, some_RC), np.take_along_axis(expected, some_RC, 1))
+    assert "rows of no user" not in capsys.readouterr().out
+    nobody = replace(mixed, users_R=np.full_like(mixed.users_R, NOBODY))
+    np.testing.assert_array_equal(held.score(nobody), model.score(nobody))
+    assert "rows of no user are answered with all counts of the teacher" in "".join(capsys.readouterr())
+
+
+def test_answers_on_disk_are_no_teacher_of_folds(fitted, tmp_path):
+    """A cache cannot leave users out, alone or as a member; nor can counts that were mixed with texts."""
+    root, data = fitted
+    rows, train = train_of(data)
+    cache = cached(tmp_path / "cache", model=root / "baselines/itemknn", rows=rows, k=None)
+    text = contract.load(root / "baselines/itemknn_text")
+    for model, said in (
+        (cache, "holds answers, which cannot be counted again"),
+        (text, "counts and texts .itemknn_text."),
     ):
-        list(Folds(without(train, train.users_T[train.users_T % 2 == 0]), 2).answering(model, rows))
+        with pytest.raises(InputError, match=said):
+            FoldedModel(model, Folds(train, 3))
+        fused = FusionModel([contract.load(root / "baselines/pop"), model], np.array([1.0, 0.5]), "product")
+        with pytest.raises(InputError, match=said):
+            top_scores(fused, rows, None, Folds(train, 3))
+        silent = replace(fused, weights_M=np.array([1.0, 0.0]))
+        assert FoldedModel(silent, Folds(train, 3)).score(rows).shape == (len(rows), ITEMS), (
+            "a member that says nothing"
+        )
+    assert (
+        SoftTargets("t").place("train").name == "t.train.folds8"
+        and SoftTargets("t", folds=0).place("train").name == "t.train"
+    )
+
+
+@pytest.mark.parametrize("item_path", [0.0, 0.5])
+def test_a_generator_is_counted_again_with_what_it_has_learned(fitted, item_path):
+    """Other companions and train rows in its evidence, the same vectors and biases of nodes."""
+    _, data = fitted
+    rows, train = train_of(data)
+    codes_NL = np.stack([np.arange(ITEMS) // 7, np.arange(ITEMS) % 7], 1).astype(np.int32)
+    options = CompactOptions(hidden=8, heads=2, own_vectors=True, item_path=item_path)
+    torch.manual_seed(0)
+    model = CompactModel(CompactShape(ITEMS, (6, 7), options, companions=5), codes_NL)
+    model.learn_of(popularity_N=train.popularity_N, companions=companions(train, most=5))
+    with torch.no_grad():
+        for part in model.parameters():
+            part.add_(torch.randn(part.shape) * 0.2)
+    scorer, others = CompactScorer(model), without(train, np.unique(train.users_T)[::2])
+    np.testing.assert_array_equal(scorer.recounted(train).score(rows), scorer.score(rows))
+    again = scorer.recounted(others)
+    assert all(
+        torch.equal(a, b)
+        for one, other in zip(scorer.nodes, again.nodes, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+    expected = CompactModel(model.shape, codes_NL)
+    expected.learn_of(popularity_N=others.popularity_N, companions=companions(others, most=5))
+    learned = {
+        name: one for name, one in model.state_dict().items() if "companions" not in name and name != "rows_N"
+    }
+    expected.load_state_dict(learned, strict=False)
+    np.testing.assert_allclose(
+        again.score(rows), CompactScorer(expected, scorer.nodes).score(rows), atol=1e-6
+    )
+    assert not np.allclose(again.score(rows), scorer.score(rows), atol=1e-3)
 
 
 def test_soft_targets_of_folds_on_disk(fitted):
@@ -160,8 +239,9 @@ def test_soft_targets_of_folds_on_disk(fitted):
     assert own_R1.mean() > np.take_along_axis(chance_RN, target_R1, 1).mean(), (
         "its own counts spoke for the target"
     )
-    with pytest.raises(InputError, match="holds scores of 3 folds -> another directory, or remove it"):
-        TaughtRows.of(replace(options, folds=0), **told)
+    assert not np.allclose(
+        TaughtRows.of(replace(options, folds=0), **told).dense(rows.example_ids_R), chance_RN, atol=1e-3
+    )
     order_N = np.arange(ITEMS)
     drawn = DrawnRows.of(options, **told, order_N=order_N, draws=40, epochs=2)
     counts_RN = np.zeros((len(rows), ITEMS))

@@ -62,12 +62,12 @@ class GrpoArgs:
     rewards: list[str | RewardSpec] = field(default_factory=lambda: ["exact_match", "rank_aware"])
     """rewards, summed: names, or {name, weight, params, needs} where a name may be my_file.py:function"""
     data: str | None = None
-    """prepared data set, for rewards that need titles"""
+    """prepared data set, for rewards that need titles, popularity or a teacher of folds; that of the examples where it is not given"""
     embeddings: str | None = None
     """embeddings directory (stage 02), for rewards that need embeddings"""
     teacher: str | None = None
     """directory of an item model, for rewards that need a teacher"""
-    teacher_folds: int = 8
+    teacher_folds: int = added(8, before=0)
     """of users: the prompts of each are answered without the teacher's counts of its users, as valid rows are; 0: with them"""
     rollout: GrpoSettings = field(default_factory=GrpoSettings)
     """how rollouts are drawn and scored, and what is optimised"""

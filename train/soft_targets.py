@@ -22,6 +22,7 @@ import numpy as np
 from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.rows import Rows, read_rows, read_train_log
+from data.store.configuration import added
 from data.store.lineage import data_directory, require_same_data
 from data.store.output import require_manifest
 from infer.models import contract
@@ -43,7 +44,7 @@ class SoftTargets:
     """the teacher's probabilities to the power 1 / temperature, divided by their sum"""
     k: int | None = None
     """items kept per row, the others share what is left evenly; null = the whole catalogue"""
-    folds: int = 8
+    folds: int = added(8, before=0)
     """of users: the train rows of each are answered without the counts of its users, as valid rows are; 0: with them"""
     scores: str | None = None
     """folder of the teacher's scores; null = scores/ beside the folder of the teacher"""
@@ -77,7 +78,8 @@ class SoftTargets:
         """Where the teacher's scores of the rows of that name are kept."""
         teacher = Path(self.teacher)
         folder = teacher.resolve().parent.parent / "scores" if self.scores is None else Path(self.scores)
-        return folder / ".".join([teacher.name, rows, *([] if self.k is None else [f"top{self.k}"])])
+        named = {f"top{self.k}": self.k is not None, f"folds{self.folds}": self.folds > 0}
+        return folder / ".".join([teacher.name, rows, *(name for name, given in named.items() if given)])
 
 
 class TaughtRows:

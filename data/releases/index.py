@@ -98,7 +98,7 @@ def _require_reasons(
         levels = codes_NL.shape[1]
         raise InputError(
             f"{path}: {int((~whole_N).sum())} items have {levels - 1} tokens, and item {keys[alone[0]]} has {levels} though no other "
-            f"item has its first {levels - 1} -> tokens may be missing"
+            f"item has its first {levels - 1} -> tokens are missing, or items: give the whole index"
         )
 
 

@@ -138,6 +138,7 @@ def merge_adapter(model: Any, directory: str | Path) -> Any:
             whole = PeftModel.from_pretrained(model.float(), str(directory), local_files_only=True)
             merged = whole.merge_and_unload()
     except Exception as error:  # as in `_load`
+        raise_environment_fault(error, where=f"while merging {directory}")
         text = " ".join(str(error).split())[:200]
         raise InputError(f"adapter {directory} cannot be merged: {text} -> is it of this model?") from error
     merged._hf_peft_config_loaded = False  # it is a whole model again, and is saved as one

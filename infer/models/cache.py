@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from configs.program import AlreadyComplete, InputError
-from data.rows import Rows
+from data.rows import Rows, TrainLog
 from data.store.claim import rank_and_world
 from data.store.fingerprints import sha256_bytes
 from data.store.inputs import fingerprint
 from data.store.output import open_output, read_manifest
 from infer.models.contract import ItemModel, KnownRows, block_rows, read_settings, save_settings
 from infer.models.contract import load as load_model
-from infer.models.folds import Folds, in_blocks
+from infer.models.folds import Folds, answers_as_they_are, in_blocks
 
 VERSION = 1
 ARRAYS = {"example_ids": np.int64, "items": np.int32, "scores": np.float32, "rest": np.float32}
@@ -81,6 +81,10 @@ class ScoreCache:
         items_RK = self._items_RK[:1] if self.whole else self._items_RK[at_R]
         items_RK = np.broadcast_to(items_RK.astype(np.int64), (len(at_R), self._scores_RK.shape[1]))
         return items_RK, np.asarray(self._scores_RK[at_R]), np.asarray(self._rest_R[at_R])
+
+    def recounted(self, train: TrainLog) -> ItemModel:
+        """InputError: scores on disk cannot be counted again."""
+        raise answers_as_they_are(self._where)
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """As infer.models.contract.ItemModel; InputError for a row that is not in the cache."""

@@ -130,7 +130,8 @@ class CountingModel:
         """The same counts of other train rows; InputError where its matrix is more than a count."""
         if self.counted is None:
             raise InputError(
-                "a matrix of counts and texts (itemknn_text) cannot be counted again -> a mixture as teacher, or 0 folds"
+                "a matrix of counts and texts (itemknn_text), or one that was saved without what it counts, cannot be counted again -> "
+                "a mixture as teacher, fit it again (infer.run_baselines --overwrite), or 0 folds"
             )
         matrix = matrix_of(train, self.counted) if self.counted else self.matrix_NN
         return replace(self, popularity_N=train.popularity_N, matrix_NN=matrix)

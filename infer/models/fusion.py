@@ -74,8 +74,11 @@ class FusionModel:
         return result
 
     def recounted(self, train: TrainLog) -> FusionModel:
-        """The same weights of members that have the counts of other train rows; members that count nothing stay."""
-        members = [one.recounted(train) if isinstance(one, Recountable) else one for one in self.members]
+        """The same weights of members that have the counts of other train rows; members that count nothing, or say nothing, stay."""
+        members = [
+            one.recounted(train) if isinstance(one, Recountable) and (weight or self.how == "pool") else one
+            for one, weight in zip(self.members, self.weights_M, strict=True)
+        ]
         return replace(self, members=members)
 
     def pool_counts(self, rows: Rows) -> tuple[list[int], int, int]:

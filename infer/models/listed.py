@@ -20,8 +20,9 @@ import numpy as np
 
 from configs.program import InputError
 from data.predictions import Predictions, read_predictions
-from data.rows import Rows
+from data.rows import Rows, TrainLog
 from infer.models.contract import KnownRows
+from infer.models.folds import answers_as_they_are
 
 LEFT = 1e-6  # the least mass of all items that are not listed
 ROUNDING = 1e-3  # by how much float32 scores of a whole catalogue may sum to more than 1
@@ -53,6 +54,10 @@ class ListedScores:
         by_key = np.argsort(row_M * num_items + item_M)
         self._key_M, self._score_M = (row_M * num_items + item_M)[by_key], score_M[by_key]
         self._starts = np.searchsorted(self._key_M, np.arange(len(ids_A) + 1) * num_items)
+
+    def recounted(self, train: TrainLog) -> ListedScores:
+        """InputError: answers on disk cannot be counted again."""
+        raise answers_as_they_are(self._where)
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """As infer.models.contract.ItemModel; InputError for a row that was not answered."""

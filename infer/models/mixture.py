@@ -208,7 +208,7 @@ class MixtureModel:
             return self
         if self.beside is None:
             raise InputError(
-                "the mixture was saved without what counting again needs -> fit it again (scripts/train_teacher.sh --overwrite)"
+                "the mixture was saved without what counting again needs -> fit it again (infer.run_baselines --models [mixture] --overwrite), or 0 folds"
             )
         return self.counted(train, self.beside)
 

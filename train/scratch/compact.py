@@ -133,8 +133,8 @@ class CompactTask(Task):
         return item_PM
 
     def _own(self, recent_PJ: Tensor, target_P: Tensor, example_P: np.ndarray) -> OwnCounts:
-        """What train rows have put into the counts themselves. A made history is no row, and nothing is taken off for it: the counts of the
-        rows that it was made of stay in, as they do in what its teacher says of it."""
+        """What train rows have put into the counts themselves. A made history is no row and has no target: nothing is taken off for it,
+        the counts of the rows that it was made of stay in, though its teacher answers it without them."""
         own = self.model.companions.own_counts(recent_PJ, target_P)
         return OwnCounts(target_P, own.sum_2P * self._on_device(~self._is_made(example_P)))
 

@@ -33,15 +33,20 @@ BLOCK_VALUES = 1 << 20  # scores held at once: 4 MiB, which stay in a cache
 class CompactScorer:
     """An item model (infer/models/contract.py) around a network in evaluation mode, as its weights are when it is made."""
 
-    def __init__(self, network: CompactModel) -> None:
+    def __init__(
+        self, network: CompactModel, nodes: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+    ) -> None:
+        """nodes: those of its weights, where they are known."""
         self.network, self.shape = network.eval(), network.shape
         self.num_items, self.positions = network.shape.num_items, network.shape.model.positions
         with torch.no_grad():
-            self.nodes = network.nodes()
+            self.nodes = network.nodes() if nodes is None else nodes
 
     def recounted(self, train: TrainLog) -> CompactScorer:
-        """Its network with the companions of other train rows; what was learned stays, and is shared."""
-        return CompactScorer(self.network.recounted(train))
+        """Its network with the companions of other train rows; what was learned stays, and is shared. Itself where it has none."""
+        if self.network.companions is None:
+            return self
+        return CompactScorer(self.network.recounted(train), self.nodes)
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,7 @@ With the features f_i of an item, log(1 + 20 s) of every kernel, and a level's a
 
 so that a node is as likely as its items together are: where nodes begin with their share of their parent's train rows as a bias and
 all levels have the same alphas, a path has the probability that a softmax over items would give its items. Evidence that is summed up
-below a node feature by feature (as this model had it before) is not: measured in train/README.md.
+below a node feature by feature (as this model had it before) is not; train/README.md has what that costs.
 
 `everywhere` is dense, every contested node for every position. `Around` holds the items that any kernel knows of a history's
 items, and gives the same at the members of families (compact_paths.py): its work grows with what is near a history and not with the
@@ -24,56 +24,64 @@ import torch
 from torch import Tensor
 
 from infer.models.retrievers.compact_paths import Families, Said
-from infer.models.retrievers.compact_tree import TreeLevel
+from infer.models.retrievers.compact_tree import BOUND, TreeLevel
 from infer.models.sequential.evidence import DECAY, STEEPNESS, OwnCounts, sums_by_item
+
+BLOCK_VALUES = 1 << 24  # items times positions held at once: 64 MiB a feature
 
 
 def everywhere(
     model: Any, recent_PJ: Tensor, own: OwnCounts | None = None, *, slopes: bool = False
 ) -> list[Said | None]:
     """For every level the contested nodes of all positions; None without a kernel. own: of train rows that are learned."""
-    kernels = model.kernels()
-    if not kernels:
+    if not model.kernels():
         return [None] * len(model.heads)
-    owns = [None] * (len(kernels) - 1) + [own] if model.companions is not None else [None] * len(kernels)
+    step = max(1, BLOCK_VALUES // len(model.rows_N))
+    blocks = [slice(start, start + step) for start in range(0, max(len(recent_PJ), 1), step)]
+    parts = [
+        _block(model, recent_PJ[rows], None if own is None else own.of(rows), slopes=slopes)
+        for rows in blocks
+    ]
+    return parts[0] if len(parts) == 1 else [_side_by_side(level) for level in zip(*parts, strict=True)]
+
+
+def _block(model: Any, recent_PJ: Tensor, own: OwnCounts | None, *, slopes: bool) -> list[Said]:
+    kernels = model.kernels()
+    owns = [None] * (len(kernels) - 1) + [own if model.companions is not None else None]
     features = [
         sums_NP.log1p_()
         for pair, one in zip(kernels, owns, strict=True)
         for sums_NP in sums_by_item(recent_PJ, *pair, own=one)
     ]
-    rows_N1 = model.rows_N[:, None]
-    return [
-        _folded(
-            level,
-            node_N,
-            rows_N1,
-            weighed(alpha_F, features).exp_().mul_(rows_N1),
-            features if slopes else [],
-        )
-        for level, node_N, alpha_F in zip(
-            model.tree.levels, model.tree.node_LN, model.alpha_LF.detach(), strict=True
-        )
-    ]
+    said = []
+    for number, alpha_F in enumerate(model.alpha_LF.detach()):
+        level, node_N = model.tree.levels[number], model.tree.node_LN[number]
+        counts_NP = weighed(alpha_F, features).exp_().mul_(model.rows_N[:, None])
+
+        def below(value_NP: Tensor, level: TreeLevel = level, node_N: Tensor = node_N) -> Tensor:
+            sums_MP = value_NP.new_zeros(len(level.code_M), value_NP.shape[1])
+            return sums_MP.index_add_(0, node_N, value_NP).index_select(0, level.contested_C)
+
+        total_CP = below(counts_NP)
+        by_alpha = [
+            below(counts_NP * feature_NP).div_(total_CP) for feature_NP in (features if slopes else [])
+        ]
+        rows_C1 = model.rows_below(number)[level.contested_C][:, None]
+        said.append(Said(total_CP.div_(rows_C1).log_(), by_alpha))
+    return said
+
+
+def _side_by_side(parts: tuple[Said, ...]) -> Said:
+    slopes = zip(*(part.by_alpha for part in parts), strict=True)
+    return Said(torch.cat([part.logit for part in parts], 1), [torch.cat(one, 1) for one in slopes])
 
 
 def weighed(alpha_F: Tensor, features: list[Tensor]) -> Tensor:
-    """Sum of features by their alphas."""
+    """Sum of features by their alphas, held within what exponentials of it may be."""
     total = features[0] * alpha_F[0]
     for alpha, feature in zip(alpha_F[1:], features[1:], strict=True):
         total.addcmul_(feature, alpha)
-    return total
-
-
-def _folded(
-    level: TreeLevel, node_N: Tensor, rows_N1: Tensor, counts_NP: Tensor, features: list[Tensor]
-) -> Said:
-    def below(value_NP: Tensor) -> Tensor:
-        sums_MP = value_NP.new_zeros(len(level.code_M), value_NP.shape[1])
-        return sums_MP.index_add_(0, node_N, value_NP).index_select(0, level.contested_C)
-
-    total_CP = below(counts_NP)
-    by_alpha = [below(counts_NP * feature_NP).div_(total_CP) for feature_NP in features]
-    return Said(total_CP.div_(below(rows_N1)).log_(), by_alpha)
+    return total.clamp_(-BOUND, BOUND)
 
 
 def distinct(key_H: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +143,7 @@ class Around:
         return self._said(
             0,
             below,
-            self._rows_below(0)[level.contested_C][:, None],
+            self.model.rows_below(0)[level.contested_C][:, None],
             torch.arange(len(self.item_U), device=place_U.device),
         )
 
@@ -162,21 +170,14 @@ class Around:
         def below(value_T: Tensor) -> Tensor:
             return value_T.new_zeros(len(found.family_E)).index_add_(0, entry_T, value_T)
 
-        return self._said(number, below, self._rows_below(number)[node_E], at_T)
+        return self._said(number, below, self.model.rows_below(number)[node_E], at_T)
 
     def _said(self, number: int, below: Any, rows: Tensor, at_T: Tensor) -> Said:
         features = [feature_U[at_T] for feature_U in self.features]
         rows_T = self.model.rows_N[self.item_U[at_T]]
-        logit_T = weighed(self.model.alpha_LF[number].detach(), features)
-        # Items without evidence count their train rows, those around the history exp(logit) - 1 times theirs beside that.
-        total = below(rows_T * logit_T.expm1()).add_(rows)
-        counts_T = rows_T * logit_T.exp()
+        counts_T = rows_T * weighed(self.model.alpha_LF[number].detach(), features).exp_()
+        # Items that no kernel knows count their train rows; a difference of sums, which rounding may take below 0.
+        total = below(counts_T) + (rows - below(rows_T)).clamp_(min=0)
         return Said(
             (total / rows).log_(), [below(counts_T * feature_T).div_(total) for feature_T in features]
         )
-
-    def _rows_below(self, number: int) -> Tensor:
-        """Train rows [M] below the nodes of a level."""
-        node_N, level = self.model.tree.node_LN[number], self.model.tree.levels[number]
-        rows_N = self.model.rows_N
-        return rows_N.new_zeros(len(level.code_M)).index_add_(0, node_N, rows_N)

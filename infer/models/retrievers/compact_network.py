@@ -99,6 +99,7 @@ class CompactModel(nn.Module):
         self.companions = CompanionKernel(shape.num_items, shape.companions) if shape.companions else None
         self.rows_N: Tensor
         self.register_buffer("rows_N", torch.ones(shape.num_items))
+        self._below: tuple[tuple[int, int], list[Tensor]] | None = None
         if shape.text_dim:
             self.register_buffer("text_NX", torch.zeros(shape.num_items, shape.text_dim))
             self.read_text = self._text_reader()
@@ -150,9 +151,7 @@ class CompactModel(nn.Module):
             self.items.learn_of(popularity_N, self.similar_NK, self.square_NK, companions)
 
     def recounted(self, train: TrainLog) -> CompactModel:
-        """For scoring: the same weights beside the companions of other train rows; itself where it has none."""
-        if self.companions is None:
-            return self
+        """For scoring beside the nodes of this model: the same weights, the companions and train rows of others."""
         parts: dict[str, nn.Module] = {"companions": self.companions.recounted(train)}
         if self.shape.model.item_path:
             parts["items"] = with_parts(self.items, evidence=self.items.evidence.recounted(train))
@@ -231,6 +230,19 @@ class CompactModel(nn.Module):
         found = [(self.similar_NK, self.square_NK)] if self.shape.similar else []
         beside = self.companions
         return found if beside is None else [*found, (beside.item_NK, beside.value_NK)]
+
+    def rows_below(self, number: int) -> Tensor:
+        """Train rows [M] below the nodes of a level."""
+        made_of = self.rows_N.data_ptr(), self.rows_N._version
+        if self._below is None or self._below[0] != made_of:
+            self._below = (
+                made_of,
+                [
+                    self.rows_N.new_zeros(len(level.code_M)).index_add_(0, node_N, self.rows_N)
+                    for level, node_N in zip(self.tree.levels, self.tree.node_LN, strict=True)
+                ],
+            )
+        return self._below[1][number]
 
     def copied(self, level: int, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:
         """(places int64 [P, J] of the history's nodes among the contested, whether they are there bool [P, J])."""

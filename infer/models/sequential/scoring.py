@@ -51,7 +51,9 @@ class SequentialScorer:
         return result
 
     def recounted(self, train: TrainLog) -> SequentialScorer:
-        """Its network with the companions of other train rows; what was learned stays, and is shared."""
+        """Its network with the companions of other train rows; what was learned stays, and is shared. Itself where it has none."""
+        if self.network.evidence.companions is None:
+            return self
         return SequentialScorer(with_parts(self.network, evidence=self.network.evidence.recounted(train)))
 
     @torch.no_grad()
