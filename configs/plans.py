@@ -20,7 +20,7 @@ of the generator before it had companions; with them two epochs took about 32, v
 times as fast, for which they say 30,
 about 110 for the teacher's scores and its fit) and, for drawn answers, on Amazon 2014 Beauty (606 for the answers of one sequential model with its
 mixture, .46 ms a step's row, by a machine .7 times as fast; without texts, on Amazon 2018 Musical_Instruments, about 460 for those of two sequential models,
-by one .76 times as fast; the mixture counted again for a fold 5.2 there, .4 on Industrial, .2 without texts); a step of the generator with drawn answers takes a quarter more since evidence is folded up the tree. How they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
+by one .76 times as fast; the mixture counted again for a fold 5.2 there, .4 on Industrial, .2 without texts). How they are divided between the two parts below is a guess. A row costs a part that does not depend on the catalogue and a part per item (the softmax over all
 items); the probe of `configs.sizes` says how fast this machine is beside the one that the parts were measured on.
 """
 
@@ -38,7 +38,7 @@ COMPANIONS = 128
 # Seconds of a training row: (whatever the catalogue, per 1,000 items).
 SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
 GENERATOR_ROW = (1.2e-4, 7.0e-5)
-DRAWN_ROW = (3.75e-4, 1.9e-5)  # of the generator, with drawn answers
+DRAWN_ROW = (3.0e-4, 1.5e-5)  # of the generator, with drawn answers
 # The answers of a teacher of one sequential model to it and to the histories made of it, once.
 TAUGHT_ROW, TAUGHT_ROW_WITHOUT_TEXTS = (8.0e-4, 2.0e-4), (5.0e-4, 1.25e-4)
 # Counting a mixture again for a fold of train rows, of those and of made histories, per 1,000 items times 1,000 items, with and without texts.
