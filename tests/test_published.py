@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from configs.program import ROOT, InputError
+from data.adapters.logs import delimited
+from infer.tables import sheet
 from infer.tables.published import COLUMNS, known_data, read_published, refuse_other_rows
 
 FILES = sorted((ROOT / "configs").glob("*/published.csv"))
@@ -85,3 +89,23 @@ def test_a_broken_line_is_named(tmp_path, line, said):
     path.write_text("dataset,model\n")
     with pytest.raises(InputError, match="the columns are not dataset, split"):
         read_published(path, dataset="industrial", split="test")
+
+
+def test_a_field_that_no_reader_takes_is_refused_in_a_line(tmp_path):
+    """Where the csv module gives up in the middle of a file: in published numbers, in the rows of a table, in a small file of a log."""
+    before = csv.field_size_limit(1 << 17)
+    try:
+        long = "x" * (1 << 17) + "y"
+        path = write(tmp_path / "p.csv", GOOD + long)
+        (tmp_path / "rows.csv").write_text(",".join(sheet.COLUMNS) + "\n" + long + "\n")
+        (tmp_path / "log.csv").write_text(f"a,b\n1,{long}\n")
+        reads = (
+            lambda: read_published(path, dataset="industrial", split="test"),
+            lambda: sheet.read_plan(tmp_path),
+            lambda: delimited.cells(tmp_path / "log.csv", delimited.Layout(",")),
+        )
+        for read in reads:
+            with pytest.raises(InputError, match=r"no csv.* \(field larger than field limit"):
+                read()
+    finally:
+        csv.field_size_limit(before)

@@ -50,8 +50,8 @@ def read_published(path: str | Path, *, dataset: str, split: str) -> list[Publis
     if not path.is_file():
         raise InputError(f"missing file: {path} -> published numbers are in configs/<paper>/published.csv")
     try:
-        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        header = lines.fieldnames
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        header, lines = reader.fieldnames, list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no csv file ({error}) -> get it again") from None
     if tuple(header or ()) != COLUMNS:

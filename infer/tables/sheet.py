@@ -52,24 +52,26 @@ def read_plan(paper: Path) -> dict[str, list[PlannedRow]]:
     if not path.is_file():
         raise InputError(f"missing file: {path} -> which rows a table has: infer/tables/sheet.py")
     found: dict[str, list[PlannedRow]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = csv.DictReader(file)
-        if tuple(lines.fieldnames or ()) != COLUMNS:
-            raise InputError(f"{path}: the columns are not {', '.join(COLUMNS)} -> write them in this order")
-        for number, line in enumerate(lines, start=2):
-            if (
-                None in line
-                or None in line.values()
-                or not all((line["dataset"], line["row"], line["model"], line["command"]))
-            ):
-                raise InputError(
-                    f"{path}:{number} lacks a field -> dataset, row, model and command are needed"
-                )
-            made = PlannedRow(**line)
-            rows = found.setdefault(made.dataset, [])
-            if any(row.row == made.row for row in rows):
-                raise InputError(f"{path}:{number}: {made.dataset} has {made.row} twice -> keep one")
-            rows.append(made)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            header, lines = reader.fieldnames, list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no csv file ({error}) -> write it again") from None
+    if tuple(header or ()) != COLUMNS:
+        raise InputError(f"{path}: the columns are not {', '.join(COLUMNS)} -> write them in this order")
+    for number, line in enumerate(lines, start=2):
+        if (
+            None in line
+            or None in line.values()
+            or not all((line["dataset"], line["row"], line["model"], line["command"]))
+        ):
+            raise InputError(f"{path}:{number} lacks a field -> dataset, row, model and command are needed")
+        made = PlannedRow(**line)
+        rows = found.setdefault(made.dataset, [])
+        if any(row.row == made.row for row in rows):
+            raise InputError(f"{path}:{number}: {made.dataset} has {made.row} twice -> keep one")
+        rows.append(made)
     return found
 
 

@@ -65,7 +65,12 @@ def cells(path: Path, layout: Layout) -> tuple[list[dict[str, str]], bool]:
     if len(layout.delimiter) > 1:
         text = text.replace(layout.delimiter, SEPARATOR)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-    lines = [line for line in reader if line]
+    try:
+        lines = [line for line in reader if line]
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {reader.line_num} is no csv ({error}) -> get the file again"
+        ) from None
     names = list(layout.names) or (lines.pop(0) if lines else [])
     for number, line in enumerate(lines):
         if len(line) != len(names):
