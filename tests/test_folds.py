@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 
 from configs.program import InputError
 from data.rows import Rows, TrainLog, read_rows, read_train_log
+from data.sid import SidTable
 from infer.models import contract, mixture
 from infer.models.cache import cached, top_scores
 from infer.models.contract import Recountable, target_ranks
@@ -23,6 +24,8 @@ from infer.models.retrievers.compact_options import CompactOptions, CompactShape
 from infer.models.sequential.companions import companions
 from tests.handmade import call
 from tests.store import ITEMS, write_store
+from train.grpo import GrpoArgs
+from train.rewards.needs import Sources, resolve
 from train.scratch.drawn import DrawnRows
 from train.soft_targets import SoftTargets, TaughtRows
 
@@ -31,7 +34,7 @@ MODELS = ("pop", "repeat", "last", "recent", "itemknn", "itemknn_tuned", "mixtur
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A data set, models of counts, a text-aware model with companions, and a product of them."""
+    """A data set, models of counts, a SASRec with companions, and a product of them."""
     root = tmp_path_factory.mktemp("folds")
     data = write_store(root / "store")
     call(
@@ -165,6 +168,45 @@ def test_rewards_ask_a_teacher_that_holds_its_folds(fitted, capsys):
     nobody = replace(mixed, users_R=np.full_like(mixed.users_R, NOBODY))
     np.testing.assert_array_equal(held.score(nobody), model.score(nobody))
     assert "rows of no user are answered with all counts of the teacher" in "".join(capsys.readouterr())
+
+
+def test_grpo_asks_its_teacher_without_the_prompts_users(fitted):
+    """What `--teacher_folds` resolves to, what it refuses, and what a run of before counts as."""
+    root, data = fitted
+    rows, train = train_of(data)
+    sids = SidTable(np.stack([np.arange(ITEMS) // 7, np.arange(ITEMS) % 7], 1).astype(np.int32), (6, 7))
+    place = str(root / "baselines/teacher")
+    model = contract.load(place)
+    told = {
+        folds: resolve(
+            ["teacher"],
+            Sources(sids, data=str(data), teacher=place, made_from=str(data), teacher_folds=folds),
+        )
+        for folds in (0, 3)
+    }
+    np.testing.assert_array_equal(told[0]["teacher"].score(rows), model.score(rows))
+    np.testing.assert_array_equal(
+        told[3]["teacher"].score(rows), FoldedModel(model, Folds(train, 3)).score(rows)
+    )
+    given = {
+        "model": "m",
+        "examples": "e",
+        "sids": "s",
+        "output_dir": "o",
+        "teacher": "t",
+        "rewards": ["collaborative"],
+    }
+    assert GrpoArgs(**given, data="d").teacher_folds == 8
+    with pytest.raises(InputError, match="teacher_folds 1 must be at least 2, or 0 for none"):
+        GrpoArgs(**given, teacher_folds=1)
+    with pytest.raises(
+        InputError,
+        match="data d is read only with newest_share or a reward that needs titles, popularity or a teacher of folds",
+    ):
+        GrpoArgs(**given, data="d", teacher_folds=0)
+    for field in (*fields(GrpoArgs), *fields(SoftTargets)):
+        if field.name in ("teacher_folds", "folds"):
+            assert field.default == 8 and 0 in field.metadata.values(), "a run of before had no folds"
 
 
 def test_answers_on_disk_are_no_teacher_of_folds(fitted, tmp_path):

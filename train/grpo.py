@@ -162,8 +162,9 @@ class GrpoArgs:
             Need(("teacher", "teacher_folds"), "teacher" in rewarded, "a reward that needs a teacher"),
             Need(("embeddings",), "embeddings" in rewarded, "a reward that needs embeddings"),
             Need(
-                ("data",), self.newest_share is not None or bool(rewarded & {"titles", "popularity", "teacher"}),
-                "newest_share or a reward that needs titles, popularity or a teacher",
+                ("data",), self.newest_share is not None or bool(rewarded & {"titles", "popularity"})
+                or ("teacher" in rewarded and self.teacher_folds > 0),
+                "newest_share or a reward that needs titles, popularity or a teacher of folds",
             ),
             Need(("tids", "instruction"), self.instructs, f"task {INSTRUCTION_TASK}"),
             Need(("judge",), "judge" in rewarded, "a reward that needs a judge"),

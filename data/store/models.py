@@ -203,9 +203,8 @@ def _load(kind: Any, directory: str | Path, *, remote_code: bool, **options: Any
         return kind.from_pretrained(
             directory, local_files_only=True, trust_remote_code=remote_code, **options
         )
-    except (
-        Exception
-    ) as error:  # files of others: tokenizers raises plain Exceptions, configurations errors of their own
+    # Files of others: tokenizers raises plain Exceptions, configurations errors of their own.
+    except Exception as error:
         raise_environment_fault(error, where=f"while loading {directory}")
         text = " ".join(str(error).split())[:200]
         raise InputError(f"model {directory} cannot be loaded: {text} -> check the directory") from error

@@ -278,8 +278,7 @@ def load(directory: Path) -> MixtureModel:
     if "weights" not in settings:
         return MixtureModel(arrays["base"], parts)
     similar = _matrix("similar", arrays) if "similar.values" in arrays else None
-    latest = {int(name.partition(".")[2]): name for name in sorted(arrays) if name.startswith("recent.")}
-    recent = {latest: arrays[name] for latest, name in sorted(latest.items())}
+    recent = {int(name.partition(".")[2]): arrays[name] for name in arrays if name.startswith("recent.")}
     return MixtureModel(arrays["base"], parts, Beside(settings["weights"], similar, recent))
 
 
