@@ -1,8 +1,8 @@
 """Answers to train rows by a teacher that has not counted their users.
 
 A model of counts that is asked about a row it has counted answers with that row: on Amazon 2014 Beauty a mixture of counts has 73 %
-of the targets of train rows among its ten best and 11 % of those of valid rows. A student that learns from such answers
-learns its train rows by heart. So the users are cut into folds, and the rows of a fold are answered by the model with the
+of the targets of train rows among its ten best and 11 % of those of valid rows. What that costs a student, which is little
+where it was measured, is in train/README.md. The users are cut into folds, and the rows of a fold are answered by the model with the
 counts of all other users (`Recountable`): what was learned or chosen stays, what was counted is counted again.
 
     for places, one in in_blocks(model, rows, 64, Folds(train, 8), label="answers"):
