@@ -163,9 +163,11 @@ def read_tables(folder: Path) -> Any:
 
 
 def told(found: Any, whole: Any, raw: bytes) -> bool:
-    """What is wrong in words, or the rows that another reader counts."""
+    """What is wrong in words, or the rows that another reader counts (lines of nothing are no rows, before the names neither)."""
     loaded, findings = found
-    return bool(findings) or len(loaded.user) == len(list(csv.DictReader(io.StringIO(raw.decode()))))
+    if findings:
+        return True
+    return len(loaded.user) == len([line for line in csv.reader(io.StringIO(raw.decode())) if line]) - 1
 
 
 def vectors(file: Path, keyed: str, ids: str | None = None) -> np.ndarray:
@@ -316,6 +318,17 @@ def test_damaged_files_are_refused_or_read_right(name: str, tmp_path_factory: py
     fuzzed(name, 6, tmp_path_factory)
     for made in NASTY[list(FORMATS).index(name) % 4 :: 4]:
         held(FORMATS[name], lambda whole, made=made: made, tmp_path_factory.mktemp("nasty"))
+
+
+@pytest.mark.parametrize("at", [0, 32, 41])
+def test_a_line_of_nothing_is_no_row(at: int, tmp_path: Path) -> None:
+    """Before the names of the columns, behind them and between rows: csv.DictReader takes the first for columns without names."""
+    file = raw_store(tmp_path)
+    whole, text = read_tables(tmp_path), file.read_bytes()
+    assert at == 0 or text[at - 1 : at] == b"\n"
+    file.write_bytes(text[:at] + b"\n" + text[at:])
+    found = read_tables(tmp_path)
+    assert told(found, whole, file.read_bytes()) and found[0].user.tolist() == whole[0].user.tolist()
 
 
 @pytest.mark.long
