@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,17 @@ from hypothesis import strategies as st
 from configs.program import InputError
 from data.rows import Rows
 from data.sid import SidTable
+from data.store.output import open_output
 from infer.engine import DecodeSettings
 from infer.models.retrievers import compact_softmax
-from infer.models.retrievers.compact import CompactScorer
+from infer.models.retrievers.compact import CompactScorer, load, save
 from infer.models.retrievers.compact_decoding import CompactDecoder, CompactEngine
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_options import CompactOptions, CompactShape
 from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entropy
 from infer.models.sequential.model import recent_items
 from infer.search.tree import search
+from tests import handmade
 
 POSITIONS = 4
 
@@ -79,20 +83,18 @@ def features_of(network: CompactModel, item: int, recent: list[int], steps: int)
     return np.log1p(20 * total)
 
 
-def evidence_of(network: CompactModel, level: int, items: list[int], recent: list[int]) -> float:
+def evidence_of(network: CompactModel, level: int, items: list[int], recent: list[int]) -> torch.Tensor:
     """How much more a node's items count with this history than without, by loops: a logarithm."""
-    alphas, rows_N = network.alpha_LF[level].tolist(), network.rows_N.tolist()
-    counts = [
-        rows_N[item]
-        * np.exp(
-            sum(
-                a * features_of(network, item, recent, n)
-                for a, n in zip(alphas, (1, len(recent)), strict=True)
-            )
-        )
-        for item in items
-    ]
-    return float(np.log(sum(counts) / sum(rows_N[item] for item in items)))
+    total, rows_N = torch.zeros(()), network.rows_N
+    for item in items:
+        said = torch.zeros(())
+        if network.shape.similar:
+            for alpha, steps in zip(network.alpha_LF[level], (1, len(recent)), strict=True):
+                said = said + alpha * float(features_of(network, item, recent, steps))
+        for back, one in enumerate(recent if network.bonus_LJ.shape[1] else []):
+            said = said + network.bonus_LJ[level, back] * (one == item)
+        total = total + rows_N[item] * said.exp()
+    return (total / rows_N[items].sum()).log()
 
 
 def logits_by_prefix(
@@ -120,13 +122,7 @@ def logits_by_prefix(
             node = int(network.tree.node_LN[level][below[0]])
             if (place := int(tree.place_M[node])) < len(tree.contested_C):
                 logit = logit + head.bias_C[place]
-            if network.shape.similar:
-                logit = logit + evidence_of(network, level, below, recent)
-            if network.bonus_LJ.shape[1]:
-                logit = logit + sum(
-                    (network.bonus_LJ[level, back] for back, item in enumerate(recent) if item in below),
-                    torch.zeros(()),
-                )
+            logit = logit + evidence_of(network, level, below, recent)
             found[prefix] = logit
     return found
 
@@ -328,3 +324,17 @@ def test_a_model_of_an_older_version_is_refused_in_a_line():
     values["model"]["evidence"] = "sum"
     with pytest.raises(InputError, match=r"an older version \(model.evidence\) -> train it again"):
         CompactShape.from_json(values)
+
+
+def test_a_model_with_bonuses_at_nodes_is_refused_in_a_line(tmp_path):
+    shape = CompactShape(2, (2,), CompactOptions(hidden=8, heads=2))
+    made = tmp_path / "m"
+    with open_output(handmade.Made(), "train_compact", version=1, inputs={}, directory=made) as out:
+        save(out, CompactModel(shape, np.array([[0], [1]])))
+    load(made)
+    settings = json.loads((made / "item_model.json").read_text())
+    assert settings.pop("bonus") == "of items"
+    (made / "item_model.json").write_text(json.dumps(settings))
+    handmade.resign(made)
+    with pytest.raises(InputError, match=r"an older version \(bonuses at nodes\) -> train it again"):
+        load(made)

@@ -173,6 +173,7 @@ def test_paths_and_every_node_give_the_same_loss(data):
     model.learn_of(popularity_N=rng.integers(0, 9, ITEMS), similar=near, companions=found)
     with torch.no_grad():
         model.alpha_LF.copy_(torch.rand(model.alpha_LF.shape) * data.draw(st.sampled_from([1.0, -4.0, 6.0])))
+        model.bonus_LJ.copy_(torch.randn(model.bonus_LJ.shape) + data.draw(st.sampled_from([1.0, -9.0])))
     rows = [(walk[max(0, at - STEPS) : at][::-1], walk[at]) for walk in users for at in range(1, len(walk))]
     recent_PJ = torch.tensor([recent + [-1] * (STEPS - len(recent)) for recent, _ in rows])
     item_PT = torch.randint(0, ITEMS, (len(rows), 3))
@@ -189,7 +190,7 @@ def test_paths_and_every_node_give_the_same_loss(data):
             loss = tree_cross_entropy(model, state_PD, recent_PJ, TargetMass(item_PT, share_PT, soft, own))
         loss.backward()
         losses.append(loss.item())
-        slopes.append(model.alpha_LF.grad.clone())
+        slopes.append(torch.cat([model.alpha_LF.grad, model.bonus_LJ.grad], 1))
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert torch.allclose(*slopes, atol=1e-4)
     with torch.no_grad():
@@ -202,10 +203,10 @@ def test_paths_and_every_node_give_the_same_loss(data):
 @given(walks, st.data())
 @settings(max_examples=30)
 def test_a_path_is_as_likely_as_a_softmax_over_items_has_it(users, data):
-    """Where vectors say nothing and all levels weigh evidence alike, items are weighed by their train rows times exp(alpha . f), whatever
-    their semantic IDs; items that share one share it evenly."""
+    """Where vectors say nothing and all levels weigh evidence alike, items are weighed by their train rows times exp(alpha . f + b), b the
+    bonuses of the steps back at which they stand, whatever their semantic IDs; items that share one share it evenly."""
     codes = data.draw(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=ITEMS, max_size=ITEMS))
-    options = CompactOptions(hidden=8, positions=STEPS, heads=2, copy=False)
+    options = CompactOptions(hidden=8, positions=STEPS, heads=2)
     model = CompactModel(CompactShape(ITEMS, (3, 3, 3), options, 0, 2, 3), np.array(codes, np.int32)).eval()
     found, rows_N, rng = companions(log_of(users), most=3), np.arange(ITEMS), np.random.default_rng(0)
     near = (
@@ -221,12 +222,14 @@ def test_a_path_is_as_likely_as_a_softmax_over_items_has_it(users, data):
     features = [
         np.log1p(sums(one_NN, some)) for one_NN in (texts_NN, near_NN) for some in (recent[:1], recent)
     ]
-    alpha_F = [0.2, 0.4, 0.7, 1.3]
-    weight_N = (rows_N + SMOOTHING) * np.exp(
-        sum(alpha * one for alpha, one in zip(alpha_F, features, strict=True))
-    )
+    alpha_F, bonus_J = [0.2, 0.4, 0.7, 1.3], data.draw(st.sampled_from([2.0, -9.0])) + np.arange(STEPS) / 10
+    bonus_N = np.zeros(ITEMS)
+    np.add.at(bonus_N, recent, bonus_J[: len(recent)])
+    said_N = sum(alpha * one for alpha, one in zip(alpha_F, features, strict=True)) + bonus_N
+    weight_N = (rows_N + SMOOTHING) * np.exp(said_N)
     with torch.no_grad():
         model.alpha_LF.copy_(torch.tensor(alpha_F))
+        model.bonus_LJ.copy_(torch.from_numpy(bonus_J))
         nodes = [(torch.zeros(len(head.bias_C), 8), head.bias_C) for head in model.heads]
         log_N = model.item_logs(torch.zeros(1, 8), recent_PJ, nodes)[:, 0].numpy()
     _, leaf_N, size = np.unique(np.array(codes), axis=0, return_inverse=True, return_counts=True)

@@ -37,7 +37,7 @@ from train.scratch.drawn import DrawnRows
 from train.scratch.options import EpochOptions
 from train.soft_targets import SoftTargets, TaughtRows
 
-STAGE, VERSION = "train_compact", 3
+STAGE, VERSION = "train_compact", 4
 
 
 @dataclass

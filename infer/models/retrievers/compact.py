@@ -27,6 +27,7 @@ from infer.models.sequential.model import recent_items
 from infer.models.sequential.windows import newest
 
 FILE = "model.safetensors"
+BONUS = "of items"  # of a history; models of before have them at nodes
 BLOCK_VALUES = 1 << 20  # scores held at once: 4 MiB, which stay in a cache
 
 
@@ -106,7 +107,7 @@ def save(out: Output, network: CompactModel, **known: Any) -> None:
 
     with out.replacing(FILE) as temporary:
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, temporary)
-    save_settings(out, "compact", shape=network.shape.as_json(), **known)
+    save_settings(out, "compact", shape=network.shape.as_json(), bonus=BONUS, **known)
 
 
 def load(directory: Path, *, device: str | None = None) -> CompactScorer:
@@ -116,6 +117,10 @@ def load(directory: Path, *, device: str | None = None) -> CompactScorer:
     settings = read_settings(directory)
     tensors: dict[str, Any] = load_file(directory / FILE)
     shape = CompactShape.from_json(settings["shape"])
+    if shape.model.copy and settings.get("bonus") != BONUS:
+        raise InputError(
+            f"{directory} is a compact generator of an older version (bonuses at nodes) -> train it again"
+        )
     if "codes_NL" not in tensors:
         raise InputError(f"{directory}/{FILE} has no semantic IDs (codes_NL) -> train it again")
     with torch.random.fork_rng(devices=[]):

@@ -107,13 +107,8 @@ class CompactLevelScorer:
         if self.folded is not None:
             return self.folded[level].clamp(min=LEAST).log().T, None
         network, trunk = self.trunk.model.network, self.trunk
-        logit_CB = network.level_logits(
-            level,
-            network.heads[level].state(trunk.state_BD),
-            self.nodes[level],
-            trunk.recent_BJ,
-            self.said[level],
-        )
+        state_BD = network.heads[level].state(trunk.state_BD)
+        logit_CB = network.level_logits(state_BD, self.nodes[level], self.said[level])
         return nn.functional.pad(logit_CB, (0, 0, 0, 1)).T, network.tree.levels[level].place_M
 
     def _folded(self) -> list[Tensor]:

@@ -1,19 +1,21 @@
 """What the items of a history say of the nodes of a tree: what they say of the items below (sequential/evidence.py), folded up.
 
-With the features f_i of an item, log(1 + 20 s) of every kernel, and a level's alphas, the logit of a node n grows by
+With the features f_i of an item, log(1 + 20 s) of every kernel, a level's alphas, and b_i the sum of its bonuses for the steps back at which
+the item stands in the history, the logit of a node n grows by
 
-    log( sum_i r_i exp(alpha . f_i) / sum_i r_i ),    over the items i below n, r_i being their train rows
+    log( sum_i r_i exp(alpha . f_i + b_i) / sum_i r_i ),    over the items i below n, r_i being their train rows
 
 so that a node is as likely as its items together are: where nodes begin with their share of their parent's train rows as a bias and
-all levels have the same alphas, a path has the probability that a softmax over items would give its items. Evidence that is summed up
-below a node feature by feature (as this model had it before) is not; train/README.md has what that costs.
+all levels have the same alphas and bonuses, a path has the probability that a softmax over items would give its items. Evidence that is
+summed up below a node feature by feature, or a bonus for the whole node (as this model had them before), are not: where nobody takes an item
+twice, a node loses its items of the history and keeps their neighbours. train/README.md has what each is worth.
 
-`everywhere` is dense, every contested node for every position. `Around` holds the items that any kernel knows of a history's
-items, and gives the same at the members of families (compact_paths.py): its work grows with what is near a history and not with the
+`everywhere` is dense, every contested node for every position. `Around` holds the items of a history and those that any kernel knows of
+them, and gives the same at the members of families (compact_paths.py): its work grows with what is near a history and not with the
 catalogue.
 
 Legend: P positions, J steps back, N items, M nodes of a level, C contested nodes, K items that a kernel knows of an item, H entries of all
-kernels, U pairs of a position and an item, E members of families, F features.
+kernels and the history, A items of histories, U pairs of a position and an item, E members of families, F features.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.models.retrievers.compact_paths import Families, Said
+from infer.models.retrievers.compact_paths import Families, Repeats, Said
 from infer.models.retrievers.compact_tree import BOUND, TreeLevel
 from infer.models.sequential.evidence import DECAY, STEEPNESS, OwnCounts, sums_by_item
 
@@ -33,53 +35,64 @@ BLOCK_VALUES = 1 << 24  # items times positions held at once: 64 MiB a feature
 def everywhere(
     model: Any, recent_PJ: Tensor, own: OwnCounts | None = None, *, slopes: bool = False
 ) -> list[Said | None]:
-    """For every level the contested nodes of all positions; None without a kernel. own: of train rows that are learned."""
-    if not model.kernels():
+    """For every level the contested nodes of all positions; None where a history says nothing. own: of train rows that are learned.
+
+    slopes: what gradients need too, of all positions at once.
+    """
+    if not model.reads_history:
         return [None] * len(model.heads)
+    if slopes:
+        return _block(model, recent_PJ, own, slopes=True)
     step = max(1, BLOCK_VALUES // len(model.rows_N))
     blocks = [slice(start, start + step) for start in range(0, max(len(recent_PJ), 1), step)]
     parts = [
-        _block(model, recent_PJ[rows], None if own is None else own.of(rows), slopes=slopes)
-        for rows in blocks
+        _block(model, recent_PJ[rows], None if own is None else own.of(rows), slopes=False) for rows in blocks
     ]
-    return parts[0] if len(parts) == 1 else [_side_by_side(level) for level in zip(*parts, strict=True)]
+    return [Said(torch.cat([part.logit for part in level], 1)) for level in zip(*parts, strict=True)]
 
 
 def _block(model: Any, recent_PJ: Tensor, own: OwnCounts | None, *, slopes: bool) -> list[Said]:
     kernels = model.kernels()
-    owns = [None] * (len(kernels) - 1) + [own if model.companions is not None else None]
+    own_at = len(kernels) - 1 if model.companions is not None else None
     features = [
         sums_NP.log1p_()
-        for pair, one in zip(kernels, owns, strict=True)
-        for sums_NP in sums_by_item(recent_PJ, *pair, own=one)
+        for place, pair in enumerate(kernels)
+        for sums_NP in sums_by_item(recent_PJ, *pair, own=own if place == own_at else None)
     ]
+    positions = len(recent_PJ)
+    position_A, back_A = torch.nonzero(recent_PJ >= 0, as_tuple=True)
+    item_A = recent_PJ[position_A, back_A]
     said = []
     for number, alpha_F in enumerate(model.alpha_LF.detach()):
         level, node_N = model.tree.levels[number], model.tree.node_LN[number]
-        counts_NP = weighed(alpha_F, features).exp_().mul_(model.rows_N[:, None])
+        logit_NP = model.rows_N.new_zeros(len(model.rows_N), positions)
+        if model.copies:
+            bonus_A = model.bonus_LJ.detach()[number].index_select(0, back_A)
+            logit_NP.view(-1).index_add_(0, item_A * positions + position_A, bonus_A)
+        counts_NP = weighed(logit_NP, alpha_F, features).exp_().mul_(model.rows_N[:, None])
 
         def below(value_NP: Tensor, level: TreeLevel = level, node_N: Tensor = node_N) -> Tensor:
             sums_MP = value_NP.new_zeros(len(level.code_M), value_NP.shape[1])
             return sums_MP.index_add_(0, node_N, value_NP).index_select(0, level.contested_C)
 
         total_CP = below(counts_NP)
-        by_alpha = [
-            below(counts_NP * feature_NP).div_(total_CP) for feature_NP in (features if slopes else [])
-        ]
+        by_alpha, repeats = [], None
+        if slopes:
+            by_alpha = [below(counts_NP * feature_NP).div_(total_CP) for feature_NP in features]
+        if slopes and model.copies:
+            place_A = level.place_M[node_N[item_A]]
+            (there_B,) = torch.nonzero(place_A < len(level.contested_C), as_tuple=True)
+            entry_B = place_A[there_B] * positions + position_A[there_B]
+            count_B = counts_NP[item_A[there_B], position_A[there_B]]
+            repeats = Repeats(entry_B, back_A[there_B], count_B / total_CP.view(-1)[entry_B])
         rows_C1 = model.rows_below(number)[level.contested_C][:, None]
-        said.append(Said(total_CP.div_(rows_C1).log_(), by_alpha))
+        said.append(Said(total_CP.div_(rows_C1).log_(), by_alpha, repeats))
     return said
 
 
-def _side_by_side(parts: tuple[Said, ...]) -> Said:
-    slopes = zip(*(part.by_alpha for part in parts), strict=True)
-    return Said(torch.cat([part.logit for part in parts], 1), [torch.cat(one, 1) for one in slopes])
-
-
-def weighed(alpha_F: Tensor, features: list[Tensor]) -> Tensor:
-    """Sum of features by their alphas, held within what exponentials of it may be."""
-    total = features[0] * alpha_F[0]
-    for alpha, feature in zip(alpha_F[1:], features[1:], strict=True):
+def weighed(total: Tensor, alpha_F: Tensor, features: list[Tensor]) -> Tensor:
+    """`total` and the sum of features by their alphas, held within what exponentials of it may be; in its place."""
+    for alpha, feature in zip(alpha_F, features, strict=True):
         total.addcmul_(feature, alpha)
     return total.clamp_(-BOUND, BOUND)
 
@@ -98,14 +111,15 @@ def distinct(key_H: Tensor, below: int) -> tuple[Tensor, Tensor]:
 
 
 class Around:
-    """The items around the histories of some positions: position_U, item_U int64, one float32 [U] per feature."""
+    """The items around the histories of some positions, theirs too: position_U, item_U int64, one float32 [U] per feature; place_A, back_A:
+    which of them the items of histories are, and how many steps back."""
 
     def __init__(self, model: Any, recent_PJ: Tensor, own: OwnCounts | None) -> None:
         self.model, self.positions, size = model, len(recent_PJ), len(model.rows_N)
-        position_A, back_A = torch.nonzero(recent_PJ >= 0, as_tuple=True)
-        item_A = recent_PJ[position_A, back_A]
-        decay_A, newest_A = STEEPNESS * DECAY**back_A, STEEPNESS * (back_A == 0)
-        keys, values = [], []
+        position_A, self.back_A = torch.nonzero(recent_PJ >= 0, as_tuple=True)
+        item_A = recent_PJ[position_A, self.back_A]
+        decay_A, newest_A = STEEPNESS * DECAY**self.back_A, STEEPNESS * (self.back_A == 0)
+        keys, values = [position_A * size + item_A], []
         for item_NK, value_NK in model.kernels():
             value_AK = value_NK.index_select(0, item_A)
             key_AK = item_NK.index_select(0, item_A) + (position_A * size)[:, None]
@@ -119,7 +133,8 @@ class Around:
             )
         key_U, place_H = distinct(torch.cat(keys), self.positions * size)
         self.position_U, self.item_U = key_U // size, key_U % size
-        sums, start = [], 0
+        self.place_A = place_H[: len(item_A)]
+        sums, start = [], len(item_A)
         for pair in values:
             place = place_H[start : start + len(pair[0])]
             start += len(place)
@@ -136,15 +151,19 @@ class Around:
         """[C, P] of the contested nodes of the first level."""
         level = self.model.tree.levels[0]
         nodes, positions = len(level.code_M), self.positions
-        place_U = self.model.tree.node_LN[0].index_select(0, self.item_U) * positions + self.position_U
+        node_U = self.model.tree.node_LN[0].index_select(0, self.item_U)
+        place_U = node_U * positions + self.position_U
 
         def below(value_U: Tensor) -> Tensor:
             sums = value_U.new_zeros(nodes * positions).index_add_(0, place_U, value_U)
             return sums.view(nodes, positions).index_select(0, level.contested_C)
 
-        return self._said(
-            0, below, self.model.rows_below(0)[level.contested_C][:, None], self.features, self.rows_U
-        )
+        place_C = level.place_M.index_select(
+            0, node_U
+        )  # of every item around; those of nodes without siblings have none
+        entry_U = torch.where(place_C < len(level.contested_C), place_C * positions + self.position_U, -1)
+        rows_C1 = self.model.rows_below(0)[level.contested_C][:, None]
+        return self._said(0, below, rows_C1, None, entry_U)
 
     def at(self, number: int, found: Families) -> Said:
         """[E] of the members of families of a level behind the first."""
@@ -160,8 +179,7 @@ class Around:
         group_U = level.group_N.index_select(0, tree.node_LN[number - 1].index_select(0, self.item_U))
         column_U = column_G.index_select(0, group_U % len(column_G))  # -1, no group, is the last
         family_U = family_PG.index_select(0, self.position_U * columns + column_U)
-        asked_U = family_U >= 0
-        (at_T,) = torch.nonzero(asked_U, as_tuple=True)
+        (at_T,) = torch.nonzero(family_U >= 0, as_tuple=True)
         family_T, place_T = family_U[at_T], level.place_M[tree.node_LN[number][self.item_U[at_T]]]
         entry_T = found.first_Q[family_T] + place_T - level.first_G[found.group_Q[family_T]]
         within_E = torch.arange(len(found.family_E), device=entry_T.device) - found.first_Q[found.family_E]
@@ -170,14 +188,35 @@ class Around:
         def below(value_T: Tensor) -> Tensor:
             return value_T.new_zeros(len(found.family_E)).index_add_(0, entry_T, value_T)
 
-        features = [feature_U.index_select(0, at_T) for feature_U in self.features]
-        rows_T = self.rows_U.index_select(0, at_T)
-        return self._said(number, below, self.model.rows_below(number)[node_E], features, rows_T)
+        entry_U = torch.full_like(family_U, -1).index_copy_(0, at_T, entry_T)
+        return self._said(number, below, self.model.rows_below(number)[node_E], at_T, entry_U)
 
-    def _said(self, number: int, below: Any, rows: Tensor, features: list[Tensor], rows_T: Tensor) -> Said:
-        counts_T = rows_T * weighed(self.model.alpha_LF[number].detach(), features).exp_()
-        # Items that no kernel knows count their train rows; a difference of sums, which rounding may take below 0.
+    def _said(self, number: int, below: Any, rows: Tensor, at_T: Tensor | None, entry_U: Tensor) -> Said:
+        """below: sums of what is said of the items at_T (None: of all), at each node; rows: train rows of the nodes; entry_U: places of the
+        nodes of items, -1 for those that are not asked for."""
+
+        def chosen(value_U: Tensor) -> Tensor:
+            return value_U if at_T is None else value_U.index_select(0, at_T)
+
+        total_U, alpha_F = torch.zeros_like(self.rows_U), self.model.alpha_LF[number].detach()
+        if self.model.copies:
+            bonus_A = self.model.bonus_LJ[number].detach().index_select(0, self.back_A)
+            total_U.index_add_(0, self.place_A, bonus_A)
+        features, rows_T = [chosen(feature_U) for feature_U in self.features], chosen(self.rows_U)
+        counts_T = rows_T * weighed(chosen(total_U), alpha_F, features).exp_()
+        # Items that are not around count their train rows; a difference of sums, which rounding may take below 0.
         total = below(counts_T) + (rows - below(rows_T)).clamp_(min=0)
-        return Said(
-            (total / rows).log_(), [below(counts_T * feature_T).div_(total) for feature_T in features]
+        by_alpha = [below(counts_T * feature_T).div_(total) for feature_T in features]
+        said = Said((total / rows).log_(), by_alpha)
+        if not self.model.copies:
+            return said
+        entry_A = entry_U.index_select(0, self.place_A)
+        (there_B,) = torch.nonzero(entry_A >= 0, as_tuple=True)
+        entry_B, place_B = entry_A[there_B], self.place_A[there_B]
+        if at_T is not None:
+            place_B = torch.empty_like(entry_U).index_copy_(
+                0, at_T, torch.arange(len(at_T), device=at_T.device)
+            )[place_B]
+        return said._replace(
+            repeats=Repeats(entry_B, self.back_A[there_B], counts_T[place_B] / total.view(-1)[entry_B])
         )

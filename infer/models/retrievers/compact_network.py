@@ -6,7 +6,7 @@ h_l = norm(h + MLP_l(h)). A node n with token vector t and ancestors whose vecto
     h_l . (t * (1 + gate_l(p))) + shift_l(p) . t + bias_n + what the history alone says of n
 
 among its siblings. Biases start as the logarithm of a node's share of its parent's train rows. What the history says (compact_evidence.py)
-is the logarithm of how much more its items count together; a bonus goes to the nodes of the item j steps back. Logits are
+is the logarithm of how much more its items count together, an item of the history by a bonus for its step back. Logits are
 held within +-60 (`BOUND`), so that sums of exponentials fit float32 without a maximum per group of siblings: no node is less
 than e^-120 as likely as a sibling.
 
@@ -73,9 +73,14 @@ class LevelHead(nn.Module):
 
 
 def relative_rows(popularity_N: np.ndarray) -> Tensor:
-    """Train rows of every item with `SMOOTHING`, in means of all items: float64 [N]."""
+    """Train rows of every item with `SMOOTHING` over a power of two near their mean: float64 [N]. Sums of them are exact in float32 as
+    long as they are below 2^23 rows, so that a node whose items are all looked at has nothing left.
+
+    >>> relative_rows(np.array([3, 0, 8])).tolist()
+    [0.875, 0.125, 2.125]
+    """
     count_N = torch.from_numpy(popularity_N + SMOOTHING).double()
-    return count_N / count_N.mean()
+    return count_N / 2.0 ** count_N.mean().log2().round()
 
 
 class CompactModel(nn.Module):
@@ -231,6 +236,16 @@ class CompactModel(nn.Module):
         beside = self.companions
         return found if beside is None else [*found, (beside.item_NK, beside.value_NK)]
 
+    @property
+    def copies(self) -> bool:
+        """Whether the items of a history have a bonus."""
+        return self.bonus_LJ.shape[1] > 0
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether a history says anything by itself (compact_evidence.py)."""
+        return self.copies or bool(self.shape.kernels)
+
     def rows_below(self, number: int) -> Tensor:
         """Train rows [M] below the nodes of a level."""
         made_of = self.rows_N.data_ptr(), self.rows_N._version
@@ -244,29 +259,12 @@ class CompactModel(nn.Module):
             )
         return self._below[1][number]
 
-    def copied(self, level: int, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:
-        """(places int64 [P, J] of the history's nodes among the contested, whether they are there bool [P, J])."""
-        node_PJ = self.tree.node_LN[level][recent_PJ.clamp(min=0)]
-        place_PJ, count = self.tree.levels[level].place_M[node_PJ], len(self.tree.levels[level].contested_C)
-        return place_PJ.clamp(max=max(count - 1, 0)), (recent_PJ >= 0) & (place_PJ < count)
-
-    def level_logits(
-        self,
-        level: int,
-        state_PD: Tensor,
-        nodes: tuple[Tensor, Tensor],
-        recent_PJ: Tensor,
-        said: Said | None,
-    ) -> Tensor:
+    def level_logits(self, state_PD: Tensor, nodes: tuple[Tensor, Tensor], said: Said | None) -> Tensor:
         """Logits [C, P] of a level's contested nodes; without a gradient, for `state_PD` that is the head's."""
         vector_CD, bias_C = nodes
         logit_CP = torch.addmm(bias_C[:, None], vector_CD, state_PD.T)
         if said is not None:
             logit_CP += said.logit
-        if self.bonus_LJ.shape[1] and len(logit_CP):
-            place_PJ, there_PJ = self.copied(level, recent_PJ)
-            bonus_PJ = torch.where(there_PJ, self.bonus_LJ[level, : recent_PJ.shape[1]], 0.0)
-            logit_CP.scatter_add_(0, place_PJ.T, bonus_PJ.T)
         return logit_CP.clamp_(-BOUND, BOUND)
 
     def level_logs(
@@ -275,12 +273,8 @@ class CompactModel(nn.Module):
         """Log-probabilities [C, P] among siblings at every level, for scoring; `nodes` is `nodes()`, the same for all blocks of rows."""
         said = everywhere(self, recent_PJ)
         return [
-            tree_level.log_softmax(
-                self.level_logits(number, head.state(state_PD), one, recent_PJ, said[number])
-            )
-            for number, (head, tree_level, one) in enumerate(
-                zip(self.heads, self.tree.levels, nodes, strict=True)
-            )
+            tree_level.log_softmax(self.level_logits(head.state(state_PD), one, of_level))
+            for head, tree_level, one, of_level in zip(self.heads, self.tree.levels, nodes, said, strict=True)
         ]
 
     def item_logs(self, state_PD: Tensor, recent_PJ: Tensor, nodes: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -22,12 +22,31 @@ from torch import Tensor
 from infer.models.retrievers.compact_tree import BOUND, SidTree, ragged
 
 
+class Repeats(NamedTuple):
+    """Nodes that are above an item of the history: their entries int64 among the logits, how many steps back the item stands, what part of its
+    node's train rows, as the evidence weighs them, it is: the slope of the logit by the bonus."""
+
+    entry_A: Tensor
+    back_A: Tensor
+    share_A: Tensor
+
+
 class Said(NamedTuple):
-    """What a history says (compact_evidence.py): what is added to logits, [C, P] or [E], and its slope by each of the level's alphas (none where
-    nobody learns)."""
+    """What a history says (compact_evidence.py): what is added to logits, [C, P] or [E], and where somebody learns its slope by each of the
+    level's alphas and by the bonuses."""
 
     logit: Tensor
-    by_alpha: list[Tensor]
+    by_alpha: list[Tensor] = []
+    repeats: Repeats | None = None
+
+    def slopes(self, slope: Tensor, steps: int) -> tuple[list[Tensor], Tensor]:
+        """(of the alphas, of the bonuses [J]) of a sum that has this slope by the logits."""
+        flat = slope.reshape(-1)
+        bonus_J = flat.new_zeros(steps)
+        if self.repeats is not None:
+            entry_A, back_A, share_A = self.repeats
+            bonus_J.index_add_(0, back_A, flat[entry_A] * share_A)
+        return [torch.dot(flat, one.view(-1)) for one in self.by_alpha], bonus_J
 
 
 @dataclass(frozen=True)
@@ -87,15 +106,6 @@ def families(
     )
 
 
-def copies(tree: SidTree, number: int, found: Families, recent_PJ: Tensor) -> tuple[Tensor, Tensor]:
-    """(entries, steps back) of the members that are nodes of history items."""
-    level, item_QJ = tree.levels[number], recent_PJ[found.position_Q]
-    group_QJ = level.group_N[tree.node_LN[number - 1][item_QJ.clamp(min=0)]]
-    family_A, back_A = torch.nonzero((item_QJ >= 0) & (group_QJ == found.group_Q[:, None]), as_tuple=True)
-    place_A = level.place_M[tree.node_LN[number][item_QJ[family_A, back_A]]]
-    return found.first_Q[family_A] + place_A - level.first_G[found.group_Q[family_A]], back_A
-
-
 @dataclass(frozen=True)
 class LevelSlopes:
     """Gradients of a level's sum over positions: by each alpha, bonus_J, state_PD, vector_CD, bias_C."""
@@ -113,19 +123,15 @@ def path_level(
     vector_CD: Tensor,
     bias_C: Tensor,
     said: Said | None,
-    bonus_J: Tensor,
-    copied: tuple[Tensor, Tensor],
+    steps: int,
 ) -> tuple[Tensor, LevelSlopes]:
-    """(sum over positions of the level's loss, its gradients) of the members that `found` has."""
-    count, nodes = len(state_PD), len(vector_CD)
-    position_E, entry_A, back_A = found.position_E, *copied
+    """(sum over positions of the level's loss, its gradients) of the members that `found` has; steps: how many bonuses there are."""
+    count, nodes, position_E = len(state_PD), len(vector_CD), found.position_E
     asked = _matrix(position_E, found.place_E, torch.zeros_like(found.mass_E), (count, nodes))
     logit_E = torch.sparse.sampled_addmm(asked, state_PD, vector_CD.T, beta=0.0).values()
     logit_E = logit_E + bias_C[found.place_E]
     if said is not None:
         logit_E += said.logit
-    if len(bonus_J):
-        logit_E.index_add_(0, entry_A, bonus_J[back_A])
     logit_E.clamp_(-BOUND, BOUND)
     total = -torch.dot(found.mass_E, logit_E)
     chance_E = logit_E.exp_()
@@ -134,12 +140,10 @@ def path_level(
     slope_E = chance_E.mul_((found.weight_Q / sum_Q)[found.family_E]).sub_(found.mass_E)
     order_E = torch.argsort(found.place_E, stable=True)
     turned = _matrix(found.place_E[order_E], position_E[order_E], slope_E[order_E], (nodes, count))
-    bonus_slope_J = torch.zeros_like(bonus_J)
-    if len(bonus_J):
-        bonus_slope_J.index_add_(0, back_A, slope_E[entry_A])
+    alpha_F, bonus_J = ([], slope_E.new_zeros(steps)) if said is None else said.slopes(slope_E, steps)
     return total, LevelSlopes(
-        alpha_F=[] if said is None else [torch.dot(slope_E, one) for one in said.by_alpha],
-        bonus_J=bonus_slope_J,
+        alpha_F=alpha_F,
+        bonus_J=bonus_J,
         state_PD=_matrix(position_E, found.place_E, slope_E, (count, nodes)) @ vector_CD,
         vector_CD=turned @ state_PD,
         bias_C=torch.zeros_like(bias_C).index_add_(0, found.place_E, slope_E),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from infer.models.retrievers.compact_evidence import Around, everywhere
 from infer.models.retrievers.compact_network import CompactModel
-from infer.models.retrievers.compact_paths import Said, asked_groups, copies, families, path_level
+from infer.models.retrievers.compact_paths import Said, asked_groups, families, path_level
 from infer.models.sequential.evidence import OwnCounts
 
 BLOCK_VALUES = 1 << 20  # leaves, or members of families, times positions held at once: 4 MiB
@@ -126,7 +126,7 @@ class _Block:
         model, recent = self.model, self.recent_PJ[rows]
         above = torch.ones(1, len(recent), device=recent.device)
         if self.mass.soft is None:
-            around = Around(model, recent, self.mass.own_of(rows)) if model.kernels() else None
+            around = Around(model, recent, self.mass.own_of(rows)) if model.reads_history else None
             first = None if around is None else around.first_level()
             total = self._dense(0, rows, self.mass.of_first_level(model, rows), above, first)
             return total + sum(self._along(number, rows, around) for number in range(1, self.levels))
@@ -150,41 +150,32 @@ class _Block:
         self, number: int, rows: slice, mass_MP: Tensor, above_MP: Tensor, said: Said | None
     ) -> Tensor:
         """A level with every contested node."""
-        recent, (state, vector_CD, bias_C) = self.recent_PJ[rows], self._inputs(number, rows)
-        logit_CP = self.model.level_logits(number, state, (vector_CD, bias_C), recent, said)
+        state, vector_CD, bias_C = self._inputs(number, rows)
+        logit_CP = self.model.level_logits(state, (vector_CD, bias_C), said)
         loss, slope_CP = _level(self.model.tree.levels[number], logit_CP, mass_MP, above_MP)
         self.slopes[number][rows] = slope_CP.T @ vector_CD
         self.slopes[self.levels + number].addmm_(slope_CP, state)
         self.slopes[2 * self.levels + number] += slope_CP.sum(1)
-        for place, value_CP in enumerate([] if said is None else said.by_alpha):
-            self.alpha_LF[number, place] += torch.dot(slope_CP.view(-1), value_CP.view(-1))
-        if self.bonus_LJ.shape[1] and len(slope_CP):
-            place_PJ, there_PJ = self.model.copied(number, recent)
-            slope_PJ = slope_CP.gather(0, place_PJ.T).T
-            self.bonus_LJ[number, : recent.shape[1]] += torch.where(there_PJ, slope_PJ, 0.0).sum(0)
+        if said is not None:
+            self._of_history(number, *said.slopes(slope_CP, self.bonus_LJ.shape[1]))
         return loss
 
     def _along(self, number: int, rows: slice, around: Around | None) -> Tensor:
         """A level with the families on the paths of the targets."""
-        model, recent, tree = self.model, self.recent_PJ[rows], self.model.tree
-        asked_G = self.asked[number]
-        found = families(tree, number, self.mass.item_PT[rows], self.mass.share_PT[rows], asked_G)
+        items_PT, share_PT = self.mass.item_PT[rows], self.mass.share_PT[rows]
+        found = families(self.model.tree, number, items_PT, share_PT, self.asked[number])
         said = None if around is None else around.at(number, found)
-        copied = copies(tree, number, found, recent)
-        loss, slopes = path_level(
-            found,
-            *self._inputs(number, rows),
-            said,
-            model.bonus_LJ[number],
-            copied,
-        )
+        loss, slopes = path_level(found, *self._inputs(number, rows), said, self.bonus_LJ.shape[1])
         self.slopes[number][rows] = slopes.state_PD
         self.slopes[self.levels + number] += slopes.vector_CD
         self.slopes[2 * self.levels + number] += slopes.bias_C
-        for place, slope in enumerate(slopes.alpha_F):
-            self.alpha_LF[number, place] += slope
-        self.bonus_LJ[number] += slopes.bonus_J
+        self._of_history(number, slopes.alpha_F, slopes.bonus_J)
         return loss
+
+    def _of_history(self, number: int, alpha_F: list[Tensor], bonus_J: Tensor) -> None:
+        for place, slope in enumerate(alpha_F):
+            self.alpha_LF[number, place] += slope
+        self.bonus_LJ[number] += bonus_J
 
 
 def _level(level: Any, logit_CP: Tensor, mass_MP: Tensor, above_MP: Tensor) -> tuple[Tensor, Tensor]:
