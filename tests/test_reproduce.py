@@ -157,7 +157,14 @@ def test_sizes_follow_the_data():
     assert industrial.overlays()["compact_distilled"] == {"model": {"hidden": 128}, "loop": {"epochs": 13}}
     shop = Counts(10_000, 20_000, 120_000, 0.2, 40_000)
     long, short = plan_of(shop, minutes=600, speed=1.0), plan_of(shop, minutes=1, speed=1.0)
-    assert long.overlays()["compact_distilled"]["soft_draws"] == 16, "more than 8,000 items"
+    assert long.overlays()["compact_distilled"] == {
+        "model": {"hidden": 128, "dropout": 0.4},
+        "text": {"kernel": False},
+        "soft_targets": {"share": 0.3},
+        "augment": {"ratio": 0.0},
+        "soft_draws": 16,
+        "loop": {"epochs": long.generator_epochs},
+    }, "more than 8,000 items"
     assert long.generator_epochs == 13 and (
         short.generator_epochs,
         short.sequential_epochs,
