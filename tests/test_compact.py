@@ -338,3 +338,8 @@ def test_a_model_with_bonuses_at_nodes_is_refused_in_a_line(tmp_path):
     handmade.resign(made)
     with pytest.raises(InputError, match=r"an older version \(bonuses at nodes\) -> train it again"):
         load(made)
+    settings["shape"]["model"]["copy"] = False  # without bonuses there is nothing that changed
+    (made / "item_model.json").write_text(json.dumps(settings))
+    handmade.resign(made)
+    with pytest.raises(InputError, match="does not have the weights"):
+        load(made)

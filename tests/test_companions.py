@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data.rows import TrainLog
 from infer.models.retrievers import compact_softmax
-from infer.models.retrievers.compact_network import SMOOTHING, CompactModel
+from infer.models.retrievers.compact_network import SMOOTHING, CompactModel, relative_rows
 from infer.models.retrievers.compact_options import CompactOptions, CompactShape
 from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entropy
 from infer.models.sequential.companions import companions
@@ -264,3 +264,18 @@ def test_a_model_scores_the_same_when_it_is_read_again():
     with torch.no_grad():
         first, second = (one.item_logs(state_PD, recent_PJ, one.nodes()) for one in (model, again))
     assert torch.equal(first, second)
+
+
+def test_train_rows_of_items_add_up_to_those_of_their_node_exactly():
+    """In any order, in float32, so that nothing is left of a node whose items are all looked at."""
+    rng = np.random.default_rng(0)
+    rows_N = relative_rows(rng.integers(0, 900, 5000)).float()
+    sums = {
+        float(
+            torch.zeros(1).index_add_(
+                0, torch.zeros(5000, dtype=torch.long), rows_N[torch.from_numpy(rng.permutation(5000))]
+            )
+        )
+        for _ in range(5)
+    }
+    assert sums == {float(rows_N.double().sum())} and 0.7 < float(rows_N.mean()) < 1.5

@@ -181,24 +181,24 @@ def test_sizes_follow_the_data():
 
 def test_answers_are_forecast_as_they_were_measured():
     """CPU seconds of drawn answers by machines .76 and .7 times as fast, made histories' too: Instruments, no texts, two sequential models, 460;
-    Beauty, texts, one, 606. Without those a third of it. Eight times the mixture is counted again for a fold besides: .2 and 5.2 s by a
+    Beauty, texts, one, 606. Without those .40 and .34 of it, as measured later beside another program. Eight times the mixture is counted again for a fold besides: .2 and 5.2 s by a
     third machine."""
     instruments, beauty = (
         Counts(9_922, 24_772, 131_837, 0.0, 49_544),
         Counts(12_101, 22_363, 131_413, 1.0, 44_726),
     )
     for counts, speed, teachers, measured in (
-        (instruments, 0.76, 2, 460 / 3 + 8 * 0.2 / 0.76),
-        (beauty, 0.7, 1, 606 / 3 + 8 * 5.2 / 0.7),
+        (instruments, 0.76, 2, 0.40 * 460 + 8 * 0.2 / 0.76),
+        (beauty, 0.7, 1, 0.34 * 606 + 8 * 5.2 / 0.7),
     ):
         plan = replace(plan_of(counts, minutes=600, speed=speed), teachers=teachers)
         told = seconds_of(plan, counts, speed=speed)["what the teacher says"]
-        assert told == pytest.approx(measured, rel=0.05)
+        assert told == pytest.approx(measured, rel=0.2)
 
 
-@pytest.mark.parametrize("titled", [1.0, 0.4, 0.0])
-def test_what_a_plan_changes_are_options_of_the_recipes(titled, tmp_path):
-    made = plan_of(Counts(5_000, 9_000, 50_000, titled, 9_000, timed=False), minutes=20, speed=1.0)
+@pytest.mark.parametrize(("titled", "items"), [(1.0, 5_000), (0.4, 5_000), (0.0, 12_000)])
+def test_what_a_plan_changes_are_options_of_the_recipes(titled, items, tmp_path):
+    made = plan_of(Counts(items, 9_000, 50_000, titled, 9_000, timed=False), minutes=20, speed=1.0)
     data, sids = ("--data", "d"), ("--sids", "s")
     needed = {
         "quantizer": ("rq.train_quantizer", "--embeddings", "e"),
@@ -213,6 +213,7 @@ def test_what_a_plan_changes_are_options_of_the_recipes(titled, tmp_path):
         module, *flags = needed.get(name, ("train.train_sequential", *data))
         files = ["--config", f"configs/minionerec/{name}.yaml", "--config", str(tmp_path / f"{name}.yaml")]
         program.parse(args_class(module), [*files, *flags, "--output_dir", "o"])
+    assert (made.draws is None) == (items <= 8_000), "drawn answers have options of their own"
     assert ("examples" in made.overlays()) == (titled == 0), "items with a title have examples of it"
     assert ("embed" in made.overlays()) == (titled < 0.5) and made.variables()["TREND"] == ""
 

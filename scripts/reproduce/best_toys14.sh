@@ -12,7 +12,7 @@ set -euo pipefail
 PAPER=best
 DATASET=toys14
 export PLAN_MINUTES=${PLAN_MINUTES:-30}   # of one generator with its teachers, by forecast, as chain.sh has it
-ROWS=${ROWS:-baselines mixture sasrec text compact_distilled fusion}
+ROWS=${ROWS:-baselines mixture sasrec text compact compact_distilled fusion}
 source "$(dirname "$0")/rows.sh"
 
 prepare

@@ -7,15 +7,16 @@ the item stands in the history, the logit of a node n grows by
 
 so that a node is as likely as its items together are: where nodes begin with their share of their parent's train rows as a bias and
 all levels have the same alphas and bonuses, a path has the probability that a softmax over items would give its items. Evidence that is
-summed up below a node feature by feature, or a bonus for the whole node (as this model had them before), are not: where nobody takes an item
-twice, a node loses its items of the history and keeps their neighbours. train/README.md has what each is worth.
+summed up below a node feature by feature, or a bonus for the whole node (as this model had them before), are not. So a node can lose
+its items of the history and keep their neighbours, where nobody takes an item twice. train/README.md has what each is worth.
 
 `everywhere` is dense, every contested node for every position. `Around` holds the items of a history and those that any kernel knows of
 them, and gives the same at the members of families (compact_paths.py): its work grows with what is near a history and not with the
 catalogue.
 
 Legend: P positions, J steps back, N items, M nodes of a level, C contested nodes, K items that a kernel knows of an item, H entries of all
-kernels and the history, A items of histories, U pairs of a position and an item, E members of families, F features.
+kernels and the history, A items of histories, B those of them whose nodes are asked for, U pairs of a position and an item, T those of them
+that are below families, E members of families, F features.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Around:
             place = place_H[start : start + len(pair[0])]
             start += len(place)
             sums += [value_H.new_zeros(len(key_U)).index_add_(0, place, value_H) for value_H in pair]
-        if own is not None:
+        if own is not None and model.companions is not None:
             (at_T,) = torch.nonzero(self.item_U == own.target_P[self.position_U], as_tuple=True)
             for sum_U, own_P in zip(sums[-2:], own.sum_2P, strict=True):
                 left_T = sum_U[at_T] - own_P[self.position_U[at_T]]

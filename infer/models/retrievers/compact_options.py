@@ -28,7 +28,7 @@ class CompactOptions:
     embedding_dropout: float | None = None
     """The same of the item vectors that go in; null = as `dropout`."""
     copy: bool = True
-    """A learned bonus, at every level, for the tokens of history items, one value for each number of steps back."""
+    """A learned bonus for the items of the history, one value for each level and number of steps back, folded up the tree."""
     companions: int = 0
     """At every level a token's logit grows with how near the items below it came to the history's items in train rows, a row in
     training not counting itself: so many of each item's companions are known; 0: none"""

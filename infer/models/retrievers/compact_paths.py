@@ -7,7 +7,8 @@ position grows with those families and not with the catalogue; values and gradie
 Logits of the members are entries of a sparse [P, C] matrix: sampled products of states and vectors forward, the matrix and its
 transpose times vectors and states backward.
 
-Legend: P positions, M targets of a position, Q families, E members of all families, C contested nodes of a level, J steps back, D width.
+Legend: P positions, M targets of a position, Q families, E members of all families, C contested nodes of a level, J steps back, A items of histories, D
+width.
 """
 
 from __future__ import annotations

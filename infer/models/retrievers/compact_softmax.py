@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infer.models.retrievers import compact_evidence
 from infer.models.retrievers.compact_evidence import Around, everywhere
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_paths import Said, asked_groups, families, path_level
@@ -100,7 +101,8 @@ class _TreeCrossEntropy(torch.autograd.Function):
 
 def _rows_at_once(model: CompactModel, mass: TargetMass) -> int:
     if mass.soft is not None:
-        return max(1, BLOCK_VALUES // model.tree.leaves)
+        at_once = min(BLOCK_VALUES // model.tree.leaves, compact_evidence.BLOCK_VALUES // len(model.rows_N))
+        return max(1, at_once)
     largest = max(int(level.size_G.max()) if level.groups else 1 for level in model.tree.levels)
     return max(1, BLOCK_VALUES // (largest * mass.item_PT.shape[1]))
 
