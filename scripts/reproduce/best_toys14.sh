@@ -2,7 +2,7 @@
 # Our recipe (configs/best) on Amazon 2014 Toys_and_Games, beside floors and SASRec with full cross-entropy on the same rows.
 #   reads   $RAW: items, interactions, sequences as parquet (configs/minionerec/toys14/prepare.yaml)
 #   writes  configs/best/results/toys14.json, the table of configs/best/README.md; $OUTPUT_ROOT/best-toys14{,-s0,...}
-#   takes   77 minutes beside two to four other programs for one seed (all rows but SASRec with cross-entropy), 3.3 GiB
+#   takes   77 minutes beside two to four other programs for one seed (all rows but SASRec with cross-entropy and `compact`, when histories were made too), 3.3 GiB
 # Edit the variables, or override; scripts/reproduce/rows.sh has all of them:
 #   RAW=/path/to/tables SEEDS=0 bash scripts/reproduce/best_toys14.sh
 # Published: TIGER .0712 / .0432 (HR@10 / NDCG@10). The 2014 sets keep the day's source order, which simple transitions exploit: `last`
