@@ -47,9 +47,8 @@ DRAWN_ROW = (3.0e-4, 1.5e-5)  # of the generator, with drawn answers
 TAUGHT_ROW, TAUGHT_ROW_WITHOUT_TEXTS = (8.0e-4, 2.0e-4), (5.0e-4, 1.25e-4)
 # Counting a mixture again for a fold of train rows, of those and of made histories, per 1,000 items times 1,000 items, with and without texts.
 RECOUNTS, RECOUNTED, RECOUNTED_WITHOUT_TEXTS = 16, 0.036, 0.002
-WITHOUT_MADE = (
-    1 / 3
-)  # of the answers' time: .28, .34 and .40 were measured on Toys, Beauty and Musical_Instruments, one other program beside
+# Of the answers' time; .28, .34 and .40 were measured on Toys, Beauty and Musical_Instruments, one other program beside.
+WITHOUT_MADE = 1 / 3
 SCORED_ROW = (4.0e-4, 1.0e-4)  # ranking of a valid or test row by all members
 WEIGHT_PASSES, WEIGHT_ROWS = 5, 5_000  # over so many valid rows at most; three to five passes were seen
 PREPARED_ROW = (2.5e-4, 0.0)  # stages 01 to 07 and the baselines

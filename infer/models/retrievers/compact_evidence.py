@@ -159,10 +159,9 @@ class Around:
             sums = value_U.new_zeros(nodes * positions).index_add_(0, place_U, value_U)
             return sums.view(nodes, positions).index_select(0, level.contested_C)
 
-        place_C = level.place_M.index_select(
-            0, node_U
-        )  # of every item around; those of nodes without siblings have none
-        entry_U = torch.where(place_C < len(level.contested_C), place_C * positions + self.position_U, -1)
+        place_of_U = level.place_M.index_select(0, node_U)  # a node without siblings has none
+        contested_U = place_of_U < len(level.contested_C)
+        entry_U = torch.where(contested_U, place_of_U * positions + self.position_U, -1)
         rows_C1 = self.model.rows_below(0)[level.contested_C][:, None]
         return self._said(0, below, rows_C1, None, entry_U)
 
