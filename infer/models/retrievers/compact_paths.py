@@ -14,6 +14,7 @@ width.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class Said(NamedTuple):
     level's alphas and by the bonuses."""
 
     logit: Tensor
-    by_alpha: list[Tensor] = []
+    by_alpha: Sequence[Tensor] = ()
     repeats: Repeats | None = None
 
     def slopes(self, slope: Tensor, steps: int) -> tuple[list[Tensor], Tensor]:
