@@ -80,7 +80,11 @@ class TrainTigerArgs:
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
-        return [Need(("loop.evidence_rate",), False, "train.train_sequential or train.train_compact")]
+        return [
+            Need(
+                ("loop.evidence_rate", "loop.repeats"), False, "train.train_sequential or train.train_compact"
+            )
+        ]
 
 
 def read_train(args: TrainTigerArgs, engine: Any) -> tuple[Any, dict[str, int]]:

@@ -8,8 +8,9 @@ Legend: P rows of a batch, B rows of a block, N items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from infer.models.sequential.evidence import OwnCounts
 from infer.models.sequential.model import recent_items
 from infer.models.sequential.softmax import soft_cross_entropy
 from infer.models.sequential.windows import RowWindows, batches, chain_windows, joined, padded
+from train.scratch import repeats
 from train.scratch.drawn import DrawnRows
 from train.scratch.loop import Task
 from train.scratch.sequential import by_ranking
@@ -153,8 +155,17 @@ class CompactTask(Task):
         )
 
     def validate(self) -> dict[str, float]:
+        return by_ranking(self._scores(), self.valid, self.model.shape.num_items)
+
+    def settle(self, by: str) -> dict[str, Any]:
+        size = self.model.shape.num_items
+        return repeats.settle(
+            self.model, self.valid, self._scores(), num_items=size, positions=self.positions, by=by
+        )
+
+    def _scores(self) -> Callable[[Rows], np.ndarray]:
         scorer = CompactScorer(self.model)
-        return by_ranking(lambda rows: scorer.logs(rows).cpu().numpy(), self.valid, scorer.num_items)
+        return lambda rows: scorer.logs(rows).cpu().numpy()
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

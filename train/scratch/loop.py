@@ -59,6 +59,11 @@ class Task:
         """{"ndcg@10": ...}, the model being in evaluation mode; more is better."""
         raise NotImplementedError
 
+    def settle(self, by: str) -> dict[str, Any]:
+        """What valid rows decide about the best state by a measure of `validate`, put into the model, which is in evaluation mode; facts about
+        it."""
+        raise NotImplementedError
+
 
 @dataclass
 class RunState:
@@ -103,6 +108,7 @@ class Run:
         state = self.state
         self.task.model.load_state_dict(load_file(self.out.path / BEST))
         self.task.model.eval()
+        settled = self._settle()
         (self.out.path / BEST).unlink()
         for _, directory in checkpoints.checkpoints(self.out.path):
             shutil.rmtree(directory)
@@ -111,7 +117,16 @@ class Run:
             "epochs": state.epoch, "best_epoch": state.best_epoch, "best_step": state.best_step, "selected_on": "valid",
             f"best_{self.options.select_by}": state.best,
             "rows_per_second": round(self.rows_here / self.seconds, 1) if self.seconds else None,
-        }  # fmt: skip
+        } | settled  # fmt: skip
+
+    def _settle(self) -> dict[str, Any]:
+        """What valid rows say of repeats, where they are asked, and what validation finds then."""
+        if self.options.repeats == "train":
+            return {}
+        by = self.options.select_by
+        facts = self.task.settle(by)
+        with torch.no_grad():
+            return {"repeats": facts, f"settled_{by}": self.task.validate()[by]}
 
     @property
     def stopped(self) -> bool:

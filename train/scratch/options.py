@@ -21,6 +21,9 @@ class EpochOptions:
     """After the warm-up."""
     evidence_rate: float = 1.0
     """Learning rate of what weighs the evidence of histories (alphas and bonuses, a handful of numbers), in learning rates of the rest."""
+    repeats: Literal["train", "valid"] = "train"
+    """Which rows say how often an item of the history comes again: valid: when all is learned, one number is added to all bonuses, by
+    `select_by` on valid rows (train/scratch/repeats.py)."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "constant"

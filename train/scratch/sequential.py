@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from infer.models.sequential.windows import (
     padded,
     row_windows,
 )
-from train.scratch import losses
+from train.scratch import losses, repeats
 from train.scratch.loop import Task
 from train.scratch.options import ItemLoss
 
@@ -119,8 +120,21 @@ class SequentialTask(Task):
         return losses.binary_cross_entropy(logit_PN.gather(1, asked_PC)) + chosen.dro_alpha * robust
 
     def validate(self) -> dict[str, float]:
+        return by_ranking(self._scores(), self.valid, self.num_items)
+
+    def settle(self, by: str) -> dict[str, Any]:
+        return repeats.settle(
+            self.model,
+            self.valid,
+            self._scores(),
+            num_items=self.num_items,
+            positions=self.positions,
+            by=by,
+        )
+
+    def _scores(self) -> Callable[[Rows], np.ndarray]:
         scorer = SequentialScorer(self.model)
-        return by_ranking(lambda rows: scorer.logits(rows).cpu().numpy(), self.valid, self.num_items)
+        return lambda rows: scorer.logits(rows).cpu().numpy()
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
