@@ -146,7 +146,9 @@ def stages_of_models(root: Path, chain: Chain, dual: Dual) -> dict[str, Stage]:
             60,
         ),
         "sequential": Stage(["train.train_sequential", *data, "--scorer.hidden", 8, *LOOP], seed, 20),
-        "compact": Stage(["train.train_compact", *data, *sids, *SCORER, *LOOP], seed, 20),
+        "compact": Stage(
+            ["train.train_compact", *data, *sids, *SCORER, *LOOP, "--loop.repeats", "valid"], seed, 20
+        ),
         "tiger": Stage(
             ["train.train_tiger", "--model", root / "t5_vocab", "--examples", root / "codes", *sids, *LOOP],
             seed,

@@ -161,7 +161,7 @@ def test_a_run_is_its_seed(data, base, tmp_path):
 def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     """Killed by a signal in the middle of an epoch, and by an exception after a validation: nothing differs at the end."""
     flags = (*FULL, "--loop.epochs", 5, "--scorer.copy", "true", "--text.kernel", "true", "--loop.rows", 48,
-             "--loop.average", 0.9, "--scorer.companions", 3)  # fmt: skip
+             "--loop.average", 0.9, "--scorer.companions", 3, "--loop.repeats", "valid")  # fmt: skip
     whole = trained(data, tmp_path / "whole", *flags)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     step = loop.Run.step_on
@@ -193,7 +193,8 @@ def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
     facts = [read_manifest(tmp_path / name)["facts"] for name in ("parts", "whole")]
     assert all(
-        facts[0][key] == facts[1][key] for key in ("best_step", "best_epoch", "best_ndcg@10", "epochs")
+        facts[0][key] == facts[1][key]
+        for key in ("best_step", "best_epoch", "best_ndcg@10", "epochs", "repeats", "settled_ndcg@10")
     )
 
 

@@ -111,7 +111,7 @@ class TrainCompactArgs:
             Need(
                 ("augment.ratio", "soft_draws"), self.soft_targets.teacher is not None, "soft_targets.teacher"
             ),
-            Need(("loop.repeats",), self.model.copy, "model.copy true"),
+            Need(("loop.repeats",), self.model.copy, "model.copy true (loop.repeats train without it)"),
             Need(
                 ("loop.evidence_rate",),
                 self.model.copy or self.model.companions > 0 or self.text.kernel,

@@ -102,7 +102,7 @@ class TrainSequentialArgs:
             Need(("embeddings",), self.text.table != "none", "text.table add or init"),
             Need(("text.similar",), self.text.kernel, "text.kernel true"),
             Need(texts, bool(self.text_options()), "text.table, text.kernel or loss.neighbour_share"),
-            Need(("loop.repeats",), self.scorer.copy, "scorer.copy true"),
+            Need(("loop.repeats",), self.scorer.copy, "scorer.copy true (loop.repeats train without it)"),
             Need(
                 ("loop.evidence_rate",),
                 self.scorer.copy or self.scorer.companions > 0 or self.text.kernel,

@@ -109,9 +109,10 @@ class Run:
         self.task.model.load_state_dict(load_file(self.out.path / BEST))
         self.task.model.eval()
         settled = self._settle()
-        (self.out.path / BEST).unlink()
+        # Checkpoints first: one that is left without its best state could not be resumed.
         for _, directory in checkpoints.checkpoints(self.out.path):
             shutil.rmtree(directory)
+        (self.out.path / BEST).unlink()
         self.out.counts["steps"] = state.step
         return {
             "epochs": state.epoch, "best_epoch": state.best_epoch, "best_step": state.best_step, "selected_on": "valid",
@@ -120,13 +121,18 @@ class Run:
         } | settled  # fmt: skip
 
     def _settle(self) -> dict[str, Any]:
-        """What valid rows say of repeats, where they are asked, and what validation finds then."""
+        """What valid rows say of repeats, where they are asked, and what validation finds then; taken back where that is worse."""
         if self.options.repeats == "train":
             return {}
-        by = self.options.select_by
-        facts = self.task.settle(by)
+        by, task = self.options.select_by, self.task
+        facts = task.settle(by)
         with torch.no_grad():
-            return {"repeats": facts, f"settled_{by}": self.task.validate()[by]}
+            value = task.validate()[by]
+        if value < self.state.best:
+            task.model.load_state_dict(load_file(self.out.path / BEST))
+            facts |= {"taken_back": facts["shift"], "shift": 0.0}
+            value = self.state.best
+        return {"repeats": facts, f"settled_{by}": value, "tuned_on": "valid"}
 
     @property
     def stopped(self) -> bool:

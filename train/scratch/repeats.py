@@ -6,7 +6,10 @@ that are as good as the best but for chance (the mean difference over rows below
 a tree) the one nearest to 0 is taken. The likelihood of valid rows is no judge here: it also pays for what a model is too sure of
 (Office, SASRec: 7.013 -> 6.987 nats by -.85, NDCG@10 .1622 -> .1596).
 
-Legend: R rows, N items, S shifts, H history items of all rows.
+A softmax over items ranks exactly as it is measured. A tree is near one where every item has an ID of its own; where items share one, the model moves
+all of them. So a run keeps the shift only where the model itself is no worse with it (`Run` in loop.py).
+
+Legend: R rows, N items, S shifts, U items of histories, each once a row.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from torch import nn
 
 from data.rows import Rows
 from infer.metrics.ranking import hr_at_k, ndcg_at_k
-from infer.models.contract import block_rows, target_ranks
+from infer.models.contract import block_rows
 from infer.models.sequential.windows import newest
 
 SHIFTS = np.arange(-8, 9) / 2.0
@@ -40,14 +43,11 @@ def settle(
     score: log-probabilities or logits float32 [R, N] with the bonuses as they are; positions: history items that a model reads; by: ndcg@10 ...
     A shift is added to the scores of the items themselves, once for every step back at which an item stands.
     """
-    measure_SR = np.concatenate(
-        [
-            measured(score(block), block, positions=positions, by=by)
-            for start in range(0, len(valid), block_rows(num_items))
-            for block in [valid.take(np.arange(start, min(start + block_rows(num_items), len(valid))))]
-        ],
-        axis=1,
-    )
+    step, parts = block_rows(num_items), []
+    for start in range(0, len(valid), step):
+        block = valid.take(np.arange(start, min(start + step, len(valid))))
+        parts.append(measured(score(block), block, positions=positions, by=by))
+    measure_SR = np.concatenate(parts, axis=1)
     shift = chosen(measure_SR)
     with torch.no_grad():
         for bonus in bonuses_of(model):
@@ -59,19 +59,46 @@ def settle(
 def measured(score_RN: np.ndarray, rows: Rows, *, positions: int, by: str) -> np.ndarray:
     """The measure float [S, R] of each row with every shift."""
     name, k = by.split("@")
-    measure = {"hr": hr_at_k, "ndcg": ndcg_at_k}[name]
+    measure, alone_R = {"hr": hr_at_k, "ndcg": ndcg_at_k}[name], np.ones(len(rows), np.int64)
+    return np.stack([measure(before_R, alone_R, int(k)) for before_R in places(score_RN, rows, positions)])
+
+
+def places(score_RN: np.ndarray, rows: Rows, positions: int) -> np.ndarray:
+    """How many items stand before the target with every shift, half of those that are equal to it: float64 [S, R].
+
+    Items outside of the history are counted once, and again at every shift for the targets that are moved themselves.
+    """
     read, _ = newest(rows, positions)
-    place_H, found, added = (read.history_row_H, read.history_H), [], 0.0
-    shifted_RN, alone_R = score_RN.astype(np.float64), np.ones(len(rows), np.int64)
-    for shift in SHIFTS:
-        np.add.at(shifted_RN, place_H, shift - added)
-        added = shift
-        found.append(measure(target_ranks(shifted_RN, rows.target_R) - 1, alone_R, int(k)))
-    return np.stack(found)
+    size = score_RN.shape[1]
+    key_U, times_U = np.unique(read.history_row_H * size + read.history_H, return_counts=True)
+    row_U, item_U = key_U // size, key_U % size
+    own_U = score_RN[row_U, item_U].astype(np.float64)
+    target_R = score_RN[np.arange(len(rows)), rows.target_R].astype(np.float64)
+    times_R = np.zeros(len(rows))
+    is_target_U = item_U == rows.target_R[row_U]
+    times_R[row_U[is_target_U]] = times_U[is_target_U]
+    moved_R, found = np.flatnonzero(times_R), np.empty((len(SHIFTS), len(rows)))
+
+    def before(score_U: np.ndarray, limit_R: np.ndarray) -> np.ndarray:
+        limit_U = limit_R[row_U]
+        return np.bincount(row_U, (score_U > limit_U) + 0.5 * (score_U == limit_U), minlength=len(rows))
+
+    def among_all(chosen_R: np.ndarray, limit_R: np.ndarray) -> np.ndarray:
+        limit_R1 = limit_R[chosen_R, None]
+        return (score_RN[chosen_R] > limit_R1).sum(1) + 0.5 * (score_RN[chosen_R] == limit_R1).sum(1)
+
+    others_R = among_all(np.arange(len(rows)), target_R) - before(own_U, target_R)
+    for number, shift in enumerate(SHIFTS):
+        limit_R = target_R + shift * times_R
+        if len(moved_R):
+            others_R[moved_R] = among_all(moved_R, limit_R) - before(own_U, limit_R)[moved_R]
+        found[number] = others_R + before(own_U + shift * times_U, limit_R)
+    # The target is equal to itself: it stands in one of the two sums.
+    return found - 0.5
 
 
 def chosen(measure_SR: np.ndarray) -> float:
-    """The shift nearest to 0 that is as good as the best but for chance.
+    """The shift nearest to 0 that is as good as the best but for chance; of two that are as near the better one.
 
     Two rows are better by 1 and 0 with the first shift, so .5 with a standard error of .5: no more than chance.
 
@@ -80,11 +107,14 @@ def chosen(measure_SR: np.ndarray) -> float:
     >>> chosen(np.concatenate([np.array([[1.0, 1.0]]), np.zeros((16, 2))]))
     -4.0
     """
-    best_R = measure_SR[measure_SR.mean(1).argmax()]
-    lead_SR = best_R - measure_SR
-    error_S = lead_SR.std(1, ddof=min(1, lead_SR.shape[1] - 1)) / np.sqrt(lead_SR.shape[1])
-    good_S = SHIFTS[lead_SR.mean(1) <= error_S]
-    return float(good_S[np.abs(good_S).argmin()])
+    rows = measure_SR.shape[1]
+    if rows < 2:
+        return 0.0
+    mean_S = measure_SR.mean(1)
+    lead_SR = measure_SR[mean_S.argmax()] - measure_SR
+    error_S = lead_SR.std(1, ddof=1) / np.sqrt(rows)
+    good_S = np.flatnonzero(lead_SR.mean(1) <= error_S * (1 + 1e-9))  # equal where one row differs
+    return float(SHIFTS[min(good_S, key=lambda number: (abs(SHIFTS[number]), -mean_S[number]))])
 
 
 def bonuses_of(model: nn.Module) -> list[nn.Parameter]:
