@@ -5,6 +5,8 @@
 The rules, each from what was measured on Amazon 2018 Industrial (3,686 items, 30,882 train rows; configs/minionerec/README.md), where
 they give its own recipes; they are no more than a start elsewhere:
 
+  choice     by all valid rows, of the generator by 40,000 of them where there are more: to rank 26,000 items for 87,000 rows anew after every
+             epoch takes longer than an epoch
   codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
   hidden     64 below 10,000 train rows, 128 above
   sequential with texts where at least half of the items have a title, else without (`companions`: SASRec beside counts); the
@@ -38,6 +40,7 @@ LEAST, LEAST_GENERATOR = 1 / 3, 7  # of the epochs; epochs of the generator
 DRAWS, DRAWN_ABOVE = 16, 8_000  # items
 DRAWN_SHARE, DRAWN_DROPOUT = 0.3, 0.4
 TITLED = 0.5
+CHOOSE = 40_000  # valid rows that choose a generator's state
 COMPANIONS = 128
 # Seconds of a training row: (whatever the catalogue, per 1,000 items).
 SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
@@ -71,7 +74,8 @@ class Counts:
 @dataclass(frozen=True)
 class SmallPlan:
     """What the recipe is given, whether the teacher has recent popularity for a member (`timed`), the answers drawn from it (None: all it
-    says), whether any item has a title, and the seconds it is forecast to take, by part."""
+    says), whether any item has a title, valid rows that choose the generator's state (None: all), and the seconds it is forecast to take, by
+    part."""
 
     codes: int
     hidden: int
@@ -83,6 +87,7 @@ class SmallPlan:
     timed: bool = True
     draws: int | None = None
     titles: bool = True
+    valid_rows: int | None = None
 
     @property
     def total(self) -> float:
@@ -97,7 +102,9 @@ class SmallPlan:
     def overlays(self) -> dict[str, dict[str, Any]]:
         """{config: what it changes in the recipe of that name}: `$PLAN/<config>.yaml` of scripts/env.sh."""
         kernel = {} if self.text else {"text": {"kernel": False}}
-        generator = {"model": {"hidden": self.hidden}, **kernel}
+        choose = {} if self.valid_rows is None else {"valid_rows": self.valid_rows}
+        loop = {"loop": choose} if choose else {}
+        generator = {"model": {"hidden": self.hidden}, **kernel, **loop}
         found: dict[str, dict[str, Any]] = {
             "quantizer": {"rqkmeans": {"sizes": [self.codes] * 3}},
             "quantizer_balanced": {"balanced": {"sizes": [self.codes] * 3}},
@@ -108,7 +115,7 @@ class SmallPlan:
             "compact": generator,
             "compact_distilled": {
                 **generator,
-                "loop": {"epochs": self.generator_epochs},
+                "loop": {"epochs": self.generator_epochs, **choose},
             },
         }
         if self.draws is not None:
@@ -169,7 +176,7 @@ def plan_of(counts: Counts, *, minutes: float, speed: float) -> SmallPlan:
     )
     full = SmallPlan(
         codes_per_level(counts.items), hidden, text, sequential, generator, 2, {}, counts.timed,
-        DRAWS if counts.items > DRAWN_ABOVE else None, counts.titled > 0,
+        DRAWS if counts.items > DRAWN_ABOVE else None, counts.titled > 0, CHOOSE if counts.scored > 2 * CHOOSE else None,
     )  # fmt: skip
     choices = [(teachers, share) for teachers in (2, 1) for share in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, LEAST)]
     for teachers, share in choices:

@@ -173,6 +173,10 @@ def test_sizes_follow_the_data():
     assert short.overlays()["embed"]["parts"] == [{"method": "cooccurrence", "dim": 64}]
     assert short.variables() == {"SEQUENTIAL": "companions", "TEACHER_SEEDS": "0", "TREND": "trend"}
     assert "sequential_sasrec" not in short.overlays(), "the baseline keeps its own recipe"
+    large = plan_of(Counts(26_000, 87_000, 418_000, 0.1, 174_000), minutes=30, speed=1.0).overlays()
+    assert large["compact"]["loop"] == {"valid_rows": 40_000}
+    assert large["compact_distilled"]["loop"] == {"epochs": 7, "valid_rows": 40_000}
+    assert "loop" not in short.overlays()["compact"], "20,000 valid rows all choose"
     assert industrial.overlays()["sequential_text"]["scorer"] == {"hidden": 128, "companions": 128}
     assert plan_of(shop, minutes=600, speed=2.0).total == pytest.approx(long.total / 2)
     some = plan_of(shop, minutes=long.total / 60 * 0.8, speed=1.0)

@@ -8,7 +8,8 @@ writes  <output_dir>/{config.yaml, item_model.json, model.safetensors, metrics.j
 
 With `soft_targets.teacher` the target of a train row is (1 - share) the item that came and share what the teacher says, so one
 small model learns what an ensemble knows; `augment` makes histories that the teacher answers. The state with the best
-item-level NDCG@10 of the full ranking of valid rows is kept; test rows are never read. A killed run resumes to the same weights.
+item-level NDCG@10 of the full ranking of valid rows is kept, with `loop.repeats valid` one number of it is theirs too; test rows
+are never read. A killed run resumes to the same weights.
 
 python -m train.train_compact --config configs/minionerec/compact.yaml --data data/industrial \\
     --sids data/industrial/sids/rqkmeans --output_dir outputs/minionerec-industrial/baselines/compact

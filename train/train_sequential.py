@@ -6,7 +6,8 @@ writes  <output_dir>/{config.yaml, item_model.json, model.safetensors, metrics.j
         infer.run_baselines, rewards and caches open; with --item_vectors an embeddings directory of its item vectors
 
 One trainer for all: train rows of a user that continue one another are one pass; the state with the best item-level NDCG@10 of
-the full ranking of valid rows is kept; test rows are never read. A killed run resumes to the same weights.
+the full ranking of valid rows is kept, with `loop.repeats valid` one number of it is theirs too; test rows are never read. A killed
+run resumes to the same weights.
 Differs from the published code: selection by NDCG@10 unless `loop.select_by` says otherwise, attention scaled by the width
 of a head, positions counted from the oldest item, batches of one row work.
 

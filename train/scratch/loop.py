@@ -5,7 +5,7 @@ random in an epoch or a step follows from the seed and its number, so a run that
 ends with the same weights, metrics and choice as one that was not. Written into the output directory:
 
   checkpoint-<step>/   model, optimizer and state, every SAVE_SECONDS and after a signal
-  best.safetensors     the weights with the best validation so far
+  best.safetensors     the weights with the best validation so far; at the end `settle` may add what valid rows say of repeats
   metrics.jsonl        a line per validation
 """
 

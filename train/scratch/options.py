@@ -45,7 +45,7 @@ class EpochOptions:
     select_by: Literal["ndcg@10", "ndcg@20", "hr@10"] = "ndcg@10"
     """What chooses the state, on valid rows."""
     valid_rows: int | None = None
-    """Seeded sample of valid rows that choose it; null = all of them."""
+    """Seeded sample of valid rows that choose it and say how often items come again; null = all of them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it trains; auto: the GPU if there is one."""
 
