@@ -24,7 +24,8 @@ from configs.plans import Counts, SmallPlan, plan_of
 from configs.program import InputError
 from configs.recipes import CARDS, SIZES, recipe
 
-PROBE_SECONDS = 0.3  # of the probe on the machine that the seconds of configs/plans.py were measured on
+# Of the probe on the machine that the seconds of configs/plans.py were measured on: .3 with numpy, which takes 1 / 1.1 of torch's.
+PROBE_SECONDS = 0.33
 
 
 @dataclass
@@ -104,16 +105,23 @@ def counts_of(data: str | Path) -> Counts:
 
 
 def probe() -> float:
-    """CPU seconds of a fixed amount of the training's arithmetic: how fast this machine is, whatever else it does now."""
-    import numpy as np
+    """CPU seconds of a fixed amount of the training's arithmetic on one thread: how fast this machine is, whatever else it does now.
 
-    rows, items = np.full((512, 128), 0.1, np.float32), np.full((128, 4096), 0.1, np.float32)
-    begun = time.process_time()
-    for _ in range(24):
-        scores = rows @ items
-        np.exp(scores, out=scores)
-        scores @ items.T
-    return time.process_time() - begun
+    Several threads wait for one another busily, and their seconds would count as work: 1.5 to 2 times as many on two.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows, items = torch.full((512, 128), 0.1), torch.full((128, 4096), 0.1)
+        begun = time.process_time()
+        for _ in range(24):
+            scores = (rows @ items).exp_()  # two of them at once, as in a training: new memory for each
+            scores @ items.T
+        return time.process_time() - begun
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_plan(plan: SmallPlan, counts: Counts, directory: Path) -> None:
