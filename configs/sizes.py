@@ -107,7 +107,7 @@ def counts_of(data: str | Path) -> Counts:
 def probe() -> float:
     """CPU seconds of a fixed amount of the training's arithmetic on one thread: how fast this machine is, whatever else it does now.
 
-    Several threads wait for one another busily, and their seconds would count as work: 1.5 to 2 times as many on two.
+    Several threads wait for one another busily, and their seconds would count as work: 1.2 times as many on two quiet cores, twice on busy ones.
     """
     import torch
 

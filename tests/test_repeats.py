@@ -243,9 +243,8 @@ def test_a_shift_that_makes_a_tree_worse_is_taken_back(tmp_path):
         CompactShape(ITEMS, (2, 2), CompactOptions(hidden=8, heads=2, positions=STEPS), 0, 0, 0), codes_NL
     )
     model.learn_of(popularity_N=np.ones(ITEMS))
-    with (
-        torch.no_grad()
-    ):  # all alike but for the bonus: the pair stands first, so at 1.5, and 1 is promised to the other one
+    # All alike but for the bonus: the pair stands first, so at 1.5, and 1 is promised to the other one.
+    with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         model.bonus_LJ += 0.25

@@ -14,7 +14,7 @@ from configs.program import InputError
 from data import artifacts
 from infer.engine import Engine
 from infer.metrics.placement import place_nodes
-from infer.metrics.ranking import hr_at_k, ndcg_at_k
+from infer.metrics.ranking import by_name
 from infer.work.decoding import prompts_of, select_rows
 
 KS = (1, 3, 5, 10, 20, 50)
@@ -59,11 +59,10 @@ class Validator:
             nodes_RK, scores_RK = self.engine.rank(self.prompts, keys=keys)
         self.best = (nodes_RK, scores_RK)
         placed = place_nodes(nodes_RK, self.targets_R, self.engine.sids)
-        measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
         width = max(nodes_RK.shape[1], LEAST_BEAMS)
         found = {
-            f"{name}@{k}": float(fn(placed.before_R, placed.group_R, k).mean())
-            for name, fn in measures.items()
+            f"{name}@{k}": float(by_name(f"{name}@{k}", placed.before_R, placed.group_R).mean())
+            for name in ("hr", "ndcg")
             for k in KS
             if k <= width
         }

@@ -47,10 +47,8 @@ class Level:
     ks: tuple[int, ...]
 
     def value_R(self, metric: str) -> np.ndarray:
-        """A metric of every row, float64 [R]: `hr@10`, `ndcg@10` or `mrr@50` (reciprocal rank, 0 beyond the cut)."""
-        name, _, k = metric.partition("@")
-        function = {"hr": ranking.hr_at_k, "ndcg": ranking.ndcg_at_k, "mrr": ranking.rr_at_k}[name]
-        return function(self.placement.before_R, self.placement.group_R, int(k))
+        """`ranking.by_name` of every row, float64 [R]."""
+        return ranking.by_name(metric, self.placement.before_R, self.placement.group_R)
 
     def values(self) -> list[np.ndarray]:
         """All its metrics, in order, of every row."""

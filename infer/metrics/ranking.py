@@ -56,6 +56,16 @@ def rr_at_k(before_R: np.ndarray, group_R: np.ndarray, k: int) -> np.ndarray:
     return np.where(group_R == 1, single, _mean_over_group(gains, before_R, group_R))
 
 
+def by_name(metric: str, before_R: np.ndarray, group_R: np.ndarray) -> np.ndarray:
+    """A metric of every row by its name, float64 [R]: `hr@10`, `ndcg@10` or `mrr@50` (reciprocal rank, 0 beyond the cut).
+
+    >>> by_name("mrr@2", np.array([1.0, 2.0]), np.array([1, 1])).tolist()
+    [0.5, 0.0]
+    """
+    name, _, k = metric.partition("@")
+    return {"hr": hr_at_k, "ndcg": ndcg_at_k, "mrr": rr_at_k}[name](before_R, group_R, int(k))
+
+
 def _mean_over_group(gains_K: np.ndarray, before_R: np.ndarray, group_R: np.ndarray) -> np.ndarray:
     """Mean over a group's places of the gain of each place; places beyond K gain nothing."""
     total = np.concatenate([[0.0], np.cumsum(gains_K)])

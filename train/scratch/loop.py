@@ -125,9 +125,10 @@ class Run:
         if self.options.repeats == "train":
             return {}
         by, task = self.options.select_by, self.task
-        facts = task.settle(by)
-        with torch.no_grad():
-            value = task.validate()[by]
+        facts, value = task.settle(by), self.state.best
+        if facts["shift"]:
+            with torch.no_grad():
+                value = task.validate()[by]
         if value < self.state.best:
             task.model.load_state_dict(load_file(self.out.path / BEST))
             facts |= {"taken_back": facts["shift"], "shift": 0.0}

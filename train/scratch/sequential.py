@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.rows import Rows
-from infer.metrics.ranking import hr_at_k, ndcg_at_k
+from infer.metrics.ranking import by_name
 from infer.models.contract import block_rows, target_ranks
 from infer.models.sequential.model import SequentialModel, recent_items
 from infer.models.sequential.scoring import SequentialScorer
@@ -147,7 +147,5 @@ def by_ranking(score: Callable[[Rows], np.ndarray], valid: Rows, num_items: int)
         block = valid.take(np.arange(start, min(start + step, len(valid))))
         ranks.append(target_ranks(score(block), block.target_R))
     before_R, alone_R = np.concatenate(ranks) - 1, np.ones(len(valid), np.int64)
-    measures = {"hr": hr_at_k, "ndcg": ndcg_at_k}
-    return {
-        f"{name}@{k}": float(fn(before_R, alone_R, k).mean()) for name, fn in measures.items() for k in KS
-    }
+    names = [f"{name}@{k}" for name in ("hr", "ndcg") for k in KS]
+    return {name: float(by_name(name, before_R, alone_R).mean()) for name in names}

@@ -38,7 +38,16 @@ def weighs_evidence(name: str) -> bool:
     >>> [weighs_evidence(name) for name in ("evidence.alpha_F", "bonus_LJ", "bias_N")]
     [True, True, False]
     """
-    return name.rsplit(".", 1)[-1].startswith(("alpha_", "bonus_"))
+    return is_bonus(name) or name.rsplit(".", 1)[-1].startswith("alpha_")
+
+
+def is_bonus(name: str) -> bool:
+    """Whether a parameter of a model, by its name, holds bonuses of items of the history.
+
+    >>> [is_bonus(name) for name in ("evidence.bonus_J", "bonus_LJ", "alpha_LF")]
+    [True, True, False]
+    """
+    return name.rsplit(".", 1)[-1].startswith("bonus_")
 
 
 class OwnCounts(NamedTuple):
