@@ -138,6 +138,7 @@ class Engine:
         self.histories = HistoryRenderer(
             renderer, sids, named_wording(wording), mode=self.mode, signals=signals
         )
+        self._catalogues: Catalogues | None = None
 
     def over(self, vocab: SidVocab, sids: SidTable, settings: DecodeSettings) -> Engine:
         """The same model over semantic IDs of fewer levels, or over fewer of them; prompts are never cut."""
@@ -148,11 +149,13 @@ class Engine:
         """Tokens of a prompt or an answer as a person reads them."""
         return self.renderer.tokenizer.decode(ids)
 
-    @cached_property
+    @property
     def catalogues(self) -> Catalogues:
-        """Built on first use, on the device where the model is by then (a trainer moves it)."""
+        """On the device where the model is now: built on first use, and again where a trainer has moved it since."""
         device = next(self.model.parameters()).device
-        return Catalogues(self.sids, self.renderer.answer_vocab, device=device)
+        if self._catalogues is None or self._catalogues.device != device:
+            self._catalogues = Catalogues(self.sids, self.renderer.answer_vocab, device=device)
+        return self._catalogues
 
     @property
     def trie(self) -> Trie:

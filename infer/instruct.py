@@ -158,8 +158,7 @@ def answer(args: InstructArgs, out: Output, plan: shards.Plan) -> None:
     )
     require_common_data(args.sids, args.tids, again="scripts/05_generate_tids.sh")
     tids = read_tids(args.tids, num_items=engine.sids.num_items)
-    device = next(engine.model.parameters()).device
-    trie = TidTrie(tids, engine.renderer.tokenizer, ending=BETWEEN, device=device)
+    trie = TidTrie(tids, engine.renderer.tokenizer, ending=BETWEEN)
     make_room(engine, trie, longest_text=args.text.max_new_tokens, chosen=args.max_prompt)
     work = shards.work(
         out, plan, artifacts.split_files(args.examples, args.split), shards.INSTRUCTIONS,

@@ -162,6 +162,8 @@ def _load_as(loading: LoadSettings, kind: Any, directory: Path, *, dtype: Any) -
     if loading.liger:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
+        if next(model.parameters()).device.type == "cpu":
+            model.to(default_device())  # its kernels compute on a GPU alone, `require_masks` below too
         # not its losses: they would replace the forward that gives hidden states
         _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
     require_masks(model)

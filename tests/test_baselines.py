@@ -225,3 +225,38 @@ def test_ages_come_from_the_log_before_the_target(tmp_path):
     one = aged.take(np.array([0]))
     weights = counting.history_weights(one, 8, decay=0.9, half_life=2.0).toarray()[0]
     assert np.allclose(weights, [0, 0, 0, 0.5**3, 0, 0.5, 0.9, 1])
+
+
+def test_what_is_bought_behind_the_target_at_its_own_time_dates_nothing(tmp_path):
+    """Days as timestamps. User 0 takes item 0 again on the target's day, behind it; user 1 takes item 1 three times on one day, and which
+    of them a row asks for is told by what stands before it."""
+    import pyarrow as pa
+
+    from data.rows import read_rows
+    from data.store.output import open_output
+    from infer.models.recency import DAY, with_ages
+    from tests.handmade import Made
+
+    walks = [[(0, 0), (3, 2), (1, 5), (2, 10), (0, 10)], [(4, 1), (1, 7), (2, 7), (1, 7), (1, 7), (4, 7)]]
+    told = [
+        (user, order, item, day) for user, walk in enumerate(walks) for order, (item, day) in enumerate(walk)
+    ]
+    log = {
+        "user_id": pa.array([user for user, *_ in told], pa.int32()),
+        "item_id": pa.array([item for *_, item, _ in told], pa.int32()),
+        "order": pa.array([order for _, order, *_ in told], pa.int32()),
+        "timestamp": pa.array([day * DAY for *_, day in told], pa.int64()),
+    }
+    rows = {
+        "example_id": pa.array([0, 1, 2, 3], pa.int64()),
+        "user_id": pa.array([0, 1, 1, 1], pa.int32()),
+        "history": pa.array([[0, 3, 1], [4], [4, 1, 2], [4, 1, 2, 1]], pa.list_(pa.int32())),
+        "target": pa.array([2, 1, 1, 1], pa.int32()),
+        "timestamp": pa.array([10 * DAY, 7 * DAY, 7 * DAY, 7 * DAY], pa.int64()),
+        "split": ["valid"] * 4,
+    }
+    with open_output(Made(), "prepare", version=1, inputs={}, directory=tmp_path) as out:
+        out.write_table("interactions.parquet", pa.table(log))
+        out.write_table("sequences.parquet", pa.table(rows))
+    aged = with_ages(read_rows(tmp_path, "valid", num_items=5), tmp_path, num_items=5)
+    assert aged.age_H.tolist() == [5, 3, 0, 0, 6, 0, 0, 6, 0, 0, 0]

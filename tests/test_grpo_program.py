@@ -46,6 +46,16 @@ def test_hints_are_found_once_and_may_be_those_of_another_run(chain, tmp_path):
     assert series(second, "reward") == series(first, "reward")
     with pytest.raises(InputError, match="eval_steps 2 is no multiple of rollout.updates 3"):
         grpo(chain, tmp_path / "third", "--rollout.updates", 3)
+    with pytest.raises(InputError, match="eval_steps 0.25 is no multiple of rollout.updates 2"):
+        grpo(chain, tmp_path / "third", "--rollout.updates", 2, "--trainer.eval_steps", 0.25)
+
+
+def test_validations_may_be_planned_by_a_share_of_the_run(chain, tmp_path):
+    """A half of four steps is two of them, not every one."""
+    run = grpo(
+        chain, tmp_path / "share", "--trainer.eval_steps", 0.5, "--trainer.max_steps", 4, "--eval_share", 1
+    )
+    assert [line["step"] for line in log(run) if "eval_hr@10" in line] == [0, 2, 4]
 
 
 def test_an_adapter_has_no_second_model_and_starts_at_no_divergence(chain, tmp_path):

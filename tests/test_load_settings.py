@@ -112,14 +112,22 @@ def test_unsloth_loads_and_is_watched(heeds_masks: bool, directory: Path, instal
     assert calls[0][1]["local_files_only"] and not calls[0][1]["trust_remote_code"] and model is not None
 
 
-def test_liger_changes_the_model_but_not_its_loss(directory: Path, installed) -> None:
-    calls = []
+def test_liger_changes_the_model_but_not_its_loss(directory: Path, installed, monkeypatch) -> None:
+    """Its kernels are on the GPU alone, so the model is there before they are put in and looked at."""
+    calls, places = [], []
     installed("liger_kernel")
-    installed(
-        "liger_kernel.transformers", _apply_liger_kernel_to_instance=lambda **given: calls.append(given)
-    )
+
+    def put_in(**given: object) -> None:
+        calls.append(given)
+        places.append(next(given["model"].parameters()).device.type)
+
+    installed("liger_kernel.transformers", _apply_liger_kernel_to_instance=put_in)
     model, _ = load_model(directory, device="cpu", trainable=True, loading=LoadSettings(liger=True))
     assert calls == [{"model": model, "cross_entropy": False, "fused_linear_cross_entropy": False}]
+    monkeypatch.setattr(loading, "default_device", lambda: "meta")
+    monkeypatch.setattr("infer.search.causal.require_masks", lambda model: put_in(model=model))
+    load_model(directory, device="cpu", trainable=True, loading=LoadSettings(liger=True))
+    assert places == ["cpu", "meta", "meta"]
 
 
 def test_four_bits_with_the_real_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,22 @@ def test_em_climbs_the_likelihood():
     assert ratio_C[weights[-1] > 1e-3] == pytest.approx(1, abs=1e-2) and (ratio_C < 1.01).all()
 
 
+def test_a_few_rows_do_not_make_all_items_alike():
+    """One row whose target no count knows and few have taken: without a prior all weight is that of `any`."""
+    train = log([[0, 1, 2, 0], [0, 1, 0], [0, 2]], 150)
+    found, row = mixture.components(train, None, {}), history(0, 1)
+    row.target_R[0] = 149
+    told_RC = mixture.target_probabilities(found, row, 150)
+    alike, kept = (mixture.em_weights(told_RC, prior=prior) for prior in (0.0, 1.0))
+    assert alike[-1] > 0.999 and 0.4 < kept[-1] < 0.6 and kept.sum() == pytest.approx(1)
+    score_N = mixture.MixtureModel.of(found, kept).score(row)[0]
+    assert (np.bincount(np.unique(score_N, return_inverse=True)[1]).max() < 150) and score_N.argmax() in (
+        0,
+        1,
+        2,
+    )
+
+
 def test_the_model_is_the_sum_of_its_components():
     rng = np.random.default_rng(1)
 

@@ -34,6 +34,7 @@ def trainer(
     seed=1,
     hints=None,
     validate=dict,
+    bf16=False,
     **settings,
 ):
     from transformers import TrainingArguments
@@ -60,6 +61,7 @@ def trainer(
         args=TrainingArguments(
             output_dir=str(tmp_path),
             use_cpu=True,
+            bf16=bf16,
             max_steps=steps,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulate,
@@ -137,12 +139,14 @@ def test_a_group_with_fewer_legal_answers_than_rollouts_learns_from_these_alone(
     assert more["loss"] == pytest.approx(log["loss"], abs=1e-5)
 
 
-def test_groups_without_signal_are_drawn_to_the_reference_unless_they_are_dropped(tmp_path):
+@pytest.mark.parametrize("loss", ["grpo", "expected"])
+def test_groups_without_signal_are_drawn_to_the_reference_unless_they_are_dropped(loss, tmp_path):
     def equal(batch):
-        return [[1.0] * 4 for _ in batch.rows]
+        return [[1.0] * len(group) for group in batch.item_ids]
 
     start = flat(trainer(tmp_path).model)
-    kept, dropped = (stepped(trainer(tmp_path, reward=equal, drop=drop)) for drop in (False, True))
+    more = {"loss": loss} | ({"logprob_space": "trie"} if loss == "expected" else {})
+    kept, dropped = (stepped(trainer(tmp_path, reward=equal, drop=drop, **more)) for drop in (False, True))
     assert not torch.equal(kept[0], start) and kept[1]["kl"] > 0
     assert torch.equal(dropped[0], start) and dropped[1]["loss"] == 0
 

@@ -166,7 +166,7 @@ def test_a_reference_keeps_what_it_said_and_follows_where_it_moves(tmp_path):
     kept.write(tmp_path / "kept", 0)
     read = Reference(one.reference.model, score)
     read.read(tmp_path / "kept", 0)
-    assert read.known.keys() == kept.known.keys()
+    assert np.array_equal(read.known.keys_M2(), kept.known.keys_M2()) and len(read.known) > 3 * PROMPTS
     assert torch.equal(read.logprobs(batch.rows, batch.prompts, beams), first) and asked == [PROMPTS]
 
     moving = trainer(tmp_path, reward=by_rank, steps=3, sync_reference=1, sync_mixup=1.0)

@@ -189,14 +189,12 @@ class GrpoArgs:
         return INSTRUCTION_TASK in self.tasks
 
 
-def thinned(args: GrpoArgs, trainer: Any, validator: Any) -> Any:
-    """The callback that keeps validation within `eval_share`."""
+def thinned(args: GrpoArgs, trainer: Any, validator: Any, *, interval: int) -> Any:
+    """The callback that keeps validation within `eval_share`; interval: steps between planned ones."""
     from train.supervised.schedule import EveryNth, forward_work, validation_stride
 
     config, settings, prompts = trainer.args, args.rollout, trainer.prompts
     per_step = args.trainer.get("per_device_train_batch_size", 8) * config.gradient_accumulation_steps
-    steps = max(1, len(prompts) // (per_step * config.world_size))
-    interval = max(1, math.ceil(config.eval_steps or steps))
     branches, longest = trainer.engine.sids.num_levels - 1, sum(map(len, prompts)) / len(prompts)
     group, thought = settings.num_generations, args.thought.max_tokens
     states = per_step * (1 + group * branches) * (settings.logprob_space == "full")
@@ -218,6 +216,22 @@ def thinned(args: GrpoArgs, trainer: Any, validator: Any) -> Any:
             f"{valid_work / (valid_work + train_work):.0%} of the work (eval_share {args.eval_share})"
         )
     return EveryNth(stride, interval)
+
+
+def planned(args: GrpoArgs, config: Any, prompts: int) -> int:
+    """Optimizer steps between planned validations; InputError where a checkpoint would fall between the updates of one rollout."""
+    from train.supervised.schedule import planned_interval
+
+    per_step = args.trainer.get("per_device_train_batch_size", 8) * config.gradient_accumulation_steps
+    updates, whole = args.rollout.updates, prompts // (per_step * config.world_size)
+    steps = whole * updates if updates > 1 else math.ceil(prompts / (per_step * config.world_size))
+    interval = planned_interval(config, steps=max(1, steps))
+    if config.eval_strategy == "steps" and interval % updates:
+        raise InputError(
+            f"trainer.eval_steps {config.eval_steps:g} is no multiple of rollout.updates {updates}: a checkpoint between them "
+            "would lose the rollouts -> a multiple"
+        )
+    return interval
 
 
 def configured(args: GrpoArgs, out: Output) -> Any:
@@ -304,14 +318,14 @@ def train(args: GrpoArgs, out: Output, judge: RewardJudge | None) -> None:
 
     callbacks = tracker_callbacks(args, out.path)
     config = configured(args, out)
-    require_whole_updates(config, args.rollout.updates)
+    rows, group = prompt_rows(args), args.rollout.num_generations
+    interval = planned(args, config, len(rows))
     decode = DecodeSettings(
         beams=args.valid_beams, max_prompt=args.max_prompt, batch_tokens=args.rollout.tokens_per_forward
     )
     engine, router = load_policy(args, decode)
     trainable = choose(args, engine)
     rewards = load_rewards(args, engine, judge)
-    rows, group = prompt_rows(args), args.rollout.num_generations
     if group > len(engine.sids.sids_SL):
         warn(
             f"rollout.num_generations {group} is more than the {len(engine.sids.sids_SL)} semantic IDs: groups are smaller -> "
@@ -337,7 +351,7 @@ def train(args: GrpoArgs, out: Output, judge: RewardJudge | None) -> None:
         from train.policy.hints import hints_of
 
         trainer.hints_R = hints_of(args, trainer, out)
-    callbacks += [Timing(out.path), thinned(args, trainer, validator)]
+    callbacks += [Timing(out.path), thinned(args, trainer, validator, interval=interval)]
     callbacks += [] if args.patience is None else [Patience(args.patience)]
     train_to_the_end(trainer, out.path, callbacks)
     finish(trainer, engine, validator, out)
@@ -357,15 +371,6 @@ def load_judge(args: GrpoArgs) -> RewardJudge | None:
     from train.rewards.judged import RewardJudge
 
     return RewardJudge(args.judge.judge(), stop_after=args.judge.client.stop_after)
-
-
-def require_whole_updates(config: Any, updates: int) -> None:
-    """InputError where a checkpoint would fall between the updates of one rollout."""
-    if config.eval_strategy == "steps" and config.eval_steps % updates:
-        raise InputError(
-            f"trainer.eval_steps {config.eval_steps:g} is no multiple of rollout.updates {updates}: a checkpoint between them "
-            "would lose the rollouts -> a multiple"
-        )
 
 
 def main(args: GrpoArgs) -> None:

@@ -178,7 +178,7 @@ class SafeTrainer(LeavesInTime):
             if self.evaluates_loss:
                 metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
             self.model.eval()  # logged as evaluation; the next training step switches back
-            with self.compute_loss_context_manager():  # in the number format of training
+            with self.accelerator.autocast():  # in the number format of training
                 measured = self.validate()
         found = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(dict(found))
@@ -229,7 +229,9 @@ class SafeTrainer(LeavesInTime):
             self.trainable.read(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Settings of the optimizer are those of now where they may differ from the checkpoint's."""
+        """Settings of the optimizer are those of now where they may differ. DeepSpeed reads weights by itself: what trains beside them is here."""
+        if checkpoint is not None and self.is_deepspeed_enabled and self.trainable is not None:
+            self.trainable.read(Path(checkpoint))
         whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         with settings_kept(self, self.allowed if checkpoint is not None else ()):
             if checkpoint is None or self.args.device.type != "cpu" or self.args.world_size == 1 or not whole:
@@ -271,9 +273,7 @@ class PushRows(TrainerCallback):
         self.trainable.push()
 
 
-def write_tokens(
-    directory: Path, vocab: SidVocab, new_tokens: str | None, max_prompt: int | None = None
-) -> None:
+def write_tokens(directory: Path, vocab: SidVocab, new_tokens: str | None, max_prompt: int | None) -> None:
     """What says which tokens of a model are those of semantic IDs, which were added, and how long its prompts were in training."""
     write_vocab(directory, vocab)
     if new_tokens is not None:

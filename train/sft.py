@@ -16,7 +16,6 @@ python -m train.sft --config configs/toy/sft_recommend.yaml --model outputs/quic
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -279,13 +278,10 @@ def sampled(args: SftArgs, out: Output, engine: Any, validator: Any, table: Any)
 
 def thinned(args: SftArgs, config: Any, engine: Any, batches: Any, measured: list[Any]) -> Any:
     """The callback that keeps validation within `eval_share`."""
-    from train.supervised.schedule import EveryNth, forward_work, validation_stride
+    from train.supervised.schedule import EveryNth, forward_work, planned_interval, validation_stride
 
     steps = batches.steps
-    interval = config.eval_steps or steps
-    if interval < 1:
-        interval *= config.max_steps if config.max_steps > 0 else steps * config.num_train_epochs
-    interval = max(1, math.ceil(interval))
+    interval = planned_interval(config, steps=steps)
     model, rows, valid = engine.model, batches.units, measured[0].units
     part = interval / steps
     train_work = 3 * part * forward_work(model, tokens=rows.tokens_U.sum(), states=rows.rows.label_tokens)

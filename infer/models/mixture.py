@@ -151,19 +151,23 @@ def target_probabilities(found: list[Component], rows: Rows, num_items: int) -> 
     return np.stack(columns, axis=1)
 
 
-def em_weights(probability_RC: np.ndarray, iterations: int = ITERATIONS) -> np.ndarray:
+def em_weights(probability_RC: np.ndarray, iterations: int = ITERATIONS, *, prior: float = 0.0) -> np.ndarray:
     """Weights float64 [C], sum 1, that raise the likelihood sum_r log sum_c w_c p_rc step by step (Dempster et al. 1977).
 
-    Rows that no component explains do not count. Two components that explain two of three and one of three rows:
+    Rows that no component explains do not count. prior: as if so many rows more were explained by all components alike, so that a few
+    rows do not decide what they cannot know. Two components that explain two of three and one of three rows:
 
     >>> em_weights(np.array([[1.0, 0], [1, 0], [0, 1]])).round(3)
     array([0.667, 0.333])
+    >>> em_weights(np.array([[1.0, 0], [1, 0], [0, 1]]), prior=1.0).round(3)
+    array([0.625, 0.375])
     """
     explained = probability_RC[probability_RC.sum(1) > 0]
     weight_C = np.full(probability_RC.shape[1], 1 / probability_RC.shape[1])
     for _ in range(iterations if len(explained) else 0):
         part_RC = explained * weight_C
-        weight_C = (part_RC / part_RC.sum(1, keepdims=True)).mean(0)
+        told_C = (part_RC / part_RC.sum(1, keepdims=True)).sum(0)
+        weight_C = (told_C + prior / len(told_C)) / (len(explained) + prior)
     return weight_C
 
 

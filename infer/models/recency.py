@@ -1,11 +1,11 @@
 """When items were bought, where the data set has times: ages of history items in days, what was popular lately.
 
-Legend: R rows, H history items of all rows, N items.
+Legend: R rows, H history items of all rows, N items, I interactions.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,23 @@ from data import artifacts
 from data.rows import Rows
 
 DAY = 86_400
-TREND = [3000, 9000]  # the latest interactions that `trend` looks at
 SPAN = 1 << 34  # seconds; more than any two timestamps are apart
+LOOK_BACK = 20  # history items that tell which of several interactions at one time a row asks for
+TREND = [3000, 9000]  # the latest interactions that `trend` looks at
 
 
 def with_ages(rows: Rows, data: str | Path, *, num_items: int) -> Rows:
     """`rows` with `age_H`: days between a history item and the newest item of the same history, NaN where unknown.
 
-    Interactions later than the target's timestamp are not looked at. The target is the last of those with its item, the
-    occurrences of an item in a history are the ones before, newest last: so the purchase that is to be found never dates an
-    earlier one of the same item. An occurrence that the log does not hold is unknown; without a timestamp of the target or
-    of the newest item, the whole row is.
+    Interactions behind the target in the user's own order are not looked at, those of its time neither (where the log lacks the target,
+    those behind its time). The occurrences of an item in a history are the ones before it, newest last: so the purchase that is to be
+    found never dates an earlier one of the same item. An occurrence that the log does not hold is unknown; without a timestamp of the
+    target or of the newest item, the whole row is.
     """
     sequences = artifacts.read_sequences(data, num_items=num_items)
     log = artifacts.read(data, artifacts.INTERACTIONS)
     if "timestamp" not in sequences.column_names or "timestamp" not in log.column_names:
         return replace(rows, age_H=np.full(len(rows.history_H), np.nan))
-    log = log.filter(pc.is_valid(log["timestamp"]))
     asked_R = _times_of_rows(rows, sequences)
     bought_H = _bought(rows, asked_R, log, num_items)
     newest_R = np.full(len(rows), np.nan)
@@ -91,7 +91,7 @@ def _times_of_rows(rows: Rows, sequences: pa.Table) -> np.ndarray:
 
 
 def _later_occurrences(rows: Rows, num_items: int) -> np.ndarray:
-    """How often a history item occurs again, later in its history or as the target, int64 [H]."""
+    """How often a history item occurs again, later in its history, int64 [H]."""
     row_H = rows.history_row_H.astype(np.int64)
     key_H = row_H * num_items + rows.history_H
     newest_first = np.lexsort((-np.arange(len(key_H)), key_H))
@@ -100,24 +100,98 @@ def _later_occurrences(rows: Rows, num_items: int) -> np.ndarray:
     run = np.diff(np.append(starts, len(sorted_H)))
     later_H = np.empty(len(key_H), np.int64)
     later_H[newest_first] = np.arange(len(key_H)) - np.repeat(starts, run)
-    return later_H + (rows.history_H == rows.target_R[row_H])
+    return later_H
+
+
+@dataclass(frozen=True)
+class _Log:
+    """All interactions in the order of users and their own: user, item, pair (both as one number), time (NaN where unknown), [I].
+
+    by_pair: places of interactions sorted by pair and place; pairs: the different ones, sorted; pair_place: number of the pair and place as
+    one number, sorted.
+    """
+
+    user_I: np.ndarray
+    item_I: np.ndarray
+    pair_I: np.ndarray
+    time_I: np.ndarray
+    by_pair: np.ndarray
+    pairs: np.ndarray
+    pair_place: np.ndarray
+
+    @classmethod
+    def of(cls, log: pa.Table, num_items: int) -> _Log:
+        user, item = log["user_id"].to_numpy().astype(np.int64), log["item_id"].to_numpy()
+        order = np.lexsort((log["order"].to_numpy(), user))
+        pair = (user * num_items + item)[order]
+        by_pair = np.argsort(pair, kind="stable")
+        pairs, number = np.unique(pair, return_inverse=True)
+        time = log["timestamp"].cast(pa.float64()).to_numpy()[order]
+        return cls(
+            user[order], item[order], pair, time, by_pair, pairs, number[by_pair] * len(pair) + by_pair
+        )
+
+    def before(self, pair: np.ndarray, place: np.ndarray | int) -> np.ndarray:
+        """How many entries of `by_pair` stand before the interaction of a pair that would be at `place`."""
+        return np.searchsorted(self.pair_place, np.searchsorted(self.pairs, pair) * len(self.pair_I) + place)
+
+    def until(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """The place behind the last interaction of each user that has a time, and none later than `time`; 0 where there is none."""
+        timed = np.flatnonzero(~np.isnan(self.time_I))
+        if not len(timed):
+            return np.zeros(len(user), np.int64)
+        first = self.time_I[timed].min()
+        key = self.user_I[timed] * SPAN + (self.time_I[timed] - first).astype(np.int64)
+        by_time = np.argsort(key, kind="stable")
+        last = np.maximum.accumulate(timed[by_time])  # places of one user are beyond those of the one before
+        asked = user.astype(np.int64) * SPAN + (time - first).clip(min=-1, max=SPAN - 1).astype(np.int64)
+        entry = np.searchsorted(key[by_time], asked, side="right") - 1
+        own = (entry >= 0) & (self.user_I[last[entry.clip(min=0)]] == user)
+        return np.where(own, last[entry.clip(min=0)] + 1, 0)
+
+
+def _places_of_targets(rows: Rows, asked_R: np.ndarray, log: _Log, num_items: int) -> np.ndarray:
+    """Which interaction of the log each row asks for, int64 [R]; where none has its item and time, the place behind its time.
+
+    Of several at one time it is the one that most of the history's newest items stand before, in their order; of those the first.
+    """
+    place_R, best_R = np.zeros(len(rows), np.int64), np.full(len(rows), -1)
+    pair_R = rows.users_R.astype(np.int64) * num_items + rows.target_R
+    start_R, stop_R = log.before(pair_R, 0), log.before(pair_R + 1, 0)
+    for turn in range(int((stop_R - start_R).max(initial=0))):
+        left = np.flatnonzero(start_R + turn < stop_R)
+        left = left[log.time_I[log.by_pair[start_R[left] + turn]] == asked_R[left]]
+        at = log.by_pair[start_R[left] + turn]
+        alike = _items_alike(rows, left, at, log)
+        better = alike > best_R[left]
+        place_R[left[better]], best_R[left[better]] = at[better], alike[better]
+    lost = np.flatnonzero((best_R < 0) & ~np.isnan(asked_R))
+    place_R[lost] = log.until(rows.users_R[lost], asked_R[lost])
+    return place_R
+
+
+def _items_alike(rows: Rows, chosen: np.ndarray, at: np.ndarray, log: _Log) -> np.ndarray:
+    """How many of the newest items of some rows' histories stand before places of the log, one behind the other, int64."""
+    alike, going = np.zeros(len(chosen), np.int64), np.ones(len(chosen), bool)
+    lengths = np.diff(rows.offsets)[chosen]
+    for back in range(1, LOOK_BACK + 1):
+        going = going & (back <= lengths) & (back <= at)
+        where = np.flatnonzero(going)
+        items = rows.history_H[rows.offsets[1:][chosen[where]] - back]
+        going[where] = log.item_I[at[where] - back] == items
+        alike += going
+    return alike
 
 
 def _bought(rows: Rows, asked_R: np.ndarray, log: pa.Table, num_items: int) -> np.ndarray:
-    """Time of each history item's own interaction, counted back from the latest one not later than the row's time, float64 [H]."""
-    time = log["timestamp"].to_numpy()
-    if not len(time):
+    """Time of each history item's own interaction, counted back from the row's target, float64 [H]; NaN where unknown."""
+    if not log.num_rows:
         return np.full(len(rows.history_H), np.nan)
-    pair = log["user_id"].to_numpy().astype(np.int64) * num_items + log["item_id"].to_numpy()
-    pairs, group = np.unique(pair, return_inverse=True)
-    first = time.min()
-    sorted_keys = np.sort(group * SPAN + (time - first))
-    wanted = rows.users_R[rows.history_row_H].astype(np.int64) * num_items + rows.history_H
-    position = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
-    asked_H = asked_R[rows.history_row_H]
-    known = (pairs[position] == wanted) & ~np.isnan(asked_H)
-    until = np.where(known, asked_H - first, 0).clip(max=SPAN - 1).astype(np.int64)
-    entry = np.searchsorted(sorted_keys, position * SPAN + until, side="right") - 1
-    entry -= _later_occurrences(rows, num_items)
-    known &= (entry >= 0) & (sorted_keys[entry] // SPAN == position)
-    return np.where(known, sorted_keys[entry] % SPAN + first, np.nan)
+    known = _Log.of(log, num_items)
+    row_H = rows.history_row_H
+    pair_H = rows.users_R[row_H].astype(np.int64) * num_items + rows.history_H
+    place_H = _places_of_targets(rows, asked_R, known, num_items)[row_H]
+    entry_H = known.before(pair_H, place_H) - 1 - _later_occurrences(rows, num_items)
+    at_H = known.by_pair[entry_H.clip(min=0)]
+    there_H = (entry_H >= 0) & (known.pair_I[at_H] == pair_H) & ~np.isnan(asked_R[row_H])
+    return np.where(there_H, known.time_I[at_H], np.nan)

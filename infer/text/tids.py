@@ -46,7 +46,7 @@ class TidTrie:
     either), shared_items (how many items have a TID that another one has too). InputError for a catalogue without TIDs.
     """
 
-    def __init__(self, tids: Tids, tokenizer: Any, *, ending: str = END, device: Any = "cpu") -> None:
+    def __init__(self, tids: Tids, tokenizer: Any, *, ending: str = END) -> None:
         groups = tids.groups
         if not groups:
             raise InputError("no item has a textual identifier -> write them first (stage 05)")
@@ -59,9 +59,13 @@ class TidTrie:
         self.terms = [terms for terms, _ in by_ids.values()]
         self.items = [tuple(sorted(items)) for _, items in by_ids.values()]
         self.shared_items = sum(len(items) for items in self.items if len(items) > 1)
-        self.trie = TokenTrie(middles, device=device)
-        self.told = TokenTrie(_told_apart(middles), device=device)
         self._middles = middles
+        self.move_to("cpu")
+
+    def move_to(self, device: Any) -> None:
+        """Both tries where a model is, which a trainer moves behind the trie's back."""
+        self.trie = TokenTrie(self._middles, device=device)
+        self.told = TokenTrie(_told_apart(self._middles), device=device)
 
     def __len__(self) -> int:
         return len(self.terms)
@@ -151,6 +155,8 @@ def decode_tids(
     if not all(prompts):
         raise InputError("empty prompt -> every prompt needs at least one token")
     keys = range(len(prompts)) if keys is None else keys
+    if (device := next(model.parameters()).device) != trie.trie.device:
+        trie.move_to(device)
     own_trie = trie.told if score_space == "trie" else trie.trie
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     found: list[list[DecodedTid]] = [[] for _ in prompts]

@@ -150,9 +150,10 @@ def batch_loss(
     scored = score(model, batch.prompts, beams)
     own = scored.of(slice(1, None)) if likelihood else scored
     if settings.loss == "expected":
+        counted_P1 = batch.cells.mask_PGL.any(2).any(1, keepdim=True)  # those that `totals` counts
         parts = expected_reward(
             own.logps_PGL,
-            batch.rewards_PGM[..., 0],
+            batch.rewards_PGM[..., 0].masked_fill(~counted_P1, torch.nan),
             totals[2],
             beta=settings.beta,
             reference_PFL=batch.reference_PGL,

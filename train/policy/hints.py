@@ -134,11 +134,15 @@ def hints_of(args: Any, trainer: Any, out: Output) -> Any:
     if args.hints is not None:
         return read_hints(args.hints, ids, sids=trainer.engine.sids)
     if not file.exists():
-        trainer.model.eval()
-        depths = find_hints_together(
-            trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
-            space=settings.rollout_space, temperature=settings.temperature,
-        )  # fmt: skip
+        model = trainer.model.eval()
+        place = next(model.parameters()).device
+        model.to(trainer.accelerator.device)  # DeepSpeed and FSDP2 move it when training begins
+        with trainer.accelerator.autocast():
+            depths = find_hints_together(
+                trainer.engine, trainer.prompts, trainer.targets_R, group=settings.num_generations,
+                space=settings.rollout_space, temperature=settings.temperature,
+            )  # fmt: skip
+        model.to(place)
         if out.leads:
             with out.replacing(FILE) as temporary:
                 write_hints(temporary, ids, depths, sids=trainer.engine.sids)

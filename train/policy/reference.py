@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from configs.program import InputError
@@ -25,13 +27,56 @@ from train.policy.dropout import without_dropout
 from train.policy.rollouts import take_beams
 
 FILE = "reference.safetensors"
-MOST_ENTRIES = 2_000_000  # of the cache: some hundred MB
+MOST_ENTRIES = 2_000_000  # of what is known
+
+
+class Known:
+    """Log-probabilities that were asked for: float32 [L] of every (row, node), in one table that grows.
+
+    Two million entries of three levels took 233 MiB.
+    """
+
+    def __init__(self) -> None:
+        self.place: dict[int, int] = {}
+        self.values_ML = np.empty((0, 0), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def __contains__(self, key: tuple[int, int]) -> bool:
+        return _packed(*key) in self.place
+
+    def of(self, keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        """float32 [len(keys), L]; KeyError for one that is not known."""
+        return self.values_ML[[self.place[_packed(*key)] for key in keys]]
+
+    def add(self, keys: Sequence[tuple[int, int]], values: np.ndarray) -> None:
+        """values: float32 [len(keys), L]; what is known already stays as it is."""
+        for key, value_L in zip(keys, values, strict=True):
+            if (packed := _packed(*key)) in self.place:
+                continue
+            count = len(self.place)
+            if count == len(self.values_ML):
+                more_ML = np.empty((max(1024, count), len(value_L)), np.float32)
+                self.values_ML = np.concatenate([self.values_ML, more_ML]) if count else more_ML
+            self.values_ML[count] = value_L
+            self.place[packed] = count
+
+    def keys_M2(self) -> np.ndarray:
+        """int64 [M, 2], as they came."""
+        packed_M = np.fromiter(self.place, np.int64, len(self.place))
+        return np.stack([packed_M >> 32, packed_M & 0xFFFFFFFF], axis=1)
+
+
+def _packed(row: int, node: int) -> int:
+    return row << 32 | node
 
 
 class Reference:
     """`logprobs(rows, prompts, beams)` of `model`, which is in eval mode and never gets a gradient.
 
-    score: (model, prompts, beams) -> float32 [P, G, L]. `moves`: its weights change, so nothing is kept.
+    score: (model, prompts, beams) -> float32 [P, G, L]. `moves`: its weights change, so nothing is kept. dtype: what the weights compute
+    in where that is not what they are kept in; small moves would be lost in bfloat16.
     """
 
     def __init__(
@@ -41,9 +86,15 @@ class Reference:
         *,
         moves: bool = False,
         keep: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.score, self.moves = model, score, moves
-        self.known: dict[tuple[int, int], Tensor] | None = {} if keep and not moves else None
+        self.masters: dict[str, Tensor] | None = None
+        if dtype is not None:
+            if moves:
+                self.masters = {name: value.detach().clone() for name, value in model.named_parameters()}
+            model.to(dtype)
+        self.known = Known() if keep and not moves else None
 
     @torch.no_grad()
     def logprobs(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], beams: Beams) -> Tensor:
@@ -59,13 +110,15 @@ class Reference:
         if asked:
             at = torch.tensor(asked, device=beams.nodes_BK.device)
             found[at] = self._scored([prompts[p] for p in asked], take_beams(beams, at))
-            kept = found.cpu()
+            kept = found.cpu().numpy()
             if len(self.known) < MOST_ENTRIES:
                 for p in asked:
-                    self.known |= {key: kept[p, g].clone() for g, key in enumerate(keys[p]) if key[1] >= 0}
+                    legal = [g for g, key in enumerate(keys[p]) if key[1] >= 0]
+                    self.known.add([keys[p][g] for g in legal], kept[p, legal])
         for p in set(range(len(keys))) - set(asked):
             legal = [g for g, key in enumerate(keys[p]) if key[1] >= 0]
-            found[p, legal] = torch.stack([self.known[keys[p][g]] for g in legal]).to(found.device)
+            known = torch.from_numpy(self.known.of([keys[p][g] for g in legal]))
+            found[p, legal] = known.to(found.device)
         return found
 
     def _scored(self, prompts: Sequence[Sequence[int]], beams: Beams) -> Tensor:
@@ -74,8 +127,16 @@ class Reference:
     @torch.no_grad()
     def follow(self, policy: Any, share: float) -> None:
         """reference <- share * policy + (1 - share) * reference (TRL's ref_model_mixup_alpha)."""
-        for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
+        for mine, theirs in zip(self._kept_in().values(), policy.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), share)
+        self._put_in()
+
+    def _kept_in(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters()) if self.masters is None else self.masters
+
+    def _put_in(self) -> None:
+        for name, master in (self.masters or {}).items():
+            self.model.get_parameter(name).copy_(master)
 
     def write(self, directory: Path, rank: int) -> None:
         """Into a checkpoint: the weights of a reference that moves (first process), or what this process keeps.
@@ -85,15 +146,12 @@ class Reference:
         from safetensors.torch import save_file
 
         if self.moves and rank == 0:
-            weights = {
-                name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()
-            }
+            weights = {name: value.detach().cpu().contiguous() for name, value in self._kept_in().items()}
             save_file(weights, directory / FILE)
         if self.known:
-            keys_M2 = torch.tensor(list(self.known))
-            save_file(
-                {"keys": keys_M2, "logps": torch.stack(list(self.known.values()))}, _kept(directory, rank)
-            )
+            logps_ML = torch.from_numpy(self.known.values_ML[: len(self.known)].copy())
+            keys_M2 = torch.from_numpy(self.known.keys_M2())
+            save_file({"keys": keys_M2, "logps": logps_ML}, _kept(directory, rank))
 
     @torch.no_grad()
     def read(self, directory: Path, rank: int) -> None:
@@ -102,12 +160,13 @@ class Reference:
 
         if self.moves:
             found = load_file(directory / FILE)
-            for name, value in self.model.named_parameters():
+            for name, value in self._kept_in().items():
                 value.copy_(found[name])
+            self._put_in()
         if self.known is not None and _kept(directory, rank).exists():
             kept = load_file(_kept(directory, rank))
-            keys = map(tuple, kept["keys"].tolist())
-            self.known = dict(zip(keys, kept["logps"].clone(), strict=True))
+            self.known = Known()
+            self.known.add(list(map(tuple, kept["keys"].tolist())), kept["logps"].numpy())
 
 
 def _kept(directory: Path, rank: int) -> Path:
@@ -175,7 +234,14 @@ def reference_of(
     trainer.accelerator._models.remove(
         given
     )  # nothing of it is clipped; under FSDP, clipping compares all that it knows
-    return Reference(prepared, score, moves=moves)
+    return Reference(prepared, score, moves=moves, dtype=weights_dtype(trainer))
+
+
+def weights_dtype(trainer: Any) -> torch.dtype | None:
+    """What DeepSpeed turns the policy's weights into, where accelerate computes in float32 weights with casts; else None."""
+    if trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return None
+    return torch.bfloat16 if trainer.args.bf16 else torch.float16 if trainer.args.fp16 else None
 
 
 def require_same_tokens(reference: SidVocab, policy: SidVocab, *, where: str, rows: tuple[int, int]) -> None:

@@ -160,9 +160,11 @@ class SidTrainer(SafeTrainer, Trainer):
     ) -> Any:
         """The policy loss of one micro-batch: its share of the step."""
         batch = inputs["batch"]
-        loss, scores, parts = batch_loss(
-            model, batch, self.totals, self.engine.trie, self.settings, self._score
-        )
+        # accelerate's own ends before the head; rollouts and the reference are scored in the same number format
+        with self.accelerator.autocast():
+            loss, scores, parts = batch_loss(
+                model, batch, self.totals, self.engine.trie, self.settings, self._score
+            )
         if not inputs["idle"]:
             self.signal.scores(scores, parts, batch.cells.mask_PGL)
         # DDP averages gradients; the counts are those of all ranks
@@ -327,12 +329,13 @@ class SidTrainer(SafeTrainer, Trainer):
         if self.settings.replay:
             self.replay.write(Path(output_dir), self.args.process_index)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.reference is not None:
-            self.reference.read(Path(resume_from_checkpoint), self.args.process_index)
-        if self.settings.replay:
-            self.replay.read(Path(resume_from_checkpoint), self.args.process_index)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What `_save_rng_state` wrote besides: DeepSpeed reads weights by itself, and this is all that every kind of run comes to."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.reference is not None:
+            self.reference.read(Path(checkpoint), self.args.process_index)
+        if checkpoint is not None and self.settings.replay:
+            self.replay.read(Path(checkpoint), self.args.process_index)
 
     @contextmanager
     def _eval_mode(self, policy: Any) -> Iterator[None]:

@@ -35,6 +35,16 @@ def forward_work(model: Any, *, tokens: int, states: int) -> float:
     return float(tokens) * trunk + float(states) * head.numel()
 
 
+def planned_interval(config: Any, *, steps: int) -> int:
+    """Optimizer steps between two planned evaluations of TrainingArguments: a number of steps, a share below 1 of the whole run as
+    transformers rounds it, or an epoch of `steps`. A run of 3 epochs of 40 steps with eval_steps .05: 6.
+    """
+    interval = config.eval_steps or steps
+    if interval < 1:
+        interval *= config.max_steps if config.max_steps > 0 else math.ceil(steps * config.num_train_epochs)
+    return max(1, math.ceil(interval))
+
+
 class EveryNth(TrainerCallback):
     """Keeps every `stride`-th of the planned evaluations and the last; `interval` steps lie between planned ones.
 

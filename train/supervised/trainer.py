@@ -138,7 +138,8 @@ class AnswerTrainer(SafeTrainer, SFTTrainer):
             divisor /= (
                 self.accelerator.num_processes
             )  # DDP averages gradients; the count is that of all ranks
-        loss = answer_loss(model, inputs, smoothing=self.smoothing, divisor=divisor)
+        with self.accelerator.autocast():  # accelerate's own ends before the hook that computes the head
+            loss = answer_loss(model, inputs, smoothing=self.smoothing, divisor=divisor)
         self.seen["tokens"] += inputs["real_tokens"]
         self.seen["slots"] += inputs["input_ids"].numel()
         self.seen["windows"] += inputs["windows"]

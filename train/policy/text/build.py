@@ -39,9 +39,7 @@ def make_router(args: Any, engine: Engine) -> Router:
         return Router(items)
     require_common_data(args.sids, args.tids, again="scripts/05_generate_tids.sh")
     tids = read_tids(args.tids, num_items=engine.sids.num_items)
-    trie = TidTrie(
-        tids, engine.renderer.tokenizer, ending=BETWEEN, device=next(engine.model.parameters()).device
-    )
+    trie = TidTrie(tids, engine.renderer.tokenizer, ending=BETWEEN)
     say(f"instructions name one of {trie}")
     make_room(engine, trie, longest_text=args.instruction.max_tokens, chosen=args.max_prompt)
     return Router(items, InstructionPolicy(engine, trie, args.thought, args.instruction, **common))
