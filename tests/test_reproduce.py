@@ -123,6 +123,10 @@ def test_one_recommender_on_the_ids_of_every_constructor_and_a_scaling_curve():
         "compact_w32_d0.5", "compact_w32_d1", "compact_w64_d0.5", "compact_w64_d1",
     ]  # fmt: skip
     assert "--model.hidden 32 --user_share 0.5" in lines[1]
+    lines = dry("scaling", PAPER="toy", DATASET="toystore", WIDTHS="32", SHARES="1", SEEDS="0")
+    assert "RUN=scaling-toystore-s0" in lines[1] and "compare/scaling.toystore" in lines[-1], (
+        "a paper without a table"
+    )
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)

@@ -24,7 +24,10 @@ refuse() {
 }
 if [ -n "${ROW:-}" ] && [ -z "$VERIFY" ]; then refuse "it has been given ROW=$ROW, which is for verify.sh -> ROWS=$ROW"; fi
 # A row that cannot be made is said before hours have gone into the others: the rows are those whose command in rows.csv is this script.
-listed=$(sed -n "s|.*ROWS=\([a-z0-9_]*\) bash scripts/reproduce/$(basename "$0")\$|\1|p" "configs/$TABLE/rows.csv" | awk '!seen[$0]++' | xargs)
+listed=""
+if [ -f "configs/$TABLE/rows.csv" ]; then
+    listed=$(sed -n "s|.*ROWS=\([a-z0-9_]*\) bash scripts/reproduce/$(basename "$0")\$|\1|p" "configs/$TABLE/rows.csv" | awk '!seen[$0]++' | xargs)
+fi
 for row in ${listed:+$ROWS}; do
     case " $listed " in
         *" $row "*) ;;
