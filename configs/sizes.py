@@ -136,12 +136,22 @@ def probe() -> float:
 
 
 def write_plan(plan: SmallPlan, counts: Counts, directory: Path) -> None:
-    """Overlays as JSON, which is YAML; plan.json last, so that half a plan is none."""
+    """Overlays as JSON, which is YAML; plan.json last, so that half a plan is none. Nothing of a plan that was there before is left.
+
+    InputError for a folder with overlays that are no plan's: they are not ours to remove.
+    """
+    before = sorted(directory.glob("*.yaml"))
+    if before and not (directory / "choices.sh").exists():
+        raise InputError(
+            f"{directory} has {before[0].name} and no whole plan -> remove that folder, or name another"
+        )
     directory.mkdir(parents=True, exist_ok=True)
-    for name, overlay in plan.overlays().items():
-        (directory / f"{name}.yaml").write_text(json.dumps(overlay) + "\n", encoding="utf-8")
+    for path in [directory / "plan.json", *before]:
+        path.unlink(missing_ok=True)
     lines = [f'export {name}="{value}"' for name, value in plan.variables().items()]
     (directory / "choices.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, overlay in plan.overlays().items():
+        (directory / f"{name}.yaml").write_text(json.dumps(overlay) + "\n", encoding="utf-8")
     text = json.dumps({"counts": asdict(counts), "plan": asdict(plan)}, indent=1)
     (directory / "plan.json").write_text(text + "\n", encoding="utf-8")
 
@@ -152,24 +162,28 @@ def read_plan(path: Path) -> tuple[Counts, SmallPlan]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Counts(**stored["counts"]), SmallPlan(**stored["plan"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no plan ({str(error)[:80]}) -> remove it") from None
+        raise InputError(
+            f"{path} is no plan ({str(error)[:80]}) -> remove the folder {path.parent}"
+        ) from None
 
 
 def planned(args: SizesArgs) -> list[str]:
     """The plan in words, written where it is not there yet; InputError when the one there is of other data."""
     counts = counts_of(args.data)
     kept = Path(args.output_dir) / "plan.json" if args.output_dir else None
-    found = kept is not None and kept.exists()
+    found = kept is not None and kept.exists() and kept.with_name("choices.sh").exists()
     if found:
         of, plan = read_plan(kept)
         if of != counts:
-            raise InputError(f"{kept} is the plan of other data -> remove it, or another RUN")
+            raise InputError(
+                f"{kept} is the plan of other data than {args.data} -> remove the folder {kept.parent}, or another RUN"
+            )
     else:
         speed = args.speed if args.speed is not None else PROBE_SECONDS / max(probe(), 1e-3)
         plan = plan_of(counts, minutes=args.minutes, speed=speed)
         if kept:
             write_plan(plan, counts, kept.parent)
-    note = [f"kept as {kept} has it: remove that to plan again"] if found else []
+    note = [f"kept as {kept} has it: remove the folder {kept.parent} to plan again"] if found else []
     with_text = "with texts" if plan.text else "without texts (fewer than half of the items have a title)"
     return [
         f"{counts.items:,} items, {counts.users:,} users, {counts.rows:,} train rows: 3 x {plan.codes} codes, hidden {plan.hidden}, "

@@ -59,10 +59,13 @@ for number in $STAGES; do           # all of them before the first one runs
     esac
 done
 
-# A plan that an earlier call made is this one's too: stages may come one by one, or as jobs.
-if [ "$PAPER" = best ] && [ -z "${PLAN:-}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi
 trained=sft_$STAGE
 for number in $STAGES; do
+    # A plan that an earlier call made is this one's too: stages may come one by one, or as jobs. Not before 01, which may bring other data.
+    case $PAPER:$number in
+        best:01 | best:plan) ;;
+        best:*) if [ -z "${PLAN:-}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi ;;
+    esac
     case $number in
         01) stage scripts/01_prepare_data.sh ;;
         02) stage scripts/02_embed_items.sh ;;

@@ -97,12 +97,18 @@ has_recipe() {
     [ -f "configs/$PAPER/$1.yaml" ] || [ -f "configs/$LIKE/$1.yaml" ] || [ -f "configs/$PAPER/$CONFIG/$1.yaml" ]
 }
 
-# take_plan DIRECTORY: what a plan that is there chose, for this script and those below it.
+# take_plan DIRECTORY: what a plan that is there chose, for this script and those below it; a plan of other data is refused. What the
+# environment has set before is left as it is.
 take_plan() {
-    if [ -f "$1/choices.sh" ]; then
-        export PLAN=$1
-        source "$1/choices.sh"
+    local sequential=${SEQUENTIAL:-} seeds=${TEACHER_SEEDS:-} trend=${TREND-as planned}
+    if [ ! -f "$1/plan.json" ] || [ ! -f "$1/choices.sh" ]; then return; fi      # half a plan is none
+    if [ -f "$DATA_ROOT/$DATASET/manifest.json" ]; then
+        "${DRY_PYTHON:-$PYTHON}" -m configs.sizes --data "$DATA_ROOT/$DATASET" --output_dir "$1" >/dev/null || exit
     fi
+    export PLAN=$1
+    source "$1/choices.sh"
+    export SEQUENTIAL=${sequential:-$SEQUENTIAL} TEACHER_SEEDS=${seeds:-$TEACHER_SEEDS}
+    if [ "$trend" != "as planned" ]; then export TREND=$trend; fi
 }
 
 # share_flags "MODULE ..." FLAGS...: for scripts of several programs. SHARED becomes the --overwrite among the flags, which all

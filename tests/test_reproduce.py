@@ -226,15 +226,19 @@ def test_a_plan_is_written_once_and_kept(tmp_path):
     told = [
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)
     ]
-    assert told[1] == f"{told[0]}kept as {plan / 'plan.json'} has it: remove that to plan again\n"
+    assert (
+        told[1] == f"{told[0]}kept as {plan / 'plan.json'} has it: remove the folder {plan} to plan again\n"
+    )
     assert "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
     assert (plan / "choices.sh").read_text().splitlines() == [
         'export SEQUENTIAL="companions"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
     ]  # fmt: skip
     (data / "manifest.json").write_text(json.dumps({"counts": counts | {"items": 201}, "facts": {}}))
-    assert "the plan of other data" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    told = refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    assert "the plan of other data" in told and f"-> remove the folder {plan}, or another RUN" in told
     (plan / "plan.json").write_text('{"counts": {')
-    assert "plan.json is no plan" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    told = refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    assert "plan.json is no plan" in told and told.rstrip().endswith(f"-> remove the folder {plan}")
     assert "no prepared data set" in refuse("configs.sizes", "--data", tmp_path)
     assert "without data" in refuse("configs.sizes", "--data", data, "--size", "1.7B")
 
