@@ -297,11 +297,8 @@ def test_rows_of_a_table_are_recorded_and_held_to_their_runs(made, tmp_path):
     assert list(rows) == ["sft", "pop"] and list(rows["sft"]["runs"]) == ["seed1", "seed2", "seed3"]
     assert [run["seed"] for run in rows["sft"]["runs"].values()] == [1, 2, 3]
     assert [run["seed"] for run in rows["pop"]["runs"].values()] == [None]
-    assert (rows["sft"]["fitted_on"], rows["sft"]["looks"], rows["sft"]["protocol"]["rows"]) == (
-        "train",
-        1,
-        90,
-    )
+    told = rows["sft"]
+    assert (told["fitted_on"], told["looks"], told["protocol"]["rows"]) == ("train", 1, 90)
     metric = rows["sft"]["metrics"]["item_level/ndcg@10"]
     assert (
         metric["value"] == pytest.approx(np.mean(metric["seeds"]), abs=1e-6)
