@@ -9,6 +9,7 @@ SIZE and CARD of sft.sh ask here: SIZE=1.7B CARD=24 MODEL=outputs/qwen3/vocab ST
 python -m configs.sizes
 python -m configs.sizes --size 1.7B --card 24 --processes 1 --flags true
 python -m configs.sizes --data data/shop --output_dir outputs/best-shop/plan
+python -m configs.sizes --data data/beauty14 --minutes 30 --speed 1.1
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from configs.recipes import CARDS, SIZES, recipe
 
 # Of the probe on the machine that the seconds of configs/plans.py were measured on: .3 with numpy, which takes 1 / 1.1 of torch's.
 PROBE_SECONDS = 0.33
+PROBES = 3
 
 
 @dataclass
@@ -46,16 +48,20 @@ class SizesArgs:
     """with data: where the plan is written; one that is there is kept, so that what it made stays its own"""
     minutes: float = 30.0
     """with data: how long all of it may take, by forecast"""
+    speed: float | None = None
+    """with data: how fast the machine is beside the one that the seconds were measured on, 2.0 is twice as fast; null = a probe says it"""
 
     def __post_init__(self) -> None:
         require_needs(self)
         if self.minutes <= 0:
             raise InputError(f"minutes {self.minutes} -> above 0")
+        if self.speed is not None and self.speed <= 0:
+            raise InputError(f"speed {self.speed} -> above 0, or leave it out: a probe says it")
 
     def needs(self) -> list[Need]:
         """Options that are read only where another one is set."""
         return [
-            Need(("output_dir", "minutes"), self.data is not None, "data"),
+            Need(("output_dir", "minutes", "speed"), self.data is not None, "data"),
             Need(("size", "card", "processes", "flags"), self.data is None, "without data"),
         ]
 
@@ -108,29 +114,44 @@ def probe() -> float:
     """CPU seconds of a fixed amount of the training's arithmetic on one thread: how fast this machine is, whatever else it does now.
 
     Several threads wait for one another busily, and their seconds would count as work: 1.2 times as many on two quiet cores, twice on busy ones.
+    The first round is not counted (memory and libraries are new to it: 1.2 times the seconds of the others), of the rest the fastest is.
     """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rows, items = torch.full((512, 128), 0.1), torch.full((128, 4096), 0.1)
+    def round_() -> float:
         begun = time.process_time()
         for _ in range(24):
             scores = (rows @ items).exp_()  # two of them at once, as in a training: new memory for each
             scores @ items.T
         return time.process_time() - begun
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows, items = torch.full((512, 128), 0.1), torch.full((128, 4096), 0.1)
+        round_()
+        return min(round_() for _ in range(PROBES))
     finally:
         torch.set_num_threads(threads)
 
 
 def write_plan(plan: SmallPlan, counts: Counts, directory: Path) -> None:
-    """Overlays as JSON, which is YAML; plan.json last, so that half a plan is none."""
+    """Overlays as JSON, which is YAML; plan.json last, so that half a plan is none. Nothing of a plan that was there before is left.
+
+    InputError for a folder with overlays that are no plan's: they are not ours to remove.
+    """
+    before = sorted(directory.glob("*.yaml"))
+    if before and not (directory / "choices.sh").exists():
+        raise InputError(
+            f"{directory} has {before[0].name} and no whole plan -> remove that folder, or name another"
+        )
     directory.mkdir(parents=True, exist_ok=True)
-    for name, overlay in plan.overlays().items():
-        (directory / f"{name}.yaml").write_text(json.dumps(overlay) + "\n", encoding="utf-8")
+    for path in [directory / "plan.json", *before]:
+        path.unlink(missing_ok=True)
     lines = [f'export {name}="{value}"' for name, value in plan.variables().items()]
     (directory / "choices.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, overlay in plan.overlays().items():
+        (directory / f"{name}.yaml").write_text(json.dumps(overlay) + "\n", encoding="utf-8")
     text = json.dumps({"counts": asdict(counts), "plan": asdict(plan)}, indent=1)
     (directory / "plan.json").write_text(text + "\n", encoding="utf-8")
 
@@ -141,23 +162,28 @@ def read_plan(path: Path) -> tuple[Counts, SmallPlan]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Counts(**stored["counts"]), SmallPlan(**stored["plan"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no plan ({str(error)[:80]}) -> remove it") from None
+        raise InputError(
+            f"{path} is no plan ({str(error)[:80]}) -> remove the folder {path.parent}"
+        ) from None
 
 
 def planned(args: SizesArgs) -> list[str]:
     """The plan in words, written where it is not there yet; InputError when the one there is of other data."""
     counts = counts_of(args.data)
     kept = Path(args.output_dir) / "plan.json" if args.output_dir else None
-    found = kept is not None and kept.exists()
+    found = kept is not None and kept.exists() and kept.with_name("choices.sh").exists()
     if found:
         of, plan = read_plan(kept)
         if of != counts:
-            raise InputError(f"{kept} is the plan of other data -> remove it, or another RUN")
+            raise InputError(
+                f"{kept} is the plan of other data than {args.data} -> remove the folder {kept.parent}, or another RUN"
+            )
     else:
-        plan = plan_of(counts, minutes=args.minutes, speed=PROBE_SECONDS / max(probe(), 1e-3))
+        speed = args.speed if args.speed is not None else PROBE_SECONDS / max(probe(), 1e-3)
+        plan = plan_of(counts, minutes=args.minutes, speed=speed)
         if kept:
             write_plan(plan, counts, kept.parent)
-    note = [f"kept as {kept} has it: remove that to plan again"] if found else []
+    note = [f"kept as {kept} has it: remove the folder {kept.parent} to plan again"] if found else []
     with_text = "with texts" if plan.text else "without texts (fewer than half of the items have a title)"
     return [
         f"{counts.items:,} items, {counts.users:,} users, {counts.rows:,} train rows: 3 x {plan.codes} codes, hidden {plan.hidden}, "

@@ -2,9 +2,9 @@
 
 reads   evaluated predictions (<run>/eval/*/metrics of infer.evaluate), configs/<paper>/published.csv
 writes  <output_dir>/{compare.md,compare.tex,compare.json,manifest.json}; prints the Markdown
---record, --verify and --table are about the tables of a paper's README instead (infer/tables/stored.py, sheet.py): the first
-keeps these runs as rows of configs/<paper>/results/<dataset>.json, the second holds a row to what its runs give now, the third
-renders the tables of configs/<paper>/README.md from rows.csv, published.csv and results/.
+--record, --verify, --stored and --table are about the tables of a paper's README instead (infer/tables/stored.py, sheet.py): the first
+keeps these runs as rows of configs/<paper>/results/<dataset>.json, the second holds a row to what its runs give now, the third lists the
+rows of such a file, the last renders the tables of configs/<paper>/README.md from rows.csv, published.csv and results/.
 
 Baselines come first, then published rows, then models in the order of their training. Prediction directories of one name in
 several runs are seeds of one recipe and become one row, mean and spread. p-values are a paired bootstrap over users
@@ -73,6 +73,8 @@ class CompareArgs:
     """hold these runs to the rows of this file: HR@10 and NDCG@10 of both levels, run by run"""
     tolerance: float = 1e-6
     """how far a verified number may be from its row"""
+    stored: str | None = None
+    """print the rows of this file, a line for each: its name, then its run folders"""
     table: bool = False
     """render the tables of the READMEs"""
     papers: list[str] = field(default_factory=list)
@@ -110,14 +112,15 @@ class CompareArgs:
     def __post_init__(self) -> None:
         modes = [
             name
-            for name in ("output_dir", "record", "verify", "table")
+            for name in ("output_dir", "record", "verify", "stored", "table")
             if getattr(self, name) not in (None, False)
         ]
         if len(modes) != 1:
             raise InputError(
-                f"{' and '.join(modes) or 'nothing'} asked for -> one of output_dir, record, verify, table"
+                f"{' and '.join(modes) or 'nothing'} asked for -> one of output_dir, record, verify, stored, table"
             )
-        if not self.runs and not self.table:
+        listing = self.table or self.stored is not None
+        if not self.runs and not listing:
             raise InputError("runs is empty -> name at least one run")
         require_needs(self)
         if self.tolerance < 0:
@@ -145,7 +148,7 @@ class CompareArgs:
             Need(("command", "hardware"), self.record is not None, "record"),
             Need(("tolerance",), self.verify is not None, "verify"),
             Need(("papers",), self.table, "table"),
-            Need(("runs", "split"), not self.table, "without table"),
+            Need(("runs", "split"), not self.table and self.stored is None, "without table and stored"),
             Need(OF_COMPARISON, self.output_dir is not None, "output_dir"),
         ]
 
@@ -198,9 +201,12 @@ def render(args: CompareArgs) -> None:
 
 
 def main(args: CompareArgs) -> None:
-    """One of the four."""
+    """One of the five."""
     if args.table:
         render(args)
+    elif args.stored is not None:
+        for name, row in stored.read_stored(args.stored).items():
+            print(name, *row["runs"], flush=True)
     elif args.record is not None:
         record(args)
     elif args.verify is not None:

@@ -18,6 +18,7 @@ DATASET=${DATASET:-industrial}
 STAGE=${STAGE:-recommend}           # which SFT stage
 STAGES=${STAGES:-}                  # in this order; 10 is GRPO, 11 evaluates the stage trained last. Empty: the default below
 PLAN_MINUTES=${PLAN_MINUTES:-30}    # of the stage plan: how long all of it may take, by forecast
+PLAN_SPEED=${PLAN_SPEED:-}          # of the stage plan: how fast the machine is, 2.0 is twice the one that was measured; empty: a probe says it
 SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that waits for the one before (scripts/slurm)
 source "$(dirname "$0")/env.sh"
 no_flags "$@"
@@ -58,10 +59,13 @@ for number in $STAGES; do           # all of them before the first one runs
     esac
 done
 
-# A plan that an earlier call made is this one's too: stages may come one by one, or as jobs.
-if [ "$PAPER" = best ] && [ -z "${PLAN:-}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi
 trained=sft_$STAGE
 for number in $STAGES; do
+    # A plan that an earlier call made is this one's too: stages may come one by one, or as jobs. Not before 01, which may bring other data.
+    case $PAPER:$number in
+        best:01 | best:plan) ;;
+        best:*) if [ -z "${PLAN:-}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi ;;
+    esac
     case $number in
         01) stage scripts/01_prepare_data.sh ;;
         02) stage scripts/02_embed_items.sh ;;
@@ -79,7 +83,8 @@ for number in $STAGES; do
         14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} stage scripts/14_generate_videos.sh ;;
         baselines) stage scripts/train_baselines.sh ;;
         plan)
-            "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" --output_dir "$OUTPUT_ROOT/$RUN/plan"
+            "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" \
+                ${PLAN_SPEED:+--speed "$PLAN_SPEED"} --output_dir "$OUTPUT_ROOT/$RUN/plan"
             take_plan "$OUTPUT_ROOT/$RUN/plan"
             ;;
         teacher) stage scripts/train_teacher.sh ;;

@@ -22,7 +22,7 @@ fi
 
 # A variable that is nearly one of ours was meant to be it.
 VARIABLES="ACCELERATE_CONFIG ASK_ARGS ASSIGN_ARGS CAPTIONS CHECKPOINT CLIP CONFIG DATASET DATA_ROOT DISTILL_ARGS DRY_RUN EMBED ENGINE EMBEDDINGS EVALUATE_ARGS EXAMPLES EXPAND_ARGS GALLERY_ARGS GRADE_ARGS HISTORY_ARGS IMAGE_MODEL IMPORT_ARGS INSTRUCT_MODE ITEM_IMAGES LAUNCH_ID MASTER_ADDR MASTER_PORT MAKER MEMBERS MODE MODEL NAME NARRATIVE_ARGS
-NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PLAN PLAN_MINUTES PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SEED SEQUENTIAL SIDS SIZE SOURCE SPLIT SPLITS STAGE STAGES SUBMIT TAGS TASKS TEACHER TEACHER_SEEDS TIDS TRACKER TREND VIDEO_MODEL WEIGHTS"
+NODE_RANK NUM_GPUS NUM_NODES OPENSORA_HOME OPENSORA_PYTHON OUTPUT_ROOT PAPER PLAN PLAN_MINUTES PLAN_SPEED PORT PUBLISHED PYTHON QUANTIZER RAW REASONING RECOMMEND_ARGS REFERENCE RUN RUNS SEARCH_ARGS SEED SEQUENTIAL SIDS SIZE SOURCE SPLIT SPLITS STAGE STAGES SUBMIT TAGS TASKS TEACHER TEACHER_SEEDS TIDS TRACKER TREND VIDEO_MODEL WEIGHTS"
 
 # differs_by_a_slip A B: one letter too many, too few or wrong, or two neighbours swapped.
 differs_by_a_slip() {
@@ -97,12 +97,18 @@ has_recipe() {
     [ -f "configs/$PAPER/$1.yaml" ] || [ -f "configs/$LIKE/$1.yaml" ] || [ -f "configs/$PAPER/$CONFIG/$1.yaml" ]
 }
 
-# take_plan DIRECTORY: what a plan that is there chose, for this script and those below it.
+# take_plan DIRECTORY: what a plan that is there chose, for this script and those below it; a plan of other data is refused. What the
+# environment has set before is left as it is.
 take_plan() {
-    if [ -f "$1/choices.sh" ]; then
-        export PLAN=$1
-        source "$1/choices.sh"
+    local sequential=${SEQUENTIAL:-} seeds=${TEACHER_SEEDS:-} trend=${TREND-as planned}
+    if [ ! -f "$1/plan.json" ] || [ ! -f "$1/choices.sh" ]; then return; fi      # half a plan is none
+    if [ -f "$DATA_ROOT/$DATASET/manifest.json" ]; then
+        "${DRY_PYTHON:-$PYTHON}" -m configs.sizes --data "$DATA_ROOT/$DATASET" --output_dir "$1" >/dev/null || exit
     fi
+    export PLAN=$1
+    source "$1/choices.sh"
+    export SEQUENTIAL=${sequential:-$SEQUENTIAL} TEACHER_SEEDS=${seeds:-$TEACHER_SEEDS}
+    if [ "$trend" != "as planned" ]; then export TREND=$trend; fi
 }
 
 # share_flags "MODULE ..." FLAGS...: for scripts of several programs. SHARED becomes the --overwrite among the flags, which all

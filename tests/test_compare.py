@@ -297,11 +297,8 @@ def test_rows_of_a_table_are_recorded_and_held_to_their_runs(made, tmp_path):
     assert list(rows) == ["sft", "pop"] and list(rows["sft"]["runs"]) == ["seed1", "seed2", "seed3"]
     assert [run["seed"] for run in rows["sft"]["runs"].values()] == [1, 2, 3]
     assert [run["seed"] for run in rows["pop"]["runs"].values()] == [None]
-    assert (rows["sft"]["fitted_on"], rows["sft"]["looks"], rows["sft"]["protocol"]["rows"]) == (
-        "train",
-        1,
-        90,
-    )
+    told = rows["sft"]
+    assert (told["fitted_on"], told["looks"], told["protocol"]["rows"]) == ("train", 1, 90)
     metric = rows["sft"]["metrics"]["item_level/ndcg@10"]
     assert (
         metric["value"] == pytest.approx(np.mean(metric["seeds"]), abs=1e-6)
@@ -328,11 +325,13 @@ def test_rows_of_a_table_are_recorded_and_held_to_their_runs(made, tmp_path):
     assert "sft seed2: item_level/" in error and "further than 1e-06" in error
     assert "NOT HELD" not in succeed(*verify, "--tolerance", 1)
     assert "none of the runs seed3" in refuse("infer.compare", "--verify", path, "--runs", f"[{runs_of[2]}]")
-    assert "one of output_dir, record, verify, table" in refuse("infer.compare", "--runs", "[x]")
+    assert "one of output_dir, record, verify, stored, table" in refuse("infer.compare", "--runs", "[x]")
     assert "command is missing" in refuse("infer.compare", "--record", path, "--runs", f"[{runs_of[2]}]")
     assert "quality True is read only with output_dir" in refuse(*verify, "--quality", "true")
-    with pytest.raises(InputError, match="runs .* is read only without table"):
-        CompareArgs(runs=["x"], table=True)
+    assert "sft seed1 seed2" in succeed("infer.compare", "--stored", path).splitlines()
+    for mode in ({"table": True}, {"stored": "x"}):
+        with pytest.raises(InputError, match="runs .* is read only without table"):
+            CompareArgs(runs=["x"], **mode)
     with pytest.raises(InputError, match="metrics at 10"):
         CompareArgs(runs=["x"], output_dir="y", quality=True, metrics=["hr@5"])
 

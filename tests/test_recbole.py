@@ -202,10 +202,33 @@ def test_a_log_without_a_split_and_a_split_of_single_rows(tmp_path):
         "valid": 3,
         "test": 3,
     }
-    with pytest.raises(InputError, match=r"no none.inter in .*data sets there: shop"):
+    with pytest.raises(InputError, match=r"no none.inter \(or .gz\) in .*data sets there: shop"):
         call("data.prepare", "--adapter", "recbole", "--recbole.name", "none", "--raw", tmp_path / "split", "--output_dir", tmp_path / "c")  # fmt: skip
     publishers.write(tmp_path / "bad/x.inter", "user_id\titem_id\n1\t2\n")
     with pytest.raises(InputError, match="column 'user_id' has no type"):
         call(
             "data.prepare", "--adapter", "recbole", "--raw", tmp_path / "bad", "--output_dir", tmp_path / "d"
         )
+
+
+def test_every_file_may_be_gzipped_and_a_plain_one_comes_first(tmp_path):
+    fields = ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
+    log = [(f"u{n % 3}", f"i{n % 5}", 1 + n % 5, 10**9 + n) for n in range(30)]
+    texts = {
+        "inter": atomic.table_text(fields, log),
+        "item": atomic.table_text(["item_id:token", "title:token_seq"], [("i0", "a b")]),
+        "user": atomic.table_text(["user_id:token", "age:token"], [("u1", "7")]),
+    }
+    for kind, text in texts.items():
+        publishers.write(tmp_path / f"plain/shop.{kind}", text)
+        publishers.write(tmp_path / f"packed/shop.{kind}.gz", text)
+        publishers.write(tmp_path / f"both/shop.{kind}", text)
+    publishers.write(tmp_path / "both/shop.inter.gz", "old")
+    for folder in ("plain", "packed", "both"):
+        call("data.prepare", "--adapter", "recbole", "--raw", tmp_path / folder, "--output_dir", tmp_path / f"d/{folder}",
+             "--filters.user_k", 0, "--filters.item_k", 0, "--split.kind", "leave_one_out")  # fmt: skip
+    for name in ("items", "interactions", "sequences", "users"):
+        first, *others = (
+            pq.read_table(tmp_path / f"d/{folder}/{name}.parquet") for folder in ("plain", "packed", "both")
+        )
+        assert all(other.equals(first) for other in others), name

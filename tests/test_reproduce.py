@@ -56,28 +56,15 @@ def test_a_table_is_made_by_stages_and_records_what_its_plan_has(name):
     assert all((ROOT / script).is_file() for script in scripts)
 
 
-def test_a_row_brings_what_it_needs_and_verify_runs_one_seed_of_it(tmp_path):
+def test_a_row_brings_what_it_needs_and_verify_runs_one_seed_of_it():
     lines = dry("minionerec_industrial", SEEDS="0 1", ROWS="compact_distilled")
     train, *students = [line for line in lines if "train_teacher" in line or "train_compact" in line]
     assert "RUN=minionerec-industrial bash scripts/train_teacher.sh" in train
     assert [f"RUN=minionerec-industrial-s{seed} TEACHER=outputs/minionerec-industrial/baselines/teacher" in line
             for seed, line in enumerate(students)] == [True, True]  # fmt: skip
-    lines = dry("verify", "minionerec_industrial", ROW="compact")
+    lines = dry("verify", "minionerec_industrial", ROW="text")
     assert lines[-1].endswith("--verify configs/minionerec/results/industrial.json --tolerance 0.004")
-    assert "[outputs/verify/minionerec-industrial-s0/eval/compact.test]" in lines[-1]
-    metrics = tmp_path / "minionerec-industrial-s0/eval/compact.test/metrics"
-    metrics.mkdir(parents=True)
-    lines = dry(
-        "verify",
-        "minionerec_industrial",
-        ROW="compact",
-        HOW="predictions",
-        SEEDS="0",
-        OUTPUT_ROOT=str(tmp_path),
-    )
-    done = [line.split(" -m ")[1].split()[0] for line in lines if " -m " in line]
-    assert done == ["infer.evaluate", "infer.compare"]
-    assert metrics.exists(), "a dry run removes nothing"
+    assert "[outputs/verify/minionerec-industrial-s0/eval/text.test]" in lines[-1]
     assert "there is no" in dry("verify", "nowhere", code=2, ROW="compact")[-1]
     assert "which table and which row" in dry("verify", "minionerec_industrial", code=2)[-1]
 
@@ -123,6 +110,10 @@ def test_one_recommender_on_the_ids_of_every_constructor_and_a_scaling_curve():
         "compact_w32_d0.5", "compact_w32_d1", "compact_w64_d0.5", "compact_w64_d1",
     ]  # fmt: skip
     assert "--model.hidden 32 --user_share 0.5" in lines[1]
+    lines = dry("scaling", PAPER="toy", DATASET="toystore", WIDTHS="32", SHARES="1", SEEDS="0")
+    assert "RUN=scaling-toystore-s0" in lines[1] and "compare/scaling.toystore" in lines[-1], (
+        "a paper without a table"
+    )
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
@@ -235,15 +226,19 @@ def test_a_plan_is_written_once_and_kept(tmp_path):
     told = [
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)
     ]
-    assert told[1] == f"{told[0]}kept as {plan / 'plan.json'} has it: remove that to plan again\n"
+    assert (
+        told[1] == f"{told[0]}kept as {plan / 'plan.json'} has it: remove the folder {plan} to plan again\n"
+    )
     assert "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
     assert (plan / "choices.sh").read_text().splitlines() == [
         'export SEQUENTIAL="companions"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
     ]  # fmt: skip
     (data / "manifest.json").write_text(json.dumps({"counts": counts | {"items": 201}, "facts": {}}))
-    assert "the plan of other data" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    told = refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    assert "the plan of other data" in told and f"-> remove the folder {plan}, or another RUN" in told
     (plan / "plan.json").write_text('{"counts": {')
-    assert "plan.json is no plan" in refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    told = refuse("configs.sizes", "--data", data, "--output_dir", plan)
+    assert "plan.json is no plan" in told and told.rstrip().endswith(f"-> remove the folder {plan}")
     assert "no prepared data set" in refuse("configs.sizes", "--data", tmp_path)
     assert "without data" in refuse("configs.sizes", "--data", data, "--size", "1.7B")
 

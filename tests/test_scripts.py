@@ -370,6 +370,7 @@ def test_a_plan_that_is_there_is_taken_and_its_ensembles_are_weighed_by_likeliho
         'export SEQUENTIAL="companions"\nexport TEACHER_SEEDS="0"\nexport TREND=""\n'
     )
     (plan / "sequential_companions.yaml").touch()
+    (plan / "plan.json").touch()
     shop = {"PAPER": "best", "DATASET": "shop", "OUTPUT_ROOT": str(tmp_path), "STAGES": "teacher ensemble"}
     calls = script(echo, "scripts/chain.sh", **shop)
     (trained,) = (call for call in calls if "train.train_sequential" in call)

@@ -7,6 +7,10 @@
 #   MINUTES=100        no new run begins later than this; run the script again to go on
 #   RESULTS=...        where results/<dataset>.json lies; default configs/$TABLE
 #   DRY=1              say the runs and the records, do nothing
+VERIFY=${VERIFY:-}                  # a tolerance: hold the rows to the file instead of recording them (verify.sh)
+RECOMPUTE=${RECOMPUTE:-}            # metrics alone, from the predictions that are there
+STORED_SEEDS=""                     # of the runs that the file has of a row, unless SEEDS says which
+if [ -n "$RECOMPUTE" ] && [ -n "$VERIFY" ] && [ -z "${SEEDS:-}" ]; then STORED_SEEDS=yes; fi
 SEEDS=${SEEDS:-0 1 2}
 MINUTES=${MINUTES:-100}
 unset WEIGHTS                       # of every ensemble: a row's command does not name them
@@ -14,7 +18,6 @@ if [ "$PAPER" = best ]; then export QUANTIZER=${QUANTIZER-balanced} WEIGHTS=like
 SIDS=${SIDS:-${QUANTIZER:-rqkmeans}}
 TABLE=${TABLE:-$PAPER}              # the folder of configs/ that has the table
 RESULTS=${RESULTS:-configs/$TABLE}
-VERIFY=${VERIFY:-}                  # a tolerance: hold the rows to the file instead of recording them
 source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 export PAPER DATASET SIDS RAW DATA_ROOT OUTPUT_ROOT PYTHON
 no_flags "$@"
@@ -24,7 +27,10 @@ refuse() {
 }
 if [ -n "${ROW:-}" ] && [ -z "$VERIFY" ]; then refuse "it has been given ROW=$ROW, which is for verify.sh -> ROWS=$ROW"; fi
 # A row that cannot be made is said before hours have gone into the others: the rows are those whose command in rows.csv is this script.
-listed=$(sed -n "s|.*ROWS=\([a-z0-9_]*\) bash scripts/reproduce/$(basename "$0")\$|\1|p" "configs/$TABLE/rows.csv" | awk '!seen[$0]++' | xargs)
+listed=""
+if [ -f "configs/$TABLE/rows.csv" ]; then
+    listed=$(sed -n "s|.*ROWS=\([a-z0-9_]*\) bash scripts/reproduce/$(basename "$0")\$|\1|p" "configs/$TABLE/rows.csv" | awk '!seen[$0]++' | xargs)
+fi
 for row in ${listed:+$ROWS}; do
     case " $listed " in
         *" $row "*) ;;
@@ -38,14 +44,39 @@ case $MINUTES in *[!0-9]* | "") refuse "MINUTES=$MINUTES -> a whole number of mi
 read -r -a seeds <<<"$SEEDS"
 if [ "${#seeds[@]}" -eq 0 ]; then refuse "SEEDS is empty -> whole numbers, as in SEEDS=\"0 1 2\""; fi
 base=$PAPER-$DATASET
+FLOORS="pop last recent itemknn itemknn_tuned"      # of the row baselines
+# stored_seeds ROW: those of the runs that the file has of it.
+stored_seeds() { sed -n "s/^$1 //p" <<<"$STORED" | tr ' ' '\n' | sed -n "s/^$base-s\([0-9][0-9]*\)\$/\1/p" | xargs; }
+
+# So is a row or a seed that the file does not have to hold it to. STORED: a line for a row of the file, its name and its run folders.
+STORED=""
+if [ -n "$VERIFY" ]; then
+    STORED=$("${DRY_PYTHON:-$PYTHON}" -m infer.compare --stored "$RESULTS/results/$DATASET.json")
+    for row in ${ROWS/baselines/$FLOORS}; do
+        case $'\n'$STORED in
+            *$'\n'"$row "*) ;;
+            *)
+                known=$(cut -d ' ' -f 1 <<<"$STORED" | xargs)
+                refuse "$RESULTS/results/$DATASET.json has no row $row to hold this one to -> it has ${known:-none}"
+                ;;
+        esac
+        known=$(stored_seeds "$row")
+        if [ -z "$known" ] || [ -n "$STORED_SEEDS" ]; then continue; fi
+        for seed in "${seeds[@]}"; do
+            case " $known " in *" $seed "*) ;; *) refuse "$RESULTS/results/$DATASET.json has no seed $seed of $row -> it has $known" ;; esac
+        done
+    done
+fi
 BEGUN=$SECONDS
 
-# act NAME=value ... bash script flags...: one stage, unless the time is over; none where numbers are only computed again.
+# act NAME=value ... bash script flags...: one stage, unless the time is over; none where numbers are only computed again. What was to be
+# verified and was not has not held: that is no 0.
 act() {
-    if [ -n "${RECOMPUTE:-}" ] && [ "$1" != "$PYTHON" ]; then return; fi
+    if [ -n "$RECOMPUTE" ] && [ "$1" != "$PYTHON" ]; then return; fi
     if [ -n "${DRY:-}" ]; then echo "would run: $*"; return; fi
     if [ $((SECONDS - BEGUN)) -ge $((MINUTES * 60)) ]; then
         echo "$(basename "$0"): $MINUTES minutes are over -> run it again, it goes on with: $*"
+        if [ -n "$VERIFY" ]; then exit 143; fi
         exit 0
     fi
     env "$@"
@@ -58,7 +89,12 @@ keep() {
     for run in "$@"; do folders+=("$OUTPUT_ROOT/$run/eval/$name.test"); done
     command="ROWS=${ASKED} SEEDS=\"$SEEDS\" bash scripts/reproduce/$(basename "$0")"
     folders="[$(IFS=,; echo "${folders[*]}")]"
-    if [ -n "${RECOMPUTE:-}" ]; then
+    if [ -n "$RECOMPUTE" ]; then
+        for run in "$@"; do         # all of them before anything is removed
+            if [ -z "${DRY:-}" ] && [ ! -f "$OUTPUT_ROOT/$run/eval/$name.test/manifest.json" ]; then
+                refuse "there are no predictions in $OUTPUT_ROOT/$run/eval/$name.test -> OUTPUT_ROOT, or SEEDS of the runs that are there"
+            fi
+        done
         for run in "$@"; do
             if [ -z "${DRY:-}" ]; then rm -rf "$OUTPUT_ROOT/$run/eval/$name.test/metrics"; fi      # derived from the predictions beside it
             # shellcheck disable=SC2086
@@ -77,7 +113,7 @@ keep() {
 prepare() {
     local item_kinds=${1:-"02 04 07"} number
     act bash scripts/01_prepare_data.sh
-    if [ "$PAPER" = best ] && [ -z "${RECOMPUTE:-}" ]; then
+    if [ "$PAPER" = best ] && [ -z "$RECOMPUTE" ]; then
         act RUN="$base" STAGES=plan bash scripts/chain.sh
         take_plan "$OUTPUT_ROOT/$base/plan"
     fi
@@ -89,10 +125,6 @@ per_seed() {
     for seed in "${seeds[@]}"; do "$@" "$seed"; done
 }
 runs_of_seeds() { printf "$base-s%s " "${seeds[@]}"; }
-
-# The sequential model of a data set: the plan's where there is one (items without titles have no text to be aware of).
-SEQUENTIAL=${SEQUENTIAL:-text}
-TREND=${TREND-trend}
 
 sequential() { act NAME="$1" RUN="$base-s$2" bash scripts/train_sequential.sh --seed "$2"; }
 tiger() { act NAME="$1" RUN="$base-s$2" bash scripts/train_tiger.sh --seed "$2"; }
@@ -127,10 +159,13 @@ fusion() {
 make_row() {
     local row=$1 seed
     ASKED=$1
+    # The sequential model of a data set: the plan's where there is one (items without titles have no text to be aware of).
+    SEQUENTIAL=${SEQUENTIAL:-text} TREND=${TREND-trend}
+    if [ -n "$STORED_SEEDS" ]; then read -r -a seeds <<<"$(stored_seeds "$row")"; fi
     case $row in
         baselines)
             act RUN="$base" bash scripts/train_baselines.sh
-            for row in pop last recent itemknn itemknn_tuned; do keep "$row" "$base"; done
+            for row in $FLOORS; do keep "$row" "$base"; done
             return
             ;;
         itemknn_text | mixture)

@@ -1,4 +1,4 @@
-"""Adapter recbole: a folder of RecBole's atomic files (data/releases/atomic.py).
+"""Adapter recbole: a folder of RecBole's atomic files (data/releases/atomic.py), each plain or as .gz.
 
 One interaction a line: in file order where there are no times. Files of a split keep it. Files with `item_id_list` are windows:
 they stay word for word, and the users' sequences are rebuilt from them as from other published folders.
@@ -46,7 +46,10 @@ def folder_of(raw: str | Path, name: str) -> AtomicFolder:
         raise InputError(
             f"raw folder does not exist: {root} -> set RAW (or --raw) to the folder of the atomic files"
         )
-    found = {path.name.removesuffix(".gz"): path for path in sorted(root.iterdir()) if path.is_file()}
+    files_there = sorted(
+        (path for path in root.iterdir() if path.is_file()), reverse=True
+    )  # plain before .gz
+    found = {path.name.removesuffix(".gz"): path for path in files_there}
     stems = {
         file.removesuffix(".inter")
         for file in found
@@ -64,7 +67,7 @@ def folder_of(raw: str | Path, name: str) -> AtomicFolder:
     if not logs:
         have = ", ".join(sorted(names)) or "none"
         raise InputError(
-            f"no {name or '*'}.inter in {root} (data sets there: {have}) -> name one: recbole.name"
+            f"no {name or '*'}.inter (or .gz) in {root} (data sets there: {have}) -> name one: recbole.name"
         )
     return AtomicFolder(logs, found.get(f"{name}.item"), found.get(f"{name}.user"))
 
