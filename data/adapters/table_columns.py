@@ -19,11 +19,15 @@ import pyarrow.parquet as pq
 
 from configs.program import InputError
 from data.adapters.options import TableFile
+from data.adapters.times import in_seconds, not_of_unit
 from data.shaping.findings import Finding, in_rows
 from data.store.json_text import parse_json
 from data.store.parquet import UNREADABLE, read_table
 
 TEXT_LISTS = pa.list_(pa.string())
+WRITE_TIMES = (
+    "write whole unix seconds, or milliseconds with tables.time_unit ms, or a parquet timestamp column"
+)
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 
 
@@ -260,32 +264,62 @@ def text_lists(source: ColumnSource, column: str) -> tuple[pa.Array, list[Findin
     return pa.array(rows, TEXT_LISTS), source.at(column, bad, "not a JSON list", values=values)
 
 
-def numbers(source: ColumnSource, column: str, kind: pa.DataType) -> tuple[pa.Array, list[Finding]]:
-    """A numeric column of `kind` with nulls; empty csv cells and NaN are null; what is no number is a finding."""
+def numbers(
+    source: ColumnSource, column: str, kind: pa.DataType, *, fix: str = "write it as integers or floats"
+) -> tuple[pa.Array, list[Finding]]:
+    """A numeric column of `kind` with nulls; empty csv cells and NaN are null; what is no number is a finding that ends in `fix`."""
     if not source.has(column):
         return pa.nulls(source.rows, kind), []
     cells = values = source.cells(column)
     findings = []
-    if pa.types.is_timestamp(values.type):
-        values = values.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     if pa.types.is_string(values.type):
         text = pc.utf8_trim_whitespace(values)
         text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
         good = pc.match_substring_regex(text, NUMBER).fill_null(True)
         bad = ~good.to_numpy(zero_copy_only=False)
-        findings += source.at(column, bad, "wrong type: not a number", values=cells)
+        findings += source.at(column, bad, "wrong type: not a number", values=cells, fix=fix)
         values = pc.if_else(good, text, pa.scalar(None, pa.string())).cast(pa.float64())
     elif pa.types.is_boolean(values.type) or not _is_textual(values.type):
-        return pa.nulls(len(values), kind), [
-            source.whole_column(column, f"wrong type: {values.type}, not numbers")
-        ]
+        wrong = f"wrong type: {values.type}, not numbers"
+        return pa.nulls(len(values), kind), [source.whole_column(column, wrong, fix)]
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
         if pa.types.is_integer(kind):
             fraction = pc.not_equal(pc.floor(values), values).fill_null(False).to_numpy(zero_copy_only=False)
-            findings += source.at(column, fraction, "wrong type: not a whole number", values=cells)
+            findings += source.at(column, fraction, "wrong type: not a whole number", values=cells, fix=fix)
             values = pc.floor(values)
     return values.cast(kind, safe=False), findings
+
+
+def timestamps(
+    source: ColumnSource, unit: str
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[Finding]]:
+    """(UTC seconds int64, 0 where there is none; nanoseconds beyond them int32, or None; known bool; findings)."""
+    cells = source.cells("timestamp") if source.has("timestamp") else None
+    if cells is not None and pa.types.is_timestamp(cells.type):
+        return _typed(source, cells)
+    values, findings = numbers(source, "timestamp", pa.int64(), fix=WRITE_TIMES)
+    known = ~values.is_null().to_numpy(zero_copy_only=False)
+    times = values.fill_null(0).to_numpy()
+    findings += source.at("timestamp", times < 0, "negative time", values=values)
+    wrong, what, fix = not_of_unit(times, known, unit=unit, option="tables.time_unit")
+    return (
+        *in_seconds(times, unit),
+        known,
+        findings + source.at("timestamp", wrong, what, values=values, fix=fix),
+    )
+
+
+def _typed(
+    source: ColumnSource, cells: pa.Array
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[Finding]]:
+    known = ~cells.is_null().to_numpy(zero_copy_only=False)
+    seconds, beyond = in_seconds(cells.cast(pa.int64()).fill_null(0).to_numpy(), cells.type.unit)
+    values = pa.array(seconds)
+    findings = source.at("timestamp", seconds < 0, "negative time", values=values)
+    late, what, _ = not_of_unit(seconds, known, unit="s", option="")
+    fix = "the column's unit is not that of its numbers: write it again"
+    return seconds, beyond, known, findings + source.at("timestamp", late, what, values=values, fix=fix)
 
 
 def amounts(
