@@ -63,6 +63,20 @@ def steps_back(user: np.ndarray, timestamp: np.ndarray, beyond: np.ndarray | Non
     return np.flatnonzero(earlier & (np.diff(user) == 0)) + 1
 
 
+def in_file_order(
+    user: np.ndarray, timestamp: np.ndarray, known: np.ndarray, beyond: np.ndarray | None = None
+) -> tuple[int, int]:
+    """(users of several rows whom `in_order` leaves in the original order, those among them whose known times contradict it)."""
+    several = np.bincount(user) > 1
+    untimed = np.zeros(len(several), bool)
+    untimed[user[~known]] = True
+    untimed &= several
+    rows = np.flatnonzero(known & untimed[user])
+    rows = rows[np.argsort(user[rows], kind="stable")]
+    back = steps_back(user[rows], timestamp[rows], None if beyond is None else beyond[rows])
+    return int(untimed.sum()), len(np.unique(user[rows[back]]))
+
+
 def user_starts(user: np.ndarray) -> np.ndarray:
     """Row number of the first row of each row's user (int64 [rows]); `user` is grouped."""
     if not len(user):
