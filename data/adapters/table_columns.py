@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from configs.program import InputError
 from data.adapters.options import TableFile
 from data.adapters.times import in_seconds, not_of_unit
 from data.shaping.findings import Finding, in_rows
+from data.store import csv_text
 from data.store.json_text import parse_json
 from data.store.parquet import UNREADABLE, read_table
 
@@ -75,11 +75,10 @@ def read_source(
         source, findings = _choose(path.name, present, spec, required, optional)
         table = _read(path, sorted(set(source.values())))
     except UNREADABLE as error:
-        kind = "csv" if is_csv(path) else "parquet"
+        kind = "csv" if csv_text.is_csv(path) else "parquet"
         why = " ".join(str(error).split())[:160]
-        return None, [
-            Finding(str(path), "", f"{path.stat().st_size} bytes, no readable {kind} file ({why})", "check the file")
-        ]  # fmt: skip
+        what = f"{path.stat().st_size} bytes, no readable {kind} file ({why})"
+        return None, [Finding(str(path), "", what, _remedy(path, error))]
     if not table.num_rows and all(name in source for name in required):
         findings.append(Finding(path.name, "", "has no rows", "check the file"))
     columns = {name: table[column] for name, column in source.items()}
@@ -91,6 +90,9 @@ def _choose(
 ) -> tuple[dict[str, str], list[Finding]]:
     """({our name: the file's}, findings) of the columns to read."""
     findings = []
+    has = f"it has {', '.join(present)}: name the right one under columns"
+    if csv_text.is_csv(Path(file)) and len(present) == 1:
+        has = csv_text.other_mark(Path(file), present[0]) or has
     allowed = [*required, *optional]
     for name in spec.columns:
         if name not in allowed:
@@ -107,36 +109,36 @@ def _choose(
             findings.append(Finding(file, column, f"{count} columns have this name", "rename them"))
         elif name in required or name in spec.columns or name in spec.extras:
             use = f" (for {name})" if column != name else ""
-            fix = f"it has {', '.join(present)}: name the right one under columns"
-            findings.append(Finding(file, column, f"missing column{use}", fix))
+            findings.append(
+                Finding(file, column, f"missing column{use}", has + _without(name, spec, required))
+            )
     return chosen, findings
 
 
-def is_csv(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
+def _without(name: str, spec: TableFile, required: Sequence[str]) -> str:
+    """The other way to go on where a column is missing, if there is one."""
+    if name in required:
+        return ""
+    return f", or take it out of {'the map' if name in spec.columns else 'extras'}"
 
 
 def _column_names(path: Path) -> list[str]:
-    if not is_csv(path):
-        return pq.read_schema(path).names
-    with pcsv.open_csv(path, parse_options=_csv_options(path)) as reader:
-        return reader.schema.names
+    return csv_text.column_names(path) if csv_text.is_csv(path) else pq.read_schema(path).names
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
-    if not is_csv(path):
-        table = read_table(path, columns=columns)
-        return pa.table({name: _plain(table[name]) for name in columns})
-    # Text throughout: a reader that guesses types would turn an id "007" into 7.
-    convert = pcsv.ConvertOptions(
-        include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
-    )
-    return pcsv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
+    if csv_text.is_csv(path):
+        return csv_text.read_csv(path, columns)
+    table = read_table(path, columns=columns)
+    return pa.table({name: _plain(table[name]) for name in columns})
 
 
-def _csv_options(path: Path) -> pcsv.ParseOptions:
-    tab = path.name.removesuffix(".gz").endswith(".tsv")
-    return pcsv.ParseOptions(delimiter="\t" if tab else ",", newlines_in_values=True)
+def _remedy(path: Path, error: Exception) -> str:
+    """What to do with a file that cannot be read for `error`."""
+    if csv_text.is_csv(path):
+        return csv_text.remedy(path, error)
+    named = path.name.endswith(".parquet")
+    return "write it again" if named else "write it as csv(.gz), tsv(.gz) or parquet, and name it so"
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
