@@ -254,9 +254,15 @@ BAD = [
     ({"interactions": {"item_id": [7, 8, 8, 8, 8, 7, 7]}}, "rows 1 ('8'), 2 ('8'), 3 ('8'), ... (4 rows): item is not"),
     ({"interactions": {"user_id": [9, None, 9, 9, 5, 5, 5], "order": None}}, "column `user_id` row 1: null or empty id"),
     ({"interactions": {"timestamp": [1, 2, -3, 4, 5, 6, 7]}}, "column `timestamp` row 2 (-3): negative time"),
-    ({"interactions": {"timestamp": [1, 2, 3, 4, 5, 6, 1_500_000_000_000]}}, "row 6 (1500000000000): later than the year 2286 as seconds -> milliseconds?"),
-    ({"interactions": {"timestamp": ["1", "x", "", "2018-01-01", "5", "6", "7"]}}, "rows 1 ('x'), 3 ('2018-01-01'): wrong type: not a number"),
-    ({"interactions": {"timestamp": [1.0, 6.5, None, float("nan"), 5.0, 6.0, 7.0]}}, "column `timestamp` row 1 (6.5): wrong type: not a whole number"),
+    ({"interactions": {"timestamp": [1, 2, 3, 4, 5, 6, 1_500_000_000_000]}}, "row 6 (1500000000000): later than the year 2286 as seconds -> milliseconds? set tables.time_unit to ms"),
+    ({"interactions": {"timestamp": [1, 2, 3, 4, 5, 6, 1_500_000_000_000_000_000]}}, "as seconds -> nanoseconds? divide by 1000000 and set tables.time_unit to ms"),
+    ({"interactions": {"timestamp": pa.array([10**12] * 7, pa.timestamp("s"))}}, "later than the year 2286 as seconds -> the column's unit is not that of its numbers"),
+    ({"interactions": {"timestamp": pa.array([-1_500] * 7, pa.timestamp("ms"))}}, "rows 0 (-2), 1 (-2), 2 (-2), ... (7 rows): negative time"),
+    ({"interactions": {"timestamp": pa.array([17_000] * 7, pa.date32())}}, "wrong type: date32[day], not numbers -> write whole unix seconds, or milliseconds"),
+    ({"interactions": {"timestamp": pa.array([17_000] * 7, pa.decimal128(12, 2))}}, "wrong type: decimal128(12, 2), not numbers -> write whole unix seconds, or milliseconds"),
+    ({"interactions": {"order": ["0", "1", "2", "3", "0", "1", "last"]}}, "row 6 ('last'): wrong type: not a number -> write it as integers or floats"),
+    ({"interactions": {"timestamp": ["1", "x", "", "2018-01-01", "5", "6", "7"]}}, "rows 1 ('x'), 3 ('2018-01-01'): wrong type: not a number -> write whole unix seconds, or milliseconds with tables.time_unit ms, or a parquet timestamp column"),
+    ({"interactions": {"timestamp": [1.0, 6.5, None, float("nan"), 5.0, 6.0, 7.0]}}, "column `timestamp` row 1 (6.5): wrong type: not a whole number -> write whole unix seconds, or milliseconds"),
     ({"interactions": {"order": [0, 1, 3, 4, 0, 1, 2]}}, "column `order` row 2 (3): gap in the user's order before it"),
     ({"interactions": {"order": [0, 1, 1, 2, 0, 1, 2]}}, "column `order` row 2 (1): the user has this order twice"),
     ({"interactions": {"order": [0, 1, 2, 3, 0, 1, None]}}, "column `order` row 6: null order"),
@@ -300,32 +306,6 @@ def test_all_kinds_are_found_at_once(tmp_path):
         "duplicate item id", "item is not in the item table", "negative time", "unknown split", "missing column",
         "an item is not in the item table", "unknown split", "missing file",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        (TableFile("none.parquet"), "missing file"),
-        (TableFile("items.parquet", {"titel": "title"}), "column `titel`: the column map names no column of ours"),
-        (TableFile("items.parquet", {"title": "name"}), "column `name`: missing column (for title) -> it has item_id, title"),
-        (TableFile("items.parquet", extras=["colour"]), "column `colour`: missing column"),
-        (TableFile("twice.csv"), "column `title`: 2 columns have this name"),
-        (TableFile("torn.parquet"), "no readable parquet file"),
-        (TableFile("ragged.csv"), "no readable csv file"),
-        (TableFile("latin.csv"), "no readable csv file"),
-        (TableFile("cut.csv.gz"), "no readable csv file"),
-    ],
-)  # fmt: skip
-def test_files_that_cannot_be_read(tmp_path, spec, message):
-    folder = store(tmp_path)
-    (folder / "twice.csv").write_text("item_id,title,title\n40,a,b\n7,a,b\n100,a,b\n")
-    (folder / "torn.parquet").write_bytes((folder / "items.parquet").read_bytes()[:-200])
-    (folder / "ragged.csv").write_text("item_id,title\n40,a\n7,a,b\n")
-    (folder / "latin.csv").write_bytes(b"item_id,title\n40,caf\xe9\n")
-    packed = gzip.compress(b"item_id,title\n" + np.random.default_rng(0).bytes(4000).hex().encode() + b",x\n")
-    (folder / "cut.csv.gz").write_bytes(packed[:-800])
-    found = findings_of(folder, options(items=spec))
-    assert message in str(found[0]), str(found[0])
 
 
 def test_options_that_cannot_work_are_refused():

@@ -196,3 +196,55 @@ def test_a_dump_is_checked_and_empty_splits_and_long_histories_are_said(tmp_path
     assert "the valid split has no rows" in said and "the test split has no rows" in said
     assert "is fine (2 items, 2 users, 4 interactions, 2 train, 0 valid, 0 test" in said
     assert "filters leave nothing" in refused("--raw", raw, "--filters.user_k", 9)
+
+
+def own_recipe(folder: Path, **filters: int) -> Path:
+    """Tables whose windows are made by us."""
+    settings = {"adapter": "tables", "filters": filters, "split": {"kind": "leave_one_out"}}
+    (folder / "own.yaml").write_text(json.dumps(settings))
+    return folder / "own.yaml"
+
+
+def test_users_who_keep_the_file_order_for_want_of_a_time_are_said(tmp_path, capsys):
+    pq.write_table(pa.table({"item_id": [0, 1, 2]}), tmp_path / "items.parquet")
+    # By time; no time, against it; no time, with it; one row; no time at all.
+    columns = {
+        "user_id": [1, 2, 3, 2, 1, 2, 3, 3, 4, 5, 5], "item_id": [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1],
+        "timestamp": [9, 9, 1, None, 8, 3, 5, None, None, None, None],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "interactions.parquet")
+    recipe = own_recipe(tmp_path, user_k=0, item_k=0)
+    told = (
+        "3 of 5 users have interactions without a time and keep the file's order throughout, for 1 of them against times that"
+        " are known -> give an order column, or drop the rows without a time\n"
+    )
+    call("data.validate", "--config", recipe, "--raw", tmp_path)
+    assert f"validate: {told}" in capsys.readouterr().out
+    call("data.prepare", "--config", recipe, "--raw", tmp_path, "--output_dir", tmp_path / "data")
+    assert f"prepare: {told}" in capsys.readouterr().out
+    funnel = json.loads((tmp_path / "data/funnel.json").read_text())
+    assert (funnel["users_in_file_order"], funnel["users_in_file_order_against_times"]) == (3, 1)
+    for silent in (
+        {"order": [0, 0, 0, 1, 1, 2, 1, 2, 0, 0, 1], "timestamp": None},
+        {"timestamp": list(range(11))},
+        {"timestamp": None},
+    ):
+        table = {name: column for name, column in (columns | silent).items() if column is not None}
+        pq.write_table(pa.table(table), tmp_path / "interactions.parquet")
+        call("data.validate", "--config", recipe, "--raw", tmp_path)
+        assert "without a time" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("user_k", "items"), [(0, 4), (2, 2)])
+def test_items_without_an_interaction_stay_only_where_nothing_is_filtered(tmp_path, capsys, user_k, items):
+    pq.write_table(pa.table({"item_id": [0, 1, 2, 3]}), tmp_path / "items.parquet")
+    columns = {"user_id": [1, 1, 2], "item_id": [0, 1, 2], "timestamp": [1, 2, 3]}
+    pq.write_table(pa.table(columns), tmp_path / "interactions.parquet")
+    recipe = own_recipe(tmp_path, user_k=user_k, item_k=0)
+    call("data.prepare", "--config", recipe, "--raw", tmp_path, "--output_dir", tmp_path / "data")
+    assert pq.read_metadata(tmp_path / "data/items.parquet").num_rows == items
+    funnel = json.loads((tmp_path / "data/funnel.json").read_text())
+    assert funnel.get("items_without_interactions_left_out") == (1 if user_k else None)
+    assert ("items without an interaction among those read: 1, left out" in capsys.readouterr().out) == bool(
+        user_k
+    )

@@ -45,7 +45,10 @@ def read(raw: str | Path, options: AmazonOptions, funnel: Funnel) -> tuple[Loade
     metadata = dump.scan_metadata(texts, reviews.item_ids, options)
     _count(reviews, metadata, funnel)
     known = np.ones(len(reviews.user), bool)
-    rows = Coded(reviews.user, reviews.item, reviews.rating, reviews.timestamp, known, split=reviews.split)
+    rows = Coded(
+        reviews.user, reviews.item, reviews.rating, reviews.timestamp, known, split=reviews.split,
+        beyond=reviews.beyond,
+    )  # fmt: skip
     rows = _drop_items(rows, metadata, options, funnel)
     items = partial(_items, texts, reviews, metadata, options, funnel)
     users = pa.table({"raw_id": reviews.user_ids})
@@ -124,11 +127,13 @@ def _drop_items(rows: Coded, metadata: dump.Metadata, options: AmazonOptions, fu
 
 
 def first_of_repeats(rows: Coded) -> np.ndarray:
-    """Row numbers (ascending) of the first of every (user, item, time)."""
-    order = np.lexsort((rows.timestamp, rows.item, rows.user))
+    """Row numbers (ascending) of the first of every (user, item, time as exact as the source has it)."""
+    every = (rows.beyond, rows.timestamp, rows.item, rows.user)
+    columns = [column for column in every if column is not None]
+    order = np.lexsort(columns)
+    same = np.logical_and.reduce([np.diff(column[order]) == 0 for column in columns])
     repeats = np.zeros(len(order), bool)
-    same = [np.diff(column[order]) == 0 for column in (rows.user, rows.item, rows.timestamp)]
-    repeats[order[1:][same[0] & same[1] & same[2]]] = True
+    repeats[order[1:][same]] = True
     return np.flatnonzero(~repeats)
 
 

@@ -10,11 +10,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.adapters.recipe import Recipe
-from data.shaping.assemble import Coded, Funnel, Prepared, filter_core, finish, months, split_rows, windows
+from data.shaping.assemble import (
+    Coded,
+    Funnel,
+    Prepared,
+    distinct,
+    filter_core,
+    finish,
+    months,
+    split_rows,
+    windows,
+)
 from data.shaping.coding import dense_by_first_appearance
 from data.shaping.findings import Finding
 from data.shaping.remarks import remarks
-from data.shaping.splits import SPLIT_NAMES, TRAIN
+from data.shaping.splits import SPLIT_NAMES, TRAIN, in_file_order
 
 
 def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Finding]]:
@@ -29,10 +39,16 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
         funnel.facts["months_read"] = months(rows)
     # Not held twice: what comes in is as large as what is left of it.
     loaded = dataclasses.replace(loaded, rows=rows.take(np.arange(0)))
-    if loaded.keeps_codes and recipe.filters.keeps_everything:
+    keeps_codes = loaded.keeps_codes and recipe.filters.keeps_everything
+    if not keeps_codes:
+        if loaded.keeps_codes:
+            tell_unseen(loaded.num_items - distinct(rows.item), funnel)
+        rows = filter_core(rows, recipe.filters, funnel)
+    tell_file_order(rows, funnel)
+    if keeps_codes:
         rows = rows.in_sequence()
     else:
-        rows, user_codes, items = renumber(filter_core(rows, recipe.filters, funnel))
+        rows, user_codes, items = renumber(rows)
         users = users.take(pa.array(user_codes))
     split = split_of(rows, recipe, has_sequences=loaded.sequences is not None)
     made = windows(rows, split, recipe.split)
@@ -52,6 +68,29 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
     for text in remarks(prepared.sequences, max_history=recipe.split.max_history):
         funnel.note(text)
     return prepared, []
+
+
+def tell_unseen(count: int, funnel: Funnel) -> None:
+    """Items of the source without an interaction: they stay only where nothing is filtered."""
+    if count:
+        funnel.facts["items_without_interactions_left_out"] = count
+        funnel.note(
+            f"items without an interaction among those read: {count}, left out as with any filter -> filters.user_k 0, item_k 0"
+            " and no window keep them"
+        )
+
+
+def tell_file_order(rows: Coded, funnel: Funnel) -> None:
+    """Users who keep the file's order because a time is missing, where others go by time."""
+    if rows.order is not None or rows.known.all() or not rows.known.any():
+        return
+    kept, contradicted = in_file_order(rows.user, rows.timestamp, rows.known, rows.beyond)
+    if kept:
+        funnel.facts |= {"users_in_file_order": kept, "users_in_file_order_against_times": contradicted}
+        funnel.note(
+            f"{kept} of {distinct(rows.user)} users have interactions without a time and keep the file's order throughout, for"
+            f" {contradicted} of them against times that are known -> give an order column, or drop the rows without a time"
+        )
 
 
 def split_of(rows: Coded, recipe: Recipe, *, has_sequences: bool) -> np.ndarray:

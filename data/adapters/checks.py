@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.adapters.table_columns import whole
-from data.adapters.times import in_seconds
+from data.adapters.times import not_of_unit
 from data.artifacts import INTERACTIONS, ITEMS, SEQUENCES, USERS, Schema, ragged
 from data.shaping.findings import Finding, in_rows
 from data.shaping.splits import SPLIT_NAMES, positions
@@ -166,5 +166,5 @@ def _time(file: str, table: pa.Table) -> Iterator[Finding]:
     values = whole(table["timestamp"])
     seconds, known = values.fill_null(0).to_numpy(), values.is_valid().to_numpy(zero_copy_only=False)
     yield from in_rows(file, "timestamp", seconds < 0, "negative time", values=values)
-    _, late, what, _ = in_seconds(seconds, known, unit="s", option="")
+    late, what, _ = not_of_unit(seconds, known, unit="s", option="")
     yield from in_rows(file, "timestamp", late, what, values=values, fix="milliseconds?")

@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from configs.program import InputError
 from data.adapters.options import TableFile
+from data.adapters.times import in_seconds, not_of_unit
 from data.shaping.findings import Finding, in_rows
+from data.store import csv_text
 from data.store.json_text import parse_json
 from data.store.parquet import UNREADABLE, read_table
 
 TEXT_LISTS = pa.list_(pa.string())
+WRITE_TIMES = (
+    "write whole unix seconds, or milliseconds with tables.time_unit ms, or a parquet timestamp column"
+)
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 
 
@@ -71,11 +75,10 @@ def read_source(
         source, findings = _choose(path.name, present, spec, required, optional)
         table = _read(path, sorted(set(source.values())))
     except UNREADABLE as error:
-        kind = "csv" if is_csv(path) else "parquet"
+        kind = "csv" if csv_text.is_csv(path) else "parquet"
         why = " ".join(str(error).split())[:160]
-        return None, [
-            Finding(str(path), "", f"{path.stat().st_size} bytes, no readable {kind} file ({why})", "check the file")
-        ]  # fmt: skip
+        what = f"{path.stat().st_size} bytes, no readable {kind} file ({why})"
+        return None, [Finding(str(path), "", what, _remedy(path, error))]
     if not table.num_rows and all(name in source for name in required):
         findings.append(Finding(path.name, "", "has no rows", "check the file"))
     columns = {name: table[column] for name, column in source.items()}
@@ -87,6 +90,9 @@ def _choose(
 ) -> tuple[dict[str, str], list[Finding]]:
     """({our name: the file's}, findings) of the columns to read."""
     findings = []
+    has = f"it has {', '.join(present)}: name the right one under columns"
+    if csv_text.is_csv(Path(file)) and len(present) == 1:
+        has = csv_text.other_mark(Path(file), present[0]) or has
     allowed = [*required, *optional]
     for name in spec.columns:
         if name not in allowed:
@@ -103,36 +109,36 @@ def _choose(
             findings.append(Finding(file, column, f"{count} columns have this name", "rename them"))
         elif name in required or name in spec.columns or name in spec.extras:
             use = f" (for {name})" if column != name else ""
-            fix = f"it has {', '.join(present)}: name the right one under columns"
-            findings.append(Finding(file, column, f"missing column{use}", fix))
+            findings.append(
+                Finding(file, column, f"missing column{use}", has + _without(name, spec, required))
+            )
     return chosen, findings
 
 
-def is_csv(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
+def _without(name: str, spec: TableFile, required: Sequence[str]) -> str:
+    """The other way to go on where a column is missing, if there is one."""
+    if name in required:
+        return ""
+    return f", or take it out of {'the map' if name in spec.columns else 'extras'}"
 
 
 def _column_names(path: Path) -> list[str]:
-    if not is_csv(path):
-        return pq.read_schema(path).names
-    with pcsv.open_csv(path, parse_options=_csv_options(path)) as reader:
-        return reader.schema.names
+    return csv_text.column_names(path) if csv_text.is_csv(path) else pq.read_schema(path).names
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
-    if not is_csv(path):
-        table = read_table(path, columns=columns)
-        return pa.table({name: _plain(table[name]) for name in columns})
-    # Text throughout: a reader that guesses types would turn an id "007" into 7.
-    convert = pcsv.ConvertOptions(
-        include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
-    )
-    return pcsv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
+    if csv_text.is_csv(path):
+        return csv_text.read_csv(path, columns)
+    table = read_table(path, columns=columns)
+    return pa.table({name: _plain(table[name]) for name in columns})
 
 
-def _csv_options(path: Path) -> pcsv.ParseOptions:
-    tab = path.name.removesuffix(".gz").endswith(".tsv")
-    return pcsv.ParseOptions(delimiter="\t" if tab else ",", newlines_in_values=True)
+def _remedy(path: Path, error: Exception) -> str:
+    """What to do with a file that cannot be read for `error`."""
+    if csv_text.is_csv(path):
+        return csv_text.remedy(path, error)
+    named = path.name.endswith(".parquet")
+    return "write it again" if named else "write it as csv(.gz), tsv(.gz) or parquet, and name it so"
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -260,32 +266,62 @@ def text_lists(source: ColumnSource, column: str) -> tuple[pa.Array, list[Findin
     return pa.array(rows, TEXT_LISTS), source.at(column, bad, "not a JSON list", values=values)
 
 
-def numbers(source: ColumnSource, column: str, kind: pa.DataType) -> tuple[pa.Array, list[Finding]]:
-    """A numeric column of `kind` with nulls; empty csv cells and NaN are null; what is no number is a finding."""
+def numbers(
+    source: ColumnSource, column: str, kind: pa.DataType, *, fix: str = "write it as integers or floats"
+) -> tuple[pa.Array, list[Finding]]:
+    """A numeric column of `kind` with nulls; empty csv cells and NaN are null; what is no number is a finding that ends in `fix`."""
     if not source.has(column):
         return pa.nulls(source.rows, kind), []
     cells = values = source.cells(column)
     findings = []
-    if pa.types.is_timestamp(values.type):
-        values = values.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     if pa.types.is_string(values.type):
         text = pc.utf8_trim_whitespace(values)
         text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
         good = pc.match_substring_regex(text, NUMBER).fill_null(True)
         bad = ~good.to_numpy(zero_copy_only=False)
-        findings += source.at(column, bad, "wrong type: not a number", values=cells)
+        findings += source.at(column, bad, "wrong type: not a number", values=cells, fix=fix)
         values = pc.if_else(good, text, pa.scalar(None, pa.string())).cast(pa.float64())
     elif pa.types.is_boolean(values.type) or not _is_textual(values.type):
-        return pa.nulls(len(values), kind), [
-            source.whole_column(column, f"wrong type: {values.type}, not numbers")
-        ]
+        wrong = f"wrong type: {values.type}, not numbers"
+        return pa.nulls(len(values), kind), [source.whole_column(column, wrong, fix)]
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
         if pa.types.is_integer(kind):
             fraction = pc.not_equal(pc.floor(values), values).fill_null(False).to_numpy(zero_copy_only=False)
-            findings += source.at(column, fraction, "wrong type: not a whole number", values=cells)
+            findings += source.at(column, fraction, "wrong type: not a whole number", values=cells, fix=fix)
             values = pc.floor(values)
     return values.cast(kind, safe=False), findings
+
+
+def timestamps(
+    source: ColumnSource, unit: str
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[Finding]]:
+    """(UTC seconds int64, 0 where there is none; nanoseconds beyond them int32, or None; known bool; findings)."""
+    cells = source.cells("timestamp") if source.has("timestamp") else None
+    if cells is not None and pa.types.is_timestamp(cells.type):
+        return _typed(source, cells)
+    values, findings = numbers(source, "timestamp", pa.int64(), fix=WRITE_TIMES)
+    known = ~values.is_null().to_numpy(zero_copy_only=False)
+    times = values.fill_null(0).to_numpy()
+    findings += source.at("timestamp", times < 0, "negative time", values=values)
+    wrong, what, fix = not_of_unit(times, known, unit=unit, option="tables.time_unit")
+    return (
+        *in_seconds(times, unit),
+        known,
+        findings + source.at("timestamp", wrong, what, values=values, fix=fix),
+    )
+
+
+def _typed(
+    source: ColumnSource, cells: pa.Array
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[Finding]]:
+    known = ~cells.is_null().to_numpy(zero_copy_only=False)
+    seconds, beyond = in_seconds(cells.cast(pa.int64()).fill_null(0).to_numpy(), cells.type.unit)
+    values = pa.array(seconds)
+    findings = source.at("timestamp", seconds < 0, "negative time", values=values)
+    late, what, _ = not_of_unit(seconds, known, unit="s", option="")
+    fix = "the column's unit is not that of its numbers: write it again"
+    return seconds, beyond, known, findings + source.at("timestamp", late, what, values=values, fix=fix)
 
 
 def amounts(

@@ -40,14 +40,14 @@ from data.adapters.table_columns import (
     read_source,
     rows_of,
     texts,
+    timestamps,
 )
 from data.adapters.table_items import Items, load_items, repeats
-from data.adapters.times import in_seconds
 from data.artifacts import int_lists
 from data.shaping.assemble import Coded, Funnel
 from data.shaping.coding import Coder
 from data.shaping.findings import Finding
-from data.shaping.splits import SPLIT_NAMES, in_order
+from data.shaping.splits import SPLIT_NAMES, in_order, steps_back
 
 UNKNOWN_SPLIT = -1
 
@@ -56,9 +56,9 @@ UNKNOWN_SPLIT = -1
 class Tables:
     """The tables on dense ids.
 
-    items: columns of items.parquet, row i is item i. user, item int32, rating float32 (NaN), timestamp int64, known bool
-    (has a time), order int64 or None, split int8 or None (codes of SPLIT_NAMES, UNKNOWN_SPLIT = null) [interactions, file
-    order]. sequences: columns of sequences.parquet without example_id, or None. users: columns of users.parquet.
+    items: columns of items.parquet, row i is item i. user, item int32, rating float32 (NaN), timestamp int64, beyond int32
+    (nanoseconds after it) or None, known bool (has a time), order int64 or None, split int8 or None (codes of SPLIT_NAMES,
+    UNKNOWN_SPLIT = null) [interactions, file order]. sequences: columns of sequences.parquet without example_id, or None. users: columns of users.parquet.
     cleaned: items whose text `clean_text` changed; not_parsed: ratings and prices that are there and no number.
     """
 
@@ -67,6 +67,7 @@ class Tables:
     item: np.ndarray
     rating: np.ndarray
     timestamp: np.ndarray
+    beyond: np.ndarray | None
     known: np.ndarray
     order: np.ndarray | None
     split: np.ndarray | None
@@ -92,8 +93,9 @@ def read(raw: str | Path, options: TablesOptions, funnel: Funnel) -> tuple[Loade
     if tables is None:
         return None, findings
     rows = Coded(
-        tables.user, tables.item, tables.rating, tables.timestamp, tables.known, tables.order, tables.split
-    )
+        tables.user, tables.item, tables.rating, tables.timestamp, tables.known, tables.order, tables.split,
+        tables.beyond,
+    )  # fmt: skip
     funnel.count("interactions read", rows)
     funnel.facts |= {"items_with_cleaned_text": tables.cleaned} | tables.not_parsed
     users = tables.users.drop_columns(["user_id"])
@@ -128,7 +130,7 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
         named = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
         order, found = _orders(source, codes[:rows], named[codes[:rows]])
         findings += found
-        times = columns["timestamp"], columns["known"] & (columns["timestamp"] >= 0)
+        times = columns["timestamp"], columns["beyond"], columns["known"] & (columns["timestamp"] >= 0)
         columns["order"], found = _settled(source, codes[:rows], order, *times, rule=options.sequence_by)
         findings += found
     if sequences is not None:
@@ -147,7 +149,7 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
 def _load_interactions(
     source: ColumnSource, time_unit: str, items: Items | None, users: Coder
 ) -> tuple[dict[str, np.ndarray | None], int, list[Finding]]:
-    """(item, timestamp, known, rating and split of `Tables`, ratings that are no number, findings).
+    """(item, timestamp, beyond, known, rating and split of `Tables`, ratings that are no number, findings).
 
     The users are added to the coder.
     """
@@ -155,13 +157,15 @@ def _load_interactions(
     users.add(ids)
     item, found = _item_numbers(source, "item_id", items)
     findings += found
-    timestamp, known, found = _timestamps(source, time_unit)
+    timestamp, beyond, known, found = timestamps(source, time_unit)
     findings += found
     rating, unparsed, found = amounts(source, "rating", parse_rating)
     findings += found
     split, found = _splits(source, SPLIT_NAMES)
     ratings = rating.to_numpy(zero_copy_only=False).astype(np.float32)
-    columns = {"item": item, "timestamp": timestamp, "known": known, "rating": ratings, "split": split}
+    columns = {
+        "item": item, "timestamp": timestamp, "beyond": beyond, "known": known, "rating": ratings, "split": split
+    }  # fmt: skip
     return columns, unparsed, findings + found
 
 
@@ -171,19 +175,6 @@ def _item_numbers(source: ColumnSource, column: str, items: Items | None) -> tup
         return np.zeros(len(mentioned), np.int32), findings
     numbers_, lost = items.numbers(mentioned)
     return numbers_, findings + source.at(column, lost, "item is not in the item table", values=mentioned)
-
-
-def _timestamps(source: ColumnSource, unit: str) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
-    """(UTC seconds int64, 0 where there is none; known bool; findings)."""
-    values, findings = numbers(source, "timestamp", pa.int64())
-    known = ~values.is_null().to_numpy(zero_copy_only=False)
-    times = values.fill_null(0).to_numpy()
-    negative = times < 0
-    findings += source.at("timestamp", negative, "negative time", values=values)
-    if source.has("timestamp") and pa.types.is_timestamp(source.table["timestamp"].type):
-        unit = "s"
-    seconds, wrong, what, fix = in_seconds(times, known, unit=unit, option="tables.time_unit")
-    return seconds, known, findings + source.at("timestamp", wrong, what, values=values, fix=fix)
 
 
 def _splits(source: ColumnSource, allowed: Sequence[str]) -> tuple[np.ndarray | None, list[Finding]]:
@@ -231,6 +222,7 @@ def _settled(
     user: np.ndarray,
     order: np.ndarray | None,
     timestamp: np.ndarray,
+    beyond: np.ndarray | None,
     known: np.ndarray,
     *,
     rule: str,
@@ -244,11 +236,12 @@ def _settled(
         return None, []
     rows = np.lexsort((order, user))
     timed = rows[known[rows]]
-    back = np.flatnonzero((np.diff(user[timed]) == 0) & (np.diff(timestamp[timed]) < 0)) + 1
+    back = steps_back(user[timed], timestamp[timed], None if beyond is None else beyond[timed])
     if not len(back) or rule == "order":
         return order, []
     if rule == "time":
-        by_time = rows[in_order(user[rows], timestamp[rows], known[rows])]
+        finer = None if beyond is None else beyond[rows]
+        by_time = rows[in_order(user[rows], timestamp[rows], known[rows], finer)]
         settled = np.empty_like(order)
         settled[by_time] = np.arange(len(order))
         return settled, []
@@ -292,7 +285,7 @@ def _load_sequences(
         "split": pa.array(np.array([*SPLIT_NAMES, None], object)[split], pa.string()),
     }
     if source.has("timestamp"):
-        seconds, known, found = _timestamps(source, options.time_unit)
+        seconds, _, known, found = timestamps(source, options.time_unit)
         columns["timestamp"] = pa.array(seconds, mask=~known)
         findings += found
     columns |= {name: source.cells(name) for name in spec.extras if source.has(name) and name not in columns}

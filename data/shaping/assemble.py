@@ -5,7 +5,7 @@ Both adapters end here: rows are grouped by user and put in order, split, cut in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -105,7 +105,8 @@ class Coded:
     """Interactions on codes, any row order; arrays have one entry per row.
 
     user, item: int32; rating: float32, NaN = none; timestamp: int64 UTC seconds where `known`; order: position in the
-    user's sequence or None (then by time); split: int8 code of SPLIT_NAMES or None.
+    user's sequence or None (then by time); split: int8 code of SPLIT_NAMES or None; beyond: nanoseconds after the second int32,
+    None where all times are whole seconds or the order is settled.
     """
 
     user: np.ndarray
@@ -115,11 +116,13 @@ class Coded:
     known: np.ndarray
     order: np.ndarray | None = None
     split: np.ndarray | None = None
+    beyond: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Coded:
         """The given rows."""
         optional = {
-            name: None if (a := getattr(self, name)) is None else a[rows] for name in ("order", "split")
+            name: None if (a := getattr(self, name)) is None else a[rows]
+            for name in ("order", "split", "beyond")
         }
         return Coded(
             self.user[rows],
@@ -131,10 +134,12 @@ class Coded:
         )
 
     def in_sequence(self) -> Coded:
-        """Rows grouped by user, in order."""
+        """Rows grouped by user, in order: that is settled here, from there on times are whole seconds."""
         if self.order is not None:
-            return self.take(np.lexsort((self.order, self.user)))
-        return self.take(in_order(self.user, self.timestamp, self.known))
+            rows = np.lexsort((self.order, self.user))
+        else:
+            rows = in_order(self.user, self.timestamp, self.known, self.beyond)
+        return replace(self, beyond=None).take(rows)
 
 
 def distinct(codes: np.ndarray) -> int:

@@ -31,18 +31,50 @@ TRAIN, VALID, TEST, CONTEXT = range(4)
 SPLIT_NAMES = ("train", "valid", "test", "context")
 
 
-def in_order(user: np.ndarray, timestamp: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+def in_order(
+    user: np.ndarray,
+    timestamp: np.ndarray,
+    known: np.ndarray | None = None,
+    beyond: np.ndarray | None = None,
+) -> np.ndarray:
     """Row numbers (int64) sorted by (user, time, original order).
 
-    timestamp: int64 UTC seconds; a user with any row whose time is not `known` keeps the original order throughout,
-    because a partial order cannot be merged with it without guessing.
+    timestamp: int64 UTC seconds; beyond: nanoseconds after them, None where there are none. A user with any row whose time
+    is not `known` keeps the original order throughout, because a partial order cannot be merged with it without guessing.
     """
     if known is not None and not known.all():
         untimed = np.zeros(int(user.max(initial=-1)) + 1, bool)
         untimed[user[~known]] = True
         timestamp = np.where(untimed[user], 0, timestamp)
-    by_time = np.argsort(timestamp, kind="stable")
+        beyond = None if beyond is None else np.where(untimed[user], 0, beyond)
+    by_time = np.argsort(timestamp, kind="stable") if beyond is None else np.lexsort((beyond, timestamp))
     return by_time[np.argsort(user[by_time], kind="stable")]
+
+
+def steps_back(user: np.ndarray, timestamp: np.ndarray, beyond: np.ndarray | None = None) -> np.ndarray:
+    """Row numbers (int64) of rows that are earlier than the row before them, of the same user.
+
+    user: grouped; timestamp, beyond: as for `in_order`.
+    """
+    step = np.diff(timestamp)
+    earlier = step < 0
+    if beyond is not None:
+        earlier |= (step == 0) & (np.diff(beyond) < 0)
+    return np.flatnonzero(earlier & (np.diff(user) == 0)) + 1
+
+
+def in_file_order(
+    user: np.ndarray, timestamp: np.ndarray, known: np.ndarray, beyond: np.ndarray | None = None
+) -> tuple[int, int]:
+    """(users of several rows whom `in_order` leaves in the original order, those among them whose known times contradict it)."""
+    several = np.bincount(user) > 1
+    untimed = np.zeros(len(several), bool)
+    untimed[user[~known]] = True
+    untimed &= several
+    rows = np.flatnonzero(known & untimed[user])
+    rows = rows[np.argsort(user[rows], kind="stable")]
+    back = steps_back(user[rows], timestamp[rows], None if beyond is None else beyond[rows])
+    return int(untimed.sum()), len(np.unique(user[rows[back]]))
 
 
 def user_starts(user: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ from data.adapters.item_text import (
 )
 from data.adapters.logs.options import P5Options
 from data.adapters.options import AmazonOptions, TitleFilter, Year
-from data.adapters.times import in_seconds
+from data.adapters.times import in_seconds, not_of_unit
 from data.shaping.coding import Coder
 
 
@@ -69,7 +69,8 @@ class Reviews:
 
     user, item: int32 codes [rows] into user_ids, item_ids (distinct strings in order of first appearance);
     rating: float32 [rows], NaN where missing; timestamp: int64 UTC seconds [rows]; lines: one account per file;
-    ratings_not_parsed: ratings that are there and no number; split: int8 [rows], where the files are a published split.
+    ratings_not_parsed: ratings that are there and no number; split: int8 [rows], where the files are a published split;
+    beyond: nanoseconds after the second int32 [rows], None where there are none.
     """
 
     user: np.ndarray
@@ -81,6 +82,7 @@ class Reviews:
     lines: tuple[Lines, ...]
     ratings_not_parsed: int
     split: np.ndarray | None = None
+    beyond: np.ndarray | None = None
 
 
 def find_files(raw: str | Path, patterns: Sequence[str], *, what: str, group: str = "amazon") -> list[Path]:
@@ -123,22 +125,23 @@ def read_reviews(files: Sequence[Path], options: AmazonOptions) -> Reviews:
     item, item_ids = items.finish()
     if not len(user):
         raise InputError(f"{files[0]}: no reviews in {len(files)} file(s) -> check raw and amazon.reviews")
-    seconds = _seconds(np.concatenate(times), options, where=str(files[0]))
-    return Reviews(
-        user, item, np.concatenate(ratings), seconds, user_ids, item_ids, tuple(accounts), unparsed
-    )
+    seconds, beyond = _seconds(np.concatenate(times), options, where=str(files[0]))
+    rating = np.concatenate(ratings)
+    return Reviews(user, item, rating, seconds, user_ids, item_ids, tuple(accounts), unparsed, beyond=beyond)
 
 
-def _seconds(times: np.ndarray, options: AmazonOptions, *, where: str) -> np.ndarray:
-    """UTC seconds; single dates out of range are a dump's noise, most of them are another unit."""
+def _seconds(
+    times: np.ndarray, options: AmazonOptions, *, where: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """UTC seconds and what is beyond them; single dates out of range are a dump's noise, most of them are another unit."""
     known = np.ones(len(times), bool)
-    seconds, wrong, what, fix = in_seconds(times, known, unit=options.unit, option="amazon.time_unit")
+    wrong, what, fix = not_of_unit(times, known, unit=options.unit, option="amazon.time_unit")
     if 2 * np.count_nonzero(wrong) > len(times):
         first = int(np.flatnonzero(wrong)[0])
         raise InputError(
             f"{where}: {np.count_nonzero(wrong)} of {len(times)} times are {what} (review {first}: {times[first]}) -> {fix}"
         )
-    return seconds
+    return in_seconds(times, options.unit)
 
 
 _REVIEW = pa.schema(

@@ -21,7 +21,7 @@ import pyarrow.csv as pcsv
 
 from configs.program import InputError, progress
 from data.adapters.contract import RawLine, shown
-from data.adapters.times import in_seconds
+from data.adapters.times import in_seconds, joined, not_of_unit
 from data.shaping.assemble import Coded
 from data.shaping.coding import Coder
 from data.shaping.findings import FIRST_ROWS, Finding
@@ -170,6 +170,7 @@ class Log:
     items: Coder = field(default_factory=Coder)
     _ratings: list[np.ndarray] = field(default_factory=list)
     _times: list[np.ndarray] = field(default_factory=list)
+    _beyond: list[np.ndarray | None] = field(default_factory=list)
     _known: list[np.ndarray] = field(default_factory=list)
     _splits: list[np.ndarray] = field(default_factory=list)
     lines: int = 0
@@ -221,8 +222,9 @@ class Log:
             self.faults.at(file, columns[ours], empty, "null or empty id", first=row, values=ids, fix="correct the row")  # fmt: skip
             coder.add(ids if kept.all() else ids.filter(pa.array(kept)))
         self._ratings.append(self._rating(file, batch, columns.get("rating"), row, kept)[kept])
-        seconds, known = self._time(file, batch, columns.get("time"), row, kept)
+        seconds, beyond, known = self._time(file, batch, columns.get("time"), row, kept)
         self._times.append(seconds[kept])
+        self._beyond.append(None if beyond is None else beyond[kept])
         self._known.append(known[kept])
         if split is not None:
             self._splits.append(np.full(int(kept.sum()), split, np.int8))
@@ -243,18 +245,20 @@ class Log:
 
     def _time(
         self, file: str, batch: pa.RecordBatch, column: str | None, row: int, kept: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """(UTC seconds, what is beyond them, known) of the block's rows."""
         if column is None:
-            return np.zeros(batch.num_rows, np.int64), np.zeros(batch.num_rows, bool)
+            return np.zeros(batch.num_rows, np.int64), None, np.zeros(batch.num_rows, bool)
         values = batch[column]
         known = values.is_valid().to_numpy(zero_copy_only=False)
-        times = values.fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.int64)
+        given = values.fill_null(0.0).to_numpy(zero_copy_only=False)
+        times = given.astype(np.int64)
         self.faults.at(
             file, column, kept & (times < 0), "negative time", first=row, values=values, fix="correct the row"
         )
-        seconds, wrong, what, fix = in_seconds(times, known & kept, unit=self.unit, option=self.option)
+        wrong, what, fix = not_of_unit(times, known & kept, unit=self.unit, option=self.option)
         self.faults.at(file, column, wrong, what, first=row, values=values, fix=fix)
-        return seconds, known
+        return *in_seconds(given, self.unit), known
 
     def findings(self) -> list[Finding]:
         return list(self.faults.found.values())
@@ -263,13 +267,15 @@ class Log:
         """(rows in file order, ids of the user codes, ids of the item codes); this log is empty afterwards."""
         user, user_ids = self.users.finish()
         item, item_ids = self.items.finish()
+        beyond = joined(self._beyond, [len(times) for times in self._times])
+        self._beyond.clear()
         columns = []
         for parts, kind in ((self._ratings, np.float32), (self._times, np.int64), (self._known, bool)):
             columns.append(np.concatenate(parts) if parts else np.zeros(0, kind))
             parts.clear()
         split = np.concatenate(self._splits) if self._splits else None
         self.users, self.items = Coder(), Coder()
-        return Coded(user, item, *columns, split=split), user_ids, item_ids
+        return Coded(user, item, *columns, split=split, beyond=beyond), user_ids, item_ids
 
 
 def cells_with(path: Path, layout: Layout, column: str, wanted: Sequence[str]) -> Iterator[RawLine]:

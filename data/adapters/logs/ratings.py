@@ -61,7 +61,7 @@ def read_ratings(files: Sequence[Path], options: AmazonOptions) -> tuple[Reviews
     if not len(rows.user):
         return None, [Finding(files[0].name, "", "has no rows", "check raw and amazon.reviews")]
     return Reviews(
-        rows.user, rows.item, rows.rating, rows.timestamp, user_ids, item_ids, (), 0, split=rows.split
+        rows.user, rows.item, rows.rating, rows.timestamp, user_ids, item_ids, (), 0, rows.split, rows.beyond
     ), []
 
 
