@@ -19,6 +19,7 @@ STAGE=${STAGE:-recommend}           # which SFT stage
 STAGES=${STAGES:-}                  # in this order; 10 is GRPO, 11 evaluates the stage trained last. Empty: the default below
 PLAN_MINUTES=${PLAN_MINUTES:-30}    # of the stage plan: how long all of it may take, by forecast
 PLAN_SPEED=${PLAN_SPEED:-}          # of the stage plan: how fast the machine is, 2.0 is twice the one that was measured; empty: a probe says it
+OVERWRITE=${OVERWRITE:-}            # 1: all STAGES and the plan anew, as after a change of the data; an old output stays until its new one is finished
 SUBMIT=${SUBMIT:-}                  # slurm: every stage becomes a job that waits for the one before (scripts/slurm)
 source "$(dirname "$0")/env.sh"
 no_flags "$@"
@@ -35,7 +36,12 @@ RUN=${RUN:-$PAPER-$DATASET}
 export PAPER DATASET STAGE
 unset NAME                          # every stage names its own output here
 
-stage() { bash "$1"; }
+case $OVERWRITE:$SUBMIT in
+    : | :* | 1:) ;;
+    1:*) echo "ERROR 2: OVERWRITE=1 is not for jobs -> run the scripts with --overwrite, or without SUBMIT" >&2; exit 2 ;;
+    *) echo "ERROR 2: OVERWRITE=$OVERWRITE -> 1, or leave it out" >&2; exit 2 ;;
+esac
+stage() { bash "$1" ${OVERWRITE:+--overwrite}; }
 case $SUBMIT in
     "") ;;
     slurm)
@@ -83,6 +89,7 @@ for number in $STAGES; do
         14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} stage scripts/14_generate_videos.sh ;;
         baselines) stage scripts/train_baselines.sh ;;
         plan)
+            if [ -n "$OVERWRITE" ] && [ -z "${DRY_RUN:-}" ]; then rm -rf "${OUTPUT_ROOT:?}/$RUN/plan"; fi
             "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" \
                 ${PLAN_SPEED:+--speed "$PLAN_SPEED"} --output_dir "$OUTPUT_ROOT/$RUN/plan"
             take_plan "$OUTPUT_ROOT/$RUN/plan"
@@ -92,7 +99,7 @@ for number in $STAGES; do
         ensemble) NAME=ensemble MEMBERS=teacher,compact_distilled stage scripts/fuse.sh ;;
         report)
             "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
-                --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report"
+                --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report" ${OVERWRITE:+--overwrite}
             ;;
     esac
 done

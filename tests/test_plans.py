@@ -174,3 +174,22 @@ def test_a_row_takes_the_plans_sequential_model_unless_it_was_told_one(planner, 
     for more, model in (({}, "companions"), ({"SEQUENTIAL": "hstu"}, "hstu")):
         told = script(planner, "scripts/reproduce/best_yelp.sh", **shop, **more)
         assert any(f"NAME={model} RUN=best-yelp-s0" in line for line in told), more
+
+
+def test_changed_data_make_all_of_a_chain_anew(planner, tmp_path):
+    """OVERWRITE=1: another plan in place of that of other data, and every program is told."""
+    data, plan = prepared(tmp_path / "data/shop"), tmp_path / "out/best-shop/plan"
+    shop = {"PAPER": "best", "DATASET": "shop", "CONFIG": "magazine", "OUTPUT_ROOT": str(tmp_path / "out"),
+            "DATA_ROOT": str(tmp_path / "data"), "PLAN_SPEED": "1.0"}  # fmt: skip
+    script(planner, "scripts/chain.sh", STAGES="plan", **shop)
+    prepared(data, items=300)
+    told = script(planner, "scripts/chain.sh", STAGES="plan 02 04 report", OVERWRITE="1", **shop)
+    assert json.loads((plan / "plan.json").read_text())["counts"]["items"] == 300
+    programs = [line for line in told if line.startswith("-m ")]
+    assert len(programs) >= 4 and all("--overwrite" in line for line in programs)
+    assert "--overwrite" not in "".join(script(planner, "scripts/chain.sh", STAGES="02 report", **shop))
+    for wrong, said in ((("yes", ""), "OVERWRITE=yes -> 1"), (("1", "slurm"), "not for jobs")):
+        told = script(
+            planner, "scripts/chain.sh", code=2, STAGES="02", OVERWRITE=wrong[0], SUBMIT=wrong[1], **shop
+        )
+        assert said in told[-1]
