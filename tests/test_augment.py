@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from configs.program import InputError
 from data.rows import Rows
 from infer.models.sequential.windows import joined, row_windows, single_windows
-from train.scratch.augment import Augmentation, drawn_from, made_windows, prefixes
+from train.scratch.augment import MOST, Augmentation, drawn_from, made_windows, prefixes, sources
 
 
 def rows_of(histories: list[list[int]], targets: list[int]):
@@ -79,3 +80,18 @@ def test_what_cannot_be_made_is_refused():
     for wrong in ({"ratio": -1.0}, {"drop": 1.0}, {"replace": 1.1}, {"variants": 0}, {"ratio": 2.0}):
         with pytest.raises(InputError, match="augment:"):
             Augmentation(**wrong)
+
+
+def test_windows_that_overlap_do_not_multiply_what_is_made():
+    """A user of 60 items read ten at a time: fifty windows of one target each. Short histories are taken as they are."""
+    walk = list(range(60))
+    long = row_windows(rows_of([walk[at : at + 10] for at in range(50)], walk[10:]))
+    kept = sources(long, positions=10, seed=0)
+    assert len(long) == 50 and len(kept) == 10 == MOST * 50 / 10
+    starts = [kept.item_I[at] for at in kept.offsets[:-1]]
+    assert starts == sorted(starts) and starts != walk[:10] and len(set(starts)) == 10
+    assert (sources(long, positions=10, seed=0).item_I == kept.item_I).all()
+    assert (sources(long, positions=10, seed=1).item_I != kept.item_I).any()
+    of_two = rows_of([[0], [0, 1], [0, 1, 2], [3]], [1, 2, 4, 0])
+    short = row_windows(replace(of_two, users_R=np.array([0, 0, 0, 1], np.int32)))
+    assert len(short) == 2 and sources(short, positions=10, seed=0) is short

@@ -165,11 +165,11 @@ def learned_rows(args: TrainCompactArgs, train: Rows, sids: SidTable) -> Any:
     if not args.augment.ratio:
         return CompactRows(windows, users=users, taught=taught, share=share)
     # Each window once, however rows are read: the longest history of a user's rows that continue one another.
-    sources = row_windows(train)
-    made, rows, answered = made_rows(args, sources, train, sids)
+    made, rows, answered = made_rows(args, row_windows(train), train, sids)
     if users is not None:
         users = np.concatenate([users[0], rows.example_ids_R]), np.concatenate([users[1], rows.users_R])
-    return CompactRows(windows, None, users, taught, share, (made, answered, args.augment.ratio))
+    part = args.augment.ratio / args.augment.variants
+    return CompactRows(windows, None, users, taught, share, (made, answered, part))
 
 
 def teaching(args: TrainCompactArgs, sids: SidTable, **rows: Any) -> TaughtRows | DrawnRows:
@@ -184,21 +184,22 @@ def teaching(args: TrainCompactArgs, sids: SidTable, **rows: Any) -> TaughtRows 
 
 
 def made_rows(
-    args: TrainCompactArgs, sources: Any, train: Rows, sids: SidTable
+    args: TrainCompactArgs, windows: Any, train: Rows, sids: SidTable
 ) -> tuple[Any, Rows, TaughtRows | DrawnRows]:
     """(windows of made histories, their rows, the teacher's answers to them)."""
     from infer.models.cache import rows_sha256
-    from train.scratch.augment import drawn_from, made_windows, prefixes, single_items
+    from train.scratch.augment import drawn_from, made_windows, prefixes, single_items, sources
 
+    windows = sources(windows, positions=args.model.positions, seed=args.augment.seed)
     alone = teaching(args, sids, rows=single_items(sids.num_items), name="items")
     follower = alone.one if isinstance(alone, DrawnRows) else partial(drawn_from, alone.dense)
     made = made_windows(
-        sources, args.augment, positions=args.model.positions, first_example=int(train.example_ids_R.max()) + 1,
+        windows, args.augment, positions=args.model.positions, first_example=int(train.example_ids_R.max()) + 1,
         follower=follower,
     )  # fmt: skip
     by_example = dict(zip(train.example_ids_R.tolist(), train.users_R.tolist(), strict=True))
     user_W = np.array(
-        [by_example[example] for example in sources.example_I[sources.offsets[1:] - 1].tolist()]
+        [by_example[example] for example in windows.example_I[windows.offsets[1:] - 1].tolist()]
     )
     rows = prefixes(made, np.tile(user_W, args.augment.variants))
     return made, rows, teaching(args, sids, rows=rows, name=f"made-{rows_sha256(rows)[:12]}")

@@ -37,7 +37,7 @@ class CompactRows:
     """What is learned: windows of train rows, or users' chains (offsets, items) cut anew in every epoch; and of them
 
     users: (examples int64, users) of every example, where the model has user tokens
-    taught: the teacher of the train rows; made: windows of made histories, their teacher, how many of them for each train window
+    taught: the teacher of the train rows; made: windows of made histories, their teacher, the share of them that an epoch sees
     """
 
     windows: RowWindows
@@ -53,7 +53,7 @@ class CompactRows:
         if self.made is None:
             return self.windows
         made, _, ratio = self.made
-        drawn = rng.permutation(len(made))[: round(ratio * len(self.windows))]
+        drawn = rng.permutation(len(made))[: round(ratio * len(made))]
         return joined(self.windows, made.take(np.sort(drawn)))
 
 
