@@ -7,7 +7,7 @@ writes  <models_root>/{pop,last,recent,itemknn,itemknn_tuned}/: the models (infe
         its last name
 
 Fitted on train rows only; nothing is masked, so an item of the history can be recommended again; zero scores
-are ordered by popularity and ties share their mean rank. `last` counts what came next after the last item, `recent` what came
+are ordered by popularity and ties stand in random order. `last` counts what came next after the last item, `recent` what came
 within three places after it (1, 1/2, 1/3). `itemknn` is the plain cosine (last ten items, no decay, no shrinkage);
 `itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times exist) with the best NDCG@10 on valid.
 
@@ -102,7 +102,7 @@ class RunBaselinesArgs:
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
-    """every item whose mean rank is at most this is written"""
+    """length of the lists; items that tie for the last place are written too"""
     max_rows: int | None = None
     """answer a seeded sample of this many rows per split only; null = all"""
     seed: int = 0
@@ -300,11 +300,11 @@ def tune_text(
 
 def ndcg_of(rows: Rows, popularity_N: np.ndarray, matrix: Any, **weights: float | None) -> float:
     """NDCG@10 of the model of a matrix."""
-    from infer.models.counting import CountingModel, target_ranks
+    from infer.models.counting import CountingModel, target_places
 
     scores = CountingModel(popularity_N, matrix, **weights).counts(rows)
-    rank = target_ranks(scores, rows.target_R, popularity_N)
-    return float(ndcg_at_k(rank - 1, np.ones(len(rows), np.int64), TUNE_K).mean())
+    placed = target_places(scores, rows.target_R, popularity_N)
+    return float(ndcg_at_k(placed.before_R, placed.group_R, TUNE_K).mean())
 
 
 def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, dict[str, float | None], float]:
