@@ -28,7 +28,7 @@ import numpy as np
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.program import AlreadyComplete, InputError
+from configs.program import AlreadyComplete, InputError, warn
 from data import artifacts
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
@@ -185,17 +185,21 @@ class DataSource:
 
     @cached_property
     def similar(self) -> Any:
-        """Text cosines of the most similar items, sparse [N, N]; None where no item has text."""
+        """Text cosines of the most similar items, sparse [N, N]; None where no item has text, or none shares a term with others."""
         from infer.models.mixture import similarity_matrix
         from infer.models.sequential.options import TextOptions
         from infer.models.sequential.text import similar_items
-        from rq.vectors.embeddings import EMPTY_TEXT, item_texts
+        from rq.vectors.embeddings import EMPTY_TEXT, NoTerms, item_texts
 
         options = TextOptions()
         texts = item_texts(artifacts.read_items(self.data), options.fields)
         if all(text == EMPTY_TEXT for text in texts):
             return None
-        return similarity_matrix(*similar_items(texts, options, most=options.similar))
+        try:
+            return similarity_matrix(*similar_items(texts, options, most=options.similar))
+        except NoTerms as none:
+            warn(f"{self.data}: {none.said}: no texts are compared")
+            return None
 
     def rows(self, split: str) -> Rows:
         rows = read_rows(self.data, split, num_items=self.num_items)
@@ -288,7 +292,7 @@ def tune_text(
     """(text weight, repeat bonus, NDCG@10 on `rows`) of the best point; the first of equal ones."""
     if source.similar is None:
         raise InputError(
-            f"{source.data}: no item has text, which itemknn_text needs -> leave it out of --models"
+            f"{source.data}: no item has text with a term of others, which itemknn_text needs -> leave it out of --models"
         )
     points = []
     for text_weight in program.progress(grid.text_weights, label="tune item-kNN with text", unit="weight"):
