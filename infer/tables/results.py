@@ -164,13 +164,13 @@ def marks(
     called: dict[str, list[str]] = {}
     models = [result for result in results if not result.is_baseline]
     names = {result.name for result in models}
-    measured = [result for result in valid if result.name in names and result.get(by)]
-    if measured:
+    on_valid = [result for result in valid if result.name in names]
+    measured = [result for result in on_valid if result.get(by)]
+    if len(measured) > 1:
         best = max(measured, key=lambda result: result.get(by)["value"])
-        several = len(measured) > 1
-        called.setdefault(best.name, []).append(
-            "best on valid" if several else "the only trained one of these measured on valid"
-        )
+        called[best.name] = ["best on valid"]
+    elif measured and len(on_valid) == 1:
+        called[measured[0].name] = ["the only trained one of these measured on valid"]
     if models:
         called.setdefault(models[-1].name, []).append("newest")
     return called
