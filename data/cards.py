@@ -21,23 +21,23 @@ class ItemCard:
     seen: bool = False
 
 
-def shown_title(title: str, item: int) -> str:
-    """The title, or words that say which item has none."""
+def shown_title(title: str, item: int | str) -> str:
+    """The title, or words that say which item has none: by our number or by its source's id."""
     return title.strip() or f"(no title, item {item})"
 
 
 class Cards:
-    """Items as cards; sids and fmt: None where there are no semantic IDs."""
+    """Items as cards, those without a title by their raw id; sids and fmt: None where there are no semantic IDs."""
 
     def __init__(self, items: pa.Table, sids: SidTable | None, fmt: SidFormat | None) -> None:
-        self._titles, self._categories = items["title"], items["categories"]
+        self._titles, self._categories, self._raw_ids = items["title"], items["categories"], items["raw_id"]
         self._sids, self._fmt = sids, fmt
         self._pattern = None if sids is None or fmt is None else fmt.pattern(sids.num_levels)
 
     def __call__(self, item: int, *, seen: bool = False) -> ItemCard:
         return ItemCard(
             int(item),
-            shown_title(self._titles[item].as_py(), item),
+            shown_title(self._titles[item].as_py(), self._raw_ids[item].as_py() or item),
             " › ".join(self._categories[item].as_py()),
             self._sids.text(item, self._fmt) if self._sids is not None and self._fmt is not None else "",
             seen,

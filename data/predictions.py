@@ -9,7 +9,7 @@ Legend: R examples, E entries of all examples, M items of all entries, L levels,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,10 @@ STEM = "predictions"
 class Predictions:
     """What was predicted for each example, best first.
 
-    example_ids_R int64. The entries of example r are `offsets[r] : offsets[r + 1]`; rank_E float64 from 1,
-    ascending within an example; score_E float32; the items of entry e are `items_M[item_offsets[e] :
-    item_offsets[e + 1]]` (int32); codes_EL int32, or None for a model that ranks items.
+    example_ids_R int64. The entries of example r are `offsets[r] : offsets[r + 1]` (none: it was answered by no list);
+    rank_E float64 from 1, ascending within an example, entries that tie having the mean of their places; score_E float32;
+    the items of entry e are `items_M[item_offsets[e] : item_offsets[e + 1]]` (int32); codes_EL int32, or None for a model
+    that ranks items.
     """
 
     example_ids_R: np.ndarray
@@ -66,6 +67,18 @@ class Predictions:
         return np.diff(self.item_offsets)
 
     @cached_property
+    def group_E(self) -> np.ndarray:
+        """Items that stand in random order at the place of every entry, int64 [E]: those of its SID, or of its rank."""
+        if self.codes_EL is not None:
+            return self.sizes_E
+        new_E = np.diff(self.rank_E, prepend=-1) != 0
+        new_E[self.offsets[:-1][np.diff(self.offsets) > 0]] = True
+        if new_E.all():
+            return self.sizes_E
+        lengths = np.diff(np.append(np.flatnonzero(new_E), len(new_E)))
+        return np.repeat(lengths, lengths)
+
+    @cached_property
     def entry_M(self) -> np.ndarray:
         """The entry of every item, int64 [M]."""
         return np.repeat(np.arange(len(self.rank_E)), self.sizes_E)
@@ -81,9 +94,9 @@ class Predictions:
         return self.item_offsets[self.offsets]
 
     def before(self, entries: np.ndarray) -> np.ndarray:
-        """Items ranked ahead of these entries (int64), float64: rank - 1, or all items of the better SIDs."""
+        """Items ranked ahead of these entries (int64), float64: those of a better rank, or all items of the better SIDs."""
         if self.codes_EL is None:
-            return self.rank_E[entries] - 1
+            return self.rank_E[entries] - 1 - (self.group_E[entries] - 1) / 2
         first = self.member_offsets[self.row_E[entries]]
         return (self.item_offsets[entries] - first).astype(np.float64)
 
@@ -107,6 +120,12 @@ class Predictions:
             self.items_M[members],
             None if self.codes_EL is None else self.codes_EL[entries],
         )
+
+    def and_unanswered(self, example_ids_R: np.ndarray) -> Predictions:
+        """These examples and others that were answered by no list."""
+        ids_R = np.concatenate([self.example_ids_R, example_ids_R])
+        offsets = np.append(self.offsets, np.full(len(example_ids_R), self.offsets[-1]))
+        return replace(self, example_ids_R=ids_R, offsets=offsets)
 
     def take(self, rows: np.ndarray) -> Predictions:
         """The examples at positions `rows` (int64), in that order."""
@@ -160,16 +179,37 @@ def ranked_items_table(
 def read_predictions(directory: str | Path) -> tuple[Predictions, dict[str, Any]]:
     """All parts of a finished prediction directory and its manifest.
 
-    Raises InputError for a missing part, an example in two places or ranks out of order or with gaps, and NumericError
-    for a NaN score or when one example is given the same item twice (a duplicate beam).
+    The examples that were answered by no list (`unanswered` of its facts) come last, without entries. Raises InputError for
+    a missing part, an example in two places or ranks out of order or with gaps, and NumericError for a NaN score or when one
+    example is given the same item twice (a duplicate beam).
     """
     manifest = require_manifest(directory, written_by=artifacts.PREDICTIONS.written_by)
     tables = []
     for path in prediction_files(Path(directory)):
         tables.append(artifacts.conform(artifacts.read_file(path), artifacts.PREDICTIONS, where=str(path)))
     table = pa.concat_tables(tables, promote_options="default")
-    gaps = bool(manifest["facts"].get("duplicates_dropped"))
-    return from_table(table, where=str(directory), gaps=gaps), manifest
+    facts = manifest["facts"]
+    none = np.array(facts.get("unanswered", []), np.int64)
+    if not table.num_rows and manifest["counts"].get("examples"):
+        return _without_lists(none), manifest
+    found = from_table(table, where=str(directory), gaps=bool(facts.get("duplicates_dropped")))
+    return found.and_unanswered(none), manifest
+
+
+def unanswered(example_ids_R: np.ndarray, table: pa.Table) -> dict[str, list[int]]:
+    """{"unanswered": the examples without an entry in a prediction table} for the facts of its manifest; {} where there are none."""
+    lacking = np.setdiff1d(example_ids_R, table["example_id"].to_numpy())
+    return {"unanswered": lacking.tolist()} if len(lacking) else {}
+
+
+def _without_lists(example_ids_R: np.ndarray) -> Predictions:
+    """Examples that were all answered by no list."""
+    nothing = np.zeros(0)
+    first = Predictions(
+        np.zeros(0, np.int64), np.zeros(1, np.int64), nothing, nothing.astype(np.float32), np.zeros(1, np.int64),
+        nothing.astype(np.int32), None,
+    )  # fmt: skip
+    return first.and_unanswered(example_ids_R)
 
 
 def prediction_files(directory: Path) -> list[Path]:

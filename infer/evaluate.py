@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import program
-from configs.program import InputError, say
+from configs.program import InputError, say, warn
 from data import artifacts
 from data.predictions import align, read_predictions, refuse_other_sids
 from data.rows import products, read_columns, read_rows, read_train_log
@@ -83,6 +83,11 @@ def main(args: EvaluateArgs) -> None:
         items = artifacts.read_items(args.data)
         sids = checked_sids(args, facts, items.num_rows)
         rows = read_rows(args.data, facts["split"], num_items=items.num_rows)
+        if not len(predictions.example_ids_R):
+            warn(
+                f"{args.predictions} has a list for none of its examples: every one of them counts as a miss"
+            )
+            predictions = predictions.and_unanswered(rows.example_ids_R)
         positions = align(
             predictions, rows.example_ids_R, max_rows=facts.get("max_rows"), where=args.predictions
         )

@@ -63,7 +63,7 @@ class FuseArgs:
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
-    """every item whose mean rank is at most this is written"""
+    """length of the lists; items that tie for the last place are written too"""
     overwrite: bool = False
     """replace outputs of another configuration"""
 

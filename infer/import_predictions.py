@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from configs import program
 from configs.program import InputError, say
 from data import artifacts
-from data.predictions import write_predictions
+from data.predictions import unanswered, write_predictions
 from data.releases.answers import read_answers
 from data.releases.atomic import read_topk
 from data.rows import read_rows
@@ -78,8 +79,8 @@ class ImportPredictionsArgs:
             raise InputError(f"unknown split {self.split!r} -> one of {', '.join(artifacts.SPLITS)}")
 
 
-def read_items(args: ImportPredictionsArgs) -> tuple[pa.Table, int, int, dict[str, Any]]:
-    """(predictions, rows, list length, facts) of files that name examples and items."""
+def read_items(args: ImportPredictionsArgs) -> tuple[pa.Table, np.ndarray, int, dict[str, Any]]:
+    """(predictions, example ids, list length, facts) of files that name examples and items."""
     num_items = artifacts.read_items(args.data).num_rows
     rows = read_rows(args.data, args.split, num_items=num_items)
     answers: dict[int, list[int]] = {}
@@ -93,11 +94,11 @@ def read_items(args: ImportPredictionsArgs) -> tuple[pa.Table, int, int, dict[st
     table, reading = item_table(
         answers, rows, num_items, where=", ".join(Path(file).name for file in args.files)
     )
-    return table, len(rows), max(map(len, answers.values())), reading.facts()
+    return table, rows.example_ids_R, max(map(len, answers.values())), reading.facts()
 
 
-def read_texts(args: ImportPredictionsArgs) -> tuple[pa.Table, int, int, dict[str, Any]]:
-    """(predictions, rows, list length, facts) of files that hold semantic IDs as text."""
+def read_texts(args: ImportPredictionsArgs) -> tuple[pa.Table, np.ndarray, int, dict[str, Any]]:
+    """(predictions, example ids, list length, facts) of files that hold semantic IDs as text."""
     sids = read_sids(args.sids)
     rows = read_rows(args.data, args.split, num_items=sids.num_items)
     fmt = sid_format(args.sid_format)
@@ -108,22 +109,23 @@ def read_texts(args: ImportPredictionsArgs) -> tuple[pa.Table, int, int, dict[st
     if reading.invalid:
         say(f"WARNING: {reading.invalid} of {reading.answers} answers are no item of {args.sids}")
     facts = {"sids_sha256": sids.sha256, "sid_format": args.sid_format, **reading.facts()}
-    return table, len(rows), max(len(row.answers) for row in foreign), facts
+    return table, rows.example_ids_R, max(len(row.answers) for row in foreign), facts
 
 
 def main(args: ImportPredictionsArgs) -> None:
     """Read, match, write."""
     inputs = {"files": [Path(file) for file in args.files], "data": args.data, "sids": args.sids}
     with open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
-        table, rows, depth, facts = read_items(args) if args.sids is None else read_texts(args)
+        table, examples, depth, facts = read_items(args) if args.sids is None else read_texts(args)
         write_predictions(out, table)
-        out.counts |= {"examples": rows, "predictions": table.num_rows}
+        out.counts |= {"examples": len(examples), "predictions": table.num_rows}
         out.facts |= args.settings | {
             "split": args.split,
             "model": args.model or Path(args.output_dir).name.removesuffix(f".{args.split}"),
             "fitted_on": args.fitted_on,
             "depth": depth,
             **facts,
+            **unanswered(examples, table),
         }
 
 

@@ -36,7 +36,7 @@ from infer.tables import results
 from infer.work import watching
 from rq.quality.figures import sid_figures
 
-STAGE, VERSION = "report", 2
+STAGE, VERSION = "report", 3
 
 
 @dataclass
@@ -114,6 +114,7 @@ def build(args: ReportArgs, found: list[results.Result], links: list[Link]) -> p
         results=populations[0],
         others=populations[1:],
         valid=valid[0] if valid else [],
+        fitted_to_valid=results.fitted_to_valid(valid[0] if valid else []),
         marks=results.marks(populations[0], valid[0] if valid else []),
         stories=stories(final.directory, data, sids, count=args.users, top=args.top, seed=args.seed),
         stages=results.manifests(run, data, sids_dir),

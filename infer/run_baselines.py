@@ -7,7 +7,7 @@ writes  <models_root>/{pop,last,recent,itemknn,itemknn_tuned}/: the models (infe
         its last name
 
 Fitted on train rows only; nothing is masked, so an item of the history can be recommended again; zero scores
-are ordered by popularity and ties share their mean rank. `last` counts what came next after the last item, `recent` what came
+are ordered by popularity and ties stand in random order. `last` counts what came next after the last item, `recent` what came
 within three places after it (1, 1/2, 1/3). `itemknn` is the plain cosine (last ten items, no decay, no shrinkage);
 `itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times exist) with the best NDCG@10 on valid.
 
@@ -28,7 +28,7 @@ import numpy as np
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.program import AlreadyComplete, InputError
+from configs.program import AlreadyComplete, InputError, warn
 from data import artifacts
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
@@ -102,7 +102,7 @@ class RunBaselinesArgs:
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
     """which rows to answer"""
     depth: int = 50
-    """every item whose mean rank is at most this is written"""
+    """length of the lists; items that tie for the last place are written too"""
     max_rows: int | None = None
     """answer a seeded sample of this many rows per split only; null = all"""
     seed: int = 0
@@ -185,17 +185,21 @@ class DataSource:
 
     @cached_property
     def similar(self) -> Any:
-        """Text cosines of the most similar items, sparse [N, N]; None where no item has text."""
+        """Text cosines of the most similar items, sparse [N, N]; None where no item has text, or none shares a term with others."""
         from infer.models.mixture import similarity_matrix
         from infer.models.sequential.options import TextOptions
         from infer.models.sequential.text import similar_items
-        from rq.vectors.embeddings import EMPTY_TEXT, item_texts
+        from rq.vectors.embeddings import EMPTY_TEXT, NoTerms, item_texts
 
         options = TextOptions()
         texts = item_texts(artifacts.read_items(self.data), options.fields)
         if all(text == EMPTY_TEXT for text in texts):
             return None
-        return similarity_matrix(*similar_items(texts, options, most=options.similar))
+        try:
+            return similarity_matrix(*similar_items(texts, options, most=options.similar))
+        except NoTerms as none:
+            warn(f"{self.data}: {none.said}: no texts are compared")
+            return None
 
     def rows(self, split: str) -> Rows:
         rows = read_rows(self.data, split, num_items=self.num_items)
@@ -289,7 +293,7 @@ def tune_text(
     """(text weight, repeat bonus, NDCG@10 on `rows`) of the best point; the first of equal ones."""
     if source.similar is None:
         raise InputError(
-            f"{source.data}: no item has text, which itemknn_text needs -> leave it out of --models"
+            f"{source.data}: no item has text with a term of others, which itemknn_text needs -> leave it out of --models"
         )
     points = []
     for text_weight in program.progress(grid.text_weights, label="tune item-kNN with text", unit="weight"):
@@ -301,11 +305,11 @@ def tune_text(
 
 def ndcg_of(rows: Rows, popularity_N: np.ndarray, matrix: Any, **weights: float | None) -> float:
     """NDCG@10 of the model of a matrix."""
-    from infer.models.counting import CountingModel, target_ranks
+    from infer.models.counting import CountingModel, target_places
 
     scores = CountingModel(popularity_N, matrix, **weights).counts(rows)
-    rank = target_ranks(scores, rows.target_R, popularity_N)
-    return float(ndcg_at_k(rank - 1, np.ones(len(rows), np.int64), TUNE_K).mean())
+    placed = target_places(scores, rows.target_R, popularity_N)
+    return float(ndcg_at_k(placed.before_R, placed.group_R, TUNE_K).mean())
 
 
 def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, dict[str, float | None], float]:

@@ -108,9 +108,11 @@ class EmbedArgs:
 
 @dataclass
 class Seen(EmbedArgs):
-    """The arguments, and what image files there are: a changed folder is a changed configuration."""
+    """The arguments, and what else decides the rows. image_listing: the image files, where some are read; without_text: how items
+    without text are told apart in TF-IDF, where there are some beside others (earlier outputs: they all had one text)."""
 
     image_listing: str = ""
+    without_text: str = ""
 
 
 def embed(args: EmbedArgs, *, shards: Path) -> tuple[np.ndarray | None, Fitted | None, dict[str, int]]:
@@ -118,9 +120,16 @@ def embed(args: EmbedArgs, *, shards: Path) -> tuple[np.ndarray | None, Fitted |
     items = artifacts.read_items(args.data)
     uses_behaviour = any(part.method == "cooccurrence" for part in args.parts)
     sequences = artifacts.read_sequences(args.data, num_items=len(items)) if uses_behaviour else None
+    alone = all(part.method == "tfidf_svd" for part in args.parts)
     made = [
         parts.make_part(
-            part, args.recipe, items, sequences, shards=shards / f"part_{number}", where=args.data
+            part,
+            args.recipe,
+            items,
+            sequences,
+            shards=shards / f"part_{number}",
+            where=args.data,
+            texts_alone=alone,
         )
         for number, part in enumerate(args.parts)
     ]
@@ -165,14 +174,20 @@ def inputs_of(args: EmbedArgs) -> dict[str, object]:
 
 
 def seen(args: EmbedArgs) -> EmbedArgs:
-    """`args`, with a hash of the image files' names, sizes and times where images are read."""
-    if args.like is not None or not any(part.method == "clip" for part in args.parts):
+    """`args`, with a hash of the image files' names, sizes and times where images are read, and a word of items without text."""
+    methods, found = {part.method for part in args.parts}, {}
+    if args.like is not None or not methods & {"clip", "tfidf_svd"}:
         return args
-    paths = parts.images_of(artifacts.read_items(args.data), folder=args.clip.images)
-    listing = [
-        [path.name, stat.st_size, stat.st_mtime_ns] for path in paths if path and (stat := path.stat())
-    ]
-    return Seen(**vars(args), image_listing=sha256_json(listing))
+    items = artifacts.read_items(args.data)
+    if "clip" in methods:
+        paths = parts.images_of(items, folder=args.clip.images)
+        listing = [
+            [path.name, stat.st_size, stat.st_mtime_ns] for path in paths if path and (stat := path.stat())
+        ]
+        found["image_listing"] = sha256_json(listing)
+    if "tfidf_svd" in methods and embeddings.EMPTY_TEXT in embeddings.item_texts(items, args.text_fields):
+        found["without_text"] = "zero rows"
+    return Seen(**vars(args), **found) if found else args
 
 
 def main(args: EmbedArgs) -> None:

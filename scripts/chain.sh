@@ -96,7 +96,7 @@ for number in $STAGES; do
             ;;
         teacher) stage scripts/train_teacher.sh ;;
         generator) NAME=compact_distilled TEACHER=$OUTPUT_ROOT/$RUN/baselines/teacher stage scripts/train_compact.sh ;;
-        ensemble) NAME=ensemble MEMBERS=teacher,compact_distilled stage scripts/fuse.sh ;;
+        ensemble) NAME=ensemble MEMBERS=teacher,compact_distilled SPLITS="valid test" stage scripts/fuse.sh ;;
         report)
             "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
                 --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report" ${OVERWRITE:+--overwrite}

@@ -2,7 +2,7 @@
 # Several models as one: product, mixture or pooled lists of item models and of predictions, and its metrics.
 #   reads   $OUTPUT_ROOT/$RUN/baselines/{$MEMBERS}, or for names that are not there eval/{$MEMBERS}.{valid,test} (a model with
 #           semantic IDs), $DATA_ROOT/$DATASET, its sids/$SIDS (for SID-level metrics)
-#   writes  $OUTPUT_ROOT/$RUN/baselines/$NAME and eval/$NAME.$SPLIT with metrics/
+#   writes  $OUTPUT_ROOT/$RUN/baselines/$NAME and eval/$NAME.{$SPLITS}, each with metrics/
 #   takes   seconds for thousands of items and rows; fitted weights some five passes over the valid rows
 # Edit the variables, or override:
 #   MEMBERS=mixture,text NAME=floor_text bash scripts/fuse.sh --how mixture --weights em
@@ -18,7 +18,7 @@ RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-fused}
 MEMBERS=${MEMBERS:-mixture,text}    # names or directories, separated by commas
 WEIGHTS=${WEIGHTS:-}                # likelihood | em (with --how mixture) | [1,0.5]; empty: equal ones
-SPLIT=${SPLIT:-test}                # test | valid
+SPLITS=${SPLITS:-${SPLIT:-test}}    # which rows are answered and measured: test | valid | valid test
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.fuse
 source "$(dirname "$0")/env.sh"
 
@@ -39,8 +39,10 @@ for name in "${names[@]}"; do
     fi
 done
 
-"$PYTHON" -m infer.fuse --members "[$(IFS=,; echo "${folders[*]}")]" --data "$DATA_ROOT/$DATASET" --splits "[$SPLIT]" \
+"$PYTHON" -m infer.fuse --members "[$(IFS=,; echo "${folders[*]}")]" --data "$DATA_ROOT/$DATASET" --splits "[${SPLITS// /,}]" \
     --output_dir "$OUTPUT_ROOT/$RUN/baselines/$NAME" --output_root "$OUTPUT_ROOT/$RUN/eval" ${WEIGHTS:+--weights "$WEIGHTS"} "$@"
-# shellcheck disable=SC2086
-"$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/$NAME.$SPLIT" --data "$DATA_ROOT/$DATASET" \
-    --sids "$DATA_ROOT/$DATASET/sids/$SIDS" ${SHARED[@]+"${SHARED[@]}"} $EVALUATE_ARGS
+for split in $SPLITS; do
+    # shellcheck disable=SC2086
+    "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/$NAME.$split" --data "$DATA_ROOT/$DATASET" \
+        --sids "$DATA_ROOT/$DATASET/sids/$SIDS" ${SHARED[@]+"${SHARED[@]}"} $EVALUATE_ARGS
+done

@@ -85,7 +85,7 @@ def loop_scores(
 
 
 def loop_figures(name: str, split_offset: int, **settings: float) -> tuple[float, float]:
-    """(HR@10, NDCG@10) over all users, history not masked, ties by mean rank counted from 0."""
+    """(HR@10, NDCG@10) over all users, history not masked, ties in random order."""
     walks = sequences()
     train = [walk[:-2] for walk in walks]
     popularity = [sum(walk.count(item) for walk in train) for item in range(ITEMS)]
@@ -94,9 +94,10 @@ def loop_figures(name: str, split_offset: int, **settings: float) -> tuple[float
         target, past = walk[-1 - split_offset], walk[: -1 - split_offset]
         scores = loop_scores(name, train, past, **settings)
         key = list(zip(scores, popularity, strict=True))
-        rank = sum(k > key[target] for k in key) + (sum(k == key[target] for k in key) - 1) / 2
-        hits.append(rank < 10)
-        gains.append(1 / math.log2(rank + 2) if rank < 10 else 0.0)
+        before, tied = sum(k > key[target] for k in key), sum(k == key[target] for k in key)
+        inside = range(before, min(before + tied, 10))
+        hits.append(len(inside) / tied)
+        gains.append(sum(1 / math.log2(rank + 2) for rank in inside) / tied)
     return sum(hits) / len(hits), sum(gains) / len(gains)
 
 

@@ -13,7 +13,7 @@ from data.rows import Rows, TrainLog, read_rows, read_train_log
 from data.sid import SidTable
 from infer.models import contract, mixture
 from infer.models.cache import cached, top_scores
-from infer.models.contract import Recountable, target_ranks
+from infer.models.contract import Recountable, target_places
 from infer.models.counting import CountingModel, item_similarity, transition_matrix
 from infer.models.folds import NOBODY, FoldedModel, Folds, in_blocks
 from infer.models.fusion import FusionModel
@@ -125,7 +125,8 @@ def test_where_histories_say_nothing_a_teacher_says_nothing():
             assert len(places) <= 16
             score_RN[places] = one.score(rows.take(places))
         hit, with_own = (
-            (target_ranks(scores, rows.target_R) <= 6).mean() for scores in (score_RN, model.score(rows))
+            (target_places(scores, rows.target_R).before_R < 6).mean()
+            for scores in (score_RN, model.score(rows))
         )
         assert hit < 0.2 and with_own > 0.4, "six of sixty are a tenth"
 

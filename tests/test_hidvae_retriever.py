@@ -139,5 +139,5 @@ def test_the_programs_take_ids_with_tags(tmp_path):
         "items of one ID share its probability"
     )
     assert (score_RN[:, 0] == score_RN[:, 1]).all() and set(
-        contract.target_ranks(score_RN, np.zeros(len(rows), int)) % 1
-    ) == {0.5}
+        contract.target_places(score_RN, np.zeros(len(rows), int)).group_R
+    ) == {2}

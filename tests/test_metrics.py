@@ -205,10 +205,10 @@ def scored_rows(draw):
     return scores, popularity, make_rows(histories, [draw(item) for _ in range(num_rows)])
 
 
-def loop_mean_rank(key: list[tuple], item: int) -> float:
-    """1 + better + (ties - 1) / 2, written out."""
+def tied_places(key: list[tuple], item: int) -> list[int]:
+    """The places (from 1) that an item can take when equal ones are in random order."""
     better = sum(other > key[item] for other in key)
-    return 1 + better + (sum(other == key[item] for other in key) - 1) / 2
+    return list(range(better + 1, better + sum(other == key[item] for other in key) + 1))
 
 
 @settings(max_examples=150)
@@ -218,17 +218,16 @@ def test_ranked_items_and_their_ties_equal_a_loop(case, depth):
     num_items = len(popularity)
     probabilities = counting.log_probabilities(csr_matrix(scores), popularity)
     assert np.allclose(np.exp(probabilities.astype(float)).sum(1), 1, atol=1e-5)
-    lists = ranked_lists(probabilities, depth)
+    lists, expected = ranked_lists(probabilities, depth), []
     for row in range(len(rows)):
         key = [(scores[row, i], popularity[i]) for i in range(num_items)]
-        ranks = {i: loop_mean_rank(key, i) for i in range(num_items)}
+        could_be = {i: tied_places(key, i) for i in range(num_items)}
         part = slice(lists.offsets[row], lists.offsets[row + 1])
         got = dict(zip(lists.item_E[part].tolist(), lists.rank_E[part].tolist(), strict=True))
-        assert got == {i: rank for i, rank in ranks.items() if rank - 1 < depth}
-        assert (
-            counting.target_ranks(csr_matrix(scores), rows.target_R, popularity)[row]
-            == ranks[rows.target_R[row]]
-        )
+        assert got == {i: np.mean(found) for i, found in could_be.items() if found[0] <= depth}
+        expected.append(could_be[rows.target_R[row]])
+    assert_rows_equal(counting.target_places(csr_matrix(scores), rows.target_R, popularity), expected)
+    assert_rows_equal(contract.target_places(probabilities, rows.target_R), expected)
     full = ranked_lists(probabilities, num_items)
     predictions = from_table(
         ranked_items_table(rows.example_ids_R, full.offsets, full.item_E, full.rank_E, full.score_E),
@@ -240,15 +239,18 @@ def test_ranked_items_and_their_ties_equal_a_loop(case, depth):
     unseen, counts, _ = place_unseen(
         predictions, found, rows.target_R, rows.history_row_H, rows.history_H, num_items
     )
+    assert_rows_equal(place_items(predictions, found), expected)
+    of_sids, without = [], []
     for row in range(len(rows)):
         target = rows.target_R[row]
         key = [(scores[row, i], popularity[i]) for i in range(num_items)]
         best = [max(key[i] for i in np.flatnonzero(sids == sid)) for sid in range(sids[-1] + 1)]
-        assert placed.before_R[row] + 1 == loop_mean_rank(best, sids[target])
+        of_sids.append(tied_places(best, sids[target]))
         history = rows.history_H[rows.offsets[row] : rows.offsets[row + 1]].tolist()
-        if counts[row]:
-            left = [i for i in range(num_items) if i not in history]
-            assert unseen.before_R[row] + 1 == loop_mean_rank([key[i] for i in left], left.index(target))
+        left = [i for i in range(num_items) if i not in history]
+        without.append(tied_places([key[i] for i in left], left.index(target)) if counts[row] else [])
+    assert_rows_equal(placed, of_sids)
+    assert_rows_equal(unseen, without, counts)
 
 
 def test_equal_to_trec_eval_on_random_runs():

@@ -124,7 +124,8 @@ def floors(data: Path, size: int, *, more: Any = None) -> dict[str, tuple[float,
     found = {}
     for name, model in models.items():
         scores = model.counts(rows)
-        rank = counting.target_ranks(scores, rows.target_R, popular)
+        placed = counting.target_places(scores, rows.target_R, popular)
+        rank = placed.before_R + (placed.group_R + 1) / 2
         found |= {name: hr_ndcg(rank), f"{name}_mask_history": hr_ndcg(masked(rank, scores, rows, popular))}
     return found
 
@@ -144,7 +145,7 @@ def masked(rank: np.ndarray, scores: sparse.csr_matrix, rows: Rows, popular: np.
 
 
 def hr_ndcg(rank: np.ndarray) -> tuple[float, float]:
-    """Ties share their mean rank; 10.5 is still among the first ten, as in infer.evaluate."""
+    """Ties share their mean rank, as in the README's floors; 10.5 is still among the first ten."""
     gain = np.where(rank < 11, 1 / np.log2(rank + 1), 0)
     return float((rank < 11).mean()), float(gain.mean())
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.rows import Rows
-from infer.models.contract import target_ranks
+from infer.models.contract import target_places
 from infer.models.retrievers.compact import CompactScorer
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_options import CompactOptions, CompactShape
@@ -148,13 +148,15 @@ def test_places_are_those_of_a_ranking_again_for_every_shift(seed):
     score_RN = (rng.integers(-6, 7, (count, size)) / 4).astype(np.float32)
     histories = [rng.integers(0, size, rng.integers(0, 7)).tolist() for _ in range(count)]
     rows = rows_of(histories, rng.integers(0, size, count).tolist())
-    found_SR = repeats.places(score_RN, rows, positions)
-    for shift, place_R in zip(repeats.SHIFTS, found_SR, strict=True):
+    for shift, before_R, group_R in zip(
+        repeats.SHIFTS, *repeats.places(score_RN, rows, positions), strict=True
+    ):
         moved_RN = score_RN.copy()
         for row, history in enumerate(histories):
             for item in history[-positions:]:
                 moved_RN[row, item] += shift
-        assert (target_ranks(moved_RN, rows.target_R) - 1).tolist() == place_R.tolist()
+        placed = target_places(moved_RN, rows.target_R)
+        assert placed.before_R.tolist() == before_R.tolist() and placed.group_R.tolist() == group_R.tolist()
 
 
 @pytest.mark.parametrize("wins, lost", [(3, 2), (12, 2), (4, 1)])
@@ -243,7 +245,7 @@ def test_a_shift_that_makes_a_tree_worse_is_taken_back(tmp_path):
         CompactShape(ITEMS, (2, 2), CompactOptions(hidden=8, heads=2, positions=STEPS), 0, 0, 0), codes_NL
     )
     model.learn_of(popularity_N=np.ones(ITEMS))
-    # All alike but for the bonus: the pair stands first, so at 1.5, and 1 is promised to the other one.
+    # All alike but for the bonus: the pair stands first in random order, and 1 is promised to the other one.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -257,7 +259,7 @@ def test_a_shift_that_makes_a_tree_worse_is_taken_back(tmp_path):
     facts = Run(task, options, out=_Folder(tmp_path / "m"), seed=0).to_the_end()
     promised = facts["repeats"]["ndcg@10"]
     assert facts["repeats"]["taken_back"] == -0.5 and facts["repeats"]["shift"] == 0.0
-    assert promised["-0.5"] == 1 and promised["0.0"] == pytest.approx(1 / np.log2(2.5), abs=1e-6)
+    assert promised["-0.5"] == 1 and promised["0.0"] == pytest.approx((1 + 1 / np.log2(3)) / 2, abs=1e-6)
     assert facts["settled_ndcg@10"] == facts["best_ndcg@10"] == pytest.approx(promised["0.0"], abs=1e-6)
     assert all(torch.equal(part, weights[name]) for name, part in model.state_dict().items())
 

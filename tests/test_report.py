@@ -16,7 +16,7 @@ from data.store.output import open_output
 from infer.page import sections as page
 from infer.tables import results
 from rq.quality import charts
-from tests.handmade import Made, call, refuse, succeed, write_sids
+from tests.handmade import Made, call, refuse, resign, succeed, write_sids
 from tests.store import HOSTILE, ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table, write_run
 
@@ -109,7 +109,7 @@ def test_the_page_shows_what_the_stages_wrote(made):
     ]  # fmt: skip
     assert html.count('<article class="story">') == 90
     assert f"not in the list of {BEAMS}" in html and "found at place" in html and "✓" in html
-    assert "(no title, item 2)" in html
+    assert "(no title, item B0002)" in html, "the source's id, not our number"
     assert re.search(
         r"review lines</th><td>750</td>.*width:100.0%.*\n.*final</th><td>727</td>.*width:96.9%", html
     )
@@ -134,6 +134,27 @@ def test_models_are_called_what_they_are_and_masked_stands_beside_unmasked(made)
     section = html.split("<h3>Masked:")[1].split("</table>")[0]
     assert f"{masked['item_level_unseen/hr@5']['value']:.4f}"[1:] in section
     assert f"<td>{masked['protocol']['rows_unseen']}</td>" in section
+
+
+def test_what_the_page_says_of_valid_is_true(made, tmp_path):
+    """One trained model of the table was measured on valid, beside floors and a teacher that are; a fusion has seen its rows."""
+    _, data, sids, run = made
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "eval" / "sft_recommend.valid")
+    place = copy / "eval" / "grpo.valid" / "metrics" / "metrics.json"
+    values = json.loads(place.read_text())
+    place.write_text(json.dumps(values | {"protocol": values["protocol"] | {"tuned_on": "valid"}}))
+    resign(place.parent)
+    call(*command(data, sids, copy))
+    html = (copy / "report" / "index.html").read_text()
+    assert (
+        'grpo <span class="called">(the only trained one of these measured on valid, newest)</span>' in html
+    )
+    assert "<th>pop</th>" in html.split("<h3>Valid beside")[1].split("</table>")[0]
+    assert "Weights or settings of grpo were fitted to these valid rows" in html
+    call(*command(data, sids, run))
+    assert "fitted to these valid rows" not in (run / "report" / "index.html").read_text()
 
 
 def test_models_of_other_rows_stand_apart(made, tmp_path):

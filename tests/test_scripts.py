@@ -266,6 +266,10 @@ def test_members_of_a_fusion_are_models_or_all_predictions_of_one(echo, tmp_path
         "MEMBERS": "text,grpo,other/knn",
         "SPLIT": "valid",
     }
+    several = script(echo, "scripts/fuse.sh", **variables, SPLITS="valid test")[1:]
+    assert "--splits [valid,test] " in several[0] and [line.split("both.")[1].split()[0] for line in several[1:]] == [
+        "valid", "test"
+    ]  # fmt: skip
     fuse, evaluate = script(echo, "scripts/fuse.sh", "--how", "pool", **variables)[1:]
     folders = [f"{tmp_path}/r/{place}" for place in ("baselines/text", "eval/grpo.valid", "eval/grpo.test")]
     assert f"--members [{','.join([*folders, 'other/knn'])}] " in fuse and fuse.endswith("--how pool")
@@ -381,6 +385,8 @@ def test_a_plan_that_is_there_is_taken_and_its_ensembles_are_weighed_by_likeliho
     assert "best-shop-s0/baselines/companions]" in teacher and "trend" not in teacher
     assert "baselines/teacher," in ensemble and "baselines/compact_distilled]" in ensemble
     assert all(call.endswith("--weights likelihood") for call in (teacher, ensemble))
+    measured = [call for call in calls if "infer.evaluate" in call and "eval/ensemble." in call]
+    assert [call.split("eval/ensemble.")[1].split()[0] for call in measured] == ["valid", "test"]
     jobs = script(echo, "scripts/chain.sh", SUBMIT="slurm", DRY_RUN="1", **shop)
     assert sum("--weights likelihood" in line for line in jobs) == 2 and any(
         "plan/sequential_companions.yaml" in line for line in jobs

@@ -272,11 +272,12 @@ def test_scores_of_any_history():
     assert scorer.score(rows.take(np.array([2]))).shape == (1, 12)
 
 
-def test_target_ranks_are_those_of_the_lists():
+def test_target_places_are_those_of_the_lists():
     score_RN = np.random.default_rng(0).integers(0, 6, (40, 25)).astype(np.float32)
     target_R = np.random.default_rng(1).integers(0, 25, 40)
     lists = contract.ranked_lists(score_RN, 25)
-    for row, rank in enumerate(contract.target_ranks(score_RN, target_R)):
+    placed = contract.target_places(score_RN, target_R)
+    for row, rank in enumerate(placed.before_R + (placed.group_R + 1) / 2):
         part = slice(lists.offsets[row], lists.offsets[row + 1])
         assert rank == lists.rank_E[part][lists.item_E[part] == target_R[row]][0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data import artifacts
@@ -13,7 +14,7 @@ from data.predictions import THOUGHTS, write_predictions
 from data.rows import read_rows
 from data.sid import read_sids, sid_format
 from data.store.output import open_output
-from tests.handmade import Made, call, refuse, succeed, write_sids
+from tests.handmade import Made, call, refuse, resign, succeed, write_sids
 from tests.store import ITEMS, write_store
 from tests.test_evaluate import BEAMS, CODES, prediction_table, write_run
 
@@ -22,6 +23,10 @@ from tests.test_evaluate import BEAMS, CODES, prediction_table, write_run
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("show")
     data = write_store(root / "store")
+    users = artifacts.read_sequences(data)["user_id"].unique()
+    named = {"user_id": users, "raw_id": [f"U-{user}" for user in users.to_pylist()]}
+    pq.write_table(pa.table(named), data / "users.parquet")
+    resign(data)
     sids = write_sids(root / "sids", data=data, codes=CODES, sizes=(5, 8))
     rows = read_rows(data, "test", num_items=ITEMS)
     table = prediction_table(rows.example_ids_R, read_sids(sids), seed=1)
@@ -37,9 +42,10 @@ def test_history_target_and_marked_recommendations(made):
     assert [int(block.split()[1].rstrip(",")) for block in blocks] == rows.example_ids_R.tolist()
     for row, block in enumerate(blocks):
         target = int(rows.target_R[row])
-        title = "(no title, item 2)" if target == 2 else f"Item {target} of a long series"
+        title = "(no title, item B0002)" if target == 2 else f"Item {target} of a long series"
         line = next(line for line in block.splitlines() if line.startswith("   -> "))
         assert title in line or target == 1
+        assert f", user U-{rows.users_R[row]} chose before" in block
         marked = [line for line in block.splitlines() if line.startswith("  * ")]
         assert len(marked) == ("not in the list" not in line)
         if marked:

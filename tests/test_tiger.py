@@ -96,7 +96,7 @@ def test_it_learns_the_walks_and_recommend_runs_it(chain, learned, tmp_path):
     top = table.filter(pc.equal(table["rank"], 1))
     first = dict(zip(top["example_id"].to_pylist(), top["score"].to_pylist(), strict=True))
     assert np.allclose([first[row] for row in rows.example_ids_R.tolist()], score_RN.max(1), atol=1e-4)
-    before_R = contract.target_ranks(score_RN, rows.target_R) - 1
+    before_R = contract.target_places(score_RN, rows.target_R).before_R
     ndcg = np.where(before_R < 10, 1 / np.log2(before_R + 2), 0).mean()
     assert ndcg == pytest.approx(best["eval_ndcg@10"], abs=0.02), "the whole ranking, and 20 beams of it"
 

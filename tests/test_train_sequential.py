@@ -17,6 +17,7 @@ from data import artifacts
 from data.rows import read_rows
 from data.sid import SidTable
 from data.store.output import read_manifest
+from infer.metrics.ranking import by_name
 from infer.models import cache, contract
 from infer.models.recency import with_ages
 from rq.vectors.embeddings import read_embeddings
@@ -83,8 +84,8 @@ def test_a_trunk_learns_the_walks_and_the_best_state_is_kept(data, tmp_path, tru
     assert len(found) == min(40, facts["best_epoch"] + 6), "it stops six validations after the best"
     rows = read_rows(data, "valid", num_items=ITEMS)
     model = contract.load(tmp_path / "m")
-    before_R = contract.target_ranks(model.score(rows), rows.target_R) - 1
-    ndcg = np.where(before_R < 10, 1 / np.log2(before_R + 2), 0).mean()
+    placed = contract.target_places(model.score(rows), rows.target_R)
+    ndcg = by_name("ndcg@10", placed.before_R, placed.group_R).mean()
     assert ndcg == pytest.approx(best["eval_ndcg@10"], abs=1e-6), (
         "the saved weights are those that were measured"
     )

@@ -45,13 +45,15 @@ def show(
         return np.bincount(row, weights, minlength=len(rows))
 
     # Ties of a ranking can reach beyond its first k entries, a list of SIDs shows no more than k of them.
-    ranked = predictions.codes_EL is None
-    shown_E = np.flatnonzero(predictions.rank_E - 1 < k) if ranked else predictions.first_entries(k)
+    if predictions.codes_EL is None:
+        shown_E = np.flatnonzero(predictions.before(np.arange(len(predictions.rank_E))) < k)
+    else:
+        shown_E = predictions.first_entries(k)
     sizes = predictions.sizes_E[shown_E]
     first = np.cumsum(sizes) - sizes
     members = np.arange(int(sizes.sum())) + np.repeat(predictions.item_offsets[shown_E] - first, sizes)
     row, items = np.repeat(predictions.row_E[shown_E], sizes), predictions.items_M[members]
-    exposure = np.repeat(exposure_at_k(predictions.before(shown_E), sizes, k), sizes)
+    exposure = np.repeat(exposure_at_k(predictions.before(shown_E), predictions.group_E[shown_E], k), sizes)
     lengths = np.maximum(np.diff(rows.offsets), 1)
     return ShownPlaces(
         exposure_N=np.bincount(items, exposure, minlength=len(popularity_N)),
@@ -71,20 +73,23 @@ def distinct_prefixes(predictions: Predictions, sids: SidTable | None, k: int) -
     """
     if predictions.codes_EL is None and sids is None:
         return None
+    known = sids.codes_NL if predictions.codes_EL is None else predictions.codes_EL
+    if not len(predictions.rank_E):
+        return np.zeros((len(predictions.example_ids_R), min(DIVERSITY_LEVELS, known.shape[1])))
     lengths = np.minimum(np.diff(predictions.offsets), k)
     place_K1 = np.arange(k)[:, None]
     # Places that a shorter list does not have repeat its first entry; every repeat is taken off below.
     entry_KR = predictions.offsets[:-1] + np.where(place_K1 < lengths, place_K1, 0)
-    codes = (
-        predictions.codes_EL[entry_KR]
-        if predictions.codes_EL is not None
-        else sids.codes_NL[predictions.items_M[predictions.item_offsets[entry_KR]]]
-    )
+    entry_KR = np.minimum(
+        entry_KR, len(predictions.rank_E) - 1
+    )  # a list of nothing at the end has no first entry
+    ranked = predictions.codes_EL is None
+    codes = known[predictions.items_M[predictions.item_offsets[entry_KR]] if ranked else entry_KR]
     key_KR, distinct = np.zeros(entry_KR.shape, np.int64), []
     for level in range(min(DIVERSITY_LEVELS, codes.shape[2])):
         key_KR = key_KR * (int(codes[:, :, level].max()) + 1) + codes[:, :, level]
         fresh = [(key_KR[:at] != key_KR[at]).all(axis=0) for at in range(k)]
-        distinct.append(np.sum(fresh, axis=0).astype(np.float64))
+        distinct.append(np.where(lengths > 0, np.sum(fresh, axis=0), 0.0))
     return np.stack(distinct, axis=1)
 
 

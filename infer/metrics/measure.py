@@ -75,10 +75,11 @@ class Columns:
         """Report the weighted means of V values under every name: all V with the first weights, then with the second, ...
 
         rows_H: the rows of the values where others have 0. weighted False: the values are sums already, one set of
-        weights divides them.
+        weights divides them. Nothing with any weight (lists that show nothing) has mean 0.
         """
         weights_HG = weights_RG if rows_H is None else weights_RG[rows_H]
         sums_GV = weights_HG.T @ values_HV if weighted else values_HV.sum(0)[None]
+        weights_RG = np.where(weights_RG.any(0), weights_RG, 1.0)
         self._names += names
         self._values.append((sums_GV / weights_RG.sum(0)[:, None]).ravel())
         if self._clusters.resamples:
@@ -279,4 +280,4 @@ def list_length(predictions: Predictions) -> int:
     """The length up to which lists are complete: the beams of a SID model, else the deepest whole rank."""
     if predictions.codes_EL is not None:
         return int(np.diff(predictions.offsets).max())
-    return int(predictions.rank_E.max())
+    return int(predictions.rank_E.max(initial=0))

@@ -73,9 +73,11 @@ def place_nodes(nodes_RK: np.ndarray, target_R: np.ndarray, sids: SidTable) -> P
 
 
 def place_items(predictions: Predictions, found: Found) -> Placement:
-    """Item level. SIDs (3 items), (1), (2, the target among them): before 4, group 2."""
-    before_R, size_R = predictions.before(found.entry_R), predictions.sizes_E[found.entry_R]
-    return Placement(np.where(found.hit_R, before_R, np.inf), np.where(found.hit_R, size_R, 1))
+    """Item level. SIDs (3 items), (1), (2, the target among them): before 4, group 2; so do ranks 1, 2, 3, 4, 5.5, 5.5."""
+    entry = found.entry_R[found.hit_R]
+    before_R, group_R = np.full(len(found.hit_R), np.inf), np.ones(len(found.hit_R), np.int64)
+    before_R[found.hit_R], group_R[found.hit_R] = predictions.before(entry), predictions.group_E[entry]
+    return Placement(before_R, group_R)
 
 
 def place_sids(
@@ -84,13 +86,14 @@ def place_sids(
     """SID level. For predictions of SIDs the target's SID is the entry that holds it.
 
     A ranked list of items becomes the list of its distinct SIDs, each at its best item (`sid_of_item_N` int64
-    tells them); equally good ones share their mean rank.
+    tells them); equally good ones are a group.
     """
     if predictions.codes_EL is None:
         return place_merged(predictions, found, target_R, sid_of_item_N)
     # Its rank, not its position: what an imported list repeated keeps its place there.
-    before_R = predictions.rank_E[found.entry_R] - 1
-    return Placement(np.where(found.hit_R, before_R, np.inf), np.ones(len(target_R), np.int64))
+    before_R = np.full(len(target_R), np.inf)
+    before_R[found.hit_R] = predictions.rank_E[found.entry_R[found.hit_R]] - 1
+    return Placement(before_R, np.ones(len(target_R), np.int64))
 
 
 def place_merged(
@@ -156,7 +159,7 @@ def place_unseen(
     first_R, lengths = np.arange(len(target_R)) * num_items, np.diff(predictions.member_offsets)
     removed_M = _member(first_R, lengths, predictions.items_M, seen)
     unseen, removed_R = _place_without(predictions, found, removed_M)
-    left_R = lengths - removed_R
+    left_R = (lengths - removed_R)[lengths > 0]
     counts_R = np.ones(len(target_R), bool)
     counts_R[_member(first_R, np.ones_like(lengths), target_R, seen)] = False
     # A seen target can be its group's only item; its row is dropped, so any valid group size will do.
@@ -171,14 +174,11 @@ def _place_without(
     entry = np.searchsorted(predictions.item_offsets, removed, side="right") - 1
     row = np.searchsorted(predictions.offsets, entry, side="right") - 1
     rows, placed = len(found.hit_R), place_items(predictions, found)
-    # Entries ahead of the target lose items; of those that share its mean rank half stood ahead.
-    rank, target_rank = predictions.rank_E[entry], predictions.rank_E[found.entry_R][row]
+    # Entries ahead of the target lose items, its own entry and those that tie with it make a smaller group.
+    rank, target_rank = predictions.rank_E[entry], predictions.rank_E[found.entry_R[row]]
     ahead_R = np.bincount(row, (rank < target_rank) & found.hit_R[row], minlength=rows)
     tied_R = np.bincount(row, (rank == target_rank) & found.hit_R[row], minlength=rows)
-    if predictions.codes_EL is None:
-        without = Placement(placed.before_R - ahead_R - tied_R / 2, placed.group_R)
-    else:
-        without = Placement(placed.before_R - ahead_R, (placed.group_R - tied_R).astype(np.int64))
+    without = Placement(placed.before_R - ahead_R, (placed.group_R - tied_R).astype(np.int64))
     return without, np.bincount(row, minlength=rows)
 
 

@@ -1,16 +1,15 @@
 """Ranking metrics as pure functions of arrays. One relevant item per row.
 
 The place of a target is a pair: `before`, how many candidates are ranked ahead of it, and `group`, how many
-candidates stand in random order at its place, itself included. A model that ranks items gives (rank - 1, 1);
-a semantic ID that g items share gives (items of the better SIDs, g). A target that was not recommended has
-before = inf, group = 1.
+candidates stand in random order at its place, itself included. A model that scores items gives (items of a higher
+score, items of the same score); a semantic ID that g items share gives (items of the better SIDs, g). A target that
+was not recommended has before = inf, group = 1.
 
 With group = 1 these are the usual formulas with the rank counted from 0 (Järvelin and Kekäläinen 2002):
 
     HR@K = 1[before < K]    NDCG@K = 1[before < K] / log2(before + 2)    RR@K = 1[before < K] / (before + 1)
 
-With a group they are the mean over its g! orders. A tie of a scoring model is not a group: it has its mean
-rank, so `before` may end in .5.
+With a group they are the mean over its g! orders, be it of items that share a semantic ID or of a tie.
 
 Legend: R rows, E entries (a list of ranked candidates per row), N items.
 """
@@ -23,8 +22,8 @@ import numpy as np
 def hr_at_k(before_R: np.ndarray, group_R: np.ndarray, k: int) -> np.ndarray:
     """Probability that the target is among the first k, float64 [R].
 
-    >>> hr_at_k(np.array([0.0, 9.0, 9.5, 10.0, 8.0]), np.array([1, 1, 1, 1, 4]), 10)
-    array([1. , 1. , 1. , 0. , 0.5])
+    >>> hr_at_k(np.array([0.0, 9.0, 10.0, 8.0]), np.array([1, 1, 1, 4]), 10)
+    array([1. , 1. , 0. , 0.5])
     """
     share = np.clip((k - before_R) / group_R, 0.0, 1.0)
     return np.where(group_R == 1, before_R < k, share).astype(np.float64)

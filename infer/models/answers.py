@@ -12,19 +12,24 @@ import pyarrow as pa
 
 from configs import program
 from configs.program import Clock
-from data.predictions import ranked_items_table, write_predictions
+from data.predictions import ranked_items_table, unanswered, write_predictions
 from data.rows import Rows
 from data.store.output import Output, require_manifest
 from infer.models import contract
 
+LISTED = 1 << 23  # entries of all rows that ties beyond the depth may fill
+
 
 def predict(rows: Rows, model: contract.ItemModel, depth: int, *, label: str) -> pa.Table:
-    """Ranked items of every row in long form, block by block; any item model will do."""
-    step = contract.block_rows(model.num_items)
+    """Ranked items of every row in long form, block by block; any item model will do.
+
+    A tie at the depth is listed whole where all rows together have room for it, else drawn from (`contract.ranked_lists`).
+    """
+    step, most = contract.block_rows(model.num_items), LISTED // max(len(rows), 1)
     tables = []
     for start in program.progress(range(0, len(rows), step), label=label, unit="block"):
         block = rows.take(np.arange(start, min(start + step, len(rows))))
-        lists = contract.ranked_lists(model.score(block), depth)
+        lists = contract.ranked_lists(model.score(block), depth, most=most)
         tables.append(
             ranked_items_table(block.example_ids_R, lists.offsets, lists.item_E, lists.rank_E, lists.score_E)
         )
@@ -50,3 +55,4 @@ def write_answers(
         "depth": min(depth, model.num_items),
         "users_per_second": round(len(rows) / seconds, 1),
     }
+    out.facts |= unanswered(rows.example_ids_R, table)

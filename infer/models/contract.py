@@ -4,6 +4,7 @@
     model.score(rows)                                  # float32 [R, N] log-probabilities of every item
     model.score(rows, items_RC)                        # float32 [R, C], of these items
     ranked_lists(model.score(rows), depth=50)          # the best items of every row, ties share their mean rank
+    target_places(model.score(rows), rows.target_R)    # where the targets stand, with their ties
 
 A saved model is an output directory with `item_model.json`: {"kind": a name of KINDS, ...settings}. A new model is one entry
 of KINDS and a module with `load(directory)`.
@@ -24,6 +25,7 @@ import numpy as np
 from configs.program import InputError
 from data.rows import Rows, TrainLog
 from data.store.output import Output, require_manifest
+from infer.metrics.placement import Placement
 from infer.metrics.ranking import mean_ranks
 
 FILE = "item_model.json"
@@ -119,10 +121,13 @@ def block_rows(num_items: int) -> int:
     return max(1, BLOCK_VALUES // max(num_items, 1))
 
 
-def ranked_lists(score_RN: np.ndarray, depth: int) -> RankedLists:
-    """Every item whose mean rank, counted from 0, is below `depth`; items of score -inf are never listed.
+def ranked_lists(score_RN: np.ndarray, depth: int, *, most: int | None = None) -> RankedLists:
+    """Every item that has fewer than `depth` better ones, ties whole; items of score -inf are never listed.
 
-    Scores 3, 2, 2, 1 give the ranks 1, 2.5, 2.5, 4; depth 2 keeps the first three (their mean rank from 0 is 1.5).
+    most: of a tie of more than this many items (and than `depth`) so many are listed, drawn anew for every row: as they are one
+    group there, the mean over rows of a target's metrics is what the whole tie gives.
+
+    Scores 3, 2, 2, 1 give the ranks 1, 2.5, 2.5, 4; depth 2 keeps the first three.
 
     >>> lists = ranked_lists(np.array([[2, 3, 2, 1]], np.float32), 2)
     >>> lists.item_E.tolist(), lists.rank_E.tolist()
@@ -131,25 +136,36 @@ def ranked_lists(score_RN: np.ndarray, depth: int) -> RankedLists:
     rows, num_items = score_RN.shape
     at = num_items - min(depth, num_items)
     least_R1 = np.partition(score_RN, at, axis=1)[:, at : at + 1]
-    row, item = np.nonzero((score_RN >= least_R1) & (score_RN > -np.inf))
+    listed_RN = (score_RN >= least_R1) & (score_RN > -np.inf)
+    if most is not None:
+        _draw_from_ties(listed_RN, score_RN, max(most, depth))
+    row, item = np.nonzero(listed_RN)
     score = score_RN[row, item]
     order = np.lexsort((item, -score, row))
     row, item, score = row[order], item[order], score[order]
     new_row, new_tie = np.ones(len(row), bool), np.ones(len(row), bool)
     new_row[1:] = row[1:] != row[:-1]
     new_tie[1:] = new_row[1:] | (score[1:] != score[:-1])
-    rank = mean_ranks(new_row, new_tie)
-    keep = rank - 1 < depth
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[keep], minlength=rows))])
-    return RankedLists(offsets, item[keep].astype(np.int32), rank[keep], score[keep])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))])
+    return RankedLists(offsets, item.astype(np.int32), mean_ranks(new_row, new_tie), score)
 
 
-def target_ranks(score_RN: np.ndarray, target_R: np.ndarray) -> np.ndarray:
-    """Rank from 1 of one item per row among all items, ties sharing their mean rank: float64 [R], as `ranked_lists` has it.
+def _draw_from_ties(listed_RN: np.ndarray, score_RN: np.ndarray, most: int) -> None:
+    """Take all but `most` items of the last tie out of the lists that are longer, drawn by the row's number."""
+    for row in np.flatnonzero(listed_RN.sum(1) > most):
+        listed = np.flatnonzero(listed_RN[row])
+        tied = listed[score_RN[row, listed] == score_RN[row, listed].min()]
+        if len(tied) > most:
+            drawn = np.random.default_rng(row).choice(len(tied), most, replace=False, shuffle=False)
+            listed_RN[row, tied] = False
+            listed_RN[row, tied[drawn]] = True
 
-    >>> target_ranks(np.array([[2, 3, 2, 1]], np.float32), np.array([2]))
-    array([2.5])
+
+def target_places(score_RN: np.ndarray, target_R: np.ndarray) -> Placement:
+    """Where one item per row stands among all items, as in whole lists of `ranked_lists`.
+
+    >>> target_places(np.array([[2, 3, 2, 1]], np.float32), np.array([2]))
+    Placement(before_R=array([1.]), group_R=array([2]))
     """
     target_R1 = np.take_along_axis(score_RN, target_R[:, None].astype(np.int64), axis=1)
-    before_R, same_R = (score_RN > target_R1).sum(1), (score_RN == target_R1).sum(1)
-    return 1 + before_R + (same_R - 1) / 2
+    return Placement((score_RN > target_R1).sum(1).astype(np.float64), (score_RN == target_R1).sum(1))

@@ -1,7 +1,7 @@
 """Recommenders that count: popularity, transitions between items, item-kNN, the history itself. Train rows only.
 
 All of them are one model: the weights of a history (`history_weights`) times a matrix [N, N] between items gives positive
-scores; items without a score come after the others, most popular first, and equal items share their mean rank.
+scores; items without a score come after the others, most popular first, and equal items stand in random order.
 
   pop      no matrix: popularity alone          last     how often an item came next after the newest one
   repeat   the history itself, newest first     recent   the same within three places, 1, 1/2, 1/3
@@ -21,6 +21,7 @@ from scipy import sparse
 from configs.program import InputError
 from data.rows import Rows, TrainLog
 from data.store.output import Output
+from infer.metrics.placement import Placement
 from infer.models.contract import block_rows, read_settings, save_settings
 
 HISTORY = 10
@@ -229,8 +230,8 @@ def _set_apart(row: np.ndarray, score: np.ndarray, popularity: np.ndarray, value
     return (at_least - row * (1 << 33) + group).astype(np.uint32).view(np.float32)
 
 
-def target_ranks(scores: sparse.csr_matrix, target_R: np.ndarray, popularity_N: np.ndarray) -> np.ndarray:
-    """Mean rank from 1 of one item per row of the order (score, popularity), float64 [R]; nothing is sorted."""
+def target_places(scores: sparse.csr_matrix, target_R: np.ndarray, popularity_N: np.ndarray) -> Placement:
+    """Where one item per row stands in the order (score, popularity); nothing is sorted."""
     num_rows = scores.shape[0]
     row = np.repeat(np.arange(num_rows), np.diff(scores.indptr))
     item, score = scores.indices, scores.data
@@ -253,4 +254,4 @@ def target_ranks(scores: sparse.csr_matrix, target_R: np.ndarray, popularity_N: 
     more -= np.bincount(row[scored & (popularity_N[item] > popularity[row])], minlength=num_rows)
     same -= np.bincount(row[scored & (popularity_N[item] == popularity[row])], minlength=num_rows)
     unscored = target_score == 0
-    return 1 + before + np.where(unscored, more, 0) + (np.where(unscored, same, ties) - 1) / 2
+    return Placement(before + np.where(unscored, more, 0), np.where(unscored, same, ties))

@@ -143,9 +143,10 @@ class FusionModel:
 
 
 def on_list(score_BN: np.ndarray, k: int) -> np.ndarray:
-    """Which items are on a list of k (infer.models.contract.ranked_lists), bool [B, N]: equal ones all or none of them."""
+    """Which items are on a list of k, bool [B, N]: equal ones all or, where their mean rank is beyond k, none of them."""
     lists, listed_BN = ranked_lists(score_BN, k), np.zeros(score_BN.shape, bool)
-    listed_BN[np.repeat(np.arange(len(score_BN)), np.diff(lists.offsets)), lists.item_E] = True
+    row_E, near_E = np.repeat(np.arange(len(score_BN)), np.diff(lists.offsets)), lists.rank_E - 1 < k
+    listed_BN[row_E[near_E], lists.item_E[near_E]] = True
     return listed_BN
 
 

@@ -48,6 +48,8 @@ class ListedScores:
             raise InputError(
                 f"{where} lists items outside 0..{num_items - 1} -> predictions of this catalogue"
             )
+        if not len(item_M):
+            raise InputError(f"{where} lists no item for any example -> leave it out")
         shared_M = np.concatenate([one.sizes_E[one.entry_M] for one in answers])
         score_M = np.concatenate([one.score_E[one.entry_M] for one in answers]) - np.log(shared_M)
         self._rest_A, score_M = _with_rest(row_M, score_M, len(ids_A), num_items, where)

@@ -268,6 +268,7 @@ class Page:
     results: list[Result]
     others: list[list[Result]]
     valid: list[Result]
+    fitted_to_valid: list[str]
     marks: dict[str, list[str]]
     stories: list[Story]
     stages: list[tuple[str, dict[str, Any]]]

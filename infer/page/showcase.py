@@ -33,14 +33,14 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Story:
-    """One row. `place`: the list's place that holds the target, None where it is not in the list.
+    """One row. `user`: as the source calls them; `place`: the list's place that holds the target, None where it is not in the list.
 
     thoughts: the first of what the model wrote before its list, a thought that was cut off ending in an ellipsis; `unread`: how
     many more there are.
     """
 
     example_id: int
-    user_id: int
+    user: str
     history: list[ItemCard]
     older: int
     target: ItemCard
@@ -69,6 +69,8 @@ def stories(
     found, manifest = read_predictions(predictions)
     facts = manifest["facts"]
     rows = read_rows(data, facts["split"], num_items=items.num_rows)
+    if not len(found.example_ids_R):
+        found = found.and_unanswered(rows.example_ids_R)
     positions = align(found, rows.example_ids_R, max_rows=facts.get("max_rows"), where=str(predictions))
     chosen = sample_rows(len(positions), count, seed)
     if examples:
@@ -81,11 +83,19 @@ def stories(
     chosen = chosen[np.argsort(positions[chosen])]
     cards = Cards(items, sids, written_as(facts))
     rows, found = rows.take(positions[chosen]), found.take(chosen)
-    thoughts = read_thoughts(Path(predictions), rows.example_ids_R, cards)
+    thoughts, users = read_thoughts(Path(predictions), rows.example_ids_R, cards), user_names(data)
     return [
-        _story(row, rows, found, cards, top, thoughts.get(int(rows.example_ids_R[row]), []))
+        _story(row, rows, found, cards, top, thoughts.get(int(rows.example_ids_R[row]), []), users)
         for row in range(len(rows))
     ]
+
+
+def user_names(data: str | Path) -> dict[int, str]:
+    """{user: raw id} of a data set with users.parquet, else {}."""
+    if not (Path(data) / artifacts.USERS.file).exists():
+        return {}
+    users = artifacts.read(data, artifacts.USERS)
+    return dict(zip(users["user_id"].to_pylist(), users["raw_id"].to_pylist(), strict=True))
 
 
 def read_thoughts(predictions: Path, examples: np.ndarray, cards: Cards) -> dict[int, list[str]]:
@@ -106,7 +116,9 @@ def written_as(facts: dict[str, Any]) -> SidFormat:
     return sid_format(facts.get("sid_format", "letters"))
 
 
-def _story(row: int, rows: Any, found: Any, cards: Cards, top: int, thoughts: Sequence[str]) -> Story:
+def _story(
+    row: int, rows: Any, found: Any, cards: Cards, top: int, thoughts: Sequence[str], users: dict[int, str]
+) -> Story:
     history = rows.history_H[rows.offsets[row] : rows.offsets[row + 1]].tolist()
     target = int(rows.target_R[row])
     members = [
@@ -115,7 +127,7 @@ def _story(row: int, rows: Any, found: Any, cards: Cards, top: int, thoughts: Se
     ]
     return Story(
         int(rows.example_ids_R[row]),
-        int(rows.users_R[row]),
+        users.get(int(rows.users_R[row])) or str(rows.users_R[row]),
         [cards(item) for item in history[-HISTORY_SHOWN:]],
         max(0, len(history) - HISTORY_SHOWN),
         cards(target, seen=target in history),
@@ -133,7 +145,7 @@ def _story(row: int, rows: Any, found: Any, cards: Cards, top: int, thoughts: Se
 def as_text(told: Sequence[Story]) -> Iterator[str]:
     """Lines for a terminal: `*` marks what was chosen next, `(seen)` what is in the history."""
     for story in told:
-        yield f"example {story.example_id}, user {story.user_id} chose before"
+        yield f"example {story.example_id}, user {story.user} chose before"
         if story.older:
             yield f"      ... {story.older} older"
         yield from (f"      {_line(card)}" for card in story.history)

@@ -158,20 +158,27 @@ def marks(
 ) -> dict[str, list[str]]:
     """{model: what it is called}: the newest is the one trained last, the best the one with the largest NDCG@10 on valid.
 
-    Models that were not measured on valid cannot be called best.
+    Models that were not measured on valid cannot be called best, nor can the only one of these models that was: others there
+    (floors, a teacher) are not compared with it.
     """
     called: dict[str, list[str]] = {}
     models = [result for result in results if not result.is_baseline]
     names = {result.name for result in models}
-    measured = [result for result in valid if result.name in names and result.get(by)]
-    if measured:
+    on_valid = [result for result in valid if result.name in names]
+    measured = [result for result in on_valid if result.get(by)]
+    if len(measured) > 1:
         best = max(measured, key=lambda result: result.get(by)["value"])
-        called.setdefault(best.name, []).append(
-            "best on valid" if len(measured) > 1 else "the only one on valid"
-        )
+        called[best.name] = ["best on valid"]
+    elif measured and len(on_valid) == 1:
+        called[measured[0].name] = ["the only trained one of these measured on valid"]
     if models:
         called.setdefault(models[-1].name, []).append("newest")
     return called
+
+
+def fitted_to_valid(valid: Sequence[Result]) -> list[str]:
+    """The models whose weights or settings were fitted to the very rows that they are measured on."""
+    return [result.name for result in valid if result.protocol.get("tuned_on") == "valid"]
 
 
 def final_model(results: Sequence[Result], split: str, name: str | None) -> Result:

@@ -158,12 +158,11 @@ def predict_titles(engine: Engine, examples: pa.Table, titles: Titles, *, how: s
         above = 0
         for answer in answers:
             count = len(answer.item_ids)
-            rank = above + (count + 1) / 2
-            above += count
-            if rank <= settings.beams:
+            if above < settings.beams:
                 items += answer.item_ids
-                ranks += [rank] * count
+                ranks += [above + (count + 1) / 2] * count
                 scores += [answer.score - (np.log(count) if how == "title" else 0.0)] * count
+            above += count
         sizes.append(len(items))
     ids = examples["example_id"].to_numpy()
     table = ranked_items_table(

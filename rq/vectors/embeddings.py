@@ -35,6 +35,14 @@ NOISE_FLOOR = 1e-3
 LARGEST = 1e15
 
 
+class NoTerms(InputError):
+    """No term of the texts is in enough and not too many of them, so TF-IDF says nothing. `said`: that, without a remedy."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"{said} -> lower --tfidf.min_df or raise --tfidf.max_df")
+        self.said = said
+
+
 @dataclass
 class Tfidf:
     """Which terms of the item text count."""
@@ -90,7 +98,8 @@ def _words(value: str | list[str] | None) -> str:
 
 @dataclass(frozen=True)
 class TfidfSpace:
-    """A fitted TF-IDF + SVD: `terms` T of them with their inverse document frequency, directions float32 [T, D]."""
+    """A fitted TF-IDF + SVD: `terms` T of them with their inverse document frequency, directions float32 [T, D]. Without a term
+    every text is a zero row."""
 
     terms: list[str]
     idf_T: np.ndarray
@@ -99,9 +108,16 @@ class TfidfSpace:
 
     def vectors(self, texts: list[str]) -> np.ndarray:
         """Unit rows float32 [N, D] of texts in this space; a text without a known term is a zero row."""
+        if not self.terms:
+            return np.zeros((len(texts), self.directions_TD.shape[1]), np.float32)
         vectorizer = _vectorizer(self.options, vocabulary=self.terms)
         vectorizer.idf_ = self.idf_T
-        return unit_rows(vectorizer.transform(texts) @ self.directions_TD)
+        return unit_rows(vectorizer.transform(_written(texts)) @ self.directions_TD)
+
+
+def _written(texts: Sequence[str]) -> list[str]:
+    """Texts as TF-IDF reads them: the placeholder of an item without text is no text."""
+    return ["" if text == EMPTY_TEXT else text for text in texts]
 
 
 def _vectorizer(tfidf: Tfidf, *, vocabulary: list[str] | None = None) -> Any:
@@ -119,12 +135,15 @@ def _vectorizer(tfidf: Tfidf, *, vocabulary: list[str] | None = None) -> Any:
 
 
 def tfidf_matrix(texts: list[str], tfidf: Tfidf) -> csr_matrix:
-    """Sublinear TF-IDF of 1..n-grams, rows of length 1 (zero without a known term), float32 [N, terms]."""
+    """Sublinear TF-IDF of 1..n-grams, rows of length 1 (zero without a known term), float32 [N, terms]; NoTerms where there is none."""
     return _fitted_counts(texts, tfidf)[0]
 
 
 def tfidf_svd(texts: list[str], *, dim: int, tfidf: Tfidf, seed: int) -> tuple[np.ndarray, TfidfSpace]:
-    """(unit rows float32 [N, dim], the fitted space): sublinear TF-IDF of 1..n-grams, `dim` leading singular directions."""
+    """(unit rows float32 [N, dim], the fitted space): sublinear TF-IDF of 1..n-grams, `dim` leading singular directions.
+
+    NoTerms where no text has a term.
+    """
     counts, vectorizer = _fitted_counts(texts, tfidf)
     x_ND, directions_TD = truncated_svd(counts, dim=dim, power=1.0, seed=seed)
     terms = vectorizer.get_feature_names_out().tolist()
@@ -134,11 +153,10 @@ def tfidf_svd(texts: list[str], *, dim: int, tfidf: Tfidf, seed: int) -> tuple[n
 def _fitted_counts(texts: list[str], tfidf: Tfidf) -> tuple[csr_matrix, Any]:
     vectorizer = _vectorizer(tfidf)
     try:
-        return vectorizer.fit_transform(texts), vectorizer
+        return vectorizer.fit_transform(_written(texts)), vectorizer
     except ValueError:
-        raise InputError(
-            f"no term occurs in at least {tfidf.min_df} and at most {tfidf.max_df:.0%} of {len(texts)} item texts "
-            "-> lower --tfidf.min_df or raise --tfidf.max_df"
+        raise NoTerms(
+            f"no term occurs in at least {tfidf.min_df} and at most {tfidf.max_df:.0%} of {len(texts)} item texts"
         ) from None
 
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from configs.program import InputError
+from configs.program import InputError, warn
 from data.store.claim import rank_and_world
 from rq.vectors import embeddings, encoders
 from rq.vectors.cooccurrence import Cooccurrence, cooccurrence_svd
-from rq.vectors.embeddings import Tfidf, TfidfSpace
+from rq.vectors.embeddings import NoTerms, Tfidf, TfidfSpace
 from rq.vectors.encoders import ImageEncoder, TextEncoder
 from rq.vectors.external import external_vectors
 
@@ -97,9 +97,17 @@ class Made:
 
 
 def make_part(
-    part: Part, recipe: Recipe, items: pa.Table, sequences: pa.Table | None, *, shards: Path, where: str
+    part: Part,
+    recipe: Recipe,
+    items: pa.Table,
+    sequences: pa.Table | None,
+    *,
+    shards: Path,
+    where: str,
+    texts_alone: bool = True,
 ) -> Made:
-    """One part for all items. `shards`: folder for the files of several processes; `where` names the data in errors."""
+    """One part for all items. `shards`: folder for the files of several processes; `where` names the data in errors; texts_alone:
+    there are no parts but tfidf_svd, so that texts in which it finds no term are an error."""
     if part.method in ENCODED:
         return _encode(part, recipe, items, shards=shards)
     if rank_and_world()[0]:
@@ -107,9 +115,7 @@ def make_part(
     if part.method == "column":
         return Made(part.scaled(column_vectors(items, part.column)))
     if part.method == "tfidf_svd":
-        texts = texts_of(items, recipe, needed_by="tfidf_svd")
-        x_ND, space = embeddings.tfidf_svd(texts, dim=part.dim or 128, tfidf=recipe.tfidf, seed=recipe.seed)
-        return Made(x_ND, space)
+        return _of_terms(part.dim or 128, recipe, items, where=where, alone=texts_alone)
     if part.method == "cooccurrence":
         x_ND = cooccurrence_svd(
             sequences,
@@ -129,6 +135,19 @@ def make_part(
     if len(x_ND) != len(items):
         raise InputError(f"{part.path} has {len(x_ND)} rows, {where} has {len(items)} items -> embed again")
     return Made(part.scaled(x_ND))
+
+
+def _of_terms(dim: int, recipe: Recipe, items: pa.Table, *, where: str, alone: bool) -> Made:
+    """A tfidf_svd part; zero rows, said so, where no term is found and other parts remain."""
+    texts = texts_of(items, recipe, needed_by="tfidf_svd")
+    try:
+        return Made(*embeddings.tfidf_svd(texts, dim=dim, tfidf=recipe.tfidf, seed=recipe.seed))
+    except NoTerms as none:
+        if alone:
+            raise
+        warn(f"{where}: {none.said}: the part tfidf_svd is zero, the others remain")
+    nothing = TfidfSpace([], np.zeros(0, np.float32), np.zeros((0, dim), np.float32), recipe.tfidf)
+    return Made(nothing.vectors(texts), nothing)
 
 
 def column_vectors(items: pa.Table, name: str) -> np.ndarray:

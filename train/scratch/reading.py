@@ -21,7 +21,7 @@ from infer.models.sequential.companions import Companions
 from infer.models.sequential.companions import companions as nearest
 from infer.models.sequential.options import TextOptions
 from infer.models.sequential.windows import newest
-from rq.vectors.embeddings import read_embeddings
+from rq.vectors.embeddings import NoTerms, read_embeddings
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,16 @@ def knowledge(
             raise InputError(
                 f"{embeddings} has {len(text_NX)} items, {data} {len(items)} -> embed this data set"
             )
-    elif options.table != "none":
-        text_NX = text.text_vectors(texts, options, seed=seed)
-    if similar:
-        pairs = text.similar_items(texts, options, most=similar)
+    made = embeddings is None and options.table != "none"
+    try:
+        if made:
+            text_NX = text.text_vectors(texts, options, seed=seed)
+        if similar:
+            pairs = text.similar_items(texts, options, most=similar)
+    except NoTerms as none:
+        program.warn(f"{data}: {none.said}: all texts count as empty")
+        text_NX = np.zeros((len(items), options.dim), np.float32) if made else text_NX
+        pairs = text.nothing_similar(len(items), most=similar) if similar else None
     beside = nearest(log, most=companions) if companions else None
     return ItemKnowledge(log.popularity_N, text_NX, pairs, beside)
 

@@ -59,12 +59,12 @@ def settle(
 
 def measured(score_RN: np.ndarray, rows: Rows, *, positions: int, by: str) -> np.ndarray:
     """The measure float [S, R] of each row with every shift."""
-    alone_R = np.ones(len(rows), np.int64)
-    return np.stack([by_name(by, before_R, alone_R) for before_R in places(score_RN, rows, positions)])
+    before_SR, group_SR = places(score_RN, rows, positions)
+    return np.stack([by_name(by, *place) for place in zip(before_SR, group_SR, strict=True)])
 
 
-def places(score_RN: np.ndarray, rows: Rows, positions: int) -> np.ndarray:
-    """How many items stand before the target with every shift, half of those that are equal to it: float64 [S, R].
+def places(score_RN: np.ndarray, rows: Rows, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many items stand before the target with every shift, and how many are equal to it, itself included: int64 [S, R] each.
 
     Items outside of the history are counted once, and again at every shift for the targets that are moved themselves.
     """
@@ -77,24 +77,29 @@ def places(score_RN: np.ndarray, rows: Rows, positions: int) -> np.ndarray:
     times_R = np.zeros(len(rows))
     is_target_U = item_U == rows.target_R[row_U]
     times_R[row_U[is_target_U]] = times_U[is_target_U]
-    moved_R, found = np.flatnonzero(times_R), np.empty((len(SHIFTS), len(rows)))
+    moved_R, found = np.flatnonzero(times_R), np.empty((len(SHIFTS), 2, len(rows)), np.int64)
 
-    def before(score_U: np.ndarray, limit_R: np.ndarray) -> np.ndarray:
+    def of_histories(score_U: np.ndarray, limit_R: np.ndarray) -> np.ndarray:
         limit_U = limit_R[row_U]
-        return np.bincount(row_U, (score_U > limit_U) + 0.5 * (score_U == limit_U), minlength=len(rows))
+        return np.stack(
+            [
+                np.bincount(row_U[is_U], minlength=len(rows))
+                for is_U in (score_U > limit_U, score_U == limit_U)
+            ]
+        )
 
     def among_all(chosen_R: np.ndarray, limit_R: np.ndarray) -> np.ndarray:
         limit_R1 = limit_R[chosen_R, None]
-        return (score_RN[chosen_R] > limit_R1).sum(1) + 0.5 * (score_RN[chosen_R] == limit_R1).sum(1)
+        return np.stack([(score_RN[chosen_R] > limit_R1).sum(1), (score_RN[chosen_R] == limit_R1).sum(1)])
 
-    others_R = among_all(np.arange(len(rows)), target_R) - before(own_U, target_R)
+    # [better ones, equal ones]: of the items outside of the history, then of all
+    others_2R = among_all(np.arange(len(rows)), target_R) - of_histories(own_U, target_R)
     for number, shift in enumerate(SHIFTS):
         limit_R = target_R + shift * times_R
         if len(moved_R):
-            others_R[moved_R] = among_all(moved_R, limit_R) - before(own_U, limit_R)[moved_R]
-        found[number] = others_R + before(own_U + shift * times_U, limit_R)
-    # The target is equal to itself: it stands in one of the two sums.
-    return found - 0.5
+            others_2R[:, moved_R] = among_all(moved_R, limit_R) - of_histories(own_U, limit_R)[:, moved_R]
+        found[number] = others_2R + of_histories(own_U + shift * times_U, limit_R)
+    return found[:, 0], found[:, 1]
 
 
 def chosen(measure_SR: np.ndarray) -> float:

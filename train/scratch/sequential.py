@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from data.rows import Rows
+from infer.metrics.placement import joined
 from infer.metrics.ranking import by_name
-from infer.models.contract import block_rows, target_ranks
+from infer.models.contract import block_rows, target_places
 from infer.models.sequential.model import SequentialModel, recent_items
 from infer.models.sequential.scoring import SequentialScorer
 from infer.models.sequential.softmax import soft_cross_entropy
@@ -141,11 +142,11 @@ class SequentialTask(Task):
 
 
 def by_ranking(score: Callable[[Rows], np.ndarray], valid: Rows, num_items: int) -> dict[str, float]:
-    """{"hr@10": ..., "ndcg@20": ...} of the full ranking of rows by `score` [R, N], ties sharing their mean rank."""
-    step, ranks = block_rows(num_items), []
+    """{"hr@10": ..., "ndcg@20": ...} of the full ranking of rows by `score` [R, N], ties in random order."""
+    step, parts = block_rows(num_items), []
     for start in range(0, len(valid), step):
         block = valid.take(np.arange(start, min(start + step, len(valid))))
-        ranks.append(target_ranks(score(block), block.target_R))
-    before_R, alone_R = np.concatenate(ranks) - 1, np.ones(len(valid), np.int64)
+        parts.append(target_places(score(block), block.target_R))
+    placed = joined(parts)
     names = [f"{name}@{k}" for name in ("hr", "ndcg") for k in KS]
-    return {name: float(by_name(name, before_R, alone_R).mean()) for name in names}
+    return {name: float(by_name(name, placed.before_R, placed.group_R).mean()) for name in names}

@@ -62,7 +62,7 @@ class SequentialModel(nn.Module):
             self.bias_N.copy_(torch.from_numpy(np.log(share_N)))
         if self.shape.text_table == "add":
             self.text_NX.copy_(torch.from_numpy(text_NX))
-        elif self.shape.text_table == "init":
+        elif self.shape.text_table == "init" and text_NX.any():
             width = min(text_NX.shape[1], self.item_ND.shape[1])
             self.item_ND[:, :width] = torch.from_numpy(text_NX[:, :width]) * SPREAD
         if self.shape.similar:

@@ -34,6 +34,12 @@ def text_vectors(texts: list[str], options: TextOptions, *, seed: int) -> np.nda
     return scaled(x_ND)
 
 
+def nothing_similar(num_items: int, *, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """`similar_items` of texts that say nothing of one another."""
+    shape = num_items, min(most, num_items - 1)
+    return np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+
+
 def scaled(x_ND: np.ndarray) -> np.ndarray:
     """Vectors times one number that makes the mean square of those that are not zero 1 per dimension."""
     known = x_ND[~embeddings.zero_rows(x_ND)]
