@@ -166,3 +166,13 @@ def test_examples_that_were_answered_by_no_list_are_misses(keep, named, tmp_path
     ]
     assert np.isfinite(shown).all() and (keep or not any(shown))
     assert read_manifest(given)["counts"]["examples"] == 60
+
+
+def test_what_is_drawn_from_a_tie_is_the_rows_own():
+    """However the rows are cut: the example's number decides, not its place in a block."""
+    score_RN, keys = np.zeros((6, 40), np.float32), np.array([7, 3, 9, 1, 4, 2])
+    whole = contract.ranked_lists(score_RN, 2, most=5, keys_R=keys)
+    assert np.diff(whole.offsets).tolist() == [5] * 6
+    alone = [contract.ranked_lists(score_RN[:1], 2, most=5, keys_R=keys[row : row + 1]) for row in range(6)]
+    assert np.concatenate([one.item_E for one in alone]).tolist() == whole.item_E.tolist()
+    assert len(set(map(tuple, whole.item_E.reshape(6, 5).tolist()))) > 1

@@ -29,7 +29,7 @@ def predict(rows: Rows, model: contract.ItemModel, depth: int, *, label: str) ->
     tables = []
     for start in program.progress(range(0, len(rows), step), label=label, unit="block"):
         block = rows.take(np.arange(start, min(start + step, len(rows))))
-        lists = contract.ranked_lists(model.score(block), depth, most=most)
+        lists = contract.ranked_lists(model.score(block), depth, most=most, keys_R=block.example_ids_R)
         tables.append(
             ranked_items_table(block.example_ids_R, lists.offsets, lists.item_E, lists.rank_E, lists.score_E)
         )

@@ -121,11 +121,13 @@ def block_rows(num_items: int) -> int:
     return max(1, BLOCK_VALUES // max(num_items, 1))
 
 
-def ranked_lists(score_RN: np.ndarray, depth: int, *, most: int | None = None) -> RankedLists:
+def ranked_lists(
+    score_RN: np.ndarray, depth: int, *, most: int | None = None, keys_R: np.ndarray | None = None
+) -> RankedLists:
     """Every item that has fewer than `depth` better ones, ties whole; items of score -inf are never listed.
 
-    most: of a tie of more than this many items (and than `depth`) so many are listed, drawn anew for every row: as they are one
-    group there, the mean over rows of a target's metrics is what the whole tie gives.
+    most: of a tie of more than this many items (and than `depth`) so many are listed, drawn anew for every row by its key (int64;
+    its number where none are given): as they are one group there, the mean over rows of a target's metrics is what the whole tie gives.
 
     Scores 3, 2, 2, 1 give the ranks 1, 2.5, 2.5, 4; depth 2 keeps the first three.
 
@@ -138,7 +140,8 @@ def ranked_lists(score_RN: np.ndarray, depth: int, *, most: int | None = None) -
     least_R1 = np.partition(score_RN, at, axis=1)[:, at : at + 1]
     listed_RN = (score_RN >= least_R1) & (score_RN > -np.inf)
     if most is not None:
-        _draw_from_ties(listed_RN, score_RN, max(most, depth))
+        keys_R = np.arange(rows) if keys_R is None else keys_R
+        _draw_from_ties(listed_RN, score_RN, max(most, depth), keys_R)
     row, item = np.nonzero(listed_RN)
     score = score_RN[row, item]
     order = np.lexsort((item, -score, row))
@@ -150,13 +153,15 @@ def ranked_lists(score_RN: np.ndarray, depth: int, *, most: int | None = None) -
     return RankedLists(offsets, item.astype(np.int32), mean_ranks(new_row, new_tie), score)
 
 
-def _draw_from_ties(listed_RN: np.ndarray, score_RN: np.ndarray, most: int) -> None:
-    """Take all but `most` items of the last tie out of the lists that are longer, drawn by the row's number."""
+def _draw_from_ties(listed_RN: np.ndarray, score_RN: np.ndarray, most: int, keys_R: np.ndarray) -> None:
+    """Take all but `most` items of the last tie out of the lists that are longer."""
     for row in np.flatnonzero(listed_RN.sum(1) > most):
         listed = np.flatnonzero(listed_RN[row])
         tied = listed[score_RN[row, listed] == score_RN[row, listed].min()]
         if len(tied) > most:
-            drawn = np.random.default_rng(row).choice(len(tied), most, replace=False, shuffle=False)
+            drawn = np.random.default_rng(int(keys_R[row])).choice(
+                len(tied), most, replace=False, shuffle=False
+            )
             listed_RN[row, tied] = False
             listed_RN[row, tied[drawn]] = True
 
