@@ -57,8 +57,7 @@ class DecodeSettings:
     batch_size: int = 64
     """most prompts per forward"""
     max_prompt: int | None = None
-    """longest prompt in tokens; a longer history loses its oldest items; null = as the model was trained, else what its context has
-    room for"""
+    """longest prompt in tokens; a longer history loses its oldest items; null = as in training, else what the context has room for"""
     batch_tokens: int = 32768
     """most prompt tokens per forward, padding included; bounds the memory where prompts are long"""
     terminator: bool = False
@@ -128,11 +127,8 @@ class Engine:
     ) -> None:
         if mode not in (*MODES, RACE):
             raise InputError(f"unknown mode {mode!r} -> one of {', '.join((*MODES, RACE))}")
-        self.model = model
-        self.renderer = renderer
-        self.sids = sids
-        self.settings = settings
-        self.wording = wording
+        self.model, self.renderer = model, renderer
+        self.sids, self.settings, self.wording = sids, settings, wording
         self.races = mode == RACE
         self.mode, self.think = "think" if self.races else mode, think or ThinkSettings()
         self.histories = HistoryRenderer(
@@ -151,11 +147,11 @@ class Engine:
 
     @property
     def catalogues(self) -> Catalogues:
-        """On the device where the model is now: built on first use, and again where a trainer has moved it since."""
-        device = next(self.model.parameters()).device
-        if self._catalogues is None or self._catalogues.device != device:
-            self._catalogues = Catalogues(self.sids, self.renderer.answer_vocab, device=device)
-        return self._catalogues
+        """On the device where the model is now: built again where a trainer has moved it."""
+        device, made = next(self.model.parameters()).device, self._catalogues
+        if made is None or made.device != device:
+            made = self._catalogues = Catalogues(self.sids, self.renderer.answer_vocab, device=device)
+        return made
 
     @property
     def trie(self) -> Trie:
