@@ -113,6 +113,8 @@ class Engine:
     the answers behind the thoughts and the one without a thought are one list.
     """
 
+    _catalogues: Catalogues | None = None
+
     def __init__(
         self,
         model: Any,
@@ -134,7 +136,6 @@ class Engine:
         self.histories = HistoryRenderer(
             renderer, sids, named_wording(wording), mode=self.mode, signals=signals
         )
-        self._catalogues: Catalogues | None = None
 
     def over(self, vocab: SidVocab, sids: SidTable, settings: DecodeSettings) -> Engine:
         """The same model over semantic IDs of fewer levels, or over fewer of them; prompts are never cut."""
