@@ -25,6 +25,7 @@ from tests.test_tables import findings_of, load, options, store
     (TableFile("lines.jsonl"), "no readable parquet file (Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.) -> write it as csv(.gz), tsv(.gz) or parquet"),
     (TableFile("open.csv"), "no readable csv file (a quote is open up to line 600002: unexpected end of data) -> write it in UTF-8"),
     (TableFile("opened.csv"), "(a quote is open up to line 600003: ',' expected after '\"') -> write it in UTF-8 with a comma"),
+    (TableFile("small.csv"), "(a quote is open up to line 4: unexpected end of data) -> write it in UTF-8 with a comma"),
         (TableFile("twice.csv"), "column `title`: 2 columns have this name"),
         (TableFile("torn.parquet"), ") -> write it again"),
         (TableFile("ragged.csv"), "no readable csv file"),
@@ -43,6 +44,7 @@ def test_files_that_cannot_be_read(tmp_path, spec, message):
     swallowed = 'item_id,title\n40,"a\n' + "7,b\n" * 600_000
     (folder / "open.csv").write_text(swallowed)
     (folder / "opened.csv").write_text(swallowed + '100,"c\n7,d\n')
+    (folder / "small.csv").write_text('item_id,title\n40,a\n7,"b\n100,c\n')
     (folder / "ragged.csv").write_text("item_id,title\n40,a\n7,a,b\n")
     (folder / "latin.csv").write_bytes(b"item_id,title\n40,caf\xe9\n")
     packed = gzip.compress(b"item_id,title\n" + np.random.default_rng(0).bytes(4000).hex().encode() + b",x\n")
@@ -62,3 +64,11 @@ def test_a_cell_of_megabytes_is_read(tmp_path, name):
     loaded = load(tmp_path, options(items=TableFile(name), clean_text=False))
     assert loaded.items["description"].to_pylist() == ["short", text, ""]
     assert loaded.items["raw_id"].to_pylist() == ["40", "7", "100"]
+
+
+def test_a_quote_within_a_cell_is_a_letter(tmp_path):
+    """Inches: an odd number of quotes, none of which begins a cell."""
+    folder = store(tmp_path)
+    (folder / "inches.csv").write_text('item_id,title\n40,5" pipe\n7,b\n100,c\n')
+    loaded = load(folder, options(items=TableFile("inches.csv", {"title": "title"})))
+    assert loaded.items["title"].to_pylist()[0] == '5" pipe'
