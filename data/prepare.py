@@ -29,7 +29,7 @@ from data.shaping.spark import survivors
 from data.store.configuration import pace
 from data.store.output import open_output
 
-STAGE, VERSION = "prepare", 1
+STAGE = "prepare"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,15 @@ def prepare(args: PrepareArgs) -> Prepared:
     return prepared
 
 
+def version(args: PrepareArgs) -> int:
+    """Of the stage: 2 where times are finer than seconds, which once did not tell the order within one; else 1."""
+    unit = getattr(args.options, "unit", getattr(args.options, "time_unit", "s"))
+    return 1 if unit == "s" else 2
+
+
 def main(args: PrepareArgs) -> None:
     """Read, prepare, write."""
-    with open_output(args, STAGE, version=VERSION, inputs={"raw": args.input_files()}) as out:
+    with open_output(args, STAGE, version=version(args), inputs={"raw": args.input_files()}) as out:
         prepared = prepare(args)
         for note in prepared.funnel.notes:
             program.say(f"prepare: {note}")

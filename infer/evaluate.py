@@ -36,7 +36,7 @@ from infer.metrics.levels import FILE, level_table
 from infer.metrics.measure import KS, Settings, measure
 from infer.tables.results import one_row
 
-STAGE, VERSION = "evaluate", 2
+STAGE, VERSION = "evaluate", 3
 
 
 @dataclass

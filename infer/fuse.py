@@ -36,6 +36,7 @@ from infer.models.members import FusionMember, members_of, opened_for, require_f
 from infer.models.recency import with_ages
 
 MODEL_STAGE, STAGE, VERSION = "item model fusion", "fuse", 1
+LISTS_VERSION = 2  # ties are listed whole
 FITTED = "valid"  # the rows that weights are fitted to
 FIT_ROWS = 5_000  # of them, where the weights of a product are
 
@@ -233,7 +234,7 @@ def answer(args: FuseArgs, split: str, num_items: int) -> None:
     inputs = {"data": args.data, "model": args.output_dir}
     place = Path(args.output_root) / f"{saved.name}.{split}"
     try:
-        with open_output(one, STAGE, version=VERSION, inputs=inputs, directory=place) as out:
+        with open_output(one, STAGE, version=LISTS_VERSION, inputs=inputs, directory=place) as out:
             model, rows = contract.load(saved), rows_of(args.data, split, num_items)
             write_answers(out, rows, model, saved=saved, name=saved.name, split=split, depth=args.depth)
             if args.how == "pool":

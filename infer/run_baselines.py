@@ -41,8 +41,9 @@ from infer.models.recency import with_ages
 if TYPE_CHECKING:
     from infer.models.counting import CountingModel
 
-VERSION = 1
-LAST_VERSION = 2  # what `last` was before is called `recent` now: infer/tables/results.py reads it so
+VERSIONS = {"mixture": 2}  # of saved models: its weights have a prior; others 1
+LISTS_VERSION = 2  # ties are listed whole
+LAST_VERSION = 3  # what version 1 of `last` was is called `recent` now: infer/tables/results.py reads it so
 NAMES = ("pop", "last", "recent", "itemknn", "itemknn_tuned")
 MORE = ("repeat", "itemknn_text", "mixture", "trend")
 TUNED = ("itemknn_tuned", "itemknn_text")
@@ -339,7 +340,9 @@ def save_model(source: DataSource, one: OneModel, directory: Path) -> None:
     """Fit a model and save it, where that is not done yet."""
     stage, inputs = f"item model {one.model}", {"data": one.data}
     try:
-        with open_output(one, stage, version=VERSION, inputs=inputs, directory=directory) as out:
+        with open_output(
+            one, stage, version=VERSIONS.get(one.model, 1), inputs=inputs, directory=directory
+        ) as out:
             model, chosen = fit(source, one)
             model.save(out)
             out.counts |= {"items": model.num_items, "entries": model.entries}
@@ -364,7 +367,7 @@ def write_one(out: Output, source: DataSource, one: OneBaseline, directory: Path
 def answer(args: RunBaselinesArgs, source: DataSource, one: OneBaseline, directory: Path) -> None:
     """The prediction directory of one model and split, where it is not there yet."""
     name = name_of(one.model)
-    version = LAST_VERSION if name == "last" else VERSION
+    version = LAST_VERSION if name == "last" else LISTS_VERSION
     inputs = {"data": args.data} | ({"model": one.model} if is_directory(one.model) else {})
     place = Path(args.output_root) / f"{name}.{one.split}"
     try:

@@ -108,8 +108,8 @@ class EmbedArgs:
 
 @dataclass
 class Seen(EmbedArgs):
-    """The arguments, and what else decides the rows. image_listing: the image files, where some are read; without_text: how items
-    without text are told apart in TF-IDF, where there are some beside others (earlier outputs: they all had one text)."""
+    """The arguments, and what else decides the rows. image_listing: the image files, where some are read; without_text: what items
+    without text are in TF-IDF, where there are any (in earlier outputs they all had one text)."""
 
     image_listing: str = ""
     without_text: str = ""

@@ -70,7 +70,7 @@ for number in $STAGES; do
     # A plan that an earlier call made is this one's too: stages may come one by one, or as jobs. Not before 01, which may bring other data.
     case $PAPER:$number in
         best:01 | best:plan) ;;
-        best:*) if [ -z "${PLAN:-}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi ;;
+        best:*) if [ -z "${PLAN:-}" ] && [ -z "${OVERWRITE:+${DRY_RUN:-}}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi ;;
     esac
     case $number in
         01) stage scripts/01_prepare_data.sh ;;
@@ -92,11 +92,12 @@ for number in $STAGES; do
             if [ -n "$OVERWRITE" ] && [ -z "${DRY_RUN:-}" ]; then rm -rf "${OUTPUT_ROOT:?}/$RUN/plan"; fi
             "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" \
                 ${PLAN_SPEED:+--speed "$PLAN_SPEED"} --output_dir "$OUTPUT_ROOT/$RUN/plan"
-            take_plan "$OUTPUT_ROOT/$RUN/plan"
+            # A dry run leaves the old plan where it is, and the new one is not known.
+            if [ -z "${OVERWRITE:+${DRY_RUN:-}}" ]; then take_plan "$OUTPUT_ROOT/$RUN/plan"; fi
             ;;
         teacher) stage scripts/train_teacher.sh ;;
         generator) NAME=compact_distilled TEACHER=$OUTPUT_ROOT/$RUN/baselines/teacher stage scripts/train_compact.sh ;;
-        ensemble) NAME=ensemble MEMBERS=teacher,compact_distilled SPLITS="valid test" stage scripts/fuse.sh ;;
+        ensemble) NAME=ensemble MEMBERS=teacher,compact_distilled SPLIT= SPLITS="valid test" stage scripts/fuse.sh ;;
         report)
             "$PYTHON" -m infer.report --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/${SIDS:-rqkmeans}" \
                 --run "$OUTPUT_ROOT/$RUN" --output_dir "$OUTPUT_ROOT/$RUN/report" ${OVERWRITE:+--overwrite}

@@ -18,7 +18,7 @@ RUN=${RUN:-$PAPER-$DATASET}
 NAME=${NAME:-fused}
 MEMBERS=${MEMBERS:-mixture,text}    # names or directories, separated by commas
 WEIGHTS=${WEIGHTS:-}                # likelihood | em (with --how mixture) | [1,0.5]; empty: equal ones
-SPLITS=${SPLITS:-${SPLIT:-test}}    # which rows are answered and measured: test | valid | valid test
+SPLITS=${SPLIT:-${SPLITS:-test}}    # which rows are answered and measured: test | valid | valid test; SPLIT is one of them, and wins
 EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go to infer.fuse
 source "$(dirname "$0")/env.sh"
 

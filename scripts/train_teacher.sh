@@ -37,4 +37,4 @@ for seed in "${seeds[@]}"; do
 done
 scale=()
 if [ -z "$WEIGHTS" ]; then WEIGHTS="[$weights${TREND:+,0.5}]" scale=(--scale fitted); fi
-WEIGHTS=$WEIGHTS MEMBERS=$members${TREND:+,trend} NAME=$NAME SPLITS=valid RUN=$RUN bash scripts/fuse.sh ${scale[@]+"${scale[@]}"} "$@"
+WEIGHTS=$WEIGHTS MEMBERS=$members${TREND:+,trend} NAME=$NAME SPLIT= SPLITS=valid RUN=$RUN bash scripts/fuse.sh ${scale[@]+"${scale[@]}"} "$@"

@@ -11,7 +11,7 @@ import pytest
 from configs.program import InputError
 from data.rows import Rows
 from infer.models.sequential.windows import joined, row_windows, single_windows
-from train.scratch.augment import MOST, Augmentation, drawn_from, made_windows, prefixes, sources
+from train.scratch.augment import Augmentation, drawn_from, made_windows, prefixes, sources
 
 
 def rows_of(histories: list[list[int]], targets: list[int]):
@@ -86,12 +86,17 @@ def test_windows_that_overlap_do_not_multiply_what_is_made():
     """A user of 60 items read ten at a time: fifty windows of one target each. Short histories are taken as they are."""
     walk = list(range(60))
     long = row_windows(rows_of([walk[at : at + 10] for at in range(50)], walk[10:]))
-    kept = sources(long, positions=10, seed=0)
-    assert len(long) == 50 and len(kept) == 10 == MOST * 50 / 10
+    once, other = Augmentation(ratio=0.5), Augmentation(ratio=0.5, seed=1)
+    kept = sources(long, once, positions=10)
+    assert len(long) == 50 and len(kept) == 10 == once.most * 50 / 10
     starts = [kept.item_I[at] for at in kept.offsets[:-1]]
     assert starts == sorted(starts) and starts != walk[:10] and len(set(starts)) == 10
-    assert (sources(long, positions=10, seed=0).item_I == kept.item_I).all()
-    assert (sources(long, positions=10, seed=1).item_I != kept.item_I).any()
+    assert (sources(long, once, positions=10).item_I == kept.item_I).all()
+    assert (sources(long, other, positions=10).item_I != kept.item_I).any()
+    assert len(sources(long, Augmentation(ratio=1, variants=2), positions=10)) == 5, (
+        "two histories of each window"
+    )
+    assert sources(long, Augmentation(ratio=0.5, most=None), positions=10) is long
     of_two = rows_of([[0], [0, 1], [0, 1, 2], [3]], [1, 2, 4, 0])
     short = row_windows(replace(of_two, users_R=np.array([0, 0, 0, 1], np.int32)))
-    assert len(short) == 2 and sources(short, positions=10, seed=0) is short
+    assert len(short) == 2 and sources(short, once, positions=10) is short

@@ -238,7 +238,11 @@ def test_what_is_bought_behind_the_target_at_its_own_time_dates_nothing(tmp_path
     from infer.models.recency import DAY, with_ages
     from tests.handmade import Made
 
-    walks = [[(0, 0), (3, 2), (1, 5), (2, 10), (0, 10)], [(4, 1), (1, 7), (2, 7), (1, 7), (1, 7), (4, 7)]]
+    walks = [
+        [(0, 0), (3, 2), (1, 5), (2, 10), (0, 10)],
+        [(4, 1), (1, 7), (2, 7), (1, 7), (1, 7), (4, 7)],
+        [(4, 7), (4, 7), (4, 7), (2, 7)],  # the one before, of another user, ends with its first item
+    ]
     told = [
         (user, order, item, day) for user, walk in enumerate(walks) for order, (item, day) in enumerate(walk)
     ]
@@ -249,15 +253,15 @@ def test_what_is_bought_behind_the_target_at_its_own_time_dates_nothing(tmp_path
         "timestamp": pa.array([day * DAY for *_, day in told], pa.int64()),
     }
     rows = {
-        "example_id": pa.array([0, 1, 2, 3], pa.int64()),
-        "user_id": pa.array([0, 1, 1, 1], pa.int32()),
-        "history": pa.array([[0, 3, 1], [4], [4, 1, 2], [4, 1, 2, 1]], pa.list_(pa.int32())),
-        "target": pa.array([2, 1, 1, 1], pa.int32()),
-        "timestamp": pa.array([10 * DAY, 7 * DAY, 7 * DAY, 7 * DAY], pa.int64()),
-        "split": ["valid"] * 4,
+        "example_id": pa.array([0, 1, 2, 3, 4], pa.int64()),
+        "user_id": pa.array([0, 1, 1, 1, 2], pa.int32()),
+        "history": pa.array([[0, 3, 1], [4], [4, 1, 2], [4, 1, 2, 1], [4]], pa.list_(pa.int32())),
+        "target": pa.array([2, 1, 1, 1, 4], pa.int32()),
+        "timestamp": pa.array([10 * DAY, *[7 * DAY] * 4], pa.int64()),
+        "split": ["valid"] * 5,
     }
     with open_output(Made(), "prepare", version=1, inputs={}, directory=tmp_path) as out:
         out.write_table("interactions.parquet", pa.table(log))
         out.write_table("sequences.parquet", pa.table(rows))
     aged = with_ages(read_rows(tmp_path, "valid", num_items=5), tmp_path, num_items=5)
-    assert aged.age_H.tolist() == [5, 3, 0, 0, 6, 0, 0, 6, 0, 0, 0]
+    assert aged.age_H.tolist() == [5, 3, 0, 0, 6, 0, 0, 6, 0, 0, 0, 0]

@@ -183,6 +183,8 @@ def test_changed_data_make_all_of_a_chain_anew(planner, tmp_path):
             "DATA_ROOT": str(tmp_path / "data"), "PLAN_SPEED": "1.0"}  # fmt: skip
     script(planner, "scripts/chain.sh", STAGES="plan", **shop)
     prepared(data, items=300)
+    script(planner, "scripts/chain.sh", STAGES="01 plan 02 04", OVERWRITE="1", DRY_RUN="1", **shop)
+    assert json.loads((plan / "plan.json").read_text())["counts"]["items"] == 200, "a dry run changes nothing"
     told = script(planner, "scripts/chain.sh", STAGES="plan 02 04 report", OVERWRITE="1", **shop)
     assert json.loads((plan / "plan.json").read_text())["counts"]["items"] == 300
     programs = [line for line in told if line.startswith("-m ")]

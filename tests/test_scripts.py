@@ -266,9 +266,9 @@ def test_members_of_a_fusion_are_models_or_all_predictions_of_one(echo, tmp_path
         "MEMBERS": "text,grpo,other/knn",
         "SPLIT": "valid",
     }
-    told = script(echo, "scripts/fuse.sh", **variables, SPLITS="valid test")
+    told = script(echo, "scripts/fuse.sh", **variables | {"SPLIT": ""}, SPLITS="valid test")
     assert "[valid,test] " in told[1] and "both.valid " in told[2] and "both.test " in told[3]
-    fuse, evaluate = script(echo, "scripts/fuse.sh", "--how", "pool", **variables)[1:]
+    fuse, evaluate = script(echo, "scripts/fuse.sh", "--how", "pool", **variables, SPLITS="valid test")[1:]
     folders = [f"{tmp_path}/r/{place}" for place in ("baselines/text", "eval/grpo.valid", "eval/grpo.test")]
     assert f"--members [{','.join([*folders, 'other/knn'])}] " in fuse and fuse.endswith("--how pool")
     assert (

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from configs.program import InputError
 from data.predictions import read_predictions, unanswered, write_predictions
 from data.rows import Rows, TrainLog
 from data.store.output import open_output, read_manifest
@@ -176,3 +177,26 @@ def test_what_is_drawn_from_a_tie_is_the_rows_own():
     alone = [contract.ranked_lists(score_RN[:1], 2, most=5, keys_R=keys[row : row + 1]) for row in range(6)]
     assert np.concatenate([one.item_E for one in alone]).tolist() == whole.item_E.tolist()
     assert len(set(map(tuple, whole.item_E.reshape(6, 5).tolist()))) > 1
+
+
+def test_lists_of_before_are_refused_and_written_anew(tmp_path):
+    """Made by the rule of mean ranks: never kept beside new ones, and --overwrite does what it says."""
+    data = equally_often(tmp_path / "data", 19)
+    flags = [
+        "infer.run_baselines",
+        "--data",
+        data,
+        "--models",
+        "[pop]",
+        "--output_root",
+        tmp_path / "eval",
+        "--splits",
+        "[test]",
+    ]
+    call(*flags)
+    place = tmp_path / "eval/pop.test"
+    resign(place, stage_version=1)
+    with pytest.raises(InputError, match="pop.test holds another run .*--overwrite"):
+        call(*flags)
+    call(*flags, "--overwrite", "true")
+    assert read_manifest(place)["stage_version"] == run_baselines.LISTS_VERSION == 2

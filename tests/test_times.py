@@ -133,3 +133,20 @@ def test_a_unit_that_fits_is_named(digits, unit, fix):
     times = np.array([1_500_000_000 * 10 ** (digits - 10)])
     wrong, what, told = not_of_unit(times, np.ones(1, bool), unit=unit, option="x")
     assert wrong.tolist() == [True] and what and told == fix
+
+
+def test_sets_of_finer_times_made_before_are_refused():
+    """By the version of the stage; sets of whole seconds are as they were."""
+    from data.adapters.options import AmazonOptions
+    from data.prepare import PrepareArgs, version
+
+    made = {"raw": "r", "output_dir": "o"}
+    fine = [PrepareArgs(**made, adapter="tables", tables=OPTIONS), PrepareArgs(**made, amazon=AmazonOptions(format=2023)),
+            PrepareArgs(**made, adapter="kuairand")]  # fmt: skip
+    whole = [
+        PrepareArgs(**made, adapter="tables"),
+        PrepareArgs(**made),
+        PrepareArgs(**made, adapter="yelp"),
+        PrepareArgs(**made, adapter="mind"),
+    ]
+    assert [version(args) for args in fine + whole] == [2] * 3 + [1] * 4

@@ -190,7 +190,7 @@ def made_rows(
     from infer.models.cache import rows_sha256
     from train.scratch.augment import drawn_from, made_windows, prefixes, single_items, sources
 
-    windows = sources(windows, positions=args.model.positions, seed=args.augment.seed)
+    windows = sources(windows, args.augment, positions=args.model.positions)
     alone = teaching(args, sids, rows=single_items(sids.num_items), name="items")
     follower = alone.one if isinstance(alone, DrawnRows) else partial(drawn_from, alone.dense)
     made = made_windows(

@@ -277,7 +277,7 @@ def add_lists(columns: Columns, lists: ShownPlaces, k: int) -> dict[str, dict[st
 
 
 def list_length(predictions: Predictions) -> int:
-    """The length up to which lists are complete: the beams of a SID model, else the deepest whole rank."""
+    """The length up to which lists are complete: the beams of a SID model, else the last place at which an entry, or its tie, begins."""
     if predictions.codes_EL is not None:
         return int(np.diff(predictions.offsets).max())
-    return int(predictions.rank_E.max(initial=0))
+    return int(predictions.before(np.arange(len(predictions.rank_E))).max(initial=-1)) + 1

@@ -158,13 +158,16 @@ def _places_of_targets(rows: Rows, asked_R: np.ndarray, log: _Log, num_items: in
     place_R, best_R = np.zeros(len(rows), np.int64), np.full(len(rows), -1)
     pair_R = rows.users_R.astype(np.int64) * num_items + rows.target_R
     start_R, stop_R = log.before(pair_R, 0), log.before(pair_R + 1, 0)
-    for turn in range(int((stop_R - start_R).max(initial=0))):
-        left = np.flatnonzero(start_R + turn < stop_R)
-        left = left[log.time_I[log.by_pair[start_R[left] + turn]] == asked_R[left]]
+    left, turn = np.flatnonzero(start_R < stop_R), 0
+    while len(left):
         at = log.by_pair[start_R[left] + turn]
-        alike = _items_alike(rows, left, at, log)
-        better = alike > best_R[left]
-        place_R[left[better]], best_R[left[better]] = at[better], alike[better]
+        timed = log.time_I[at] == asked_R[left]
+        chosen, at = left[timed], at[timed]
+        alike = _items_alike(rows, chosen, at, log)
+        better = alike > best_R[chosen]
+        place_R[chosen[better]], best_R[chosen[better]] = at[better], alike[better]
+        turn += 1
+        left = left[start_R[left] + turn < stop_R[left]]
     lost = np.flatnonzero((best_R < 0) & ~np.isnan(asked_R))
     place_R[lost] = log.until(rows.users_R[lost], asked_R[lost])
     return place_R
@@ -177,8 +180,8 @@ def _items_alike(rows: Rows, chosen: np.ndarray, at: np.ndarray, log: _Log) -> n
     for back in range(1, LOOK_BACK + 1):
         going = going & (back <= lengths) & (back <= at)
         where = np.flatnonzero(going)
-        items = rows.history_H[rows.offsets[1:][chosen[where]] - back]
-        going[where] = log.item_I[at[where] - back] == items
+        items, place = rows.history_H[rows.offsets[1:][chosen[where]] - back], at[where] - back
+        going[where] = (log.item_I[place] == items) & (log.user_I[place] == log.user_I[at[where]])
         alike += going
     return alike
 

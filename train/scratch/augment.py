@@ -16,11 +16,10 @@ import numpy as np
 from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.rows import Rows
+from data.store.configuration import added
 from infer.models.contract import block_rows
 from infer.models.folds import NOBODY
 from infer.models.sequential.windows import RowWindows
-
-MOST = 2.0  # rows of made histories for each train row
 
 
 @dataclass
@@ -35,6 +34,9 @@ class Augmentation:
     """chance of an item to be left out (one stays)"""
     replace: float = 0.4
     """chance of an item to be replaced"""
+    most: float | None = added(2.0, before=None)
+    """rows of made histories for each train row; beyond it they are of a sample of the windows. Rows with a history longer than a model
+    reads are a window each, which overlap: of MovieLens's 97,171 train rows 753,738 were made. null = of all windows"""
     seed: int = 0
     """of what is made, whatever the seed of the training: the teacher answers once for all seeds"""
 
@@ -44,6 +46,8 @@ class Augmentation:
                 f"augment: ratio {self.ratio} must be at least 0, variants {self.variants} at least 1, drop {self.drop} in "
                 f"[0, 1), replace {self.replace} in [0, 1]"
             )
+        if self.most is not None and self.most <= 0:
+            raise InputError(f"augment.most {self.most} must be above 0, or null")
         if self.ratio > self.variants:
             raise InputError(
                 f"augment: ratio {self.ratio} is more than variants {self.variants} -> more variants"
@@ -52,7 +56,9 @@ class Augmentation:
 
     def needs(self) -> list[Need]:
         """How histories are made, where some are."""
-        return [Need(("variants", "drop", "replace", "seed"), self.ratio > 0, "augment.ratio above 0")]
+        return [
+            Need(("variants", "drop", "replace", "most", "seed"), self.ratio > 0, "augment.ratio above 0")
+        ]
 
 
 def made_windows(
@@ -86,17 +92,14 @@ def made_windows(
     return RowWindows(np.concatenate([[0], np.cumsum(lengths)]), made_I, made_I, example_I)
 
 
-def sources(windows: RowWindows, *, positions: int, seed: int) -> RowWindows:
-    """The windows that histories are made of: all, or a sample of them where `made_windows` would make more than MOST rows for each of theirs.
-
-    A user's rows that are longer than `positions` are a window each, which overlap: of MovieLens's 97,171 train rows 753,738 were made.
-    """
+def sources(windows: RowWindows, chosen: Augmentation, *, positions: int) -> RowWindows:
+    """The windows that histories are made of: all, or a sample of them where more than `most` rows would be made for each of theirs."""
     rows = int(windows.rows_W.sum())
-    made = int((np.minimum(np.diff(windows.offsets), positions - 1) + 1).sum())
-    if made <= MOST * rows:
+    made = chosen.variants * int((np.minimum(np.diff(windows.offsets), positions - 1) + 1).sum())
+    if chosen.most is None or made <= chosen.most * rows:
         return windows
-    order = np.random.default_rng([seed, 1]).permutation(len(windows))
-    return windows.take(np.sort(order[: max(1, int(len(windows) * MOST * rows / made))]))
+    order = np.random.default_rng([chosen.seed, 1]).permutation(len(windows))
+    return windows.take(np.sort(order[: max(1, int(len(windows) * chosen.most * rows / made))]))
 
 
 def prefixes(windows: RowWindows, users_W: np.ndarray) -> Rows:
