@@ -93,6 +93,11 @@ def test_a_cache_of_another_model_or_of_other_rows_is_refused(saved, tmp_path):
             cache.cached(tmp_path / "cache", **options)
     with pytest.raises(InputError, match="has no scores of example"):
         contract.load(tmp_path / "cache").score(rows)
+    made = cache.cached(tmp_path / "cache", model=models / "recent", rows=rows, k=ITEMS, overwrite=True)
+    assert (made.score(rows) == contract.load(models / "recent").score(rows)).all()
+    stamp = (tmp_path / "cache" / "manifest.json").stat().st_mtime_ns
+    cache.cached(tmp_path / "cache", model=models / "recent", rows=rows, k=ITEMS, overwrite=True)
+    assert (tmp_path / "cache" / "manifest.json").stat().st_mtime_ns == stamp, "what is asked for is kept"
     valid = read_rows(data, "valid", num_items=ITEMS)
     assert cache.rows_sha256(valid) != cache.rows_sha256(rows)
 

@@ -97,12 +97,21 @@ class TaughtRows:
         num_items: int,
         rows: Rows | None = None,
         name: str = "train",
+        overwrite: bool = False,
     ) -> TaughtRows:
         """Those of the train rows, or of other `rows` of the data set, which then have a `name`; scored now where that is
-        not done yet. InputError as `require_teacher`, and where `scores` are of another model or of other rows."""
+        not done yet. InputError as `require_teacher`, and where `scores` are of another model or of other rows and not to be
+        overwritten."""
         rows = rows_to_answer(options, data, rows, num_items=num_items)
         folds = options.folds_of(data, num_items=num_items)
-        cache = cached(options.place(name), model=options.teacher, rows=rows, k=options.k, folds=folds)
+        cache = cached(
+            options.place(name),
+            model=options.teacher,
+            rows=rows,
+            k=options.k,
+            folds=folds,
+            overwrite=overwrite,
+        )
         return cls(cache, options.temperature)
 
     @property

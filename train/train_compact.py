@@ -176,7 +176,7 @@ def teaching(args: TrainCompactArgs, sids: SidTable, **rows: Any) -> TaughtRows 
     """What the teacher says of the train rows, or of other rows (rows=..., name=...): distributions, or answers drawn from them."""
     told = {"data": args.data, "num_items": sids.num_items, **rows}
     if args.soft_draws is None:
-        return TaughtRows.of(args.soft_targets, **told)
+        return TaughtRows.of(args.soft_targets, **told, overwrite=args.overwrite)
     order_N = np.argsort(sids.sid_of_item_N, kind="stable")
     return DrawnRows.of(
         args.soft_targets, order_N=order_N, draws=args.soft_draws, epochs=args.loop.epochs, **told

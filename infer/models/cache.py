@@ -38,6 +38,7 @@ class CacheArgs:
     k: int | None
     rows_sha256: str
     folds: int = 0
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.k is not None and self.k < 1:
@@ -106,15 +107,23 @@ class ScoreCache:
 
 
 def cached(
-    directory: str | Path, *, model: str | Path, rows: Rows, k: int | None, folds: Folds | None = None
+    directory: str | Path,
+    *,
+    model: str | Path,
+    rows: Rows,
+    k: int | None,
+    folds: Folds | None = None,
+    overwrite: bool = False,
 ) -> ScoreCache:
-    """The cache in `directory`, made now where there is none. InputError when it is of another model, other rows, k or folds.
+    """The cache in `directory`, made now where there is none. InputError when it is of another model, other rows, k or folds, unless
+    it may be replaced (`overwrite`).
 
     k: items kept per row, None = all. folds: of train rows, which are answered without their users' counts. model: directory of a saved item model; its content, not its path, is what a cache is of.
     Of several processes of one launch rank 0 makes it; the others ask when it has.
     """
-    args = CacheArgs(k, rows_sha256(rows), 0 if folds is None else folds.count)
-    _refuse_other(Path(directory), fingerprint(model), args)
+    args = CacheArgs(k, rows_sha256(rows), 0 if folds is None else folds.count, overwrite)
+    if not overwrite:
+        _refuse_other(Path(directory), fingerprint(model), args)
     if rank_and_world()[0] > 0:
         return load(Path(directory))
     try:
@@ -186,5 +195,5 @@ def _refuse_other(directory: Path, model_sha256: str, args: CacheArgs) -> None:
     }
     if found := [what for what, differs in wrong.items() if differs]:
         raise InputError(
-            f"{directory} holds scores of {' and '.join(found)} -> another directory, or remove it"
+            f"{directory} holds scores of {' and '.join(found)} -> pass --overwrite, or choose another directory"
         )

@@ -123,7 +123,9 @@ def softening(
         )
     sids = engine.sids
     with config.main_process_first(local=False, desc="the teacher's scores"):
-        taught = TaughtRows.of(args.soft_targets, data=data, num_items=sids.num_items)
+        taught = TaughtRows.of(
+            args.soft_targets, data=data, num_items=sids.num_items, overwrite=args.overwrite
+        )
     return partial(
         soften,
         rows,
