@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -24,12 +25,21 @@ def test_the_row_that_is_shown_is_stored(name):
         assert f"/eval/{row}.test]" in dry("verify", table, ROW=row)[-1]
 
 
-def test_a_row_or_a_seed_that_is_not_stored_is_refused_before_anything_runs():
-    (told,) = dry("verify", "minionerec_industrial", code=2, ROW="compact")
-    assert "results/industrial.json has no row compact" in told and "-> it has pop last recent" in told
-    assert told.endswith("compact_distilled fusion"), "what the file has"
-    (told,) = dry("verify", "best_yelp", code=2, ROW="text", SEED="1")
-    assert "has no seed 1 of text -> it has 0" in told
+def kept(folder: Path, table: str, *rows: str) -> str:
+    """Some rows of a table, whatever others it has by now, as RESULTS."""
+    paper, dataset = table.split("/")
+    stored = json.loads((ROOT / f"configs/{paper}/results/{dataset}.json").read_text())
+    (folder / "results").mkdir(parents=True)
+    (folder / f"results/{dataset}.json").write_text(json.dumps({row: stored[row] for row in rows}))
+    return str(folder)
+
+
+def test_a_row_or_a_seed_that_is_not_stored_is_refused_before_anything_runs(tmp_path):
+    few = kept(tmp_path / "few", "minionerec/industrial", "pop", "text")
+    (told,) = dry("verify", "minionerec_industrial", code=2, ROW="compact", RESULTS=few)
+    assert "results/industrial.json has no row compact" in told and told.endswith("-> it has pop text")
+    (told,) = dry("verify", "minionerec_industrial", code=2, ROW="text", SEED="3", RESULTS=few)
+    assert "has no seed 3 of text -> it has 0 1 2" in told
     (told,) = dry("verify", "hidvae_beauty14", code=2, ROW="baselines")
     assert "has no row pop" in told and told.endswith("-> it has none"), "the first of its five"
     assert sum("--verify" in line for line in dry("verify", "best_yelp", ROW="baselines")) == 5
@@ -41,13 +51,15 @@ def test_a_row_or_a_seed_that_is_not_stored_is_refused_before_anything_runs():
         ("minionerec_industrial", "text", {}, "012"),
         ("minionerec_industrial", "text", {"SEED": "2"}, "2"),
         ("minionerec_industrial", "text", {"SEEDS": "0 1"}, "01"),
-        ("best_yelp", "compact_distilled", {}, "0"),
+        ("best_yelp", "compact_distilled", {}, ""),
     ],
 )
 def test_predictions_are_those_of_the_stored_runs(table, row, given, seeds):
     lines = dry("verify", table, ROW=row, HOW="predictions", **given)
     done = [line.split(" -m ")[1].split()[0] for line in lines if " -m " in line]
-    assert done == ["infer.evaluate"] * len(seeds) + ["infer.compare"]
+    stored = read_stored(ROOT / re.search(r"--verify (\S+)", lines[-1])[1])[row]["runs"]
+    seeds = seeds or "".join(re.findall(r"-s(\d)", " ".join(stored)))
+    assert done == ["infer.evaluate"] * len(seeds) + ["infer.compare"] and seeds
     assert "".join(re.findall(r"-s(\d)/eval/", lines[-1])) == seeds
 
 
