@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from configs.program import InputError, NumericError
@@ -204,8 +204,8 @@ def test_predictions_of_several_splits_answer_rows_in_any_order():
     made, rows = ListedScores(parts, num_items=9, where="x"), rows_of([0] * 12).take(rng.permutation(12))
     score_RN = made.score(rows)
     assert score_RN.dtype == np.float32 and np.allclose(np.exp(score_RN.astype(float)).sum(1), 1, atol=1e-5)
-    for place, example in enumerate(rows.example_ids_R):
-        best = [entry[0][0] for entry in lists[example]]
+    for place, number in enumerate(rows.example_ids_R):
+        best = [entry[0][0] for entry in lists[number]]
         assert ranked_lists(score_RN[place : place + 1], len(best)).item_E.tolist()[: len(best)] == best
     items_RC = rng.integers(0, 9, (12, 5))
     assert (made.score(rows, items_RC) == np.take_along_axis(score_RN, items_RC, axis=1)).all()
@@ -231,10 +231,12 @@ def test_a_list_of_everything_is_the_model():
     assert np.allclose(made.score(rows), model.score(rows), atol=1e-5)
 
 
-@given(st.data())
-def test_the_fitted_scale_is_no_worse_than_any_of_a_grid(data):
-    rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
-    count, items = data.draw(st.integers(2, 30)), data.draw(st.integers(2, 8))
+@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(2, 8))
+@example(
+    185, 2, 4
+)  # of two rows that are always right no factor is too large: steps, then halves up to the bound
+def test_the_fitted_scale_is_no_worse_than_any_of_a_grid(seed, count, items):
+    rng = np.random.default_rng(seed)
     tables = [rng.dirichlet(np.full(items, 0.7), count) for _ in range(2)]
     targets = np.array([rng.choice(items, p=row) for row in tables[0]])
     product = FusionModel(list(map(Table, tables)), rng.uniform(0.2, 2, 2), "product")

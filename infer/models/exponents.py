@@ -23,7 +23,7 @@ from configs.program import InputError, NumericError
 from data.rows import Rows
 from infer.models.fusion import FusionModel, normalised
 
-SCALES, DIGITS, PASSES = (0.02, 50.0), 1e-3, 12  # of a factor
+SCALES, DIGITS, PASSES = (0.02, 50.0), 1e-3, 25  # of a factor
 GAIN, WEIGHT_PASSES = 1e-6, 25  # of the mean log-likelihood of a row
 LEAST = 1e-6  # weight that is not what rounding left of none
 
