@@ -18,10 +18,11 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.plans import Counts, SmallPlan, plan_of
+from configs.plans import READ, READ_AT_MOST, Counts, SmallPlan, cut_short, plan_of
 from configs.program import InputError
 from configs.recipes import CARDS, SIZES, recipe
 
@@ -94,7 +95,7 @@ def flags(args: SizesArgs) -> list[str]:
 
 
 def counts_of(data: str | Path) -> Counts:
-    """The counts in the manifest of a prepared data set; InputError where there is none."""
+    """The counts in the manifest of a prepared data set, and how long its histories are; InputError where there is none."""
     try:
         manifest = json.loads((Path(data) / "manifest.json").read_text(encoding="utf-8"))
         counts, untitled = (
@@ -103,11 +104,33 @@ def counts_of(data: str | Path) -> Counts:
         )
         items, scored = counts["items"], counts["valid"] + counts["test"]
         timed = manifest["facts"].get("funnel", {}).get("share_with_time", 1.0) > 0
-        return Counts(items, counts["users"], counts["train"], 1 - untitled / max(items, 1), scored, timed)
+        titled = 1 - untitled / max(items, 1)
+        return Counts(
+            items,
+            counts["users"],
+            counts["train"],
+            titled,
+            scored,
+            timed,
+            *histories(Path(data) / "sequences.parquet"),
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{data} is no prepared data set ({error!r}) -> scripts/01_prepare_data.sh"
         ) from None
+
+
+def histories(path: Path) -> tuple[float, int, float]:
+    """(share of the train rows with more than READ history items, items of the longest, share of those that have as many)."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path, columns=["history"], filters=[("split", "=", "train")])
+    sizes = pc.list_value_length(rows["history"]).to_numpy()
+    if not len(sizes):
+        return 0.0, 0, 0.0
+    longest = int(sizes.max())
+    return round(float((sizes > READ).mean()), 4), longest, round(float((sizes == longest).mean()), 4)
 
 
 def probe() -> float:
@@ -156,11 +179,11 @@ def write_plan(plan: SmallPlan, counts: Counts, directory: Path) -> None:
     (directory / "plan.json").write_text(text + "\n", encoding="utf-8")
 
 
-def read_plan(path: Path) -> tuple[Counts, SmallPlan]:
-    """The plan that `write_plan` wrote, and of what; InputError where it is damaged."""
+def read_plan(path: Path) -> tuple[dict[str, Any], SmallPlan]:
+    """(what it counted, the plan) of `write_plan`; InputError where it is damaged."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return Counts(**stored["counts"]), SmallPlan(**stored["plan"])
+        return dict(stored["counts"]), SmallPlan(**stored["plan"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no plan ({str(error)[:80]}) -> remove the folder {path.parent}"
@@ -174,7 +197,7 @@ def planned(args: SizesArgs) -> list[str]:
     found = kept is not None and kept.exists() and kept.with_name("choices.sh").exists()
     if found:
         of, plan = read_plan(kept)
-        if of != counts:
+        if not of.items() <= asdict(counts).items():  # an older plan counted less
             raise InputError(
                 f"{kept} is the plan of other data than {args.data} -> remove the folder {kept.parent}, or another RUN"
             )
@@ -184,10 +207,16 @@ def planned(args: SizesArgs) -> list[str]:
         if kept:
             write_plan(plan, counts, kept.parent)
     note = [f"kept as {kept} has it: remove the folder {kept.parent} to plan again"] if found else []
+    if cut_short(counts):
+        note += [
+            f"{counts.full:.0%} of the train histories end at split.max_history {counts.longest} -> {READ_AT_MOST} in prepare.yaml would have all of "
+            "it read"
+        ]
     with_text = "with texts" if plan.text else "without texts (fewer than half of the items have a title)"
     return [
         f"{counts.items:,} items, {counts.users:,} users, {counts.rows:,} train rows: 3 x {plan.codes} codes, hidden {plan.hidden}, "
-        f"{plan.teachers} sequential models {with_text} of {plan.sequential_epochs} epochs, generator of {plan.generator_epochs} epochs",
+        f"{plan.teachers} sequential models {with_text} of {plan.sequential_epochs} epochs, generator of {plan.generator_epochs} epochs, "
+        f"{plan.positions or READ} history items",
         f"forecast {plan.total / 60:.0f} min on one thread that nothing else uses: "
         + ", ".join(f"{name} {value:.0f} s" for name, value in plan.seconds.items()),
         *note,

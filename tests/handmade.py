@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from configs import program
 from configs.integrity import content_hash, sha256
@@ -272,3 +273,24 @@ def tokenizer(kind: str) -> Any:
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     return made
+
+
+def prepared(
+    folder: Path,
+    *,
+    items: int = 200,
+    untitled: int = 0,
+    timed: float = 1.0,
+    histories: tuple[int, ...] = (1, 2, 3),
+) -> Path:
+    """What a plan reads of a data set: the counts of stage 01, and train rows with histories of those lengths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {"items": items, "users": 50, "train": 900, "valid": 50, "test": 50}
+    facts = {"funnel": {"items_without_title": untitled, "share_with_time": timed}}
+    (folder / "manifest.json").write_text(json.dumps({"counts": counts, "facts": facts}))
+    rows = {
+        "split": ["train"] * len(histories) + ["test"],
+        "history": [[0] * size for size in (*histories, 99)],
+    }
+    pq.write_table(pa.table(rows), folder / "sequences.parquet")
+    return folder

@@ -13,7 +13,7 @@ import pytest
 from configs import sizes
 from configs.plans import Counts, plan_of
 from configs.program import ROOT, InputError
-from tests.handmade import refuse, succeed
+from tests.handmade import prepared, refuse, succeed
 from tests.shell import script
 
 # What stage 01 makes of the sets, and the plan that configs/best/README.md names: sequential models, their epochs, the generator's.
@@ -38,19 +38,11 @@ def test_a_table_is_planned_as_it_was_made(dataset):
     for near in (0.97 * speed, speed, 1.03 * speed):
         plan = plan_of(counts, minutes=minutes, speed=near)
         assert (plan.teachers, plan.sequential_epochs, plan.generator_epochs) == documented
+        assert plan.positions is None, "ten history items, as the recipes"
     assert plan.draws == 16 and minutes == 30
     assert {f"best_{name}" for name in MADE} == {
         path.stem for path in (ROOT / "scripts/reproduce").glob("best_*.sh")
     }
-
-
-def prepared(folder: Path, *, items: int = 200, untitled: int = 0) -> Path:
-    """What stage 01 says of a data set."""
-    folder.mkdir(parents=True, exist_ok=True)
-    counts = {"items": items, "users": 50, "train": 900, "valid": 50, "test": 50}
-    facts = {"funnel": {"items_without_title": untitled}}
-    (folder / "manifest.json").write_text(json.dumps({"counts": counts, "facts": facts}))
-    return folder
 
 
 def test_a_speed_that_is_given_is_not_measured(tmp_path, monkeypatch):
@@ -92,6 +84,59 @@ def test_nothing_of_an_older_plan_is_left_and_no_file_of_others_is_touched(tmp_p
         sizes.write_plan(plan_of(counts, minutes=1, speed=1), counts, ROOT / "configs/minionerec")
 
 
+def test_long_histories_are_read(tmp_path):
+    """Where more than half of the train rows have more than ten items: as many as the longest has, 50 at most, users' rows in one pass."""
+    for histories, told, positions in (
+        ((3, 10, 11, 12), (0.5, 12, 0.25), None),
+        ((3, 11, 12, 12), (0.75, 12, 0.5), 12),
+        ((60, 70, 80, 80), (1.0, 80, 0.5), 50),
+        ((), (0.0, 0, 0.0), None),
+    ):
+        counts = sizes.counts_of(prepared(tmp_path / "d", histories=histories))
+        assert (counts.long, counts.longest, counts.full) == told
+        overlays = plan_of(counts, minutes=30, speed=1.0).overlays()
+        for name, group in (
+            ("sequential_text", "scorer"),
+            ("compact", "model"),
+            ("compact_distilled", "model"),
+        ):
+            assert overlays[name][group].get("positions") == positions, name
+            assert overlays[name].get("windows") == ("chains" if positions else None), name
+    drawn = plan_of(
+        Counts(9_000, 900, 90_000, 0.0, 900, long=0.9, longest=50), minutes=30, speed=1.0
+    ).overlays()
+    assert drawn["compact_distilled"]["model"] == {"hidden": 128, "positions": 50, "dropout": 0.4}
+    assert drawn["sequential_companions"]["windows"] == "chains"
+
+
+def test_histories_that_were_cut_short_are_said(tmp_path):
+    for histories, said in (
+        ((10, 10, 10, 3), True),
+        ((3, 3, 10, 10), False),
+        ((50, 50, 50), False),
+        ((4, 4, 4), False),
+    ):
+        told = succeed("configs.sizes", "--data", prepared(tmp_path / "d", histories=histories), "--speed", 1)
+        assert (
+            "75% of the train histories end at split.max_history 10 -> 50 in prepare.yaml" in told
+        ) == said, histories
+
+
+def test_a_plan_that_counted_less_is_kept(tmp_path):
+    data, folder = prepared(tmp_path / "d"), tmp_path / "plan"
+    flags = ["--data", data, "--output_dir", folder, "--speed", 1]
+    succeed("configs.sizes", *flags)
+    stored = json.loads((folder / "plan.json").read_text())
+    for name in ("long", "longest", "full"):
+        del stored["counts"][name]
+    del stored["plan"]["positions"]
+    (folder / "plan.json").write_text(json.dumps(stored))
+    assert "kept as" in succeed("configs.sizes", *flags)
+    stored["counts"]["users"] = 49
+    (folder / "plan.json").write_text(json.dumps(stored))
+    assert "plan of other data" in refuse("configs.sizes", *flags)
+
+
 @pytest.fixture
 def planner(tmp_path) -> Path:
     """In place of Python: plans as it does, prepares a data set of 201 items at once, prints the other programs."""
@@ -99,7 +144,7 @@ def planner(tmp_path) -> Path:
     path = tmp_path / "planner"
     path.write_text(
         f'#!/usr/bin/env bash\ncase $2 in\nconfigs.sizes) exec {sys.executable} "$@" ;;\n'
-        f"data.prepare) cp {tmp_path}/new/manifest.json {tmp_path}/data/shop ;;\nesac\n"
+        f"data.prepare) cp {tmp_path}/new/* {tmp_path}/data/shop ;;\nesac\n"
         'echo "$*"\n'
     )
     path.chmod(0o755)

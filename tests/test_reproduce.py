@@ -16,7 +16,7 @@ from configs.plans import Counts, plan_of, seconds_of
 from configs.program import ROOT
 from infer.tables import sheet
 from infer.tables.stored import read_stored
-from tests.handmade import refuse
+from tests.handmade import prepared, refuse
 from tests.test_configs import args_class
 
 TABLES = sorted(
@@ -191,9 +191,12 @@ def test_answers_are_forecast_as_they_were_measured():
         assert told == pytest.approx(measured, rel=0.2)
 
 
-@pytest.mark.parametrize(("titled", "items"), [(1.0, 5_000), (0.4, 5_000), (0.0, 12_000)])
-def test_what_a_plan_changes_are_options_of_the_recipes(titled, items, tmp_path):
-    made = plan_of(Counts(items, 9_000, 50_000, titled, 9_000, timed=False), minutes=20, speed=1.0)
+@pytest.mark.parametrize(
+    ("titled", "items", "long"), [(1.0, 5_000, 0.0), (1.0, 5_000, 0.9), (0.4, 5_000, 0.0), (0.0, 12_000, 0.9)]
+)
+def test_what_a_plan_changes_are_options_of_the_recipes(titled, items, long, tmp_path):
+    counts = Counts(items, 9_000, 50_000, titled, 9_000, timed=False, long=long, longest=40)
+    made = plan_of(counts, minutes=20, speed=1.0)
     data, sids = ("--data", "d"), ("--sids", "s")
     needed = {
         "quantizer": ("rq.train_quantizer", "--embeddings", "e"),
@@ -214,14 +217,7 @@ def test_what_a_plan_changes_are_options_of_the_recipes(titled, items, tmp_path)
 
 
 def test_a_plan_is_written_once_and_kept(tmp_path):
-    counts = {"items": 200, "users": 50, "train": 900, "valid": 50, "test": 50}
-    data, plan = tmp_path / "data", tmp_path / "plan"
-    data.mkdir()
-    (data / "manifest.json").write_text(
-        json.dumps(
-            {"counts": counts, "facts": {"funnel": {"items_without_title": 120, "share_with_time": 0.0}}}
-        )
-    )
+    data, plan = prepared(tmp_path / "data", untitled=120, timed=0.0), tmp_path / "plan"
     command = [sys.executable, "-m", "configs.sizes", "--data", str(data), "--output_dir", str(plan)]
     told = [
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)
@@ -233,7 +229,7 @@ def test_a_plan_is_written_once_and_kept(tmp_path):
     assert (plan / "choices.sh").read_text().splitlines() == [
         'export SEQUENTIAL="companions"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
     ]  # fmt: skip
-    (data / "manifest.json").write_text(json.dumps({"counts": counts | {"items": 201}, "facts": {}}))
+    prepared(data, items=201)
     told = refuse("configs.sizes", "--data", data, "--output_dir", plan)
     assert "the plan of other data" in told and f"-> remove the folder {plan}, or another RUN" in told
     (plan / "plan.json").write_text('{"counts": {')

@@ -189,6 +189,7 @@ SWITCHES = {
     "dropout": ["--model.dropout", "0"],
     "embedding dropout": ["--model.embedding_dropout", "0"],
     "positions": ["--model.positions", "3"],
+    "chains of cut rows": ["--windows", "chains", "--model.positions", "3", "--model.gaps", "4"],
     "copy": ["--model.copy", "false"],
     "users": ["--model.users", "7"],
     "gaps": ["--model.gaps", "4"],
@@ -224,6 +225,19 @@ TAUGHT = {
     "dropped": ["--augment.ratio", "0.5", "--augment.drop", "0.5"],
     "replaced": ["--augment.ratio", "0.5", "--augment.replace", "0"],
     "made otherwise": ["--augment.ratio", "0.5", "--augment.seed", "1"],
+    "made, chains": ["--augment.ratio", "0.5", "--windows", "chains", "--model.positions", "3"],
+    "made, drawn, chains of users": [
+        "--augment.ratio",
+        "0.5",
+        "--soft_draws",
+        "3",
+        "--windows",
+        "chains",
+        "--model.positions",
+        "3",
+        "--model.users",
+        "7",
+    ],
 }
 
 
@@ -307,8 +321,6 @@ def test_bad_arguments_are_refused(chain, teacher, tmp_path):
             "without soft_targets.k",
         ),
         (["--augment.ratio", "2", "--soft_targets.teacher", teacher], "more variants"),
-        (["--windows", "chains", "--model.users", "3"], "windows rows"),
-        (["--windows", "chains", "--model.gaps", "3"], "windows rows"),
         (["--embeddings", "x"], "text.table add"),
     ):
         assert words in refuse(*command(chain, tmp_path / "m", *flags)), words

@@ -17,7 +17,7 @@ python -m train.train_compact --config configs/minionerec/compact.yaml --data da
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ import numpy as np
 from configs import program
 from configs.needs import Need, require_needs
 from configs.program import InputError
-from data import artifacts
 from data.rows import Rows
 from data.sid import SidTable, read_sids
 from data.store.lineage import require_same_data
@@ -59,7 +58,8 @@ class TrainCompactArgs:
     """embeddings directory whose vectors take the place of the TF-IDF vectors of text.table"""
     windows: Literal["rows", "single", "chains"] = "rows"
     """rows: train rows of a user that continue one another are one pass, with a loss at every position; single: a pass for each
-    row, with a loss at its end; chains: users' whole train sequences, cut at a new place in every epoch"""
+    row, with a loss at its end; chains: those that lost their oldest items are one pass too, cut at a new place in every epoch: for users with
+    much more rows than model.positions"""
     soft_targets: SoftTargets = field(default_factory=SoftTargets)
     """what is learned from a teacher"""
     soft_draws: int | None = None
@@ -83,11 +83,6 @@ class TrainCompactArgs:
             )
         if not 0 < self.user_share <= 1:
             raise InputError(f"user_share {self.user_share} -> above 0, at most 1")
-        of_rows = self.soft_targets.teacher is not None or self.model.users or self.model.gaps
-        if self.windows == "chains" and of_rows:
-            raise InputError(
-                "chains are no rows that a teacher has answered, and have no users and no times -> windows rows, or none of them"
-            )
         if self.augment.ratio and self.windows == "single":
             raise InputError(
                 "made histories are as many as users' windows, and single has one per row -> windows rows or chains"
@@ -104,11 +99,7 @@ class TrainCompactArgs:
                 bool(self.text_options()),
                 "text.table or text.kernel",
             ),
-            Need(
-                ("user_share",),
-                self.soft_targets.teacher is None and self.windows != "chains",
-                "hard targets and windows of rows",
-            ),
+            Need(("user_share",), self.soft_targets.teacher is None, "hard targets"),
             Need(
                 ("augment.ratio", "soft_draws"), self.soft_targets.teacher is not None, "soft_targets.teacher"
             ),
@@ -148,28 +139,28 @@ def shape_of(args: TrainCompactArgs, known: Any, sids: SidTable) -> CompactShape
 
 def learned_rows(args: TrainCompactArgs, train: Rows, sids: SidTable) -> Any:
     """What is learned of the train rows (train.scratch.compact.CompactRows): windows, users, teacher, made histories."""
-    from infer.models.sequential.windows import row_windows, single_windows
-    from rq.vectors.cooccurrence import train_chains
+    from infer.models.sequential.windows import cut_windows, row_chains, row_windows, single_windows
     from train.scratch.compact import CompactRows
 
-    windows = (single_windows if args.windows == "single" else row_windows)(train)
-    if args.windows == "chains":
-        return CompactRows(
-            windows, train_chains(artifacts.read_sequences(args.data, num_items=sids.num_items))
-        )
+    windows, reach = row_chains(train) if args.windows == "chains" else (row_windows(train), None)
     users = (train.example_ids_R, train.users_R) if args.model.users else None
+    learned = CompactRows(single_windows(train) if args.windows == "single" else windows, reach, users)
     if args.soft_targets.teacher is None:
-        return CompactRows(windows, users=users)
-    taught = teaching(args, sids)
-    share = args.soft_targets.share
+        return learned
+    learned = replace(learned, taught=teaching(args, sids), share=args.soft_targets.share)
     if not args.augment.ratio:
-        return CompactRows(windows, users=users, taught=taught, share=share)
-    # Each window once, however rows are read: the longest history of a user's rows that continue one another.
-    made, rows, answered = made_rows(args, row_windows(train), train, sids)
+        return learned
+    # Histories are made of the longest of a user's rows that continue one another, once of each; of chains as one epoch cuts them.
+    whole = (
+        windows
+        if reach is None
+        else cut_windows(windows, reach, np.random.default_rng([args.augment.seed, 2]))
+    )
+    made, rows, answered = made_rows(args, whole, train, sids)
     if users is not None:
         users = np.concatenate([users[0], rows.example_ids_R]), np.concatenate([users[1], rows.users_R])
     part = args.augment.ratio / args.augment.variants
-    return CompactRows(windows, None, users, taught, share, (made, answered, part))
+    return replace(learned, users=users, made=(made, answered, part))
 
 
 def teaching(args: TrainCompactArgs, sids: SidTable, **rows: Any) -> TaughtRows | DrawnRows:

@@ -23,7 +23,6 @@ from typing import Any, Literal
 from configs import program
 from configs.needs import Need, require_needs
 from configs.program import AlreadyComplete, InputError
-from data import artifacts
 from data.rows import Rows
 from data.store.output import Output, open_output
 from infer.models.sequential.options import (
@@ -72,8 +71,8 @@ class TrainSequentialArgs:
     loss: ItemLoss = field(default_factory=ItemLoss)
     """what it is trained with"""
     windows: Literal["rows", "chains"] = "rows"
-    """rows: each train row with its own history; chains: users' whole train sequences, cut at a new place in every epoch: for
-    sequences much longer than scorer.positions"""
+    """rows: train rows of a user that continue one another are one pass, each with all of its history that is read; chains: so are those that
+    lost their oldest items, cut at a new place in every epoch: for users with much more rows than scorer.positions (train/README.md)"""
     loop: EpochOptions = field(default_factory=EpochOptions)
     """how it is trained"""
     item_vectors: str | None = None
@@ -162,7 +161,6 @@ def shape_of(args: TrainSequentialArgs, known: Any) -> SequentialShape:
 
 def read_splits(args: TrainSequentialArgs, num_items: int) -> tuple[Any, Rows, dict[str, int]]:
     """(what is learned, the valid rows that choose, counts)."""
-    from rq.vectors.cooccurrence import train_chains
     from train.scratch.reading import read_splits
     from train.scratch.sequential import TrainRows
 
@@ -170,10 +168,7 @@ def read_splits(args: TrainSequentialArgs, num_items: int) -> tuple[Any, Rows, d
         args.data, num_items, positions=args.scorer.positions, valid_rows=args.loop.valid_rows, seed=args.seed,
         positions_name="scorer.positions",
     )  # fmt: skip
-    learned = TrainRows.of_rows(train)
-    if args.windows == "chains":
-        chains = train_chains(artifacts.read_sequences(args.data, num_items=num_items))
-        learned = TrainRows(learned.windows, chains)
+    learned = (TrainRows.of_chains if args.windows == "chains" else TrainRows.of_rows)(train)
     return learned, valid, counts
 
 

@@ -24,7 +24,7 @@ from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entro
 from infer.models.sequential.evidence import OwnCounts
 from infer.models.sequential.model import recent_items
 from infer.models.sequential.softmax import soft_cross_entropy
-from infer.models.sequential.windows import RowWindows, batches, chain_windows, joined, padded
+from infer.models.sequential.windows import RowWindows, batches, cut_windows, joined, padded
 from train.scratch import repeats
 from train.scratch.drawn import DrawnRows
 from train.scratch.loop import Task
@@ -34,27 +34,26 @@ from train.soft_targets import TaughtRows
 
 @dataclass(frozen=True)
 class CompactRows:
-    """What is learned: windows of train rows, or users' chains (offsets, items) cut anew in every epoch; and of them
+    """What is learned: windows of train rows; with `reach` they are chains, cut anew in every epoch into windows of so many items; and of them
 
     users: (examples int64, users) of every example, where the model has user tokens
     taught: the teacher of the train rows; made: windows of made histories, their teacher, the share of them that an epoch sees
     """
 
     windows: RowWindows
-    chains: tuple[np.ndarray, np.ndarray] | None = None
+    reach: int | None = None
     users: tuple[np.ndarray, np.ndarray] | None = None
     taught: TaughtRows | DrawnRows | None = None
     share: float = 0.0
     made: tuple[RowWindows, TaughtRows | DrawnRows, float] | None = None
 
-    def of_epoch(self, positions: int, rng: np.random.Generator) -> RowWindows:
-        if self.chains is not None:
-            return chain_windows(*self.chains, positions, rng)
+    def of_epoch(self, rng: np.random.Generator) -> RowWindows:
+        windows = self.windows if self.reach is None else cut_windows(self.windows, self.reach, rng)
         if self.made is None:
-            return self.windows
+            return windows
         made, _, ratio = self.made
         drawn = rng.permutation(len(made))[: round(ratio * len(made))]
-        return joined(self.windows, made.take(np.sort(drawn)))
+        return joined(windows, made.take(np.sort(drawn)))
 
 
 class CompactTask(Task):
@@ -69,7 +68,7 @@ class CompactTask(Task):
 
     def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[np.ndarray]:
         self.epoch = epoch
-        self.current = self.train.of_epoch(self.positions, rng)
+        self.current = self.train.of_epoch(rng)
         return batches(self.current, rows=self.rows, rng=rng)
 
     def example_ids(self, batch: np.ndarray) -> list[int]:

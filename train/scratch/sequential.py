@@ -25,8 +25,9 @@ from infer.models.sequential.windows import (
     PaddedBatch,
     RowWindows,
     batches,
-    chain_windows,
+    cut_windows,
     padded,
+    row_chains,
     row_windows,
 )
 from train.scratch import losses, repeats
@@ -38,17 +39,21 @@ KS = (10, 20)
 
 @dataclass(frozen=True)
 class TrainRows:
-    """What is learned: the rows as windows, or users' chains (offsets, items) that are cut anew in every epoch."""
+    """What is learned: the rows as windows; with `reach` they are chains, cut anew in every epoch into windows of so many items."""
 
     windows: RowWindows
-    chains: tuple[np.ndarray, np.ndarray] | None = None
+    reach: int | None = None
 
     @classmethod
     def of_rows(cls, rows: Rows) -> TrainRows:
         return cls(row_windows(rows))
 
-    def of_epoch(self, positions: int, rng: np.random.Generator) -> RowWindows:
-        return self.windows if self.chains is None else chain_windows(*self.chains, positions, rng)
+    @classmethod
+    def of_chains(cls, rows: Rows) -> TrainRows:
+        return cls(*row_chains(rows))
+
+    def of_epoch(self, rng: np.random.Generator) -> RowWindows:
+        return self.windows if self.reach is None else cut_windows(self.windows, self.reach, rng)
 
 
 class SequentialTask(Task):
@@ -83,7 +88,7 @@ class SequentialTask(Task):
             self.propensity_N = self._on_device(losses.propensity(counts_N))
 
     def batches(self, epoch: int, rng: np.random.Generator) -> Sequence[np.ndarray]:
-        self.current = self.train.of_epoch(self.positions, rng)
+        self.current = self.train.of_epoch(rng)
         return batches(self.current, rows=self.rows, rng=rng)
 
     def example_ids(self, batch: np.ndarray) -> list[int]:

@@ -83,18 +83,37 @@ def newest(rows: Rows, positions: int) -> tuple[Rows, int]:
 
 def row_windows(rows: Rows) -> RowWindows:
     """The rows, those of a user that continue one another (in file order) together. Rows without history are left out."""
+    return _together(rows, sliding=False)
+
+
+def row_chains(rows: Rows) -> tuple[RowWindows, int]:
+    """(chains, the longest history: a window of more items would show a row more than it has; 0 without any).
+
+    As `row_windows`, with rows whose history lost its oldest item to a cut (all of one length, the longest) in one chain as well: a
+    chain is as long as a user's rows, and `cut_windows` makes windows of it. Of (a b) -> c, (b c) -> d the chain is (a b c).
+    """
+    return _together(rows, sliding=True), int(np.diff(rows.offsets).max(initial=0))
+
+
+def _together(rows: Rows, *, sliding: bool) -> RowWindows:
     rows = rows.take(np.flatnonzero(np.diff(rows.offsets) > 0))
     rows = rows.take(np.argsort(rows.users_R, kind="stable"))
-    lengths, count = np.diff(rows.offsets), len(rows)
-    continues = _continues(rows)
-    last = np.append(~continues[1:], True) if count else continues
-    whole = rows.take(np.flatnonzero(last))
-    window_R = np.cumsum(last) - last
-    target_I = np.full(len(whole.history_H), NONE, np.int32)
-    example_I = np.full(len(whole.history_H), NONE, np.int64)
-    place_R = whole.offsets[window_R] + lengths - 1
+    continues_R = _continues(rows, sliding=sliding)
+    # What is new in a row: its last item where it continues the row before, else all of its history.
+    new_R = np.where(continues_R, 1, np.diff(rows.offsets))
+    last_R = rows.offsets[1:] - 1
+    new_H = ~continues_R[rows.history_row_H]
+    new_H[last_R] = True
+    place_R = np.cumsum(new_R) - 1
+    target_I = np.full(int(new_R.sum()), NONE, np.int32)
+    example_I = np.full(len(target_I), NONE, np.int64)
     target_I[place_R], example_I[place_R] = rows.target_R, rows.example_ids_R
-    return RowWindows(whole.offsets, whole.history_H, target_I, example_I, _gaps(whole))
+    begins_R = place_R + 1 - new_R
+    offsets = np.append(begins_R[~continues_R], len(target_I)).astype(np.int64)
+    gap_H = _gaps(rows)
+    return RowWindows(
+        offsets, rows.history_H[new_H], target_I, example_I, None if gap_H is None else gap_H[new_H]
+    )
 
 
 def single_windows(rows: Rows) -> RowWindows:
@@ -128,17 +147,24 @@ def joined(first: RowWindows, second: RowWindows) -> RowWindows:
     return RowWindows(offsets, *parts, np.concatenate(list(gaps)))
 
 
-def _continues(rows: Rows) -> np.ndarray:
-    """bool [R]: whether a row's history is that of the row before it, of the same user, and its target."""
+def _continues(rows: Rows, *, sliding: bool) -> np.ndarray:
+    """bool [R]: whether a row's history is that of the row before it, of the same user, and its target; `sliding`: or the end of that, both
+    being as long as the longest there is."""
     lengths, count = np.diff(rows.offsets), len(rows)
     continues = np.zeros(count, bool)
     if count < 2:
         return continues
-    candidate = (lengths[1:] == lengths[:-1] + 1) & (rows.users_R[1:] == rows.users_R[:-1])
+    fits = lengths[1:] == lengths[:-1] + 1
+    if sliding:
+        fits |= (lengths[1:] == lengths.max()) & (lengths[:-1] == lengths.max())
+    candidate = fits & (rows.users_R[1:] == rows.users_R[:-1])
     candidate &= rows.history_H[rows.offsets[2:] - 1] == rows.target_R[:-1]
     row_H = rows.history_row_H
+    before_R = np.maximum(np.arange(count) - 1, 0)
+    # Ends are compared: item i of a row stands where item i + lost of the row before does.
+    lost_R = lengths[before_R] + 1 - lengths
     within_H = np.arange(len(rows.history_H)) - rows.offsets[row_H]
-    before_H = np.maximum(rows.offsets[np.maximum(row_H - 1, 0)] + within_H, 0)
+    before_H = np.maximum(rows.offsets[before_R[row_H]] + within_H + lost_R[row_H], 0)
     compared_H = within_H < lengths[row_H] - 1  # the last item is compared with the target above
     differs_H = compared_H & (rows.history_H != rows.history_H[np.minimum(before_H, len(row_H) - 1)])
     differs_R = np.bincount(row_H[differs_H], minlength=count) > 0
@@ -146,23 +172,20 @@ def _continues(rows: Rows) -> np.ndarray:
     return continues
 
 
-def chain_windows(
-    offsets: np.ndarray, items: np.ndarray, positions: int, rng: np.random.Generator
-) -> RowWindows:
-    """Windows of `positions` items over users' train chains, every item but the first of a chain being one target.
+def cut_windows(chains: RowWindows, positions: int, rng: np.random.Generator) -> RowWindows:
+    """Windows of at most `positions` items of `row_chains`, every target in one of them.
 
-    A chain of more than positions + 1 items is cut at a place that is drawn anew each time this is called: 1 to
-    `positions` items, then as many as fit. `example_I` is the chain's number.
+    A longer chain is cut at a place that is drawn anew each time this is called: 1 to `positions` items, then as many as fit. So a row
+    is learned with between one and `positions` of its history items, in turns. What has no target is left out.
     """
-    sizes = np.diff(offsets) - 1
-    first = np.where(sizes > positions, rng.integers(1, positions + 1, len(sizes)), sizes)
-    chain_I = np.repeat(np.arange(len(sizes)), sizes)
-    within_I = np.arange(len(chain_I)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    after = within_I - first[chain_I]
-    starts = (within_I == 0) | ((after >= 0) & (after % positions == 0))
-    from_I = offsets[chain_I] + within_I
-    window_offsets = np.append(np.flatnonzero(starts), len(chain_I))
-    return RowWindows(window_offsets, items[from_I], items[from_I + 1], chain_I)
+    sizes_W = np.diff(chains.offsets)
+    first_W = np.where(sizes_W > positions, rng.integers(1, positions + 1, len(sizes_W)), sizes_W)
+    within_I = np.arange(len(chains.item_I)) - np.repeat(chains.offsets[:-1], sizes_W)
+    after_I = within_I - np.repeat(first_W, sizes_W)
+    starts = np.flatnonzero((within_I == 0) | ((after_I >= 0) & (after_I % positions == 0)))
+    cut = replace(chains, offsets=np.append(starts, len(chains.item_I)).astype(np.int64))
+    asked = cut.rows_W > 0
+    return cut if asked.all() else cut.take(np.flatnonzero(asked))
 
 
 def batches(windows: RowWindows, *, rows: int, rng: np.random.Generator) -> list[np.ndarray]:
