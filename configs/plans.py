@@ -10,7 +10,7 @@ they give its own recipes; they are no more than a start elsewhere:
   codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
   hidden     64 below 10,000 train rows, 128 above
   positions  ten history items are read; where more than half of the train rows have more, as many as the longest has, 50 at most, and a user's
-             rows are one pass that is cut at another place in every epoch (`windows: chains`; MovieLens-100K, SASRec with texts, valid NDCG@10
+             rows are one pass that is cut at another place in every epoch (`windows: cut`; MovieLens-100K, SASRec with texts, valid NDCG@10
              .101 -> .120, and half of the time). Where few are longer it is as good (.1122, .1123 on Musical_Instruments, 16 % of the rows)
   sequential with texts where at least half of the items have a title, else without (`companions`: SASRec beside counts); the
              generator's text kernel likewise; 128 companions of every item in both (train/README.md: what they are worth)
@@ -70,7 +70,7 @@ FIXED = 30.0  # seconds to start some twenty programs
 class Counts:
     """A prepared data set. rows: train rows; scored: valid and test rows; titled: share of the items that have a title;
     timed: whether any train row may have a time; long: share of the train rows with more than READ history items; longest: what the
-    longest has; full: share of the train rows that have as many."""
+    longest has."""
 
     items: int
     users: int
@@ -80,7 +80,6 @@ class Counts:
     timed: bool = True
     long: float = 0.0
     longest: int = 0
-    full: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class SmallPlan:
         kernel = {} if self.text else {"text": {"kernel": False}}
         choose = {} if self.valid_rows is None else {"valid_rows": self.valid_rows}
         read = {} if self.positions is None else {"positions": self.positions}
-        cut = {} if self.positions is None else {"windows": "chains"}
+        cut = {} if self.positions is None else {"windows": "cut"}
         model = {"hidden": self.hidden, **read}
         generator = {"model": model, **kernel, **cut}
         found: dict[str, dict[str, Any]] = {
@@ -148,15 +147,6 @@ class SmallPlan:
         """What the scripts are told besides: which sequential model and its seeds, and the member that needs times."""
         seeds = " ".join(map(str, range(self.teachers)))
         return {"SEQUENTIAL": self.sequential, "TEACHER_SEEDS": seeds, "TREND": "trend" if self.timed else ""}
-
-
-def cut_short(counts: Counts) -> bool:
-    """Whether most histories end where stage 01 cut them, and a plan would read more of them.
-
-    >>> cut_short(Counts(100, 50, 900, 1.0, longest=10, full=0.8)), cut_short(Counts(100, 50, 900, 1.0, longest=50, full=0.8))
-    (True, False)
-    """
-    return counts.full > LONG and READ <= counts.longest < READ_AT_MOST
 
 
 def codes_per_level(items: int) -> int:

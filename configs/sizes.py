@@ -22,7 +22,7 @@ from typing import Any
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.plans import READ, READ_AT_MOST, Counts, SmallPlan, cut_short, plan_of
+from configs.plans import LONG, READ, READ_AT_MOST, Counts, SmallPlan, plan_of
 from configs.program import InputError
 from configs.recipes import CARDS, SIZES, recipe
 
@@ -97,7 +97,7 @@ def flags(args: SizesArgs) -> list[str]:
 def counts_of(data: str | Path) -> Counts:
     """The counts in the manifest of a prepared data set, and how long its histories are; InputError where there is none."""
     try:
-        manifest = json.loads((Path(data) / "manifest.json").read_text(encoding="utf-8"))
+        manifest = _manifest(data)
         counts, untitled = (
             manifest["counts"],
             manifest["facts"].get("funnel", {}).get("items_without_title", 0),
@@ -105,32 +105,43 @@ def counts_of(data: str | Path) -> Counts:
         items, scored = counts["items"], counts["valid"] + counts["test"]
         timed = manifest["facts"].get("funnel", {}).get("share_with_time", 1.0) > 0
         titled = 1 - untitled / max(items, 1)
+        sizes_R = _histories(data)
+        long = round(float((sizes_R > READ).mean()), 4) if len(sizes_R) else 0.0
         return Counts(
-            items,
-            counts["users"],
-            counts["train"],
-            titled,
-            scored,
-            timed,
-            *histories(Path(data) / "sequences.parquet"),
+            items, counts["users"], counts["train"], titled, scored, timed, long, int(sizes_R.max(initial=0))
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise InputError(
             f"{data} is no prepared data set ({error!r}) -> scripts/01_prepare_data.sh"
         ) from None
 
 
-def histories(path: Path) -> tuple[float, int, float]:
-    """(share of the train rows with more than READ history items, items of the longest, share of those that have as many)."""
+def cut_short(data: str | Path) -> str:
+    """What to say where most train histories were cut by stage 01, and a plan would read more of them; else nothing."""
+    split, sizes_R = _manifest(data).get("config", {}).get("split", {}), _histories(data)
+    most = split.get("max_history", 0)
+    made_here = split.get("kind") != "published" and not split.get("stride")
+    full = float((sizes_R == most).mean()) if len(sizes_R) else 0.0
+    if not made_here or full <= LONG or not READ <= most < READ_AT_MOST:
+        return ""
+    return (
+        f"{full:.0%} of the train histories end at split.max_history {most} -> {READ_AT_MOST} in prepare.yaml, and up to {READ_AT_MOST} items of "
+        "each are read"
+    )
+
+
+def _manifest(data: str | Path) -> dict[str, Any]:
+    return json.loads((Path(data) / "manifest.json").read_text(encoding="utf-8"))
+
+
+def _histories(data: str | Path) -> Any:
+    """Items of every train row's history, int [R]."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(path, columns=["history"], filters=[("split", "=", "train")])
-    sizes = pc.list_value_length(rows["history"]).to_numpy()
-    if not len(sizes):
-        return 0.0, 0, 0.0
-    longest = int(sizes.max())
-    return round(float((sizes > READ).mean()), 4), longest, round(float((sizes == longest).mean()), 4)
+    train = [("split", "=", "train")]
+    rows = pq.read_table(Path(data) / "sequences.parquet", columns=["history"], filters=train)
+    return pc.list_value_length(rows["history"]).to_numpy()
 
 
 def probe() -> float:
@@ -183,7 +194,8 @@ def read_plan(path: Path) -> tuple[dict[str, Any], SmallPlan]:
     """(what it counted, the plan) of `write_plan`; InputError where it is damaged."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return dict(stored["counts"]), SmallPlan(**stored["plan"])
+        Counts(**stored["counts"])  # all that a plan has always counted
+        return stored["counts"], SmallPlan(**stored["plan"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no plan ({str(error)[:80]}) -> remove the folder {path.parent}"
@@ -206,12 +218,15 @@ def planned(args: SizesArgs) -> list[str]:
         plan = plan_of(counts, minutes=args.minutes, speed=speed)
         if kept:
             write_plan(plan, counts, kept.parent)
-    note = [f"kept as {kept} has it: remove the folder {kept.parent} to plan again"] if found else []
-    if cut_short(counts):
-        note += [
-            f"{counts.full:.0%} of the train histories end at split.max_history {counts.longest} -> {READ_AT_MOST} in prepare.yaml would have all of "
-            "it read"
-        ]
+    note = []
+    if found:
+        note.append(f"kept as {kept} has it: remove the folder {kept.parent} to plan again")
+        if plan.positions is None and counts.long > LONG:
+            note += [
+                f"most histories have more than the {READ} items that it reads, an older plan: a new one reads up to {READ_AT_MOST}"
+            ]
+    if said := cut_short(args.data):
+        note.append(said)
     with_text = "with texts" if plan.text else "without texts (fewer than half of the items have a title)"
     return [
         f"{counts.items:,} items, {counts.users:,} users, {counts.rows:,} train rows: 3 x {plan.codes} codes, hidden {plan.hidden}, "

@@ -282,12 +282,15 @@ def prepared(
     untitled: int = 0,
     timed: float = 1.0,
     histories: tuple[int, ...] = (1, 2, 3),
+    **split: Any,
 ) -> Path:
     """What a plan reads of a data set: the counts of stage 01, and train rows with histories of those lengths."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = {"items": items, "users": 50, "train": 900, "valid": 50, "test": 50}
     facts = {"funnel": {"items_without_title": untitled, "share_with_time": timed}}
-    (folder / "manifest.json").write_text(json.dumps({"counts": counts, "facts": facts}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"counts": counts, "facts": facts, "config": {"split": split}})
+    )
     rows = {
         "split": ["train"] * len(histories) + ["test"],
         "history": [[0] * size for size in (*histories, 99)],

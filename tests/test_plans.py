@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs import sizes
@@ -18,11 +20,20 @@ from tests.shell import script
 
 # What stage 01 makes of the sets, and the plan that configs/best/README.md names: sequential models, their epochs, the generator's.
 MADE = {
-    "beauty14": (Counts(12_101, 22_363, 131_413, 1.0, 44_726, timed=False), (2, 7, 7)),
-    "toys14": (Counts(11_924, 19_412, 109_361, 1.0, 38_824, timed=False), (2, 7, 7)),
-    "instruments18": (Counts(9_922, 24_772, 131_837, 0.0, 49_544, timed=False), (2, 7, 7)),
-    "yelp": (Counts(20_033, 30_431, 225_061, 1.0, 60_862, timed=False), (1, 5, 7)),
-    "office_full": (Counts(25_986, 87_346, 418_266, 0.1276, 174_692, timed=False), (1, 5, 7)),
+    "beauty14": (
+        Counts(12_101, 22_363, 131_413, 1.0, 44_726, timed=False, long=0.2269, longest=20),
+        (2, 7, 7),
+    ),
+    "toys14": (Counts(11_924, 19_412, 109_361, 1.0, 38_824, timed=False, long=0.2185, longest=20), (2, 7, 7)),
+    "instruments18": (
+        Counts(9_922, 24_772, 131_837, 0.0, 49_544, timed=False, long=0.1567, longest=20),
+        (2, 7, 7),
+    ),
+    "yelp": (Counts(20_033, 30_431, 225_061, 1.0, 60_862, timed=False, long=0.3066, longest=20), (1, 5, 7)),
+    "office_full": (
+        Counts(25_986, 87_346, 418_266, 0.1276, 174_692, timed=False, long=0.1254, longest=20),
+        (1, 5, 7),
+    ),
 }
 
 
@@ -87,13 +98,13 @@ def test_nothing_of_an_older_plan_is_left_and_no_file_of_others_is_touched(tmp_p
 def test_long_histories_are_read(tmp_path):
     """Where more than half of the train rows have more than ten items: as many as the longest has, 50 at most, users' rows in one pass."""
     for histories, told, positions in (
-        ((3, 10, 11, 12), (0.5, 12, 0.25), None),
-        ((3, 11, 12, 12), (0.75, 12, 0.5), 12),
-        ((60, 70, 80, 80), (1.0, 80, 0.5), 50),
-        ((), (0.0, 0, 0.0), None),
+        ((3, 10, 11, 12), (0.5, 12), None),
+        ((3, 11, 12, 12), (0.75, 12), 12),
+        ((60, 70, 80, 80), (1.0, 80), 50),
+        ((), (0.0, 0), None),
     ):
         counts = sizes.counts_of(prepared(tmp_path / "d", histories=histories))
-        assert (counts.long, counts.longest, counts.full) == told
+        assert (counts.long, counts.longest) == told
         overlays = plan_of(counts, minutes=30, speed=1.0).overlays()
         for name, group in (
             ("sequential_text", "scorer"),
@@ -101,40 +112,58 @@ def test_long_histories_are_read(tmp_path):
             ("compact_distilled", "model"),
         ):
             assert overlays[name][group].get("positions") == positions, name
-            assert overlays[name].get("windows") == ("chains" if positions else None), name
+            assert overlays[name].get("windows") == ("cut" if positions else None), name
     drawn = plan_of(
         Counts(9_000, 900, 90_000, 0.0, 900, long=0.9, longest=50), minutes=30, speed=1.0
     ).overlays()
     assert drawn["compact_distilled"]["model"] == {"hidden": 128, "positions": 50, "dropout": 0.4}
-    assert drawn["sequential_companions"]["windows"] == "chains"
+    assert drawn["sequential_companions"]["windows"] == "cut"
 
 
 def test_histories_that_were_cut_short_are_said(tmp_path):
-    for histories, said in (
-        ((10, 10, 10, 3), True),
-        ((3, 3, 10, 10), False),
-        ((50, 50, 50), False),
-        ((4, 4, 4), False),
+    whole = {"kind": "leave_one_out", "max_history": 10, "stride": 0}
+    for histories, split, said in (
+        ((10, 10, 10, 3), whole, True),
+        ((3, 3, 10, 10), whole, False),
+        ((10, 10, 10, 3), whole | {"kind": "published"}, False),
+        ((10, 10, 10, 3), whole | {"stride": 4}, False),
+        ((50, 50, 50, 3), whole | {"max_history": 50}, False),
+        ((4, 4, 4, 3), whole | {"max_history": 4}, False),
     ):
-        told = succeed("configs.sizes", "--data", prepared(tmp_path / "d", histories=histories), "--speed", 1)
-        assert (
-            "75% of the train histories end at split.max_history 10 -> 50 in prepare.yaml" in told
-        ) == said, histories
+        told = succeed(
+            "configs.sizes", "--data", prepared(tmp_path / "d", histories=histories, **split), "--speed", 1
+        )
+        line = "75% of the train histories end at split.max_history 10 -> 50 in prepare.yaml, and up to 50 items of each are read"
+        assert (line in told) == said, (histories, split)
 
 
 def test_a_plan_that_counted_less_is_kept(tmp_path):
-    data, folder = prepared(tmp_path / "d"), tmp_path / "plan"
+    data, folder = prepared(tmp_path / "d", histories=(20, 20)), tmp_path / "plan"
     flags = ["--data", data, "--output_dir", folder, "--speed", 1]
-    succeed("configs.sizes", *flags)
+    assert "20 history items" in succeed("configs.sizes", *flags)
     stored = json.loads((folder / "plan.json").read_text())
-    for name in ("long", "longest", "full"):
+    for name in ("long", "longest"):
         del stored["counts"][name]
     del stored["plan"]["positions"]
     (folder / "plan.json").write_text(json.dumps(stored))
-    assert "kept as" in succeed("configs.sizes", *flags)
+    told = succeed("configs.sizes", *flags)
+    assert (
+        "kept as" in told and "10 history items" in told and "an older plan: a new one reads up to 50" in told
+    )
     stored["counts"]["users"] = 49
     (folder / "plan.json").write_text(json.dumps(stored))
     assert "plan of other data" in refuse("configs.sizes", *flags)
+    stored["counts"] = {}
+    (folder / "plan.json").write_text(json.dumps(stored))
+    assert "is no plan" in refuse("configs.sizes", *flags)
+
+
+def test_histories_that_are_none_are_no_data_set(tmp_path):
+    data = prepared(tmp_path / "d")
+    pq.write_table(pa.table({"split": ["train"], "history": ["a b"]}), data / "sequences.parquet")
+    assert "no prepared data set" in refuse("configs.sizes", "--data", data)
+    (data / "sequences.parquet").unlink()
+    assert "no prepared data set" in refuse("configs.sizes", "--data", data)
 
 
 @pytest.fixture

@@ -126,62 +126,6 @@ def test_rows_that_continue_one_another_share_a_window():
     assert count == 2 and cut.history_H.tolist() == [4, 7, 4, 5, 5, 6, 6, 2, 7, 9]
 
 
-@given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 6))
-def test_chains_give_every_row_once_with_the_newest_of_its_history(seed, reach, cut):
-    """Histories are the newest `cut` items, windows of at most as many: what stands before a target is the end of its row's history."""
-    rng = np.random.default_rng(seed)
-    walks = [rng.integers(0, 4, rng.integers(2, 14)).tolist() for _ in range(5)]
-    rows = rows_of(
-        [
-            (user, walk[max(0, at - cut) : at], walk[at])
-            for user, walk in enumerate(walks)
-            for at in range(1, len(walk))
-        ]
-    )
-    chains, longest = windows.row_chains(rows)
-    assert longest == np.diff(rows.offsets).max() and chains.rows_W.sum() == len(rows)
-    made = windows.cut_windows(chains, min(reach, longest), rng)
-    assert np.diff(made.offsets).max() <= min(reach, longest) and (made.rows_W > 0).all()
-    seen = {}
-    for a, b in zip(made.offsets, made.offsets[1:], strict=False):
-        for i in range(a, b):
-            if made.target_I[i] != windows.NONE:
-                seen.setdefault(int(made.example_I[i]), []).append(
-                    (made.item_I[a : i + 1].tolist(), int(made.target_I[i]))
-                )
-    histories = np.split(rows.history_H, rows.offsets[1:-1])
-    for example, history, target in zip(rows.example_ids_R, histories, rows.target_R, strict=True):
-        [(shown, asked)] = seen.pop(int(example))
-        assert asked == target and shown == history.tolist()[-len(shown) :]
-    assert not seen
-
-
-def test_a_chain_is_cut_at_another_place_in_every_epoch():
-    walk = list(range(40))
-    rows = rows_of([(0, walk[max(0, at - 8) : at], walk[at]) for at in range(1, 40)])
-    chains, longest = windows.row_chains(rows)
-    assert len(chains) == 1 and longest == 8 and chains.item_I.tolist() == walk[:-1]
-    rng = np.random.default_rng(0)
-    cuts = [windows.cut_windows(chains, 8, rng).offsets.tolist() for _ in range(60)]
-    assert {cut[1] for cut in cuts} == set(range(1, 9)), "the first window has 1 to 8 items"
-    assert all(set(np.diff(cut[1:-1])) == {8} for cut in cuts)
-
-
-def test_rows_that_only_look_alike_are_chains_of_their_own():
-    """Another user, another history of that length, a shorter one: none of them goes on with the row before."""
-    rows = rows_of(
-        [(0, [1, 2], 3), (1, [2, 3], 4), (2, [5, 6], 3), (2, [2, 3], 4), (3, [1, 2], 3), (3, [3], 4)]
-    )
-    chains, _ = windows.row_chains(rows)
-    assert len(chains) == 6 and chains.rows_W.tolist() == [1] * 6
-    both, _ = windows.row_chains(rows_of([(0, [1, 2], 3), (0, [2, 3], 4)]))
-    assert both.item_I.tolist() == [1, 2, 3] and both.target_I.tolist() == [-1, 3, 4]
-    tail = windows.cut_windows(
-        windows.row_chains(rows_of([(0, [7, 8, 9], 1)]))[0], 2, np.random.default_rng(0)
-    )
-    assert tail.rows_W.tolist() == [1], "a window without a target is left out"
-
-
 def test_batches_hold_every_window_once_and_about_as_many_rows():
     rows = random_rows(np.random.default_rng(1), users=60, items=9, positions=4)
     made = windows.row_windows(rows)

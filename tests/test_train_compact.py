@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from configs import program
 from configs.program import InputError, Interrupted
 from data.predictions import read_predictions
 from data.rows import read_rows
@@ -21,9 +22,11 @@ from data.sid import read_sids
 from data.store.output import read_manifest
 from infer.models import contract
 from infer.models.recency import with_ages
+from infer.models.sequential.windows import cut_windows, newest
 from tests import handmade
 from tests.handmade import call, refuse, resign, succeed
 from tests.store import ITEMS, sequences, write_store
+from train import train_compact
 from train.scratch import loop
 
 SMALL = [
@@ -182,14 +185,14 @@ def test_a_teacher_is_learned(chain, teacher, tmp_path):
 
 SWITCHES = {
     "windows": ["--windows", "single"],
-    "chains": ["--windows", "chains"],
+    "cut": ["--windows", "cut"],
     "layers": ["--model.layers", "2"],
     "heads": ["--model.heads", "1"],
     "feedforward": ["--model.feedforward", "1"],
     "dropout": ["--model.dropout", "0"],
     "embedding dropout": ["--model.embedding_dropout", "0"],
     "positions": ["--model.positions", "3"],
-    "chains of cut rows": ["--windows", "chains", "--model.positions", "3", "--model.gaps", "4"],
+    "cut, gaps": ["--windows", "cut", "--model.positions", "3", "--model.gaps", "4"],
     "copy": ["--model.copy", "false"],
     "users": ["--model.users", "7"],
     "gaps": ["--model.gaps", "4"],
@@ -225,8 +228,8 @@ TAUGHT = {
     "dropped": ["--augment.ratio", "0.5", "--augment.drop", "0.5"],
     "replaced": ["--augment.ratio", "0.5", "--augment.replace", "0"],
     "made otherwise": ["--augment.ratio", "0.5", "--augment.seed", "1"],
-    "made, chains": ["--augment.ratio", "0.5", "--windows", "chains", "--model.positions", "3"],
-    "made, drawn, chains of users": [
+    "made, cut": ["--augment.ratio", "0.5", "--windows", "cut", "--model.positions", "3"],
+    "made, drawn, cut, users": [
         "--augment.ratio",
         "0.5",
         "--soft_draws",
@@ -273,7 +276,8 @@ def test_every_switch_changes_what_is_learned(chain, reference, teacher, tmp_pat
 
 def test_a_killed_run_ends_with_the_same_weights(chain, teacher, tmp_path, monkeypatch):
     flags = ["--soft_targets.teacher", teacher, "--augment.ratio", "0.5", "--text.kernel", "true", "--loop.epochs", "3",
-             "--model.companions", "4", "--loop.average", "0.9", "--loop.repeats", "valid"]  # fmt: skip
+             "--model.companions", "4", "--loop.average", "0.9", "--loop.repeats", "valid", "--windows", "cut",
+             "--model.positions", "3"]  # fmt: skip
     whole = trained(chain, tmp_path / "whole", *flags)
     plain, done = loop.Run.step_on, []
 
@@ -290,6 +294,27 @@ def test_a_killed_run_ends_with_the_same_weights(chain, teacher, tmp_path, monke
     assert done[11] == 12, "it went on where it was"
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
+
+
+def test_histories_are_made_of_what_an_epoch_shows(chain, teacher, tmp_path):
+    """Cut rows: a chain of every user's, no window longer than the longest history, made histories of the windows that they are cut into."""
+    rows, _ = newest(read_rows(chain.data, "train", num_items=ITEMS), 3)
+    sids = read_sids(chain.sids)
+    flags = ["--data", chain.data, "--sids", chain.sids, "--output_dir", tmp_path / "m"]
+    flags += ["--windows", "cut", "--model.positions", 3]
+    args, _ = program.parse(train_compact.TrainCompactArgs, [str(flag) for flag in flags])
+    found = train_compact.learned_rows(args, rows, sids)
+    assert found.reach == 3 and len(found.windows) == len(set(rows.users_R.tolist())) and found.made is None
+    flags += ["--soft_targets.teacher", teacher, "--augment.ratio", "0.5", "--augment.drop", "0"]
+    args, _ = program.parse(train_compact.TrainCompactArgs, [str(flag) for flag in flags])
+    found = train_compact.learned_rows(args, rows, sids)
+    of_epoch = cut_windows(found.windows, 3, np.random.default_rng([0, 2]))
+    made, _, ratio = found.made
+    assert len(made) == len(of_epoch) > len(found.windows) and ratio == 0.5
+    assert np.diff(made.offsets).max() == 3 and len(set(made.example_I.tolist())) == len(made.example_I)
+    assert made.example_I.min() > rows.example_ids_R.max()
+    epoch = found.of_epoch(np.random.default_rng(0))
+    assert set(rows.example_ids_R.tolist()) <= set(epoch.example_I.tolist())
 
 
 def test_the_toy_recipe_as_a_user_runs_it(chain, tmp_path, capsys):

@@ -99,7 +99,7 @@ def test_published_defaults_train_with_one_negative(data, tmp_path):
 
 
 SWITCHES = {
-    "windows": ["--windows", "chains"],
+    "windows": ["--windows", "cut"],
     "tied": ["--scorer.tied", "false"],
     "popularity": ["--scorer.bias", "popularity"],
     "copy": ["--scorer.copy", "true"],
@@ -162,7 +162,8 @@ def test_a_run_is_its_seed(data, base, tmp_path):
 def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     """Killed by a signal in the middle of an epoch, and by an exception after a validation: nothing differs at the end."""
     flags = (*FULL, "--loop.epochs", 5, "--scorer.copy", "true", "--text.kernel", "true", "--loop.rows", 48,
-             "--loop.average", 0.9, "--scorer.companions", 3, "--loop.repeats", "valid")  # fmt: skip
+             "--loop.average", 0.9, "--scorer.companions", 3, "--loop.repeats", "valid", "--windows", "cut",
+             "--scorer.positions", 3)  # fmt: skip
     whole = trained(data, tmp_path / "whole", *flags)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     step = loop.Run.step_on

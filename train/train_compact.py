@@ -56,9 +56,9 @@ class TrainCompactArgs:
     """what the model is told of item texts"""
     embeddings: str | None = None
     """embeddings directory whose vectors take the place of the TF-IDF vectors of text.table"""
-    windows: Literal["rows", "single", "chains"] = "rows"
+    windows: Literal["rows", "single", "cut"] = "rows"
     """rows: train rows of a user that continue one another are one pass, with a loss at every position; single: a pass for each
-    row, with a loss at its end; chains: those that lost their oldest items are one pass too, cut at a new place in every epoch: for users with
+    row, with a loss at its end; cut: those that lost their oldest items are one pass too, cut at a new place in every epoch: for users with
     much more rows than model.positions"""
     soft_targets: SoftTargets = field(default_factory=SoftTargets)
     """what is learned from a teacher"""
@@ -85,7 +85,7 @@ class TrainCompactArgs:
             raise InputError(f"user_share {self.user_share} -> above 0, at most 1")
         if self.augment.ratio and self.windows == "single":
             raise InputError(
-                "made histories are as many as users' windows, and single has one per row -> windows rows or chains"
+                "made histories are as many as users' windows, and single has one per row -> windows rows or cut"
             )
         require_needs(self)
 
@@ -142,7 +142,7 @@ def learned_rows(args: TrainCompactArgs, train: Rows, sids: SidTable) -> Any:
     from infer.models.sequential.windows import cut_windows, row_chains, row_windows, single_windows
     from train.scratch.compact import CompactRows
 
-    windows, reach = row_chains(train) if args.windows == "chains" else (row_windows(train), None)
+    windows, reach = row_chains(train) if args.windows == "cut" else (row_windows(train), None)
     users = (train.example_ids_R, train.users_R) if args.model.users else None
     learned = CompactRows(single_windows(train) if args.windows == "single" else windows, reach, users)
     if args.soft_targets.teacher is None:
@@ -229,7 +229,8 @@ def train(args: TrainCompactArgs, out: Output) -> None:
     task = CompactTask(model.to(device), learned, valid, rows=args.loop.rows)
     facts: dict[str, Any] = Run(task, args.loop, out=out, seed=args.seed).to_the_end()
     save(out, model.cpu(), sids_sha256=sids.sha256)
-    out.counts |= counts | {"items": shape.num_items, "windows": len(learned.windows)}
+    kind = "windows" if learned.reach is None else "chains"
+    out.counts |= counts | {"items": shape.num_items, kind: len(learned.windows)}
     out.counts |= {} if learned.made is None else {"made windows": len(learned.made[0])}
     out.facts |= {
         "fitted_on": "train",

@@ -70,8 +70,8 @@ class TrainSequentialArgs:
     """embeddings directory whose vectors take the place of the TF-IDF vectors of text.table"""
     loss: ItemLoss = field(default_factory=ItemLoss)
     """what it is trained with"""
-    windows: Literal["rows", "chains"] = "rows"
-    """rows: train rows of a user that continue one another are one pass, each with all of its history that is read; chains: so are those that
+    windows: Literal["rows", "cut"] = "rows"
+    """rows: train rows of a user that continue one another are one pass, each with all of its history that is read; cut: so are those that
     lost their oldest items, cut at a new place in every epoch: for users with much more rows than scorer.positions (train/README.md)"""
     loop: EpochOptions = field(default_factory=EpochOptions)
     """how it is trained"""
@@ -168,7 +168,7 @@ def read_splits(args: TrainSequentialArgs, num_items: int) -> tuple[Any, Rows, d
         args.data, num_items, positions=args.scorer.positions, valid_rows=args.loop.valid_rows, seed=args.seed,
         positions_name="scorer.positions",
     )  # fmt: skip
-    learned = (TrainRows.of_chains if args.windows == "chains" else TrainRows.of_rows)(train)
+    learned = (TrainRows.of_chains if args.windows == "cut" else TrainRows.of_rows)(train)
     return learned, valid, counts
 
 
@@ -196,7 +196,8 @@ def train(args: TrainSequentialArgs, out: Output) -> None:
     task = SequentialTask(model, rows, valid, loss=args.loss, rows=args.loop.rows, similar=known.similar)
     facts = Run(task, args.loop, out=out, seed=args.seed).to_the_end()
     save(out, model.cpu())
-    out.counts |= counts | {"items": shape.num_items, "windows": len(rows.windows)}
+    kind = "windows" if rows.reach is None else "chains"
+    out.counts |= counts | {"items": shape.num_items, kind: len(rows.windows)}
     parameters = sum(p.numel() for p in model.parameters())
     out.facts |= {
         "fitted_on": "train",

@@ -36,7 +36,7 @@ class Augmentation:
     """chance of an item to be replaced"""
     most: float | None = added(2.0, before=None)
     """rows of made histories for each train row; beyond it they are of a sample of the windows. Rows with a history longer than a model
-    reads are a window each, which overlap: of MovieLens's 97,171 train rows 753,738 were made. null = of all windows"""
+    reads are a window each, which overlap, unless chains are cut: of MovieLens's 97,171 train rows 753,738 were made. null = of all windows"""
     seed: int = 0
     """of what is made, whatever the seed of the training: the teacher answers once for all seeds"""
 

@@ -24,7 +24,7 @@ from infer.models.retrievers.compact_softmax import TargetMass, tree_cross_entro
 from infer.models.sequential.evidence import OwnCounts
 from infer.models.sequential.model import recent_items
 from infer.models.sequential.softmax import soft_cross_entropy
-from infer.models.sequential.windows import RowWindows, batches, cut_windows, joined, padded
+from infer.models.sequential.windows import PaddedBatch, RowWindows, batches, cut_windows, joined, padded
 from train.scratch import repeats
 from train.scratch.drawn import DrawnRows
 from train.scratch.loop import Task
@@ -83,7 +83,7 @@ class CompactTask(Task):
         state_PD = model.states(history_BT, at_P, user_B, gap_BT)
         recent_PJ, mass = recent_items(history_BT, at_P), self._mass(target_P, made.example_P)
         if model.companions is not None:
-            mass = replace(mass, own=self._own(recent_PJ, target_P, made.example_P))
+            mass = replace(mass, own=self._own(recent_PJ, target_P, made))
         loss = tree_cross_entropy(model, state_PD, recent_PJ, mass)
         if model.shape.model.item_path:
             loss = loss + self._item_loss(state_PD, recent_PJ, mass)
@@ -133,11 +133,12 @@ class CompactTask(Task):
             item_PM[asked_P] = items
         return item_PM
 
-    def _own(self, recent_PJ: Tensor, target_P: Tensor, example_P: np.ndarray) -> OwnCounts:
+    def _own(self, recent_PJ: Tensor, target_P: Tensor, batch: PaddedBatch) -> OwnCounts:
         """What train rows have put into the counts themselves. A made history is no row and has no target: nothing is taken off for it,
         the counts of the rows that it was made of stay in, though its teacher answers it without them."""
-        own = self.model.companions.own_counts(recent_PJ, target_P)
-        return OwnCounts(target_P, own.sum_2P * self._on_device(~self._is_made(example_P)))
+        counted_PC = None if batch.counted_PC is None else self._on_device(batch.counted_PC)
+        own = self.model.companions.own_counts(recent_PJ, target_P, counted_PC)
+        return OwnCounts(target_P, own.sum_2P * self._on_device(~self._is_made(batch.example_P)))
 
     def _is_made(self, example_P: np.ndarray) -> np.ndarray:
         return np.zeros(len(example_P), bool) if self.first_made is None else example_P >= self.first_made

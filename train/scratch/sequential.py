@@ -111,7 +111,8 @@ class SequentialTask(Task):
             targets = losses.soft_targets(
                 target_P, self.neighbour_NK, self.weight_NK, share=chosen.neighbour_share
             )
-            own = model.evidence.own_counts(recent_PJ, target_P)
+            counted_PC = None if batch.counted_PC is None else self._on_device(batch.counted_PC)
+            own = model.evidence.own_counts(recent_PJ, target_P, counted_PC)
             return soft_cross_entropy(
                 state_PE, table_NE, model.bias_N, model.evidence, recent_PJ, *targets, own
             )

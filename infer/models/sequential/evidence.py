@@ -81,18 +81,21 @@ class CompanionKernel(nn.Module):
         other.learn_of(near.companions(train, most=self.item_NK.shape[1]))
         return other.to(self.item_NK.device)
 
-    def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts:
+    def own_counts(self, recent_PJ: Tensor, target_P: Tensor, counted_PC: Tensor | None = None) -> OwnCounts:
         """What the rows of a batch have put into the counts: near.DECAY ** j for the item j < near.REACH steps back, over what a pair is
         divided by.
 
-        An item that stands in the history twice has been counted twice with the target; where it stands again in front of what is read of a
-        longer history, that count stays in. Pairs that the kernel does not keep are not in its sums.
+        counted_PC: the newest items of the rows where a window shows fewer of them (`PaddedBatch`). An item that stands in the history twice
+        has been counted twice with the target; where it stands again in front of all that is known of a longer history, that count stays in.
+        Pairs that the kernel does not keep are not in its sums.
         """
         item_PJ, there_PJ = recent_PJ.clamp(min=0), recent_PJ >= 0
         back_J = torch.arange(recent_PJ.shape[1], device=recent_PJ.device)
-        same_PJJ = (item_PJ[:, :, None] == item_PJ[:, None]) & there_PJ[:, None]
-        weight_J = torch.where(back_J < near.REACH, near.DECAY**back_J, 0.0)
-        count_PJ = (same_PJJ * weight_J).sum(2)
+        counted_PC = (recent_PJ if counted_PC is None else counted_PC)[:, : near.REACH]
+        same_PJC = (item_PJ[:, :, None] == counted_PC[:, None]) & there_PJ[:, :, None]
+        count_PJ = (same_PJC * near.DECAY ** torch.arange(counted_PC.shape[1], device=counted_PC.device)).sum(
+            2
+        )
         stored_PJK = (self.item_NK[item_PJ] == target_P[:, None, None]) & (self.value_NK[item_PJ] > 0)
         if self.root_N.device != recent_PJ.device:
             self.root_N = self.root_N.to(recent_PJ.device)
@@ -136,9 +139,13 @@ class HistoryEvidence(nn.Module):
             self if self.companions is None else with_parts(self, companions=self.companions.recounted(train))
         )
 
-    def own_counts(self, recent_PJ: Tensor, target_P: Tensor) -> OwnCounts | None:
+    def own_counts(
+        self, recent_PJ: Tensor, target_P: Tensor, counted_PC: Tensor | None = None
+    ) -> OwnCounts | None:
         """`CompanionKernel.own_counts` where there is that kernel."""
-        return None if self.companions is None else self.companions.own_counts(recent_PJ, target_P)
+        if self.companions is None:
+            return None
+        return self.companions.own_counts(recent_PJ, target_P, counted_PC)
 
     def features(self, recent_PJ: Tensor, own: OwnCounts | None = None) -> list[Tensor]:
         """What the alphas weigh, dense [P, N] each; [] without a kernel. own: of train rows that are learned."""

@@ -2,11 +2,12 @@
 
 A user's rows are mostly prefixes of one another: (a) -> b, (a b) -> c, (a b c) -> d. In a causal model the states of a prefix
 are those of its positions in the whole, so such rows are one window (a b c) with the targets b, c, d: one pass instead of
-three. A row whose history was cut at the front (`positions`, or a published window) starts a window of its own.
+three. A row whose history was cut at the front (`positions`, or a published window) starts a window of its own, unless `row_chains`
+keeps a user's rows together for `cut_windows`.
 
 `single_windows` instead makes a window of every row.
 
-Legend: W windows, R rows, I items of all windows, B windows of a batch, T positions of its longest, P targets of a batch.
+Legend: W windows, R rows, I items of all windows, B windows of a batch, T positions of its longest, P targets of a batch, C counted items.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from data.rows import Rows
 from infer.models.recency import gap_levels
+from infer.models.sequential.companions import REACH
 
 NONE = -1
 
@@ -26,7 +28,8 @@ class RowWindows:
     """Window w has the items `item_I[offsets[w] : offsets[w + 1]]`, oldest first.
 
     target_I int32: what came after each of them, -1 where that is no row; example_I int64: the row's example. gap_I int64:
-    infer.models.recency.gap_levels of the items, None where nobody asked.
+    infer.models.recency.gap_levels of the items, None where nobody asked. before_WC int32: what its chain has in front of a window that was
+    cut, newest first, -1 where it has no more; None where no window was. No model reads it; rows have been counted with it (`own_counts`).
     """
 
     offsets: np.ndarray
@@ -34,6 +37,7 @@ class RowWindows:
     target_I: np.ndarray
     example_I: np.ndarray
     gap_I: np.ndarray | None = None
+    before_WC: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -44,7 +48,10 @@ class RowWindows:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         from_I = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[:-1][chosen], lengths)
         gap_I = None if self.gap_I is None else self.gap_I[from_I]
-        return RowWindows(offsets, self.item_I[from_I], self.target_I[from_I], self.example_I[from_I], gap_I)
+        before_WC = None if self.before_WC is None else self.before_WC[chosen]
+        return RowWindows(
+            offsets, self.item_I[from_I], self.target_I[from_I], self.example_I[from_I], gap_I, before_WC
+        )
 
     @property
     def rows_W(self) -> np.ndarray:
@@ -59,13 +66,15 @@ class RowWindows:
 @dataclass(frozen=True)
 class PaddedBatch:
     """history_BT int64, padded on the right with item 0, gap_BT int64 with 0 (unknown, as are all where nobody asked);
-    at_P int64 (b * T + t), target_P int64, example_P int64."""
+    at_P int64 (b * T + t), target_P int64, example_P int64. counted_PC int64: the newest REACH items of each row, newest first, -1 where it
+    has no more, those in front of its window too; None where none is."""
 
     history_BT: np.ndarray
     gap_BT: np.ndarray
     at_P: np.ndarray
     target_P: np.ndarray
     example_P: np.ndarray
+    counted_PC: np.ndarray | None = None
 
 
 def newest(rows: Rows, positions: int) -> tuple[Rows, int]:
@@ -141,10 +150,17 @@ def joined(first: RowWindows, second: RowWindows) -> RowWindows:
             (first.example_I, second.example_I),
         )
     )
-    gaps = (
-        np.zeros(len(part.item_I), np.int64) if part.gap_I is None else part.gap_I for part in (first, second)
-    )
-    return RowWindows(offsets, *parts, np.concatenate(list(gaps)))
+    both = (first, second)
+    gaps = (np.zeros(len(part.item_I), np.int64) if part.gap_I is None else part.gap_I for part in both)
+    before_WC = None
+    if any(part.before_WC is not None for part in both):
+        before_WC = np.concatenate(
+            [
+                np.full((len(part), REACH), NONE, np.int32) if part.before_WC is None else part.before_WC
+                for part in both
+            ]
+        )
+    return RowWindows(offsets, *parts, np.concatenate(list(gaps)), before_WC)
 
 
 def _continues(rows: Rows, *, sliding: bool) -> np.ndarray:
@@ -176,14 +192,24 @@ def cut_windows(chains: RowWindows, positions: int, rng: np.random.Generator) ->
     """Windows of at most `positions` items of `row_chains`, every target in one of them.
 
     A longer chain is cut at a place that is drawn anew each time this is called: 1 to `positions` items, then as many as fit. So a row
-    is learned with between one and `positions` of its history items, in turns. What has no target is left out.
+    is learned with between one and `positions` of its history items, in turns. A window begins as a history does: what came before its
+    first item is unknown. What has no target is left out.
     """
     sizes_W = np.diff(chains.offsets)
     first_W = np.where(sizes_W > positions, rng.integers(1, positions + 1, len(sizes_W)), sizes_W)
     within_I = np.arange(len(chains.item_I)) - np.repeat(chains.offsets[:-1], sizes_W)
     after_I = within_I - np.repeat(first_W, sizes_W)
     starts = np.flatnonzero((within_I == 0) | ((after_I >= 0) & (after_I % positions == 0)))
-    cut = replace(chains, offsets=np.append(starts, len(chains.item_I)).astype(np.int64))
+    back_C = np.arange(1, REACH + 1)
+    before_WC = np.where(
+        back_C <= within_I[starts][:, None], chains.item_I[np.maximum(starts[:, None] - back_C, 0)], NONE
+    ).astype(np.int32)
+    gap_I = chains.gap_I
+    if gap_I is not None:
+        gap_I = gap_I.copy()
+        gap_I[starts] = 0
+    offsets = np.append(starts, len(chains.item_I)).astype(np.int64)
+    cut = replace(chains, offsets=offsets, gap_I=gap_I, before_WC=before_WC)
     asked = cut.rows_W > 0
     return cut if asked.all() else cut.take(np.flatnonzero(asked))
 
@@ -215,5 +241,13 @@ def padded(windows: RowWindows, chosen: np.ndarray) -> PaddedBatch:
     asked = windows.target_I[from_I] != NONE
     at_P, from_P = (row_I * longest + within_I)[asked], from_I[asked]
     return PaddedBatch(
-        history_BT, gap_BT, at_P, windows.target_I[from_P].astype(np.int64), windows.example_I[from_P]
-    )
+        history_BT, gap_BT, at_P, windows.target_I[from_P].astype(np.int64), windows.example_I[from_P],
+        None if windows.before_WC is None else _counted(windows.before_WC[chosen], history_BT, at_P),
+    )  # fmt: skip
+
+
+def _counted(before_BC: np.ndarray, history_BT: np.ndarray, at_P: np.ndarray) -> np.ndarray:
+    """The newest REACH items up to each place, those in front of the window behind it."""
+    whole_BS = np.concatenate([before_BC[:, ::-1], history_BT], axis=1)
+    window_P, place_P = np.divmod(at_P, history_BT.shape[1])
+    return whole_BS[window_P[:, None], REACH + place_P[:, None] - np.arange(REACH)]
