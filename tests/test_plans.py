@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -118,6 +119,17 @@ def test_long_histories_are_read(tmp_path):
     ).overlays()
     assert drawn["compact_distilled"]["model"] == {"hidden": 128, "positions": 50, "dropout": 0.4}
     assert drawn["sequential_companions"]["windows"] == "cut"
+
+
+def test_long_histories_take_longer():
+    counts = Counts(1_682, 943, 97_171, 1.0, 1_886, long=0.9, longest=50)
+    long, short = (
+        plan_of(one, minutes=600, speed=1.0).seconds for one in (counts, replace(counts, long=0.4))
+    )
+    part = "what the teacher says"
+    assert long["generator"] == pytest.approx(1.4 * short["generator"])
+    assert short[part] < long[part] < 2.08 * short[part], "counts are made anew as fast as before"
+    assert long["sequential models"] == short["sequential models"]
 
 
 def test_histories_that_were_cut_short_are_said(tmp_path):
