@@ -222,12 +222,13 @@ def fit_mixture(source: DataSource) -> tuple[Any, dict[str, Any]]:
     from infer.models.recency import recent_popularity
 
     recent = recent_popularity(source.data, mixture.RECENT, num_items=source.num_items)
-    found = mixture.components(source.train, source.similar, recent)
+    found = list(mixture.components(source.train, source.similar, recent))
     valid = source.rows("valid")
     probability_RC = mixture.target_probabilities(found, valid, source.num_items)
     weight_C = mixture.em_weights(probability_RC, prior=1.0)
     weights = {part.name: float(weight) for part, weight in zip(found, weight_C, strict=True)}
-    model = mixture.MixtureModel.of(found, weight_C, mixture.Beside(weights, source.similar, recent))
+    beside = mixture.Beside(weights, source.similar, recent)
+    model = mixture.MixtureModel.of(zip(found, weight_C, strict=True), source.num_items, beside)
     shown = {name: round(weight, 4) for name, weight in weights.items()}
     return model, {"weights": shown, "tuned_on": "valid"}
 

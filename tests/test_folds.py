@@ -114,7 +114,7 @@ def test_where_histories_say_nothing_a_teacher_says_nothing():
     rows = Rows(
         np.arange(users), np.arange(users, dtype=np.int32), offsets, walk_UT[:, :5].ravel(), walk_UT[:, 5]
     )
-    parts = mixture.counted(log)
+    parts = list(mixture.counted(log))
     even = mixture.Beside({part.name: 1 / len(parts) for part in parts}, None, {})
     for model in (
         mixture.MixtureModel.counted(log, even),

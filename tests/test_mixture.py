@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -76,12 +77,12 @@ def test_em_climbs_the_likelihood():
 def test_a_few_rows_do_not_make_all_items_alike():
     """One row whose target no count knows and few have taken: without a prior all weight is that of `any`."""
     train = log([[0, 1, 2, 0], [0, 1, 0], [0, 2]], 150)
-    found, row = mixture.components(train, None, {}), history(0, 1)
+    found, row = list(mixture.components(train, None, {})), history(0, 1)
     row.target_R[0] = 149
     told_RC = mixture.target_probabilities(found, row, 150)
     alike, kept = (mixture.em_weights(told_RC, prior=prior) for prior in (0.0, 1.0))
     assert alike[-1] > 0.999 and 0.4 < kept[-1] < 0.6 and kept.sum() == pytest.approx(1)
-    score_N = mixture.MixtureModel.of(found, kept).score(row)[0]
+    score_N = mixture.MixtureModel.of(zip(found, kept, strict=True), 150).score(row)[0]
     assert (np.bincount(np.unique(score_N, return_inverse=True)[1]).max() < 150) and score_N.argmax() in (
         0,
         1,
@@ -103,7 +104,7 @@ def test_the_model_is_the_sum_of_its_components():
         mixture.Component("e", base_N=np.full(5, 0.2)),
     ]
     weight_C = np.array([0.3, 0.2, 0.1, 0.15, 0.25])
-    model, rows = mixture.MixtureModel.of(found, weight_C), history(2, 4, 1)
+    model, rows = mixture.MixtureModel.of(zip(found, weight_C, strict=True), 5), history(2, 4, 1)
     seven = np.array([0, 1, 0.49, 0, 0.7]) / 2.19
     weighed = [seven, np.array([0, 1, 1, 0, 1]) / 3, np.eye(5)[1], seven]
     parts = [one @ part.matrix.toarray() for one, part in zip(weighed, found, strict=False)] + [
@@ -187,3 +188,29 @@ def test_item_knn_with_texts_and_a_repeat_bonus(fitted, tmp_path):
     assert "text_weights and repeats not negative" in refuse(
         *common, "--models", "[pop]", "--tune.text_weights", "[-1]"
     )
+
+
+def test_components_are_made_when_they_are_asked_for():
+    """So counting again holds the sum and one component, not all of them."""
+    train = log([[0, 1, 2, 0], [0, 1, 0], [0, 2]], 6)
+    weights = {one.name: 0.1 for one in mixture.components(train, None, {})}
+    made = []
+
+    def watched(*told):
+        for one in components(*told):
+            made.append((one.name, len(added)))
+            yield one
+
+    added, components = [], mixture.components
+
+    class Counted(dict):
+        def __getitem__(self, name):
+            added.append(name)
+            return super().__getitem__(name)
+
+    with patch.object(mixture, "components", watched):
+        model = mixture.MixtureModel.counted(train, mixture.Beside(Counted(weights), None, {}))
+    assert made == [(name, place) for place, name in enumerate(weights)], "one after the other"
+    listed = mixture.MixtureModel.of(((one, 0.1) for one in list(components(train, None, {}))), 6)
+    for one, other in zip(model.parts, listed.parts, strict=True):
+        assert (one.matrix != other.matrix).nnz == 0

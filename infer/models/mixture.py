@@ -18,6 +18,7 @@ Legend: R rows, N items, C components.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,65 +74,61 @@ def similarity_matrix(items_NK: np.ndarray, cosine_NK: np.ndarray) -> sparse.csr
     )
 
 
-def counted(train: TrainLog) -> list[Component]:
-    """Components of train sequences alone."""
+def counted(train: TrainLog) -> Iterator[Component]:
+    """Components of train sequences alone, made one by one: all of them are several times what their sum is."""
     size, popularity_N = train.num_items, train.popularity_N
-    follows = {reach: without_self(transition_matrix(train, reach=reach)) for reach in (1, 3, 5)}
-    ten = without_self(transition_matrix(train, reach=10, decay=0.8))
-    kept = sparse.identity(size, format="csr")
-    again_N, total_N = (
-        transition_matrix(train).diagonal(),
-        np.asarray(transition_matrix(train).sum(1)).ravel(),
-    )
+    yield Component("follows_1", shares(_follows(train, 1), add=2), last=1)
+    yield Component("follows_3", shares(_follows(train, 3), add=2), last=1)
+    yield Component("follows_10", shares(without_self(transition_matrix(train, reach=10, decay=0.8)), add=4))
+    five = _follows(train, 5)
+    yield Component("beside_5", shares(five + five.T))
+    del five
+    yield Component("users", shares(item_similarity(train)), decay=1.0)
+    yield Component("users_shrunk", shares(item_similarity(train, shrink=5.0)))
+    kept, next_one = sparse.identity(size, format="csr"), transition_matrix(train)
+    again_N, total_N = next_one.diagonal(), np.asarray(next_one.sum(1)).ravel()
     usual = again_N.sum() / max(total_N.sum(), 1)
-    return [
-        Component("follows_1", shares(follows[1], add=2), last=1),
-        Component("follows_3", shares(follows[3], add=2), last=1),
-        Component("follows_10", shares(ten, add=4)),
-        Component("beside_5", shares(follows[5] + follows[5].T)),
-        Component("users", shares(item_similarity(train)), decay=1.0),
-        Component("users_shrunk", shares(item_similarity(train, shrink=5.0))),
-        Component("again_last", kept, last=1),
-        Component("again", kept),
-        Component(
-            "again_item", sparse.csr_matrix(sparse.diags((again_N + 5 * usual) / (total_N + 5))), last=1
-        ),
-        Component("popular", base_N=(popularity_N + 0.1) / (popularity_N + 0.1).sum()),
-        Component("any", base_N=np.full(size, 1 / size)),
-    ]
+    yield Component("again_last", kept, last=1)
+    yield Component("again", kept)
+    yield Component(
+        "again_item", sparse.csr_matrix(sparse.diags((again_N + 5 * usual) / (total_N + 5))), last=1
+    )
+    yield Component("popular", base_N=(popularity_N + 0.1) / (popularity_N + 0.1).sum())
+    yield Component("any", base_N=np.full(size, 1 / size))
+
+
+def _follows(train: TrainLog, reach: int) -> sparse.csr_matrix:
+    return without_self(transition_matrix(train, reach=reach))
 
 
 def told_by_text(
     train: TrainLog, similar: sparse.csr_matrix, recent: dict[int, np.ndarray]
-) -> list[Component]:
+) -> Iterator[Component]:
     """Components of similar texts; high powers of the cosine leave the near ones."""
     square, fourth = similar.power(2), similar.power(4)
     popular = sparse.diags((train.popularity_N + 1.0) ** 0.5)
-    follows = shares(without_self(transition_matrix(train, reach=3)))
-    found = [
-        Component("text", shares(fourth), last=1),
-        Component("text_popular", shares(fourth @ popular)),
-        Component("text_wide_popular", shares(square @ popular)),
-        Component("text_follows", shares(shares(fourth) @ follows)),
-        Component("follows_text", shares(follows @ shares(fourth))),
-    ]
+    yield Component("text", shares(fourth), last=1)
+    yield Component("text_popular", shares(fourth @ popular))
+    yield Component("text_wide_popular", shares(square @ popular))
+    follows = shares(_follows(train, 3))
+    yield Component("text_follows", shares(shares(fourth) @ follows))
+    yield Component("follows_text", shares(follows @ shares(fourth)))
+    del follows
     if recent:
         lately = sparse.diags((recent[RECENT[1]] + 0.5) ** 0.7)
-        found.append(Component("text_wide_lately", shares(square @ lately)))
-        found.append(Component("text_lately", shares(fourth @ lately), last=1))
-    return found
+        yield Component("text_wide_lately", shares(square @ lately))
+        yield Component("text_lately", shares(fourth @ lately), last=1)
 
 
 def components(
     train: TrainLog, similar: sparse.csr_matrix | None, recent: dict[int, np.ndarray]
-) -> list[Component]:
+) -> Iterator[Component]:
     """All of them; without texts (similar None) or times (recent {}) those that need none."""
-    found = counted(train)
+    yield from counted(train)
     if similar is not None:
-        found += told_by_text(train, similar, recent)
-    return found + [
-        Component(f"popular_{k}", base_N=count_N / count_N.sum()) for k, count_N in recent.items()
-    ]
+        yield from told_by_text(train, similar, recent)
+    for k, count_N in recent.items():
+        yield Component(f"popular_{k}", base_N=count_N / count_N.sum())
 
 
 def weighed(rows: Rows, component: Component, num_items: int) -> sparse.csr_matrix:
@@ -203,8 +200,10 @@ class MixtureModel:
     @classmethod
     def counted(cls, train: TrainLog, beside: Beside) -> MixtureModel:
         """The components of train rows, with weights that are known."""
-        found = components(train, beside.similar, beside.recent)
-        return cls.of(found, np.array([beside.weights[one.name] for one in found]), beside)
+        weighed_ones = (
+            (one, beside.weights[one.name]) for one in components(train, beside.similar, beside.recent)
+        )
+        return cls.of(weighed_ones, train.num_items, beside)
 
     def recounted(self, train: TrainLog) -> MixtureModel:
         """The counts of other train rows with the same weights, texts and latest interactions; itself where it has no matrices."""
@@ -222,10 +221,12 @@ class MixtureModel:
         return sum(part.matrix.nnz for part in self.parts)
 
     @classmethod
-    def of(cls, found: list[Component], weight_C: np.ndarray, beside: Beside | None = None) -> MixtureModel:
-        size = next(len(c.base_N) for c in found if c.base_N is not None)
-        base_N, sums = np.full(size, FLOOR / size), {}
-        for component, weight in zip(found, weight_C, strict=True):
+    def of(
+        cls, found: Iterable[tuple[Component, float]], num_items: int, beside: Beside | None = None
+    ) -> MixtureModel:
+        """The sum of components with their weights, each asked for when the one before has been added."""
+        base_N, sums = np.full(num_items, FLOOR / num_items), {}
+        for component, weight in found:
             if component.matrix is None:
                 base_N = base_N + weight * component.base_N
             elif weight > 0:
@@ -289,7 +290,7 @@ def load(directory: Path) -> MixtureModel:
 def _stored(name: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
     return {
         f"{name}.values": matrix.data,
-        f"{name}.columns": matrix.indices.astype(np.int64),
+        f"{name}.columns": matrix.indices.astype(np.int32),
         f"{name}.offsets": matrix.indptr.astype(np.int64),
     }
 
