@@ -160,8 +160,7 @@ def top_scores(
     k = num_items if whole else k
     scores_RK, rest_R = np.empty((len(rows), k), np.float32), np.full(len(rows), -np.inf, np.float32)
     items_RK = np.arange(num_items, dtype=np.int32)[None] if whole else np.empty((len(rows), k), np.int32)
-    for block, one in in_blocks(model, rows, step, folds, label="scores"):
-        score_BN = one.score(rows.take(block))
+    for block, score_BN in in_blocks(model, rows, step, folds, label="scores"):
         if whole:
             scores_RK[block] = score_BN
             continue

@@ -5,10 +5,10 @@ of the targets of train rows among its ten best and 11 % of those of valid rows.
 where it was measured, is in train/README.md. The users are cut into folds, and the rows of a fold are answered by the model with the
 counts of all other users (`Recountable`): what was learned or chosen stays, what was counted is counted again.
 
-    for places, one in in_blocks(model, rows, 64, Folds(train, 8), label="answers"):
-        one.score(rows.take(places))
+    for places, score_BN in in_blocks(model, rows, 64, Folds(train, 8), label="answers"):
+        ...
 
-Legend: R rows, P places of rows.
+Legend: R rows, P places of rows, B rows of a block, N items.
 """
 
 from __future__ import annotations
@@ -97,17 +97,20 @@ class FoldedModel:
 
 def in_blocks(
     model: ItemModel, rows: Rows, step: int, folds: Folds | None, *, label: str
-) -> Iterator[tuple[np.ndarray, ItemModel]]:
-    """(places int64 of at most `step` rows, the model that answers them) until every row has come once, with a progress bar.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(places int64 of at most `step` rows, their scores float32 [B, N]) until every row has come once, with a progress bar.
 
-    One fold's counts are held at a time.
+    One fold's counts are held at a time: they are let go before the next are counted.
     """
     groups = [(NOBODY, np.arange(len(rows)))] if folds is None else folds.groups(rows)
-    blocks = (
-        (places[at : at + step], one)
-        for fold, places in groups
-        for one in [model if folds is None else folds.without(model, fold)]
-        for at in range(0, len(places), step)
-    )
+
+    def answered() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for fold, places in groups:
+            one = model if folds is None else folds.without(model, fold)
+            for at in range(0, len(places), step):
+                block = places[at : at + step]
+                yield block, one.score(rows.take(block))
+            del one
+
     total = sum(-(-len(places) // step) for _, places in groups)
-    yield from program.progress(blocks, label=label, total=total, unit="block")
+    yield from program.progress(answered(), label=label, total=total, unit="block")

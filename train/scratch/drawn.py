@@ -114,8 +114,8 @@ def drawn_answers(
     """Items int32 [R, A]; they follow from the rows, whatever the seed of a training: the teacher answers once for all seeds."""
     items_RA = np.empty((len(rows), args.draws * args.epochs), np.int32)
     offset_R = np.random.default_rng(int(args.rows_sha256[:8], 16)).random(len(rows))
-    for block, one in in_blocks(model, rows, ROWS, folds, label="answers"):
-        score_BN = one.score(rows.take(block))[:, order_N]
+    for block, score_BN in in_blocks(model, rows, ROWS, folds, label="answers"):
+        score_BN = score_BN[:, order_N]
         most_B1 = score_BN.max(1, keepdims=True)
         if not np.isfinite(most_B1).all():
             raise InputError("the teacher has rows without any possible item -> another teacher")
