@@ -223,9 +223,8 @@ def fit_mixture(source: DataSource) -> tuple[Any, dict[str, Any]]:
 
     recent = recent_popularity(source.data, mixture.RECENT, num_items=source.num_items)
     found = list(mixture.components(source.train, source.similar, recent))
-    valid = source.rows("valid")
-    probability_RC = mixture.target_probabilities(found, valid, source.num_items)
-    weight_C = mixture.em_weights(probability_RC, prior=1.0)
+    told_RC = mixture.target_probabilities(found, source.rows("valid"), source.num_items)
+    weight_C = mixture.em_weights(told_RC, prior=1.0)
     weights = {part.name: float(weight) for part, weight in zip(found, weight_C, strict=True)}
     beside = mixture.Beside(weights, source.similar, recent)
     model = mixture.MixtureModel.of(zip(found, weight_C, strict=True), source.num_items, beside)

@@ -10,11 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.rows import Rows, TrainLog
+from configs import program
+from data.rows import Rows, TrainLog, read_rows
+from data.sid import read_sids
 from infer.models.sequential import companions as near
 from infer.models.sequential import windows
 from infer.models.sequential.evidence import HistoryEvidence
+from tests.store import ITEMS
 from tests.test_sequential import rows_of
+from tests.test_train_compact import teacher  # noqa: F401 - a fixture
+from train import train_compact
 from train.scratch.sequential import TrainRows
 
 
@@ -157,3 +162,24 @@ def test_what_a_trainer_learns_of_rows():
     assert learned.windows.item_I.tolist() == walks[0][:-1] + walks[1][:-1]
     assert max(np.diff(learned.of_epoch(np.random.default_rng(0)).offsets)) == 3
     assert len(TrainRows.of_rows(rows).windows) == 2 + 4 + 1, "else a window for each row that was cut"
+
+
+def test_histories_are_made_of_what_an_epoch_shows(chain, teacher, tmp_path):  # noqa: F811
+    """Cut rows: a chain of every user's, no window longer than the longest history, made histories of the windows that they are cut into."""
+    rows, _ = windows.newest(read_rows(chain.data, "train", num_items=ITEMS), 3)
+    sids = read_sids(chain.sids)
+    flags = ["--data", chain.data, "--sids", chain.sids, "--output_dir", tmp_path / "m"]
+    flags += ["--windows", "cut", "--model.positions", 3]
+    args, _ = program.parse(train_compact.TrainCompactArgs, [str(flag) for flag in flags])
+    found = train_compact.learned_rows(args, rows, sids)
+    assert found.reach == 3 and len(found.windows) == len(set(rows.users_R.tolist())) and found.made is None
+    flags += ["--soft_targets.teacher", teacher, "--augment.ratio", "0.5", "--augment.drop", "0"]
+    args, _ = program.parse(train_compact.TrainCompactArgs, [str(flag) for flag in flags])
+    found = train_compact.learned_rows(args, rows, sids)
+    of_epoch = windows.cut_windows(found.windows, 3, np.random.default_rng([0, 2]))
+    made, _, ratio = found.made
+    assert len(made) == len(of_epoch) > len(found.windows) and ratio == 0.5
+    assert np.diff(made.offsets).max() == 3 and len(set(made.example_I.tolist())) == len(made.example_I)
+    assert made.example_I.min() > rows.example_ids_R.max()
+    epoch = found.of_epoch(np.random.default_rng(0))
+    assert set(rows.example_ids_R.tolist()) <= set(epoch.example_I.tolist())

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from configs import program
 from configs.program import InputError, Interrupted
 from data.predictions import read_predictions
 from data.rows import read_rows
@@ -22,11 +21,9 @@ from data.sid import read_sids
 from data.store.output import read_manifest
 from infer.models import contract
 from infer.models.recency import with_ages
-from infer.models.sequential.windows import cut_windows, newest
 from tests import handmade
 from tests.handmade import call, refuse, resign, succeed
 from tests.store import ITEMS, sequences, write_store
-from train import train_compact
 from train.scratch import loop
 
 SMALL = [
@@ -210,7 +207,7 @@ SWITCHES = {
         "true",
         "--model.item_path",
         "0.5",
-    ],
+    ],  # fmt: skip
     "seed": ["--seed", "1"],
 }
 TAUGHT = {
@@ -235,12 +232,12 @@ TAUGHT = {
         "--soft_draws",
         "3",
         "--windows",
-        "chains",
+        "cut",
         "--model.positions",
         "3",
         "--model.users",
         "7",
-    ],
+    ],  # fmt: skip
 }
 
 
@@ -294,27 +291,6 @@ def test_a_killed_run_ends_with_the_same_weights(chain, teacher, tmp_path, monke
     assert done[11] == 12, "it went on where it was"
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
-
-
-def test_histories_are_made_of_what_an_epoch_shows(chain, teacher, tmp_path):
-    """Cut rows: a chain of every user's, no window longer than the longest history, made histories of the windows that they are cut into."""
-    rows, _ = newest(read_rows(chain.data, "train", num_items=ITEMS), 3)
-    sids = read_sids(chain.sids)
-    flags = ["--data", chain.data, "--sids", chain.sids, "--output_dir", tmp_path / "m"]
-    flags += ["--windows", "cut", "--model.positions", 3]
-    args, _ = program.parse(train_compact.TrainCompactArgs, [str(flag) for flag in flags])
-    found = train_compact.learned_rows(args, rows, sids)
-    assert found.reach == 3 and len(found.windows) == len(set(rows.users_R.tolist())) and found.made is None
-    flags += ["--soft_targets.teacher", teacher, "--augment.ratio", "0.5", "--augment.drop", "0"]
-    args, _ = program.parse(train_compact.TrainCompactArgs, [str(flag) for flag in flags])
-    found = train_compact.learned_rows(args, rows, sids)
-    of_epoch = cut_windows(found.windows, 3, np.random.default_rng([0, 2]))
-    made, _, ratio = found.made
-    assert len(made) == len(of_epoch) > len(found.windows) and ratio == 0.5
-    assert np.diff(made.offsets).max() == 3 and len(set(made.example_I.tolist())) == len(made.example_I)
-    assert made.example_I.min() > rows.example_ids_R.max()
-    epoch = found.of_epoch(np.random.default_rng(0))
-    assert set(rows.example_ids_R.tolist()) <= set(epoch.example_I.tolist())
 
 
 def test_the_toy_recipe_as_a_user_runs_it(chain, tmp_path, capsys):
@@ -371,15 +347,8 @@ def test_bad_arguments_are_refused(chain, teacher, tmp_path):
 
 
 def test_what_is_not_decoded_is_refused(chain, teacher, tmp_path):
-    recommend = [
-        "infer.recommend",
-        "--sids",
-        chain.sids,
-        "--examples",
-        chain.examples,
-        "--output_dir",
-        tmp_path / "x",
-    ]
+    answers = ["--output_dir", tmp_path / "x"]
+    recommend = ["infer.recommend", "--sids", chain.sids, "--examples", chain.examples, *answers]
     trie = ["--decode.score_space", "trie"]
     assert "kind fusion, which is not decoded" in refuse(*recommend, "--model", teacher, *trie)
     trained(chain, tmp_path / "m")
@@ -388,18 +357,8 @@ def test_what_is_not_decoded_is_refused(chain, teacher, tmp_path):
     other = handmade.write_sids(tmp_path / "sids", data=chain.data, codes=codes, sizes=(8, 8, 4))
     examples = tmp_path / "examples"
     call("preprocess.build_examples", "--data", chain.data, "--sids", other, "--output_dir", examples)
-    strange = refuse(
-        "infer.recommend",
-        "--sids",
-        other,
-        "--examples",
-        examples,
-        "--output_dir",
-        tmp_path / "x",
-        "--model",
-        tmp_path / "m",
-        *trie,
-    )
+    again = ["infer.recommend", "--sids", other, "--examples", examples, *answers]
+    strange = refuse(*again, "--model", tmp_path / "m", *trie)
     assert "was trained on other semantic IDs" in strange
 
 
