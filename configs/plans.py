@@ -44,11 +44,8 @@ DRAWS, DRAWN_ABOVE = 16, 8_000  # items
 DRAWN_SHARE, DRAWN_DROPOUT = 0.3, 0.4
 TITLED = 0.5
 CHOOSE = 40_000  # valid rows that choose a generator's state
-READ, READ_AT_MOST, LONG = (
-    10,
-    50,
-    0.5,
-)  # history items that a recipe reads, that any plan does; of the train rows
+READ, READ_AT_MOST = 10, 50  # history items that a recipe reads, that any plan does
+LONG = 0.5  # of the train rows: where more have a longer history than READ, more of it is read
 COMPANIONS = 128
 # Seconds of a training row: (whatever the catalogue, per 1,000 items).
 SEQUENTIAL_ROW = (1.0e-4, 3.5e-5)
