@@ -11,7 +11,7 @@ they give its own recipes; they are no more than a start elsewhere:
   hidden     64 below 10,000 train rows, 128 above
   positions  ten history items are read; where more than half of the train rows have more, as many as the longest has, 50 at most, and a user's
              rows are one pass that is cut at another place in every epoch (`windows: cut`; MovieLens-100K, SASRec with texts, valid NDCG@10
-             .101 -> .120, and half of the time). Where few are longer it is as good (.1122, .1123 on Musical_Instruments, 16 % of the rows)
+             .1028 -> .1207, seed 0, in about half of the seconds beside other programs). Where few are longer it is as good (.1122, .1123 on Musical_Instruments, 16 % of the rows)
   sequential with texts where at least half of the items have a title, else without (`companions`: SASRec beside counts); the
              generator's text kernel likewise; 128 companions of every item in both (train/README.md: what they are worth)
   epochs     14 of the sequential model, 13 of the generator, up to three times as many below 10,000 train rows; fewer where the time is
