@@ -216,6 +216,28 @@ def products(items: pa.Table) -> np.ndarray:
     return np.unique(product_N, return_inverse=True)[1]
 
 
+def goes_on(
+    users_R: np.ndarray, offsets: np.ndarray, history_H: np.ndarray, target_R: np.ndarray
+) -> np.ndarray:
+    """bool [R]: whether a row's history is the end of the history of the row before it, of the same user, and its target.
+
+    Row 2 of (1 2) -> 3, (2 3) -> 4 goes on with row 1; a row without history never does.
+    """
+    lengths, count = np.diff(offsets), len(target_R)
+    # A row of `full` is its history followed by its target, so a history of n items goes on exactly when it equals the n values that
+    # stand right before it.
+    full = np.empty(len(history_H) + count, history_H.dtype)
+    is_target = np.zeros(len(full), bool)
+    is_target[np.cumsum(lengths + 1) - 1] = True
+    full[is_target], full[~is_target] = target_R, history_H
+    before = np.maximum(np.arange(len(full)) - np.repeat(lengths, lengths + 1), 0)
+    row = np.repeat(np.arange(count), lengths + 1)
+    found = np.bincount(row[(full != full[before]) & ~is_target], minlength=count) == 0
+    found[:1] = False
+    found[1:] &= (users_R[1:] == users_R[:-1]) & (lengths[1:] <= lengths[:-1] + 1) & (lengths[1:] > 0)
+    return found
+
+
 def sample_rows(total: int, max_rows: int | None, seed: int | list[int]) -> np.ndarray:
     """Row numbers (int64, ascending) of a seeded sample without replacement, or all rows where there are no more."""
     if max_rows is None or max_rows >= total:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data.artifacts import ragged
+from data.rows import goes_on
 from rq.vectors.embeddings import truncated_svd, unit_rows
 
 if TYPE_CHECKING:
@@ -50,28 +51,16 @@ def train_chains(sequences: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(user_R, kind="stable")
     train, user_R = train.take(pa.array(order)), user_R[order]
     offsets, history = ragged(train["history"])
-    length_R = np.diff(offsets)
-
-    # Row r of `full` is its history followed by its target, so a history of n items continues the previous row
-    # exactly when it equals the n values that stand right before it.
-    ends = np.cumsum(length_R + 1)
-    full = np.empty(int(ends[-1]) if len(ends) else 0, np.int32)
-    is_target = np.zeros(len(full), bool)
-    is_target[ends - 1] = True
-    full[is_target], full[~is_target] = train["target"].to_numpy(), history
-
-    shift = np.repeat(length_R, length_R + 1)
-    before = np.maximum(np.arange(len(full)) - shift, 0)
-    row = np.repeat(np.arange(len(length_R)), length_R + 1)
-    differences_R = np.bincount(row[(full != full[before]) & ~is_target], minlength=len(length_R))
-    continues = differences_R == 0
-    continues[:1] = False
-    continues[1:] &= (user_R[1:] == user_R[:-1]) & (length_R[1:] <= length_R[:-1] + 1) & (length_R[1:] > 0)
-
-    kept = is_target | ~continues[row]
-    chain_of_kept = np.cumsum(~continues)[row[kept]] - 1
-    sizes = np.bincount(chain_of_kept, minlength=int((~continues).sum()))
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), full[kept]
+    target_R = train["target"].to_numpy()
+    continues = goes_on(user_R, offsets, history, target_R)
+    # What is new in a row: its target where it continues the row before, else its history too.
+    new_R = np.where(continues, 0, np.diff(offsets)) + 1
+    items = np.empty(int(new_R.sum()), np.int32)
+    is_target = np.zeros(len(items), bool)
+    is_target[np.cumsum(new_R) - 1] = True
+    items[is_target], items[~is_target] = target_R, history[np.repeat(~continues, np.diff(offsets))]
+    ends = np.append(np.cumsum(new_R) - new_R, len(items))
+    return ends[np.append(~continues, True)].astype(np.int64), items
 
 
 def pair_weights(offsets: np.ndarray, items: np.ndarray, *, num_items: int, window: int) -> csr_matrix:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.rows import Rows
+from data.rows import Rows, goes_on
 from infer.models.recency import gap_levels
 from infer.models.sequential.companions import REACH
 
@@ -166,26 +166,14 @@ def joined(first: RowWindows, second: RowWindows) -> RowWindows:
 def _continues(rows: Rows, *, sliding: bool) -> np.ndarray:
     """bool [R]: whether a row's history is that of the row before it, of the same user, and its target; `sliding`: or the end of that, both
     being as long as the longest there is."""
-    lengths, count = np.diff(rows.offsets), len(rows)
-    continues = np.zeros(count, bool)
-    if count < 2:
-        return continues
+    lengths = np.diff(rows.offsets)
+    found = goes_on(rows.users_R, rows.offsets, rows.history_H, rows.target_R)
     fits = lengths[1:] == lengths[:-1] + 1
     if sliding:
-        fits |= (lengths[1:] == lengths.max()) & (lengths[:-1] == lengths.max())
-    candidate = fits & (rows.users_R[1:] == rows.users_R[:-1])
-    candidate &= rows.history_H[rows.offsets[2:] - 1] == rows.target_R[:-1]
-    row_H = rows.history_row_H
-    before_R = np.maximum(np.arange(count) - 1, 0)
-    # Ends are compared: item i of a row stands where item i + lost of the row before does.
-    lost_R = lengths[before_R] + 1 - lengths
-    within_H = np.arange(len(rows.history_H)) - rows.offsets[row_H]
-    before_H = np.maximum(rows.offsets[before_R[row_H]] + within_H + lost_R[row_H], 0)
-    compared_H = within_H < lengths[row_H] - 1  # the last item is compared with the target above
-    differs_H = compared_H & (rows.history_H != rows.history_H[np.minimum(before_H, len(row_H) - 1)])
-    differs_R = np.bincount(row_H[differs_H], minlength=count) > 0
-    continues[1:] = candidate & ~differs_R[1:]
-    return continues
+        longest = lengths.max(initial=0)
+        fits |= (lengths[1:] == longest) & (lengths[:-1] == longest)
+    found[1:] &= fits
+    return found
 
 
 def cut_windows(chains: RowWindows, positions: int, rng: np.random.Generator) -> RowWindows:
