@@ -14,7 +14,7 @@
     tid_to_sid           TID -> SID              history_to_instruction  SIDs so far -> next TID, an instruction
 
 SID: an item's semantic ID. A history task may have a thought before its answer (data/reasoning.py). Narratives are plain text: no prompt, every token is learned. `chat` rows come from files
-(preprocess/corpora.py); what else TASKS names needs text of a teacher.
+(preprocess/examples/corpora.py); what else TASKS names needs text of a teacher.
 """
 
 from __future__ import annotations

@@ -36,9 +36,8 @@ from data.store.output import Output, open_output
 from data.store.parquet import PARQUET
 from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TaskContext
 from data.tids import read_tids
-from preprocess.corpora import Converted, Corpus, convert, read_registry
-from preprocess.examples import ItemTexts, check_belong, row_keys, schema, tables, text_kind
-from preprocess.mixture import (
+from preprocess.examples.corpora import Converted, Corpus, convert, read_registry
+from preprocess.examples.mixture import (
     ExampleSources,
     SplitPlan,
     TaskMixture,
@@ -47,8 +46,9 @@ from preprocess.mixture import (
     plan_held_out,
     plan_split,
 )
-from preprocess.preferences import read_preferences
-from preprocess.taught import item_narratives, read_taught, with_narratives
+from preprocess.examples.preferences import read_preferences
+from preprocess.examples.rows import ItemTexts, check_belong, row_keys, schema, tables, text_kind
+from preprocess.examples.taught import item_narratives, read_taught, with_narratives
 
 STAGE, VERSION = "build_examples", 1
 HELD_OUT = "held_out"
@@ -123,17 +123,17 @@ class BuildExamplesArgs:
     value_weights: bool = False
     """weigh sequences by the value of their target (price and train rows), mean 1"""
     preferences: str | None = None
-    """what customers prefer, for reason_then_sid and preference_to_sid: a file of MiniOneRec's (preprocess/preferences.py), or texts
+    """what customers prefer, for reason_then_sid and preference_to_sid: a file of MiniOneRec's (preprocess/examples/preferences.py), or texts
     of kind preference (preprocess.enrich_histories)"""
     tids: str | None = None
     """textual identifiers of the items (stage 05), for sid_to_tid, tid_to_sid, history_to_tid and history_to_instruction"""
     reasoning: list[str] = field(default_factory=list)
     """texts of a teacher (stage 06), a directory per kind: thoughts of history tasks, narratives and instructions
-    (preprocess/taught.py); or the data set itself, where a published folder brought texts with its rows"""
+    (preprocess/examples/taught.py); or the data set itself, where a published folder brought texts with its rows"""
     only_taught: bool = False
     """leave out train rows for which a teacher's texts of the task's kind were read (thoughts, narratives), but none is theirs"""
     registry: str | None = None
-    """file that names conversations and instructions of others (preprocess/corpora.py), for chat"""
+    """file that names conversations and instructions of others (preprocess/examples/corpora.py), for chat"""
     corpora: list[str] = field(default_factory=list)
     """which of them"""
     ages: bool = False

@@ -23,7 +23,7 @@ from configs.integrity import sha256
 from configs.program import EnvironmentFault, InputError
 from data.store.models import load_gguf, quiet_transformers, write_model
 from data.store.output import open_output
-from preprocess.base_model import settle_generation
+from preprocess.model.base_model import settle_generation
 
 STAGE, VERSION = "convert_gguf", 1
 

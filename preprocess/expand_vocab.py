@@ -30,9 +30,9 @@ from data.store.checkpoints import require_model
 from data.store.lineage import require_common_data
 from data.store.models import load_config, load_tokenizer, load_weights, write_model
 from data.store.output import open_output
-from preprocess.base_model import settle_generation
-from preprocess.examples import check_belong, plain_texts
-from preprocess.row_sources import (
+from preprocess.examples.rows import check_belong, plain_texts
+from preprocess.model.base_model import settle_generation
+from preprocess.model.row_sources import (
     RowSource,
     code_keywords,
     code_titles,
@@ -41,7 +41,7 @@ from preprocess.row_sources import (
     from_words,
     read_codebooks,
 )
-from preprocess.vocabulary import add_sid_tokens, expand_model
+from preprocess.model.vocabulary import add_sid_tokens, expand_model
 from rq.vectors.embeddings import read_embeddings
 
 STAGE, VERSION = "expand_vocab", 1

@@ -32,7 +32,7 @@ from data import tids as identifiers
 from data.releases.navigen import read_terms_table
 from data.store import output
 from infer.chat.client import ChatRequest, chat_client, read_results
-from preprocess.examples import RESERVED
+from preprocess.examples.rows import RESERVED
 from preprocess.teacher.captions import read_captions
 from preprocess.teacher.foreign import LONGEST_TERM, read_item_terms
 from preprocess.teacher.terms import Keywords, TermChat, clean_terms

@@ -25,7 +25,7 @@ from data.prompts import wording
 from data.store.checkpoints import require_model
 from data.store.models import write_model
 from data.store.output import open_output
-from preprocess.base_model import (
+from preprocess.model.base_model import (
     ModelShape,
     instruction_texts,
     item_texts,
@@ -33,7 +33,7 @@ from preprocess.base_model import (
     redrawn_model,
     train_tokenizer,
 )
-from preprocess.encoder_decoder import EncoderDecoderShape, random_encoder_decoder
+from preprocess.model.encoder_decoder import EncoderDecoderShape, random_encoder_decoder
 
 STAGE, VERSION = "init_base_model", 1
 

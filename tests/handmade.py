@@ -31,7 +31,7 @@ from data.reasoning import TaughtText, reasoning_table
 from data.store.manifest import read_manifest, sealed
 from data.store.output import open_output
 from data.tids import tid_table
-from preprocess.base_model import train_tokenizer
+from preprocess.model.base_model import train_tokenizer
 
 TITLES = [
     "Steel  bolt, 10 mm ",  # 0: whitespace to collapse

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from configs.program import InputError
 from data.prompts import wording
-from preprocess.base_model import (
+from preprocess.model.base_model import (
     LONGEST_WORD,
     MIN_VOCAB,
     ModelShape,

@@ -9,7 +9,7 @@ import pytest
 
 from configs.program import InputError
 from infer.chat.client import ChatRequest, ChatSettings, chat_client
-from preprocess.base_model import train_tokenizer
+from preprocess.model.base_model import train_tokenizer
 from tests import tiny
 
 WORDS = ["steel bolt", "brass nut, small", "wood glue for wood", "a hammer", "écrou", "nail gun and nails"]

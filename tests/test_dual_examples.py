@@ -20,7 +20,7 @@ from data.tasks import Answer, Example, from_row
 from data.tids import read_tids
 from infer.text.thinking import Thought, answer_prompts
 from infer.text.tids import TidTrie
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests.handmade import (
     CODES,
     SIZES,

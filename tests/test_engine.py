@@ -19,7 +19,7 @@ from infer.search import allowed as restriction
 from infer.search.allowed import Catalogues, exhausted, read_allowed
 from infer.search.tree import search
 from infer.text.thinking import ThinkSettings
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests import families, handmade, tiny
 from tests.agreement import disagreement, ranking, recommended, requests_disagree
 

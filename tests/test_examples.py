@@ -16,7 +16,7 @@ from data.sid import SidTable, sid_format
 from data.store.lineage import recorded_data_hash
 from data.store.output import read_manifest
 from data.tasks import ID_STRIDE, Example, TaskContext, from_row, history_to_sid
-from preprocess.examples import ItemTexts, Sequences, item_rows, plain_texts, tables, to_table
+from preprocess.examples.rows import ItemTexts, Sequences, item_rows, plain_texts, tables, to_table
 from tests.handmade import CODES, SIZES, TITLES, call, refuse, succeed, write_data, write_sids
 
 PROGRAM = "preprocess.build_examples"
@@ -257,7 +257,7 @@ def test_rows_survive_the_table_and_chunks_hold_all(monkeypatch: pytest.MonkeyPa
         for key in range(25)
     ]
     assert [from_row(row) for row in to_table(examples).to_pylist()] == examples
-    monkeypatch.setattr("preprocess.examples.CHUNK", 10)
+    monkeypatch.setattr("preprocess.examples.rows.CHUNK", 10)
     parts = list(tables(iter(examples)))
     assert [len(part) for part in parts] == [10, 10, 5]
     assert [from_row(row) for part in parts for row in part.to_pylist()] == examples

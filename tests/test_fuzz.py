@@ -33,7 +33,7 @@ from data.store.output import open_output
 from infer import recommend
 from infer.chat import journal
 from infer.tables import published, results
-from preprocess import corpora
+from preprocess.examples import corpora
 from preprocess.teacher import captions, foreign
 from rq.stack import residual
 from rq.vectors import external

@@ -13,7 +13,7 @@ from data.sid import SidTable
 from infer.models import contract
 from infer.search.tree import search
 from infer.search.trie import SCORE_SPACES, Trie
-from preprocess.row_sources import from_item_vectors
+from preprocess.model.row_sources import from_item_vectors
 from rq.ids.layouts import lay_out
 from tests import families, handmade, store, tiny
 

@@ -59,7 +59,7 @@ ROOMS = {
         "tables": {"metrics"},
         "page": {"metrics", "tables"},
     },
-    "preprocess": {"": set(), "teacher": {""}, "tags": {""}},
+    "preprocess": {"": set(), "model": set(), "examples": set(), "teacher": {"examples"}, "tags": set()},
     "train": {
         "": {"scale"},
         "scale": set(),
@@ -346,7 +346,7 @@ def test_no_machine_is_named():
 
 
 def test_control_imports():
-    assert wrong_way("train.bad", "import preprocess.examples") == {"preprocess"}
+    assert wrong_way("train.bad", "import preprocess.examples.rows") == {"preprocess"}
     assert wrong_way("data.bad", "def f():\n    from infer import trie") == {"infer"}
     assert wrong_way("rq.bad", "import importlib\nimportlib.import_module('train.sft')") == {"train"}
     assert (

@@ -13,7 +13,7 @@ from data.sid import SidTable, sid_format
 from data.signals import Signals
 from data.tasks import WINDOW_TASKS, Example, TaskContext, TaskWindow
 from data.wordings import STEPS_INSTRUCTIONS
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests.handmade import CODES, SIZES, tokenizer
 
 TABLE = SidTable(CODES, SIZES)

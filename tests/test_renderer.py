@@ -17,7 +17,7 @@ from data.prompts import WORDINGS, wording
 from data.renderer import MODES, HistoryRenderer, Renderer
 from data.sid import SidTable, SidVocab, sid_format
 from data.tasks import Answer, Example, TaskContext, from_row, history_to_sid
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests.handmade import CODES, SIZES, call, tokenizer, write_data, write_sids
 
 TOKENIZERS = ("ours", "gpt2", "llama")

@@ -12,8 +12,8 @@ import torch
 from configs.program import InputError
 from data.sid import FORMATS, SidTable, read_vocab
 from data.store.output import read_manifest
-from preprocess.row_sources import code_keywords, code_titles, from_words
-from preprocess.vocabulary import add_sid_tokens, chosen_scale, expand_model, moments
+from preprocess.model.row_sources import code_keywords, code_titles, from_words
+from preprocess.model.vocabulary import add_sid_tokens, chosen_scale, expand_model, moments
 from tests import tiny
 from tests.handmade import CODES, SIZES, call, tokenizer, write_data, write_sids
 

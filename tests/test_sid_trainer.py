@@ -39,7 +39,7 @@ def trainer(
 ):
     from transformers import TrainingArguments
 
-    from preprocess.vocabulary import add_sid_tokens
+    from preprocess.model.vocabulary import add_sid_tokens
     from train.policy.settings import GrpoSettings
     from train.policy.sid_trainer import SidTrainer
     from train.rewards.mixture import Member, Mixture

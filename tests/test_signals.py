@@ -16,7 +16,7 @@ from data.renderer import HistoryRenderer, Renderer
 from data.sid import SidTable, sid_format
 from data.signals import Signals, environment_words, item_values, item_words, read_signals, user_words
 from data.tasks import from_row
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests.handmade import CODES, SIZES, call, tokenizer, write_data, write_sids
 
 TABLE = SidTable(CODES, SIZES)

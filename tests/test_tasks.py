@@ -25,7 +25,7 @@ from data.tasks import (
     example_id,
     from_row,
 )
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests.handmade import (
     CODES,
     SEQUENCES,

@@ -17,7 +17,7 @@ from data.sid import SidTable, sid_format
 from infer.engine import DecodeSettings, Engine
 from infer.search.tree import search
 from infer.text.thinking import ThinkSettings
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests import handmade, tiny
 from tests.ranks import together
 from train.policy.settings import GrpoSettings, ThoughtSettings

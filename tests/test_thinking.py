@@ -27,7 +27,7 @@ from infer.text.thinking import (
     read_thoughts,
     thoughts_table,
 )
-from preprocess.vocabulary import add_sid_tokens
+from preprocess.model.vocabulary import add_sid_tokens
 from tests import handmade, tiny
 from tests.agreement import disagreement, ranking
 

@@ -15,8 +15,8 @@ from configs.integrity import sha256
 from configs.program import InputError
 from data.sid import FORMATS, SidTable, read_sids, read_vocab
 from data.store.output import open_output, read_manifest
-from preprocess.row_sources import from_codebooks, project
-from preprocess.vocabulary import add_sid_tokens, expand_model, moments, new_rows
+from preprocess.model.row_sources import from_codebooks, project
+from preprocess.model.vocabulary import add_sid_tokens, expand_model, moments, new_rows
 from rq.stack import residual
 from tests import tiny
 from tests.handmade import CODES, SIZES, Made, call, succeed, tokenizer, write_data, write_sids

@@ -20,7 +20,7 @@ from configs.program import InputError
 from data.reasoning import PLACEHOLDER, named_items, placeholder
 from infer.chat.quoting import DATA_RULE
 from infer.metrics.instructions import names
-from preprocess.examples import RESERVED
+from preprocess.examples.rows import RESERVED
 from preprocess.teacher import paragraphs
 from preprocess.teacher.placed import PlacedSample
 from preprocess.teacher.talks import shown_text

@@ -16,7 +16,7 @@ import numpy as np
 
 from configs.program import InputError
 from data.sid import LETTERS, LevelTokens, SidFormat, SidVocab
-from preprocess.row_sources import Directions, RowSource
+from preprocess.model.row_sources import Directions, RowSource
 
 Scale = Literal["auto", "spread", "resize"]
 TRAINED = 10.0  # times the mean of random rows
@@ -102,7 +102,7 @@ def expand_model(
     """Give every new token a row in the input table and, where it is another one, in the output table.
 
     The tables grow when the largest new id needs it and never shrink; rows of tokenizer entries stay bitwise as they are.
-    `source` says where the rows of codes point (preprocess/row_sources.py); without it they are mean plus noise. Returns the
+    `source` says where the rows of codes point (preprocess/model/row_sources.py); without it they are mean plus noise. Returns the
     scale of the input table: `spread` or `resize`.
     """
     import torch

@@ -8,7 +8,7 @@
 | instruction | the text of history_to_instruction |
 | narrative | the text of sequence_narrative |
 | item | the text of item_narrative |
-| preference | what `--preferences` takes too (preprocess/preferences.py) |
+| preference | what `--preferences` takes too (preprocess/examples/preferences.py) |
 
 Texts that a published folder brought with its rows (SIDReasoner, NaviGen) are used where the data set itself is named as a directory.
 
@@ -29,7 +29,7 @@ from data import artifacts
 from data.reasoning import ITEM, NARRATIVE, column_texts, rendered, texts_of_rows
 from data.store.output import read_manifest
 from data.tasks import TaskContext, TaskWindow
-from preprocess.examples import RESERVED, Sequences
+from preprocess.examples.rows import RESERVED, Sequences
 
 THOUGHTS_OF = {
     "history_to_sid": ("history", "identifier"),

@@ -19,8 +19,8 @@ import numpy as np
 from configs.program import InputError
 from data.reasoning import WITH_TEXT, read_reasoning, rendered
 from data.tasks import PREFERENCE_TASKS, Example, TaskContext, TaskWindow
-from preprocess.corpora import read_records
-from preprocess.examples import Sequences, row_keys
+from preprocess.examples.corpora import read_records
+from preprocess.examples.rows import Sequences, row_keys
 
 
 @dataclass(frozen=True)

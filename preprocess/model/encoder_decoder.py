@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from configs.program import InputError
-from preprocess.base_model import settle_generation
+from preprocess.model.base_model import settle_generation
 
 NUMBERS = (
     "hidden_size", "encoder_layers", "decoder_layers", "num_heads", "head_dim", "feedforward", "max_positions", "init_factor", "embedding_std"

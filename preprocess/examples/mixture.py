@@ -16,8 +16,9 @@ from data.rows import sample_rows
 from data.sid import SidTable
 from data.signals import environment_words, item_values
 from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TASKS, WINDOW_TASKS, Example, TaskContext
-from preprocess.corpora import Converted
-from preprocess.examples import (
+from preprocess.examples.corpora import Converted
+from preprocess.examples.preferences import Preference, preference_examples
+from preprocess.examples.rows import (
     ItemTexts,
     Sequences,
     distinct_rows,
@@ -28,8 +29,7 @@ from preprocess.examples import (
     window_examples,
     window_rows,
 )
-from preprocess.preferences import Preference, preference_examples
-from preprocess.taught import Taught
+from preprocess.examples.taught import Taught
 
 # Tasks of a history whose answer is a text of the target, which must be there.
 ANSWERED_BY_TEXT = frozenset(

@@ -1,7 +1,7 @@
 """Where the embedding rows of new codes point: to their codebook vectors, to the words or the vectors of the items that have them.
 
 A source gives directions: per level the codes it knows and a row for each, centred over them, of root mean square 1. What is
-far apart in the source stays far apart in the table; `preprocess.vocabulary` adds the mean of the old rows and the scale. Codes
+far apart in the source stays far apart in the table; `preprocess.model.vocabulary` adds the mean of the old rows and the scale. Codes
 without a vector or without words are left to mean and noise.
 
 Legend: N items, K codes of a level, E width of a codebook, V rows of the table, D its width, W the

@@ -115,7 +115,7 @@ def read_records(path: str | Path) -> Iterator[Any]:
 def convert(corpora: list[Corpus], context: TaskContext, held_out: Set[tuple[int, ...]]) -> Converted:
     """The examples of every record, in order; InputError naming file and record where one has another structure.
 
-    held_out: keys (preprocess.examples.row_keys) of valid and test rows: a record that is one of them is left out.
+    held_out: keys (preprocess.examples.rows.row_keys) of valid and test rows: a record that is one of them is left out.
     """
     made = Converted()
     for corpus in corpora:
