@@ -172,7 +172,7 @@ def examine(args: QualityArgs, name: str, sids: str, evidence: Evidence, vectors
         report = assessment.with_distortion(report, measured)
     shown = assessment.samples(
         table.codes_NL,
-        evidence.items["title"].to_pylist(),
+        evidence.items,
         prefixes=args.prefixes,
         per_prefix=args.titles,
         seed=args.seed,

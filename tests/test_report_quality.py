@@ -17,7 +17,7 @@ from data import artifacts
 from data.store.output import open_output
 from data.tags import VOCAB, build_vocab, tag_table
 from rq import report_quality
-from rq.quality import figures
+from rq.quality import assessment, figures
 from rq.vectors import embedding_map
 from tests.handmade import Made, call, refuse, succeed, write_sids
 from tests.store import HOSTILE, ITEMS, write_store
@@ -238,3 +238,9 @@ def test_published_ids_have_their_published_quality(name, tmp_path):
         assert found["affected_targets"]["test"]["affected"] == 317
         pairs = found["behaviour_in_rows"]
         assert [round(pairs[f"depth_{d}"]["agreement"], 3) for d in (1, 2)] == [0.213, 0.080]
+
+
+def test_an_item_without_title_is_named_by_its_source():
+    items = pa.table({"title": ["", "Bolt"], "raw_id": ["B0002", "B1"], "categories": [[], []]})
+    [shown] = assessment.samples(np.array([[3], [3]]), items, prefixes=1, per_prefix=2, seed=0)
+    assert shown["titles"] == ["(no title, item B0002)", "Bolt"]

@@ -7,7 +7,6 @@ Legend: N items, L levels, D dimensions, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.cards import Cards
 from data.sid import LETTERS, SidTable
 from rq.quality import measures as quality
 from rq.quality import neighbours
@@ -118,9 +118,10 @@ def with_distortion(report: dict[str, Any], measured: dict[str, Any]) -> dict[st
 
 
 def samples(
-    codes_NL: np.ndarray, titles: Sequence[str], *, prefixes: int, per_prefix: int, seed: int
+    codes_NL: np.ndarray, items: pa.Table, *, prefixes: int, per_prefix: int, seed: int
 ) -> list[dict[str, Any]]:
     """Seeded titles of `per_prefix` items below each of `prefixes` first codes: half the largest, the rest drawn at random."""
+    card = Cards(items, None, None)
     rng = np.random.default_rng(seed)
     counts = np.bincount(codes_NL[:, 0])
     used = np.flatnonzero(counts)
@@ -135,7 +136,7 @@ def samples(
             {
                 "prefix": f"<{LETTERS[0]}_{code}>",
                 "items": len(members),
-                "titles": [titles[item] or f"(no title, item {item})" for item in picked],
+                "titles": [card(item).title for item in picked.tolist()],
             }
         )
     return shown
