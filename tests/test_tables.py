@@ -115,6 +115,18 @@ def test_a_published_split_is_kept_row_for_row_with_its_repeats(tmp_path):
     ]  # fmt: skip
 
 
+def test_interactions_without_a_split_do_not_bring_the_held_out_targets_to_train(tmp_path):
+    folder = store(tmp_path, interactions={"split": None})
+    with pytest.raises(
+        InputError, match="3 of 3 targets of the valid and test rows are among the interactions"
+    ):
+        prepared(folder, options())
+    # Two of the three targets are no interactions of their users: what is left may be a repeat.
+    answers = {"target": [7, 100, 100]}
+    store(tmp_path, interactions={"split": None, "item_id": [7, 40, 40, 40, 7, 7, 7]}, sequences=answers)
+    assert set(prepared(folder, options()).interactions["split"].to_pylist()) == {"train"}
+
+
 def test_all_windows_are_made_where_no_sequences_are_shipped(tmp_path):
     made = prepared(store(tmp_path), options(sequences=TableFile()))
     windows = Counter(made.sequences["split"].to_pylist())

@@ -50,9 +50,13 @@ def build(raw: str | Path, recipe: Recipe) -> tuple[Prepared | None, list[Findin
     else:
         rows, user_codes, items = renumber(rows)
         users = users.take(pa.array(user_codes))
-    split = split_of(rows, recipe, has_sequences=loaded.sequences is not None)
-    made = windows(rows, split, recipe.split)
     published = recipe.split.kind == "published"
+    split = split_of(rows, recipe, has_sequences=loaded.sequences is not None)
+    if published and rows.split is None and loaded.sequences is not None:
+        findings = held_out_among(rows, loaded.sequences)
+        if findings:
+            return None, findings
+    made = windows(rows, split, recipe.split)
     sequences = published_sequences(loaded.sequences, made, funnel) if published else made
     prepared = finish(
         items=numbered(loaded.items(items), "item_id"),
@@ -98,6 +102,23 @@ def split_of(rows: Coded, recipe: Recipe, *, has_sequences: bool) -> np.ndarray:
     if recipe.split.kind == "published" and rows.split is None and has_sequences:
         return np.full(len(rows.user), TRAIN, np.int8)
     return split_rows(rows, recipe.split)
+
+
+def held_out_among(rows: Coded, sequences: pa.Table) -> list[Finding]:
+    """A finding where most targets of the shipped valid and test rows are interactions of their users.
+
+    Interactions without a split are train then (`split_of`), and a model would learn what it is tested on. Repeats of train
+    items are such targets too, but hardly most of them: whoever has such rows says which is which.
+    """
+    held_out = sequences.filter(pc.not_equal(sequences["split"], SPLIT_NAMES[TRAIN]))
+    pairs = np.unique(rows.user.astype(np.int64) << 32 | rows.item)
+    targets = held_out["user_id"].to_numpy().astype(np.int64) << 32 | held_out["target"].to_numpy()
+    found = int(np.isin(targets, pairs).sum())
+    if 2 * found <= len(targets):
+        return []
+    what = f"missing, and {found} of {len(targets)} targets of the valid and test rows are among the interactions of their users"
+    fix = "a column of train, valid, test and context; all of them train if these targets are only repeats"
+    return [Finding("interactions", "split", what, fix)]
 
 
 def renumber(rows: Coded) -> tuple[Coded, np.ndarray, np.ndarray]:
