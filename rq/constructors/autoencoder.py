@@ -96,13 +96,13 @@ class AutoencoderProblem(StackProblem):
             mask_share,
         )
         self.partners = Partners(pairs_P2, self.num_items) if contrast_weight else None
-        self.last: list[Quantized] = []
+        self.last: list[tuple[Tensor, Tensor]] = []
 
     def terms(self, rows_B: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
         x_BD = self.batch(rows_B)
         depth = self.draw_depth(generator)
         out = self.model.stack(self.model.encode(x_BD), depth=depth, generator=generator)
-        self.last = [out]
+        self.keep(out)
         # A width of the data's own scale: a network that scales its input is judged on the scaled vectors.
         scale = self.model.network.shape["scale"]
         rebuilt_BD = self.model.network.decode(out.quantized_BE)

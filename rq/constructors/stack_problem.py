@@ -18,13 +18,14 @@ class StackProblem(Problem):
     """An autoencoder around a residual stack: `model.encode` gives the latent vectors that `model.stack` quantizes.
 
     A subclass sets `model`, `device`, `x_ND` (float32 [N, D], the whole catalogue), `rows_M` (int64, the items it learns from),
-    `last = []` (what each forward of a step quantized) and `kmeans_rows`, the most latent vectors that first codebooks are made of.
+    `kmeans_rows`, the most latent vectors that first codebooks are made of, and `last = []`, to which `terms` gives what it
+    quantized by `keep`.
     """
 
     device: torch.device
     x_ND: Tensor
     rows_M: Tensor
-    last: list[Quantized]
+    last: list[tuple[Tensor, Tensor]]
     kmeans_rows: int
 
     def start(self, *, seed: int) -> None:
@@ -43,10 +44,18 @@ class StackProblem(Problem):
         """Vectors [B, D] of items, where the model is."""
         return self.x_ND[items_B].to(self.device)
 
+    def keep(self, out: Quantized) -> None:
+        """Remember what a part of the step quantized, until `after_step`."""
+        self.last.append((out.residuals_BLE.detach(), out.codes_BL))
+
     def after_step(self, *, generator: torch.Generator) -> None:
-        """Moving averages and restarts, from what the step quantized."""
-        for out in self.last:
-            self.model.stack.after_step(out, generator=generator)
+        """Moving averages and restarts, from what the whole step quantized.
+
+        One update of all parts together: an update per part would fade averages and count idle codes once per part, and
+        make the codebooks depend on how a step is cut.
+        """
+        residuals_BLE, codes_BL = (torch.cat(parts) for parts in zip(*self.last, strict=True))
+        self.model.stack.after_step(residuals_BLE, codes_BL, generator=generator)
         self.last = []
 
     def code_measures(self, codes_NL: np.ndarray) -> dict[str, float]:

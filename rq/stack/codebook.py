@@ -3,7 +3,7 @@
     stack = ResidualStack([256, 256, 256], 32, CodebookOptions(estimator="rotation"))
     stack.initialise(latent_NE, seed=0)         # k-means level by level, once; a resumed stack refuses to do it again
     out = stack(latent_BE, generator=g)         # codes, quantised vectors that pass gradients, loss terms
-    stack.after_step(out, generator=g)          # after the optimiser's step: moving averages, restarts of dead codes
+    stack.after_step(out.residuals_BLE, out.codes_BL, generator=g)  # after the optimiser's step: averages, dead codes
     stack.level_codewords(0)                    # effective codewords (SimVQ and normalisation applied), [K, E]
 
 In evaluation mode codes are the cheapest codes and every vector its codeword. In training mode Sinkhorn temperatures and the
@@ -246,10 +246,13 @@ class ResidualStack(nn.Module):
             commitment_loss_BL=((rests_BLE - words_BLE.detach()) ** 2).sum(2),
         )
 
-    def after_step(self, out: Quantized, *, generator: torch.Generator | None = None) -> None:
-        """Call once after each optimiser step: it changes codewords, which a backward pass still needs."""
+    def after_step(
+        self, residuals_BLE: Tensor, codes_BL: Tensor, *, generator: torch.Generator | None = None
+    ) -> None:
+        """Call once after each optimiser step, with all that the step quantized: it changes codewords, which a backward
+        pass still needs, and it counts steps."""
         for level, book in enumerate(self.codebooks):
-            book.after_step(out.residuals_BLE[:, level].detach(), out.codes_BL[:, level], generator=generator)
+            book.after_step(residuals_BLE[:, level], codes_BL[:, level], generator=generator)
 
     @torch.no_grad()
     def arrays(self) -> dict[str, Any]:

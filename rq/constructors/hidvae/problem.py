@@ -56,7 +56,7 @@ class HidVaeProblem(StackProblem):
         self.class_weights = [self._class_weights(level) for level in range(model.num_tag_levels)]
         self.miner = Miner(self.x_ND.numpy(), self.rows_M.numpy())
         self.epoch = 0
-        self.last: list[Quantized] = []
+        self.last: list[tuple[Tensor, Tensor]] = []
 
     def _class_weights(self, level: int) -> Tensor | None:
         known = self.learn_NT[:, level]
@@ -101,7 +101,7 @@ class HidVaeProblem(StackProblem):
         items_B = self.rows_M[rows_B]
         x_BD = self.batch(items_B)
         out = self.model(x_BD, generator=generator)
-        self.last.append(out.quantized)
+        self.keep(out.quantized)
         parts = {
             "reconstruction": losses.reconstruction(
                 out.restored_BD, unit_numbers(x_BD, self.options.binary_columns), binary_columns=self.options.binary_columns

@@ -1,0 +1,52 @@
+"""How codebooks learn while they train: a step is one step however it is cut, and a code that nobody chooses stays."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rq.constructors.autoencoder import Autoencoder, AutoencoderProblem
+from rq.stack import training
+from rq.stack.networks import network_shape
+from rq.stack.options import CodebookOptions, LoopOptions
+from tests.test_residual import clustered
+
+LOOP = LoopOptions(epochs=3, batch_size=64, warmup_epochs=0, learning_rate=1e-2, device="cpu")
+
+
+def problem_of(x, codebook, **shape):
+    """An autoencoder of 2 x 16 codes over these vectors, its codebooks started."""
+    shape = {"layers": [16], "latent_dim": 4} | shape
+    torch.manual_seed(0)
+    model = Autoencoder(network_shape(x.shape[1], **shape), [16, 16], codebook)
+    problem = AutoencoderProblem(
+        x, model, reconstruction_kind="mse", quantization_weight=1.0, device=torch.device("cpu")
+    )
+    problem.start(seed=0)
+    return problem
+
+
+def trained(problem, loop):
+    """Weights and counts after all epochs."""
+    optimizer = (
+        torch.optim.AdamW(problem.parameter_groups(loop)) if list(problem.model.parameters()) else None
+    )
+    for group in optimizer.param_groups if optimizer else []:
+        group["initial_lr"] = loop.learning_rate
+    for epoch in range(loop.epochs):
+        training.run_epoch(problem, optimizer, loop, epoch=epoch, seed=0)
+    return problem.model.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "identity"], ids=["rqvae", "rqkmeans_plus", "rvq"])
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_moving_averages_and_restarts_are_those_of_the_whole_step(kind, update):
+    """Four parts of 16 that make one step are one batch of 64; 300 items leave a last step of 44 in three parts."""
+    x = clustered(300, 8, clusters=12)
+    codebook = CodebookOptions(update=update, start="uniform", restart_after=2, ema_decay=0.5)
+    shape = {"kind": kind} if kind == "plain" else {"kind": kind, "latent_dim": 8}
+    whole = trained(problem_of(x, codebook, **shape), LOOP)
+    parts = trained(problem_of(x, codebook, **shape), replace(LOOP, batch_size=16, accumulate=4))
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, atol=1e-4, err_msg=name)
