@@ -8,6 +8,7 @@ import torch
 
 from rq.constructors.autoencoder import Autoencoder, AutoencoderProblem
 from rq.stack import training
+from rq.stack.codebook import Codebook
 from rq.stack.networks import network_shape
 from rq.stack.options import CodebookOptions, LoopOptions
 from tests.test_residual import clustered
@@ -50,3 +51,15 @@ def test_moving_averages_and_restarts_are_those_of_the_whole_step(kind, update):
     parts = trained(problem_of(x, codebook, **shape), replace(LOOP, batch_size=16, accumulate=4))
     for name, value in whole.items():
         np.testing.assert_allclose(parts[name], value, atol=1e-4, err_msg=name)
+
+
+def test_a_code_that_nobody_chooses_keeps_its_place():
+    """0.9^400 of its average is left: nothing. When it is chosen again it moves to what chose it."""
+    book = Codebook(2, 3, CodebookOptions(update="ema", ema_decay=0.9), epsilon=0, unit=False)
+    book.set_codewords(torch.tensor([[1.0, 0.0, 0.0], [5.0, -5.0, 5.0]]))
+    near, far = torch.tensor([[1.0, 0.0, 0.0]]).repeat(8, 1), torch.tensor([[4.0, -4.0, 4.0]])
+    for _ in range(400):
+        book.after_step(near, torch.zeros(8, dtype=torch.long), generator=None)
+    torch.testing.assert_close(book.words_KE, torch.tensor([[1.0, 0.0, 0.0], [5.0, -5.0, 5.0]]))
+    book.after_step(far, torch.ones(1, dtype=torch.long), generator=None)
+    torch.testing.assert_close(book.words_KE[1:], far)

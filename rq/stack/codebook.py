@@ -29,6 +29,8 @@ from rq.stack.options import CodebookOptions
 from rq.stack.sinkhorn import sinkhorn_codes
 from rq.stack.vq import nearest_codes, train_codebook
 
+FADED = 1e-5  # uses of an `ema` code below which average / uses is no place any more
+
 
 @dataclass
 class Quantized:
@@ -138,7 +140,9 @@ class Codebook(nn.Module):
             sums_KE = torch.zeros_like(self.average_KE).index_add_(0, codes_B, vectors_BE)
             self.uses_K.mul_(decay).add_(counts_K, alpha=1 - decay)
             self.average_KE.mul_(decay).add_(sums_KE, alpha=1 - decay)
-            self.words_KE.copy_(self.average_KE / self.uses_K.clamp_min(1e-5)[:, None])
+            # A code that nobody chooses keeps its place: average and uses fade alike, in the end to nothing.
+            means_KE = self.average_KE / self.uses_K.clamp_min(FADED)[:, None]
+            self.words_KE.copy_(torch.where(self.uses_K[:, None] > FADED, means_KE, self.words_KE))
         self.idle_K.add_(1).mul_(counts_K == 0)
         if not self.options.restart_after:
             return
