@@ -8,9 +8,10 @@ import torch
 
 from rq.constructors.autoencoder import Autoencoder, AutoencoderProblem
 from rq.stack import training
-from rq.stack.codebook import Codebook
+from rq.stack.codebook import Codebook, ResidualStack
 from rq.stack.networks import network_shape
 from rq.stack.options import CodebookOptions, LoopOptions
+from rq.stack.vq import train_codebook
 from tests.test_residual import clustered
 
 LOOP = LoopOptions(epochs=3, batch_size=64, warmup_epochs=0, learning_rate=1e-2, device="cpu")
@@ -63,3 +64,15 @@ def test_a_code_that_nobody_chooses_keeps_its_place():
     torch.testing.assert_close(book.words_KE, torch.tensor([[1.0, 0.0, 0.0], [5.0, -5.0, 5.0]]))
     book.after_step(far, torch.ones(1, dtype=torch.long), generator=None)
     torch.testing.assert_close(book.words_KE[1:], far)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_a_level_starts_from_what_the_stack_itself_leaves_over(distance):
+    """Vectors of many lengths, where the nearest codeword and the one of the same direction differ."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 4)) * rng.lognormal(0, 1, (200, 1))).astype(np.float32)
+    stack = ResidualStack([8, 8], 4, CodebookOptions(distance=distance)).eval()
+    stack.initialise(torch.from_numpy(x), seed=0)
+    left_over = stack(torch.from_numpy(x)).residuals_BLE[:, 1].detach().numpy()
+    expected = train_codebook(left_over, 8, iterations=100, restarts=1, seed=0)
+    np.testing.assert_allclose(stack.level_codewords(1).detach().numpy(), expected, atol=1e-5)

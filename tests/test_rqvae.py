@@ -220,6 +220,10 @@ def test_rqkmeans_plus_trains_from_its_own_start_or_a_given_one(tmp_path):
         save(out, lensed, made_by={"name": "balanced"})
     with pytest.raises(InputError, match="separate: 0"):
         fitted(fit_rqkmeans_plus, x, options, tmp_path / "bad", warm_start=str(tmp_path / "lensed"))
+    with output.open_output(NoArgs(""), "t", version=1, inputs={}, directory=tmp_path / "cosine") as out:
+        save(out, ResidualQuantizer(start.codebooks, distance="cosine"), made_by={"name": "rvq"})
+    with pytest.raises(InputError, match="distance: euclidean"):
+        fitted(fit_rqkmeans_plus, x, options, tmp_path / "bad", warm_start=str(tmp_path / "cosine"))
     with pytest.raises(InputError, match="5 dimensions"):
         fitted(fit_rqkmeans_plus, x[:, :5], options, tmp_path / "bad", warm_start=str(tmp_path / "start"))
 

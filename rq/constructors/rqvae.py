@@ -217,6 +217,11 @@ def fit_rqkmeans_plus(source: Source, options: RqKmeansPlus, *, seed: int, out: 
                 f"warm_start {source.warm_start} was made with separate > 0: rqkmeans_plus compares whole vectors "
                 "-> one with separate: 0"
             )
+        if start.distance != "euclidean":
+            raise InputError(
+                f"warm_start {source.warm_start} compares by {start.distance}: rqkmeans_plus compares by Euclidean distance "
+                "-> one with distance: euclidean"
+            )
     shape = {
         "kind": "residual", "layers": options.layers, "latent_dim": x_ND.shape[1], "activation": options.activation,
         "residual_decoder": options.residual_decoder,

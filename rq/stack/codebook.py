@@ -27,7 +27,7 @@ from torch.nn import functional
 from rq.stack import estimators
 from rq.stack.options import CodebookOptions
 from rq.stack.sinkhorn import sinkhorn_codes
-from rq.stack.vq import nearest_codes, train_codebook
+from rq.stack.vq import cheapest_codes, train_codebook
 
 FADED = 1e-5  # uses of an `ema` code below which average / uses is no place any more
 
@@ -210,7 +210,8 @@ class ResidualStack(nn.Module):
             )
             book.set_codewords(torch.from_numpy(words_KE).to(latent_NE.device))
             effective_KE = book.codewords().detach().cpu().numpy()
-            rest_NE = rest_NE - effective_KE[nearest_codes(rest_NE, effective_KE)[0]]
+            codes_N = cheapest_codes(rest_NE, effective_KE, distance=self.options.distance)
+            rest_NE = rest_NE - effective_KE[codes_N]
         return True
 
     def start_from(self, codebooks: tuple[np.ndarray, ...], prices: tuple[np.ndarray, ...] | None) -> None:
