@@ -76,3 +76,22 @@ def test_a_level_starts_from_what_the_stack_itself_leaves_over(distance):
     left_over = stack(torch.from_numpy(x)).residuals_BLE[:, 1].detach().numpy()
     expected = train_codebook(left_over, 8, iterations=100, restarts=1, seed=0)
     np.testing.assert_allclose(stack.level_codewords(1).detach().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("items", "accumulate"), [(129, 1), (129, 2), (193, 2)])
+def test_a_last_item_alone_joins_the_batch_before_it_for_batch_norm(items, accumulate):
+    """129 items in batches of 64: 64 and 65, in one step or in two; without batch norm 64, 64 and 1."""
+    x = clustered(items, 8, clusters=12)
+    seen = {}
+    for batch_norm in (True, False):
+        problem = problem_of(x, CodebookOptions(), batch_norm=batch_norm)
+        terms, sizes = problem.terms, seen.setdefault(batch_norm, [])
+
+        def counted(rows_B, *, generator, terms=terms, sizes=sizes):
+            sizes.append(len(rows_B))
+            return terms(rows_B, generator=generator)
+
+        problem.terms = counted
+        trained(problem, replace(LOOP, epochs=1, accumulate=accumulate))
+    full = [64] * (items // 64)
+    assert seen == {True: [*full[:-1], 65], False: [*full, 1]}

@@ -250,6 +250,13 @@ def test_degenerate_vectors_train(tmp_path, x):
     assert len(np.unique(quantizer.encode(x.astype(np.float32)), axis=0)) == 1
 
 
+@pytest.mark.parametrize(("items", "batch_size"), [(1, 64), (40, 1)])
+def test_batches_of_one_item_have_no_spread_for_batch_norm(tmp_path, items, batch_size):
+    options = replace(SMALL, batch_norm=True, loop=replace(SHORT, batch_size=batch_size))
+    with pytest.raises(InputError, match=r"needs 2 items in a batch, not 1 .* -> batch_norm: false"):
+        fitted(fit_rqvae, clustered(items, 4, clusters=1), options, tmp_path / "q")
+
+
 def test_a_loss_that_is_not_finite_is_a_numeric_error(tmp_path):
     x = clustered(100, 6, clusters=5)
     options = replace(SMALL, loop=replace(SHORT, learning_rate=1e30, clip=0.0, warmup_epochs=0))

@@ -89,6 +89,7 @@ class AutoencoderProblem(StackProblem):
         self.model, self.num_items, self.device = model.to(device), len(x_ND), device
         self.x_ND = torch.from_numpy(np.array(x_ND, np.float32))
         self.rows_M = torch.arange(self.num_items)
+        self.least_batch = 2 if any(isinstance(part, nn.BatchNorm1d) for part in model.modules()) else 1
         self.kind, self.weight = reconstruction_kind, quantization_weight
         self.contrast_weight, self.temperature, self.mask_share = (
             contrast_weight,

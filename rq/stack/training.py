@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs import program
-from configs.program import NumericError
+from configs.program import InputError, NumericError
 from data.store import checkpoints
 from data.store.output import Output
 from rq.stack.options import LoopOptions
@@ -35,10 +35,14 @@ EPOCH_SEED = 1_000_003  # a prime: seeds of (seed, epoch) pairs do not meet for 
 
 
 class Problem:
-    """What is trained. A subclass sets `model` and `num_items` and defines `terms` and `measure`."""
+    """What is trained. A subclass sets `model` and `num_items` and defines `terms` and `measure`.
+
+    `least_batch`: fewest items that `terms` can make a loss of; batch normalisation needs two, one item has no spread.
+    """
 
     model: nn.Module
     num_items: int
+    least_batch: int = 1
 
     def parameter_groups(self, options: LoopOptions) -> list[dict[str, Any]]:
         """AdamW's groups; a group's own `lr` and `weight_decay` stand beside the schedule's factor."""
@@ -95,8 +99,10 @@ def learning_rate_factor(step: int, *, steps_per_epoch: int, options: LoopOption
 def train(problem: Problem, options: LoopOptions, *, out: Output, seed: int, label: str) -> dict[str, Any]:
     """Run to the end (resuming the newest complete checkpoint), load the selected state into the model, and say how it went.
 
-    NumericError when a loss is not finite; Interrupted after the epoch in which a signal came, with a checkpoint.
+    NumericError when a loss is not finite; Interrupted after the epoch in which a signal came, with a checkpoint; InputError
+    when no batch can be as large as the problem needs.
     """
+    require_batches(problem, options, label=label)
     groups = problem.parameter_groups(options)
     optimizer = (
         torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
@@ -133,6 +139,26 @@ def stopped(state: State, options: LoopOptions) -> bool:
     return bool(options.patience) and state.waited >= options.patience
 
 
+def require_batches(problem: Problem, options: LoopOptions, *, label: str) -> None:
+    """InputError when items or batch_size are too few for one batch."""
+    largest = min(problem.num_items, options.batch_size)
+    if largest < problem.least_batch:
+        raise InputError(
+            f"{label}: batch_norm needs {problem.least_batch} items in a batch, not {largest} (items {problem.num_items}, "
+            f"loop.batch_size {options.batch_size}) -> batch_norm: false, or more of them"
+        )
+
+
+def steps_of(order_N: Tensor, options: LoopOptions, *, least_batch: int) -> list[list[Tensor]]:
+    """The batches of every step. A last batch with fewer than `least_batch` items goes with the one before it."""
+    batches = list(order_N.split(options.batch_size))
+    if len(batches) > 1 and len(batches[-1]) < least_batch:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return [
+        batches[first : first + options.accumulate] for first in range(0, len(batches), options.accumulate)
+    ]
+
+
 def run_epoch(
     problem: Problem, optimizer: torch.optim.Optimizer | None, options: LoopOptions, *, epoch: int, seed: int
 ) -> dict[str, float]:
@@ -142,30 +168,30 @@ def run_epoch(
     device = next(iter(problem.model.state_dict().values())).device
     on_device = torch.Generator(device).manual_seed(seed + EPOCH_SEED * (epoch + 1))
     order_N = torch.randperm(problem.num_items, generator=generator)
-    batches = order_N.split(options.batch_size * options.accumulate)
+    steps = steps_of(order_N, options, least_batch=problem.least_batch)
     problem.set_progress(epoch / options.epochs)
     problem.model.train()
     sums: dict[str, float] = {}
-    for number, rows_B in enumerate(batches):
+    for number, parts in enumerate(steps):
         factor = learning_rate_factor(
-            epoch * len(batches) + number, steps_per_epoch=len(batches), options=options
+            epoch * len(steps) + number, steps_per_epoch=len(steps), options=options
         )
         for group in optimizer.param_groups if optimizer else []:
             group["lr"] = group["initial_lr"] * factor
         if optimizer is not None:
             optimizer.zero_grad(set_to_none=True)
-        for part_B in rows_B.split(options.batch_size):
+        for part_B in parts:
             terms = problem.terms(part_B, generator=on_device)
             if not torch.isfinite(terms["loss"]):
                 raise NumericError(
                     f"the loss is {float(terms['loss'].detach())} in epoch {epoch + 1} -> lower --loop.learning_rate of this "
                     "constructor, or look for outliers in the embeddings"
                 )
-            share = len(part_B) / len(rows_B)
+            share = len(part_B) / sum(map(len, parts))
             if optimizer is not None:
                 (share * terms["loss"]).backward()
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + share * float(value.detach()) / len(batches)
+                sums[name] = sums.get(name, 0.0) + share * float(value.detach()) / len(steps)
         if optimizer is not None:
             if options.clip:
                 nn.utils.clip_grad_norm_(problem.model.parameters(), options.clip)
