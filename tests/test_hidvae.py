@@ -11,14 +11,15 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from configs.program import InputError
+from configs import program
+from configs.program import InputError, Interrupted
 from data import tags as tagging
 from data.tags import OTHER, UNKNOWN
 from rq.constructors.hidvae import quantizer as hidvae
 from rq.constructors.hidvae.model import HidVae
 from rq.constructors.hidvae.options import Align, Unique
 from rq.constructors.hidvae.problem import Miner
-from rq.stack import residual
+from rq.stack import residual, training
 from rq.stack.options import LoopOptions, Source
 from tests.categorised import ITEMS, SMALL, catalogue, fit, problem_of, write_tags
 
@@ -283,12 +284,41 @@ def test_mined_pairs_reach_the_loss_though_they_share_no_batch():
     assert problem.model.network.encoder[0].weight.grad.abs().sum() > 0
 
 
-def test_uniqueness_halves_collisions_of_near_duplicates(tmp_path):
-    """Measured: 35 % of the items without, 8 % with."""
+def near_duplicates(folder):
+    """(60 pairs of near-duplicates float32 [120, 12], a tags directory that tells none of them apart)."""
     rng = np.random.default_rng(1)
     x_ND = np.repeat(rng.normal(size=(60, 12)), 2, axis=0) + 0.1 * rng.normal(size=(120, 12))
     x_ND = (x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)).astype(np.float32)
-    tags = write_tags(tmp_path / "tags", [[f"t{i // 30}"] for i in range(120)])
+    return x_ND, write_tags(folder / "tags", [[f"t{i // 30}"] for i in range(120)])
+
+
+@pytest.mark.parametrize("mine_every", [1, 3])
+def test_a_run_interrupted_between_two_searches_ends_as_an_uninterrupted_one(
+    tmp_path, monkeypatch, mine_every
+):
+    """Searches before epochs 1 and 4; the signal comes in the 2nd, so that the 3rd needs what the 1st search found."""
+    x_ND, tags = near_duplicates(tmp_path)
+    options = replace(SMALL, held_out="tags", unique=Unique(mined_pairs=8, mine_every=mine_every),
+                      loop=replace(SMALL.loop, epochs=4, eval_every=4))  # fmt: skip
+    fit(tmp_path / "whole", x_ND, tags, options)
+    run_epoch = training.run_epoch
+
+    def interrupted_epoch(*given, epoch, seed):
+        if epoch == 1:
+            program.signal.raise_signal(program.signal.SIGTERM)
+        return run_epoch(*given, epoch=epoch, seed=seed)
+
+    monkeypatch.setattr(training, "run_epoch", interrupted_epoch)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "parts", x_ND, tags, options)
+    fit(tmp_path / "parts", x_ND, tags, options)
+    for name in ("quantizer.safetensors", "checkpoint-4/state.json", "metrics.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_uniqueness_halves_collisions_of_near_duplicates(tmp_path):
+    """Measured: 35 % of the items without, 8 % with."""
+    x_ND, tags = near_duplicates(tmp_path)
     options = replace(SMALL, sizes=[16, 16, 16], held_out="tags", align=Align(weight=0), tags=replace(SMALL.tags, weight=0),
                       loop=replace(SMALL.loop, epochs=60, eval_every=60))  # fmt: skip
     rates = {}

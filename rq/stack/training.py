@@ -62,6 +62,13 @@ class Problem:
     def after_step(self, *, generator: torch.Generator) -> None:
         """After each optimiser step."""
 
+    def carried(self) -> dict[str, Any]:
+        """What the next epoch needs beside the model's state, fit for JSON; saved with every checkpoint."""
+        return {}
+
+    def carry_on(self, carried: dict[str, Any]) -> None:
+        """Take back what `carried` gave, in a run that resumes."""
+
     def measure(self) -> dict[str, float]:
         """Measures of the whole catalogue in evaluation mode; must have `collisions` and `loss`, less is better."""
         raise NotImplementedError
@@ -76,6 +83,7 @@ class State:
     best_epoch: dict[str, int] = field(default_factory=dict)
     waited: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    carried: dict[str, Any] = field(default_factory=dict)
 
 
 def device_of(name: str) -> torch.device:
@@ -230,6 +238,7 @@ def save_checkpoint(
     out: Output,
 ) -> None:
     """checkpoint-<epoch>; older ones beyond `save_limit` go."""
+    state.carried = problem.carried()
     write_snapshot(
         out.path,
         state.epoch,
@@ -241,8 +250,10 @@ def save_checkpoint(
 
 
 def restore(problem: Problem, optimizer: torch.optim.Optimizer | None, out: Output) -> State:
-    """The state of the newest complete checkpoint, with model and optimiser as they were; a new state without one."""
+    """The state of the newest complete checkpoint, with model, optimiser and problem as they were; a new state without one."""
     found = checkpoints.newest_complete(out.path) if out.resuming else None
     if found is None:
         return State()
-    return State(**read_snapshot(found, model=problem.model, optimizer=optimizer))
+    state = State(**read_snapshot(found, model=problem.model, optimizer=optimizer))
+    problem.carry_on(state.carried)
+    return state

@@ -94,6 +94,13 @@ class HidVaeProblem(StackProblem):
             ]
             self.miner.search(torch.cat(codes).numpy(), seed=self.seed + self.epoch)
 
+    def carried(self) -> dict[str, Any]:
+        """The pairs that the last search found, where the next epoch may begin without a search of its own."""
+        return {"pairs": self.miner.pairs_P2.tolist()} if self.options.unique.mine_every > 1 else {}
+
+    def carry_on(self, carried: dict[str, Any]) -> None:
+        self.miner.pairs_P2 = torch.tensor(carried.get("pairs", []), dtype=torch.int64).reshape(-1, 2)
+
     def _catalogue(self) -> list[Tensor]:
         return list(torch.arange(len(self.x_ND)).split(8192))
 
