@@ -147,8 +147,8 @@ def predicted_lists(directory: str) -> list[np.ndarray]:
         offsets, flat = artifacts.ragged(table["item_ids"])
         example, rank = table["example_id"].to_numpy(), table["rank"].to_numpy()
         order = np.lexsort((rank, example))
-        starts = np.flatnonzero(np.diff(example[order], prepend=example[:1] - 1))
-        for entries in np.split(order, starts[1:]) if len(order) else []:
+        ends = np.flatnonzero(np.diff(example[order])) + 1
+        for entries in np.split(order, ends) if len(order) else []:
             items = [flat[offsets[entry] : offsets[entry + 1]] for entry in entries[:LIST_LENGTH]]
             lists.append(np.concatenate(items)[:LIST_LENGTH])
     return lists

@@ -94,6 +94,24 @@ def test_two_sets_side_by_side(place):
     assert "already complete" in again
 
 
+def test_lists_of_rows_in_any_order_stay_apart(tmp_path):
+    """An example that is one less or one more than that of the file's first row is a list of its own."""
+    for number, example in enumerate(([1, 1, 0, 0, 2, 2], [0, 0, 1, 1, 2, 2], [2, 1, 0, 2, 1, 0])):
+        ranks = [1, 1, 1, 2, 2, 2] if number == 2 else [2, 1] * 3
+        table = {
+            "example_id": pa.array(example, pa.int64()),
+            "rank": pa.array(ranks, pa.float32()),
+            "item_ids": pa.array(
+                [[10 * e + r] for e, r in zip(example, ranks, strict=True)], artifacts.INT_LIST
+            ),
+            "score": pa.array([0.0] * 6, pa.float32()),
+        }
+        directory = tmp_path / str(number)
+        with open_output(Made(), "recommend", version=1, inputs={}, directory=directory) as out:
+            out.write_table("predictions-00000-of-00001.parquet", pa.table(table))
+        assert list(map(list, report_quality.predicted_lists(str(directory)))) == [[1, 2], [11, 12], [21, 22]]
+
+
 def test_the_spread_of_predicted_lists(place, tmp_path):
     table = {
         "example_id": pa.array([7, 7, 3, 7], pa.int64()),
