@@ -27,7 +27,7 @@ from configs.program import InputError
 from data import artifacts
 from data.sid import SidTable, read_sids
 from data.store import output
-from data.store.lineage import require_same_data
+from data.store.lineage import input_directory, require_same_data
 from data.tags import read_tags
 from rq.quality import assessment
 from rq.quality import page as quality_page
@@ -114,15 +114,23 @@ def input_of(sids: str, name: str) -> str | None:
     return path if path is not None and Path(path).exists() else None
 
 
+def own_embeddings(sids: str) -> str | None:
+    """The vectors that the IDs were given to, if they are still there; other ones by now are said and left out."""
+    path, unchanged = input_of(sids, "embeddings"), input_directory(sids, "embeddings")
+    if path is not None and unchanged is None:
+        program.warn(f"{path} is no longer what {sids} was assigned on: measured without these vectors")
+    return None if unchanged is None else str(unchanged)
+
+
 class Vectors:
     """Item vectors and map coordinates by embeddings directory; each map is drawn up once."""
 
     def __init__(self, args: QualityArgs) -> None:
         self.args, self.maps = args, dict[Path, np.ndarray]()
 
-    def of(self, sids: str, num_items: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """(vectors [N, D], coordinates [N, 2]) of one set, None where there are none any more."""
-        path = self.args.embeddings or input_of(sids, "embeddings")
+    def of(self, sids: str, own: str | None, num_items: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(vectors [N, D], coordinates [N, 2]) of one set, None where there are none any more (`own`)."""
+        path = self.args.embeddings or own
         if path is None:
             return None, None
         x_ND, key = read_embeddings(path), Path(path).resolve()
@@ -161,9 +169,9 @@ def examine(args: QualityArgs, name: str, sids: str, evidence: Evidence, vectors
         raise InputError(
             f"{sids} has {table.num_items} items, the data {len(evidence.items)} -> pass their --data"
         )
-    x_ND, xy_N2 = vectors.of(sids, table.num_items)
+    own = own_embeddings(sids)
+    x_ND, xy_N2 = vectors.of(sids, own, table.num_items)
     report = assessment.assess(table, evidence, x_ND=x_ND)
-    own = input_of(sids, "embeddings")
     if own is not None and (Path(sids) / residual.WEIGHTS).exists():
         quantizer, _ = residual.load(sids)
         own_ND = read_embeddings(own)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from data import artifacts
 from data.cards import Cards
 from data.renderer import answer_pieces
-from data.store.lineage import data_directory
+from data.store.lineage import input_directory
 from data.tasks import SID_TASKS, Example, from_row
 from infer.engine import Engine
 from infer.text.generate import TextSettings, generate_ids
@@ -47,7 +47,7 @@ class Samples:
         self.path, self.engine = directory / FILE, engine
         self.valid = [from_row(row) for row in valid.slice(0, rows).to_pylist()]
         self.texts = text_rows(train, rows)
-        data = data_directory(examples_dir)
+        data = input_directory(examples_dir, "data")
         fmt = engine.renderer.vocab.format
         self.cards = None if data is None else Cards(artifacts.read_items(data), engine.sids, fmt)
 

@@ -23,7 +23,7 @@ from configs.needs import Need, require_needs
 from configs.program import InputError
 from data.rows import Rows, read_rows, read_train_log
 from data.store.configuration import added
-from data.store.lineage import data_directory, require_same_data
+from data.store.lineage import input_directory, require_same_data
 from data.store.output import require_manifest
 from infer.models import contract
 from infer.models.cache import ScoreCache, cached
@@ -194,7 +194,7 @@ def require_teacher(teacher: str | Path, data: str | Path, *, num_items: int) ->
 
 def data_of(data: str | None, examples: str | Path) -> Path:
     """The data set behind `examples`: `data`, or the one that they were made from; InputError where it has moved, or is another."""
-    found = Path(data) if data is not None else data_directory(examples)
+    found = Path(data) if data is not None else input_directory(examples, "data")
     if found is None:
         raise InputError(
             f"{examples} were made from a data set that is not where it was -> say where it is: --data DIRECTORY"

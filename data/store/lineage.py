@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from configs.program import InputError
 from data.store.output import read_manifest
@@ -18,21 +19,24 @@ def recorded_data_hash(directory: str | Path) -> str | None:
         return inputs["data"]["sha256"]
     # Examples name the rows; a model may have learned on an earlier state of the data.
     for _, record in sorted(inputs.items(), key=lambda entry: entry[0] != "examples"):
-        path = Path(record.get("path", ""))
-        source = read_manifest(path) if path.is_dir() else None
-        if source is not None and source["content_hash"] == record["sha256"]:
-            found = recorded_data_hash(path)
+        if _unchanged(record) is not None:
+            found = recorded_data_hash(record["path"])
             if found is not None:
                 return found
     return None
 
 
-def data_directory(directory: str | Path) -> Path | None:
-    """The data set that an output was made from, where it lies unchanged at the place its manifest names; else None."""
-    record = (read_manifest(directory) or {}).get("inputs", {}).get("data", {})
+def input_directory(directory: str | Path, name: str) -> Path | None:
+    """The output that an output was made from, where it lies unchanged at the place its manifest names; else None."""
+    record = (read_manifest(directory) or {}).get("inputs", {}).get(name, {})
+    return None if _unchanged(record) is None else Path(record["path"])
+
+
+def _unchanged(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a recorded input, where it still lies there with the content that was read; else None."""
     path = Path(record.get("path", ""))
     manifest = read_manifest(path) if record and path.is_dir() else None
-    return path if manifest is not None and manifest["content_hash"] == record["sha256"] else None
+    return manifest if manifest is not None and manifest["content_hash"] == record["sha256"] else None
 
 
 def require_same_data(directory: str | Path, data: str | Path, *, again: str) -> None:
@@ -56,18 +60,36 @@ def require_common_data(first: str | Path, second: str | Path, *, again: str) ->
 
 
 def require_own_space(quantizer: str | Path, embeddings: str | Path, data: str | Path, *, again: str) -> None:
-    """InputError when a quantizer comes from another data set than `data`.
+    """InputError when `embeddings` are not in the space that a quantizer was trained in; `again` trains one on them.
 
-    One that was trained on the vectors which `embeddings` extend to a grown data set (`like`) is at home in their space.
+    At home there are the vectors that it was trained on, those that extend them to a grown data set (`like`), and what the same
+    stage makes of the same inputs and configuration once more (on another machine a vector differs in its last bits). Two spaces of
+    one width and one data set look alike, so the data alone decide only where a quantizer does not say what it was trained on.
     """
-    trained_on = (read_manifest(quantizer) or {}).get("inputs", {}).get("embeddings", {}).get("sha256")
-    if trained_on is None or not _extends(embeddings, trained_on):
-        require_same_data(quantizer, data, again=again)
+    trained_on = (read_manifest(quantizer) or {}).get("inputs", {}).get("embeddings")
+    if trained_on is not None and _extends(embeddings, trained_on):
+        return
+    require_same_data(quantizer, data, again=again)
+    if trained_on is not None:
+        raise InputError(
+            f"{quantizer} was trained on {trained_on['path']} ({trained_on['sha256'][:12]}): {embeddings} is neither these vectors nor made "
+            f"with rq.embed_items --like them -> pass those as embeddings, or run {again} on these"
+        )
 
 
-def _extends(embeddings: str | Path, content_hash: str) -> bool:
+def _extends(embeddings: str | Path, trained_on: dict[str, Any]) -> bool:
     manifest = read_manifest(embeddings) or {}
-    like = manifest.get("inputs", {}).get("like")
-    if manifest.get("content_hash") == content_hash or (like and like["sha256"] == content_hash):
+    if manifest.get("content_hash") == trained_on["sha256"]:
         return True
-    return bool(like) and _extends(like["path"], content_hash)
+    original, like = _unchanged(trained_on), manifest.get("inputs", {}).get("like")
+    if original is not None and _recipe(original) == _recipe(manifest):
+        return True
+    if like is None or like["sha256"] == trained_on["sha256"]:
+        return like is not None
+    return _unchanged(like) is not None and _extends(like["path"], trained_on)
+
+
+def _recipe(manifest: dict[str, Any]) -> tuple[Any, ...]:
+    """What a stage was told and what it read."""
+    read = {name: entry["sha256"] for name, entry in manifest.get("inputs", {}).items()}
+    return (*(manifest.get(key) for key in ("stage", "stage_version", "config_hash")), read)
