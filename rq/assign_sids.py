@@ -65,7 +65,8 @@ class AssignArgs:
     """Existing sids directory whose items keep their IDs; only new items get one."""
     repair: Repair = "reassign"
     """What becomes of items with equal codes: `reassign`, `sinkhorn`, `collision_level`, `collision_rank`, `popularity`
-    (last codes by train rows), `shuffled` (a control) or `none`. Appended items always get free codes."""
+    (last codes by train rows), `shuffled` (a control) or `none`. With append, what the existing IDs were
+    told holds: new items get free codes, or free ranks."""
     tags: str | None = None
     """Tags directory (stage 03) whose agreement with the prefixes is measured."""
     map: embedding_map.MapMethod = "tsne"
@@ -112,14 +113,19 @@ def extend(args: AssignArgs, x_ND: np.ndarray, raw_ids: list[str]) -> Assigned:
                 f"quantizer {args.quantizer} is not the one of {args.append} ({given[:12]} against {own[:12]}) "
                 "-> leave --quantizer out"
             )
-    direct = read_sids(args.append)
+    repair, direct = append.repair_of(args.append), read_sids(args.append)
     old, old_raw_ids = append.with_retired(args.append, direct, known_raw_ids(args.append))
     quantizer.require_dim(x_ND)
     row_N = append.matched_rows(old_raw_ids, raw_ids)
     new = np.flatnonzero(row_N < 0)
     agreement = append.require_same_space(x_ND, old, row_N, quantizer)
     codes_NL = old.codes_NL[row_N]
-    codes_NL[new] = append.append_codes(np.asarray(x_ND)[new], old.codes_NL, quantizer)
+    popularity_W = None
+    if repair == "popularity":
+        popularity_W = read_train_log(args.data, num_items=len(x_ND)).popularity_N[new]
+    codes_NL[new] = append.append_codes(
+        np.asarray(x_ND)[new], old.codes_NL, quantizer, popularity_W=popularity_W
+    )
     before = output.read_manifest(args.append)["facts"]
     return Assigned(
         SidTable(codes_NL, old.sizes),
@@ -127,7 +133,11 @@ def extend(args: AssignArgs, x_ND: np.ndarray, raw_ids: list[str]) -> Assigned:
         quantizer,
         description["made_by"],
         {"new_items": len(new), "retired_items": old.num_items - int((row_N >= 0).sum())},
-        {"extends": [direct.sha256, *before.get("extends", [])], "first_code_agreement": agreement},
+        {
+            "extends": [direct.sha256, *before.get("extends", [])],
+            "repair": repair,
+            "first_code_agreement": agreement,
+        },
         append.retired_table(old, old_raw_ids, row_N),
     )
 

@@ -21,6 +21,7 @@ from data.store.output import open_output
 from rq.ids import append, collisions
 from rq.stack.residual import ResidualQuantizer
 from rq.vectors.embeddings import read_embeddings
+from tests import store as shop
 from tests import tiny
 from tests.handmade import Made, call, refuse, resign, succeed
 
@@ -88,6 +89,67 @@ def test_other_codebooks_dimensions_and_levels_are_refused():
         append.append_codes(x, np.zeros((1, 4), np.int32), quantizer)
     with pytest.raises(InputError, match="has a raw_id twice"):
         append.matched_rows(["a", "a"], ["b"])
+
+
+def test_ranks_go_on_behind_the_old_items_of_a_prefix():
+    """Two prefixes of 4 ranks: new items come after the old ones, most train rows first; who finds none goes to the other prefix."""
+    quantizer = ResidualQuantizer(
+        (np.array([[0.0], [10.0]], np.float32), np.linspace(-1, 1, 4, dtype=np.float32)[:, None])
+    )
+    x = np.array([[-0.9], [10.9], [0.1], [0.9], [0.0]], np.float32)
+    taken = np.array([[0, 0], [0, 1], [1, 0]], np.int32)
+    popularity = np.array([2, 0, 5, 0, 3])
+    codes = append.append_codes(x, taken, quantizer, popularity_W=popularity)
+    # Of the four at 0 two find a rank: those with 5 and 3 rows. The others follow at 10, 2 rows before none, behind the one that is there.
+    assert codes.tolist() == [[1, 2], [1, 1], [0, 2], [1, 3], [0, 3]]
+    assert append.next_ranks(np.array([0, 7, 0, 2]), np.array([0, 1]), size=5).tolist() == [4, 2, -1, 3]
+
+
+def test_appending_to_ids_by_popularity_keeps_ranks_ranks(tmp_path):
+    """Twice in a row: the second time the set before it says by itself what its last codes are."""
+    walks = shop.sequences(users=60)
+    parts = ["--parts", PARTS, "--tfidf.max_df", "0.9"]
+    sizes = (24, 32, shop.ITEMS)
+    data = [shop.write_store(tmp_path / str(size), [[item for item in walk if item < size] for walk in walks], items=size)
+            for size in sizes]  # fmt: skip
+    call("rq.embed_items", "--data", data[0], "--output_dir", tmp_path / "e0", *parts)
+    call(
+        "rq.train_quantizer",
+        "--embeddings",
+        tmp_path / "e0",
+        "--output_dir",
+        tmp_path / "q",
+        "--rqkmeans.sizes",
+        "[3,32]",
+    )
+    call("rq.assign_sids", "--data", data[0], "--embeddings", tmp_path / "e0", "--quantizer", tmp_path / "q",
+         "--repair", "popularity", "--map", "pca", "--output_dir", tmp_path / "s0")  # fmt: skip
+    for step in (1, 2):
+        call(
+            "rq.embed_items",
+            "--data",
+            data[step],
+            "--like",
+            tmp_path / f"e{step - 1}",
+            "--output_dir",
+            tmp_path / f"e{step}",
+        )
+        call("rq.assign_sids", "--data", data[step], "--embeddings", tmp_path / f"e{step}", "--append", tmp_path / f"s{step - 1}",
+             "--map", "pca", "--output_dir", tmp_path / f"s{step}")  # fmt: skip
+        before, after = (read_sids(tmp_path / f"s{number}").codes_NL for number in (step - 1, step))
+        assert np.array_equal(after[: sizes[step - 1]], before)
+        for first in np.unique(after[:, 0]):
+            ranks = after[after[:, 0] == first, 1]  # items in order: the old ones come first
+            old = int((before[:, 0] == first).sum())
+            assert sorted(ranks.tolist()) == list(range(len(ranks))) and (ranks[old:] >= old).all()
+
+
+def test_ids_dealt_out_at_random_cannot_be_appended_to(grown, tmp_path):
+    call("rq.assign_sids", "--data", grown / "old", "--embeddings", grown / "e", "--quantizer", grown / "q",
+         "--repair", "shuffled", "--output_dir", tmp_path / "s")  # fmt: skip
+    flags = [*append_flags(grown, "bad")[:4], "--append", tmp_path / "s", "--output_dir", tmp_path / "bad"]
+    line = refuse("rq.assign_sids", *flags)
+    assert "repaired by `shuffled`" in line and "`popularity` or `none` can be appended to" in line
 
 
 def write_store(path: Path, items: list[int]) -> Path:

@@ -3,7 +3,8 @@
 A new item takes its cheapest codes. Where these are taken, it and the other new items of its prefix get free last codes at the
 least total cost. Where a prefix has no free last code left, the item falls back to the next cheapest code of the level before
 (and, where nothing below that is free, of the level before that), then to the cheapest free code there. Sizes never grow: a model
-knows all codes of all levels, so a new item needs no new token. An item that leaves the catalogue keeps its ID in
+knows all codes of all levels, so a new item needs no new token. Last codes that are ranks (`popularity`) stay ranks: new items come
+after the old ones of their prefix, most train rows first. An item that leaves the catalogue keeps its ID in
 retired.parquet: nobody else gets it, and the item has it again when it comes back.
 
 Legend: N items, O old items, W new items, L levels, D dimensions, E dimensions of a latent vector, K codes of a level.
@@ -21,12 +22,14 @@ import pyarrow as pa
 from configs.program import InputError
 from data import artifacts
 from data.sid import SidTable
+from data.store.manifest import read_manifest
 from rq.ids.collisions import fewest_moves, groups
 from rq.stack.residual import ResidualQuantizer
 
 # Of known items that are encoded again at least this share must get the first code that they have: less means that their
 # vectors are not those of the existing IDs. Only a repair that filled all that lies below a first code moves an item off it.
 AGREEMENT = 0.9
+APPENDABLE = "`reassign`, `sinkhorn`, `popularity` or `none`"
 RETIRED = "retired.parquet"
 
 
@@ -76,17 +79,36 @@ def require_same_space(
     return agreement
 
 
-def append_codes(x_WD: np.ndarray, taken_OL: np.ndarray, quantizer: ResidualQuantizer) -> np.ndarray:
+def repair_of(sids: str | Path) -> str | None:
+    """How the IDs of a sids directory were repaired, and the IDs that it was appended to; InputError where nothing can be appended."""
+    manifest = read_manifest(sids) or {}
+    # What was appended to IDs says so itself: the option that it ran with was not read.
+    repair = manifest.get("facts", {}).get("repair", manifest.get("config", {}).get("repair"))
+    if repair == "shuffled":
+        raise InputError(
+            f"{sids} was repaired by `shuffled`: no ID of it says anything about its item -> only IDs repaired by {APPENDABLE} can be "
+            "appended to"
+        )
+    return repair
+
+
+def append_codes(
+    x_WD: np.ndarray,
+    taken_OL: np.ndarray,
+    quantizer: ResidualQuantizer,
+    *,
+    popularity_W: np.ndarray | None = None,
+) -> np.ndarray:
     """Codes int32 [W, L] for new vectors: all different and none of `taken_OL`.
 
-    InputError when the quantizer's dimension or levels differ, or when there are not enough free IDs.
+    popularity_W: train rows of the new items where last codes are ranks by them; None where they are codewords. InputError when the quantizer's dimension or levels differ, or when there are not enough free IDs.
     """
     quantizer.require_dim(x_WD)
     sizes = quantizer.sizes
     if taken_OL.shape[1] != len(sizes):
         raise InputError(
-            f"existing IDs have {taken_OL.shape[1]} levels, the quantizer {len(sizes)} -> only IDs repaired by `reassign`, "
-            "`sinkhorn` or `none` can be appended to"
+            f"existing IDs have {taken_OL.shape[1]} levels, the quantizer {len(sizes)} -> only IDs repaired by {APPENDABLE} can be "
+            "appended to"
         )
     taken = {tuple(row) for row in taken_OL.tolist()}
     if prod(sizes) - len(taken) < len(x_WD):
@@ -102,16 +124,34 @@ def append_codes(x_WD: np.ndarray, taken_OL: np.ndarray, quantizer: ResidualQuan
     homeless: list[int] = []
     for members in _by_prefix(codes_WL):
         prefix = tuple(codes_WL[members[0], :-1].tolist())
-        cost_MK = quantizer.distances(len(sizes) - 1, residual_WE[members])
-        new_M = fewest_moves(cost_MK, codes_WL[members, -1], np.array(last_of_prefix[prefix], int))
+        last = np.array(last_of_prefix[prefix], int)
+        if popularity_W is None:
+            cost_MK = quantizer.distances(len(sizes) - 1, residual_WE[members])
+            new_M = fewest_moves(cost_MK, codes_WL[members, -1], last)
+        else:
+            new_M = next_ranks(popularity_W[members], last, size=sizes[-1])
         codes_WL[members, -1] = new_M
         placed = new_M >= 0
         taken |= {(*prefix, int(code)) for code in new_M[placed]}
         homeless += members[~placed].tolist()
-    space = _Free(quantizer, taken)
-    for item in sorted(homeless):
+    space = _Free(quantizer, taken, ranks=popularity_W is not None)
+    turn_W = np.arange(len(x_WD)) if popularity_W is None else np.argsort(-popularity_W, kind="stable")
+    for item in turn_W[np.isin(turn_W, homeless)]:
         codes_WL[item] = space.take(latent_WE[item])
     return codes_WL
+
+
+def next_ranks(popularity_M: np.ndarray, taken: np.ndarray, *, size: int) -> np.ndarray:
+    """The lowest free ranks of a prefix int32 [M], most train rows first, ties by item id; -1 for those that find none left.
+
+    >>> next_ranks(np.array([0, 7, 0, 2]), np.array([0, 1]), size=5).tolist()
+    [4, 2, -1, 3]
+    """
+    free = np.setdiff1d(np.arange(size), taken)
+    ranks_M = np.full(len(popularity_M), -1, np.int32)
+    placed = np.argsort(-popularity_M, kind="stable")[: len(free)]
+    ranks_M[placed] = free[: len(placed)]
+    return ranks_M
 
 
 def _by_prefix(codes_WL: np.ndarray) -> list[np.ndarray]:
@@ -122,10 +162,10 @@ def _by_prefix(codes_WL: np.ndarray) -> list[np.ndarray]:
 
 
 class _Free:
-    """The free semantic IDs, by prefix: how many IDs below each prefix are taken."""
+    """The free semantic IDs, by prefix: how many IDs below each prefix are taken. `ranks`: the lowest last code is the cheapest."""
 
-    def __init__(self, quantizer: ResidualQuantizer, taken: set[tuple[int, ...]]) -> None:
-        self.quantizer, self.sizes = quantizer, quantizer.sizes
+    def __init__(self, quantizer: ResidualQuantizer, taken: set[tuple[int, ...]], *, ranks: bool) -> None:
+        self.quantizer, self.sizes, self.ranks = quantizer, quantizer.sizes, ranks
         self.used: dict[tuple[int, ...], int] = defaultdict(int)
         for codes in taken:
             self._count(codes)
@@ -140,7 +180,10 @@ class _Free:
         residual_E = latent_E
         for level, codebook in enumerate(self.quantizer.codebooks):
             room = prod(self.sizes[level + 1 :])
-            cost_K = self.quantizer.distances(level, residual_E[None])[0]
+            if self.ranks and level == len(self.sizes) - 1:
+                cost_K = np.arange(self.sizes[level], dtype=np.float64)
+            else:
+                cost_K = self.quantizer.distances(level, residual_E[None])[0]
             full = [code for code in range(self.sizes[level]) if self.used.get((*codes, code), 0) >= room]
             cost_K[full] = np.inf
             code = int(cost_K.argmin())
