@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
+from data.store.manifest import read_manifest
 
 CATEGORY = {"category": 1, "category_2": 2}  # names of groups: which of a target's categories
 
@@ -197,6 +198,13 @@ def read_train_log(data: str | Path, *, num_items: int) -> TrainLog:
         )
     by_time = np.lexsort((table["order"].to_numpy(), users))
     return TrainLog(users[by_time], items[by_time], num_items)
+
+
+def has_stride(data: str | Path) -> bool:
+    """Whether the windows of a data set begin at every so many rows of a user only (`split.stride`), so that most of what follows what
+    is nobody's target."""
+    split = (read_manifest(data) or {}).get("config", {}).get("split") or {}
+    return bool(split.get("stride"))
 
 
 def products(items: pa.Table) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Stage 02: item vectors from item text, behaviour, images, or another program.
 
-reads   <data>/items.parquet, <data>/sequences.parquet (train rows only, for co-occurrence), model directories, image files
+reads   <data>/items.parquet, <data>/sequences.parquet (train rows only, for co-occurrence; of windows with a stride
+        interactions.parquet), model directories, image files
 writes  <output_dir>/embeddings.npy float32 [N, d] (row i is item i, memory-mappable), fitted.json, fitted.safetensors,
         manifest.json
 
@@ -37,10 +38,11 @@ from configs import program
 from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
+from data.rows import has_stride
 from data.store import output
 from data.store.fingerprints import sha256_json
 from rq.vectors import embeddings, encoders, extend, parts
-from rq.vectors.cooccurrence import Cooccurrence
+from rq.vectors.cooccurrence import Cooccurrence, read_chains
 from rq.vectors.embeddings import Projection, Tfidf
 from rq.vectors.encoders import ImageEncoder, TextEncoder
 from rq.vectors.extend import Fitted, Reduce
@@ -109,24 +111,26 @@ class EmbedArgs:
 @dataclass
 class Seen(EmbedArgs):
     """The arguments, and what else decides the rows. image_listing: the image files, where some are read; without_text: what items
-    without text are in TF-IDF, where there are any (in earlier outputs they all had one text)."""
+    without text are in TF-IDF, where there are any (in earlier outputs they all had one text); chains: where pairs of items are counted,
+    if the windows have a stride (in earlier outputs once per window that holds them)."""
 
     image_listing: str = ""
     without_text: str = ""
+    chains: str = ""
 
 
 def embed(args: EmbedArgs, *, shards: Path) -> tuple[np.ndarray | None, Fitted | None, dict[str, int]]:
     """(float32 [N, d], what was fitted, counts); (None, None, {}) on ranks other than 0."""
     items = artifacts.read_items(args.data)
     uses_behaviour = any(part.method == "cooccurrence" for part in args.parts)
-    sequences = artifacts.read_sequences(args.data, num_items=len(items)) if uses_behaviour else None
+    chains = read_chains(args.data, num_items=len(items)) if uses_behaviour else None
     alone = all(part.method == "tfidf_svd" for part in args.parts)
     made = [
         parts.make_part(
             part,
             args.recipe,
             items,
-            sequences,
+            chains,
             shards=shards / f"part_{number}",
             where=args.data,
             texts_alone=alone,
@@ -174,19 +178,23 @@ def inputs_of(args: EmbedArgs) -> dict[str, object]:
 
 
 def seen(args: EmbedArgs) -> EmbedArgs:
-    """`args`, with a hash of the image files' names, sizes and times where images are read, and a word of items without text."""
+    """`args`, with a hash of the image files' names, sizes and times where images are read, a word of items without text, and one of
+    where co-occurrence is counted when rows alone would say it wrongly."""
     methods, found = {part.method for part in args.parts}, {}
-    if args.like is not None or not methods & {"clip", "tfidf_svd"}:
+    if args.like is not None:
         return args
-    items = artifacts.read_items(args.data)
     if "clip" in methods:
-        paths = parts.images_of(items, folder=args.clip.images)
+        paths = parts.images_of(artifacts.read_items(args.data), folder=args.clip.images)
         listing = [
             [path.name, stat.st_size, stat.st_mtime_ns] for path in paths if path and (stat := path.stat())
         ]
         found["image_listing"] = sha256_json(listing)
-    if "tfidf_svd" in methods and embeddings.EMPTY_TEXT in embeddings.item_texts(items, args.text_fields):
+    if "tfidf_svd" in methods and embeddings.EMPTY_TEXT in embeddings.item_texts(
+        artifacts.read_items(args.data), args.text_fields
+    ):
         found["without_text"] = "zero rows"
+    if "cooccurrence" in methods and has_stride(args.data):
+        found["chains"] = "interactions"
     return Seen(**vars(args), **found) if found else args
 
 

@@ -1,7 +1,7 @@
 """Stage 04, first program: train the codebooks that turn item vectors into semantic IDs.
 
-reads   an embeddings directory (stage 02); for plum <data>/sequences.parquet (train rows), for hidvae a tags directory
-        (stage 03), for rqkmeans_plus another quantizer if one is given
+reads   an embeddings directory (stage 02); for plum <data>/sequences.parquet (train rows; of windows with a stride
+        interactions.parquet), for hidvae a tags directory (stage 03), for rqkmeans_plus another quantizer if one is given
 writes  <output_dir>/quantizer.safetensors, quantizer.json, manifest.json; balanced: trained_codes.npy; trained by gradients:
         checkpoint-*/, best_collisions.safetensors, best_loss.safetensors, metrics.jsonl
 
@@ -22,6 +22,7 @@ from typing import Any
 from configs import program
 from configs.functions import file_of, options_of
 from configs.program import InputError
+from data.rows import has_stride
 from data.store import output
 from data.store.lineage import require_common_data, require_same_data
 from rq import constructors
@@ -97,11 +98,24 @@ TrainQuantizerArgs = make_dataclass(
 )
 
 
+@dataclass
+class Seen(TrainQuantizerArgs):
+    """The arguments, and where plum finds its pairs if the windows have a stride (in earlier outputs in the rows, which lack most)."""
+
+    pairs: str = ""
+
+
+def seen(args: TrainQuantizerArgs) -> TrainQuantizerArgs:
+    """`args`, with what else decides the codebooks where it is not what it was."""
+    learns = args.constructor == "plum" and args.plum.contrast_weight and args.data is not None
+    return Seen(**vars(args), pairs="interactions") if learns and has_stride(args.data) else args
+
+
 def main(args: TrainQuantizerArgs) -> None:
     """Read, train, write."""
     optional = {name: getattr(args, name) for name in ("data", "tags", "warm_start")}
     inputs = {"embeddings": args.embeddings, "constructor_file": file_of(args.constructor)} | optional
-    with output.open_output(args, STAGE, version=VERSION, inputs=inputs) as out:
+    with output.open_output(seen(args), STAGE, version=VERSION, inputs=inputs) as out:
         x_ND = read_embeddings(args.embeddings)
         if args.data is not None:
             require_same_data(args.embeddings, args.data, again="scripts/02_embed_items.sh")

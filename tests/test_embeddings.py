@@ -145,7 +145,11 @@ def test_positive_pmi_by_hand():
 def test_items_bought_together_are_near_and_items_without_train_rows_are_zero():
     chains = {0: [0, 1, 0, 1], 1: [1, 0], 2: [2, 3, 2], 3: [3, 2], 4: [5, 5]}
     x = cooccurrence.cooccurrence_svd(
-        windows(chains, 10), num_items=7, dim=3, config=Cooccurrence(window=1), seed=0
+        cooccurrence.train_chains(windows(chains, 10)),
+        num_items=7,
+        dim=3,
+        config=Cooccurrence(window=1),
+        seed=0,
     )
     assert np.isfinite(x).all()
     assert embeddings.zero_rows(x).tolist() == [False, False, False, False, True, False, True]
@@ -154,7 +158,9 @@ def test_items_bought_together_are_near_and_items_without_train_rows_are_zero():
 
 def test_cooccurrence_without_train_rows_is_an_input_error():
     with pytest.raises(InputError, match="no train rows"):
-        cooccurrence.cooccurrence_svd(windows({}, 3), num_items=3, dim=2, config=Cooccurrence(), seed=0)
+        cooccurrence.cooccurrence_svd(
+            cooccurrence.train_chains(windows({}, 3)), num_items=3, dim=2, config=Cooccurrence(), seed=0
+        )
 
 
 def test_zero_rows_are_filled_from_the_nearest_known_items():

@@ -19,6 +19,7 @@ import numpy as np
 
 from configs.program import InputError
 from data import artifacts
+from data.rows import has_stride
 from data.store.output import Output
 from rq.constructors.balanced import Balanced, fit_balanced
 from rq.stack.options import CodebookOptions, LoopOptions, Source, require_sizes
@@ -279,13 +280,21 @@ def inverse_scale(x_ND: np.ndarray) -> float:
 
 
 def train_pairs(source: Source, *, needed_by: str) -> np.ndarray:
-    """(item, next item) of every train row, int32 [P, 2]; InputError without a data set or without such rows."""
+    """(item, next item) of everything in train, int32 [P, 2]; InputError without a data set or without such pairs.
+
+    With a stride a row's target is not what follows most items of its history: the pairs are those of the whole chains then.
+    """
     from rq.quality.measures import held_out_pairs
+    from rq.vectors.cooccurrence import read_chains, steps_apart
 
     if source.data is None:
         raise InputError(f"{needed_by} learns from train sequences -> pass --data data/<set>")
-    sequences = artifacts.read_sequences(source.data, num_items=len(source.x_ND))
-    pairs_P2 = held_out_pairs(sequences, split="train")
+    num_items = len(source.x_ND)
+    if has_stride(source.data):
+        pairs_P2 = np.stack(steps_apart(*read_chains(source.data, num_items=num_items), steps=1), axis=1)
+    else:
+        sequences = artifacts.read_sequences(source.data, num_items=num_items)
+        pairs_P2 = held_out_pairs(sequences, split="train")
     if not len(pairs_P2):
         raise InputError(f"{source.data} has no train row with a history -> contrast_weight 0, or other data")
     return pairs_P2

@@ -1,7 +1,8 @@
 """Item vectors from behaviour: which items stand near each other in the users' *train* sequences.
 
 Sliding windows repeat every pair of a user once per window that holds both. Here windows that continue one another are
-first put back together into the user's chain, so that a pair of interactions counts once.
+first put back together into the user's chain, so that a pair of interactions counts once. Windows of a stride overlap, but none
+continues another: where a data set has such, the chains are the train rows of interactions.parquet.
 
 Legend: N items, R rows, T interactions in all chains.
 """
@@ -9,6 +10,7 @@ Legend: N items, R rows, T interactions in all chains.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.program import InputError
-from data.artifacts import ragged
-from data.rows import goes_on
+from data.artifacts import ragged, read_sequences
+from data.rows import goes_on, has_stride, read_train_log
 from rq.vectors.embeddings import truncated_svd, unit_rows
 
 if TYPE_CHECKING:
@@ -38,6 +40,15 @@ class Cooccurrence:
             raise InputError(
                 f"cooccurrence: window {self.window} must be >= 1 and context_power {self.context_power} in (0, 1]"
             )
+
+
+def read_chains(data: str | Path, *, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """(offsets int64 [chains + 1], items int32 [T]): what every user did in train, in order, each interaction once."""
+    if not has_stride(data):
+        return train_chains(read_sequences(data, num_items=num_items))
+    log = read_train_log(data, num_items=num_items)
+    starts = np.flatnonzero(np.diff(log.users_T)) + 1
+    return np.concatenate([[0], starts, [len(log.items_T)]]).astype(np.int64), log.items_T
 
 
 def train_chains(sequences: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -63,6 +74,13 @@ def train_chains(sequences: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return ends[np.append(~continues, True)].astype(np.int64), items
 
 
+def steps_apart(offsets: np.ndarray, items: np.ndarray, *, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """(earlier item [P], later item [P]) of all pairs that stand so many steps apart in a chain."""
+    chain = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    inside = chain[steps:] == chain[:-steps]
+    return items[:-steps][inside], items[steps:][inside]
+
+
 def pair_weights(offsets: np.ndarray, items: np.ndarray, *, num_items: int, window: int) -> csr_matrix:
     """Symmetric weights [N, N]: 1 / steps for each pair up to `window` steps apart, and 1 for an item with itself.
 
@@ -72,11 +90,9 @@ def pair_weights(offsets: np.ndarray, items: np.ndarray, *, num_items: int, wind
     """
     from scipy.sparse import csr_matrix
 
-    chain = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     total = csr_matrix((np.ones(len(items)), (items, items)), shape=(num_items, num_items))
     for steps in range(1, window + 1):
-        inside = chain[steps:] == chain[:-steps]
-        first, second = items[:-steps][inside], items[steps:][inside]
+        first, second = steps_apart(offsets, items, steps=steps)
         weight = np.full(len(first), 1 / steps)
         pairs = csr_matrix((weight, (first, second)), shape=(num_items, num_items))
         total = total + pairs + pairs.T
@@ -99,13 +115,13 @@ def positive_pmi(weights: csr_matrix, *, context_power: float) -> csr_matrix:
 
 
 def cooccurrence_svd(
-    sequences: pa.Table, *, num_items: int, dim: int, config: Cooccurrence, seed: int
+    chains: tuple[np.ndarray, np.ndarray], *, num_items: int, dim: int, config: Cooccurrence, seed: int
 ) -> np.ndarray:
-    """U sqrt(S) of the positive PMI of train sequences, rows of length 1, float32 [N, dim].
+    """U sqrt(S) of the positive PMI of train chains (`read_chains`), rows of length 1, float32 [N, dim].
 
     An item without train rows has a zero row. InputError when there are no train rows at all.
     """
-    offsets, items = train_chains(sequences)
+    offsets, items = chains
     if not len(items):
         raise InputError(
             "sequences.parquet has no train rows -> co-occurrence needs them; embed the text only"

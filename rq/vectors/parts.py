@@ -100,13 +100,13 @@ def make_part(
     part: Part,
     recipe: Recipe,
     items: pa.Table,
-    sequences: pa.Table | None,
+    chains: tuple[np.ndarray, np.ndarray] | None,
     *,
     shards: Path,
     where: str,
     texts_alone: bool = True,
 ) -> Made:
-    """One part for all items. `shards`: folder for the files of several processes; `where` names the data in errors; texts_alone:
+    """One part for all items. `chains`: of `cooccurrence.read_chains`, where a part needs them; `shards`: folder for the files of several processes; `where` names the data in errors; texts_alone:
     there are no parts but tfidf_svd, so that texts in which it finds no term are an error."""
     if part.method in ENCODED:
         return _encode(part, recipe, items, shards=shards)
@@ -118,7 +118,7 @@ def make_part(
         return _of_terms(part.dim or 128, recipe, items, where=where, alone=texts_alone)
     if part.method == "cooccurrence":
         x_ND = cooccurrence_svd(
-            sequences,
+            chains,
             num_items=len(items),
             dim=part.dim or 128,
             config=recipe.cooccurrence,
