@@ -179,6 +179,36 @@ def test_embedding_neighbours_leave_the_item_out_even_among_identical_ones():
     assert sorted(other[item == 0].tolist()) == [1, 2] and other[item == 3][0] == 5
 
 
+def test_of_many_items_a_sample_is_looked_up_among_all_of_them(monkeypatch):
+    import faiss
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 6)).astype(np.float32)
+    x[7] = 0
+    codes = np.stack([(x[:, 0] > 0), (x[:, 1] > 0)], axis=1).astype(np.int32)
+    whole, sides = neighbours.embedding_neighbours(x, most=5), []
+    monkeypatch.setattr(
+        faiss, "knn", lambda q, b, k, knn=faiss.knn: sides.append((len(q), len(b))) or knn(q, b, k)
+    )
+    item, other = neighbours.embedding_neighbours(x, most=5, queries=100)
+    again = neighbours.embedding_neighbours(x, most=5, queries=100)
+    assert sides == [(100, 399)] * 2 and len(np.unique(item)) == 100 and 7 not in item
+    assert np.array_equal(again[0], item) and np.array_equal(again[1], other)
+    asked = np.isin(whole[0], item)
+    assert np.array_equal(whole[0][asked], item) and np.array_equal(whole[1][asked], other)
+    for queries in (399, 400):
+        same = neighbours.embedding_neighbours(x, most=5, queries=queries)
+        assert all(map(np.array_equal, same, whole))
+        assert neighbours.embedding_hits(codes, x, most=5, queries=queries) == neighbours.neighbour_hits(
+            codes, whole
+        )
+    found = neighbours.embedding_hits(codes, x, most=5, queries=100)
+    assert (found["queries"], found["of"], found["items"]) == (100, 399, 100)
+    exact = neighbours.neighbour_hits(codes, whole)["depth_1"]["rate"]
+    assert found["depth_1"]["rate"] == pytest.approx(exact, abs=0.1)
+    assert neighbours.QUERIES == 20_000, "as rq/README.md says"
+
+
 def test_list_spread_by_hand():
     codes = np.array([[0, 0], [0, 1], [1, 0], [0, 0]])
     found = neighbours.list_spread(codes, [np.array([0, 1, 2]), np.array([0, 3]), np.array([], int)])

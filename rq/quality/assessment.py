@@ -69,8 +69,9 @@ def assess(table: SidTable, evidence: Evidence, *, x_ND: np.ndarray | None = Non
         "labels": labels(codes_NL, evidence),
     }
     if x_ND is not None:
-        near = neighbours.embedding_neighbours(x_ND, most=evidence.neighbours)
-        report["neighbours"]["embedding"] = neighbours.neighbour_hits(codes_NL, near)
+        report["neighbours"]["embedding"] = neighbours.embedding_hits(
+            codes_NL, x_ND, most=evidence.neighbours
+        )
     return report
 
 

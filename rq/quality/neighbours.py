@@ -1,6 +1,6 @@
 """Measures of semantic IDs on neighbours, lists and targets: do near items share prefixes, and do lists spread over them?
 
-Legend: N items, L levels, P pairs, R lists, K items of a list, E edges.
+Legend: N items, L levels, P pairs, R lists, K items of a list, E edges, Q items that are looked up, D dimensions.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from data.rows import sample_rows
 from data.sid import SidTable
 from rq.quality.measures import DEPTHS, prefix_ids
+
+# Every item against every item takes the square of their number; a rate is a mean over items, and of so many its standard error is
+# at most .5 / sqrt(20,000) = .0035.
+QUERIES, SEED = 20_000, 0
 
 
 def affected_targets(table: SidTable, targets_R: np.ndarray) -> dict[str, Any]:
@@ -43,8 +48,13 @@ def strongest(
     return item[kept], other[kept]
 
 
-def embedding_neighbours(x_ND: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(item [E], neighbour [E]): the `most` nearest other items of every item that has a vector, by distance."""
+def embedding_neighbours(
+    x_ND: np.ndarray, *, most: int, queries: int = QUERIES
+) -> tuple[np.ndarray, np.ndarray]:
+    """(item [E], neighbour [E]): the `most` nearest other items of every item that has a vector, by distance.
+
+    Of more than `queries` such items a seeded sample is looked up, the same one for all IDs of a data set; neighbours are all items.
+    """
     import faiss
 
     known = np.flatnonzero(x_ND.any(axis=1))
@@ -52,8 +62,10 @@ def embedding_neighbours(x_ND: np.ndarray, *, most: int) -> tuple[np.ndarray, np
         return np.empty(0, np.int64), np.empty(0, np.int64)
     vectors = np.array(x_ND[known], np.float32)
     vectors -= vectors.mean(0, dtype=np.float64).astype(np.float32)  # as in vq.nearest_codes
-    _, near = faiss.knn(vectors, vectors, min(most + 1, len(known)))
-    item, other = np.repeat(np.arange(len(known)), near.shape[1]), near.reshape(-1)
+    asked = sample_rows(len(known), queries, SEED)
+    asked_QD = vectors if len(asked) == len(known) else vectors[asked]
+    _, near = faiss.knn(asked_QD, vectors, min(most + 1, len(known)))
+    item, other = np.repeat(asked, near.shape[1]), near.reshape(-1)
     # Of several items at one point faiss may list others before the item itself: drop it wherever it stands.
     apart = item != other
     item, other = item[apart], other[apart]
@@ -78,6 +90,17 @@ def neighbour_hits(codes_NL: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -
         chance = float((np.bincount(ids_N)[ids_N[items]] - 1).mean() / (len(ids_N) - 1))
         out[f"depth_{depth}"] = {"rate": rate, "chance": chance, "lift": rate / chance if chance else None}
     return out
+
+
+def embedding_hits(
+    codes_NL: np.ndarray, x_ND: np.ndarray, *, most: int, queries: int = QUERIES
+) -> dict[str, Any] | None:
+    """`neighbour_hits` of the nearest items by their vectors; where a sample was looked up, how many these `queries` were, `of` how many."""
+    found = neighbour_hits(codes_NL, embedding_neighbours(x_ND, most=most, queries=queries))
+    known = int(x_ND.any(axis=1).sum())
+    if found is not None and known > queries:
+        found |= {"queries": queries, "of": known}
+    return found
 
 
 def list_spread(codes_NL: np.ndarray, lists: Sequence[np.ndarray]) -> dict[str, Any] | None:
