@@ -99,7 +99,7 @@ TrainQuantizerArgs = make_dataclass(
 
 
 @dataclass
-class Seen(TrainQuantizerArgs):
+class ArgsWithPairs(TrainQuantizerArgs):
     """The arguments, and where plum finds its pairs if the windows have a stride (in earlier outputs in the rows, which lack most)."""
 
     pairs: str = ""
@@ -108,7 +108,7 @@ class Seen(TrainQuantizerArgs):
 def seen(args: TrainQuantizerArgs) -> TrainQuantizerArgs:
     """`args`, with what else decides the codebooks where it is not what it was."""
     learns = args.constructor == "plum" and args.plum.contrast_weight and args.data is not None
-    return Seen(**vars(args), pairs="interactions") if learns and has_stride(args.data) else args
+    return ArgsWithPairs(**vars(args), pairs="interactions") if learns and has_stride(args.data) else args
 
 
 def main(args: TrainQuantizerArgs) -> None:

@@ -101,7 +101,8 @@ def append_codes(
 ) -> np.ndarray:
     """Codes int32 [W, L] for new vectors: all different and none of `taken_OL`.
 
-    popularity_W: train rows of the new items where last codes are ranks by them; None where they are codewords. InputError when the quantizer's dimension or levels differ, or when there are not enough free IDs.
+    popularity_W: train rows of the new items where last codes are ranks by them; None where they are codewords. InputError when the
+    quantizer's dimension or levels differ, or when there are not enough free IDs.
     """
     quantizer.require_dim(x_WD)
     sizes = quantizer.sizes
