@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from configs.program import InputError
 from data.store.fingerprints import sha256_json
+from infer.chat.refusals import is_refusal
 from infer.chat.schema import check_schema, read_answer
 
 Status = Literal["ok", "failed", "refused", "invalid"]
@@ -22,15 +23,6 @@ ROLES = {"system", "user", "assistant"}
 SEED_STRIDE = 1_000_003
 COMPLAINT = "\n\nYour last answer could not be used. Answer again, in the form that was asked for. What was wrong with it: "
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
-REFUSAL = re.compile(
-    r"(?:(?:i['’]m|i am) (?:very |really )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)?[\s,.;:!-]*(?:but )?"
-    r"(?:as an ai(?: language model| assistant)?,? )?"
-    r"i(?:(?: can['’]?t| can ?not| won['’]?t|(?: am|['’]m) (?:not able|unable) to)(?: be able to)? "
-    r"(?:help|assist|provide|comply|fulfil|answer|generate|create|write|produce|do that|continue|engage|complete|support|describe|identify|view|access)"
-    r"| must decline)"
-    r"|(?:很?抱歉|对不起).{0,8}(?:无法|不能)|我(?:无法|不能)(?:提供|回答|协助|帮助|满足)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +147,8 @@ def judge(request: ChatRequest, reply: Reply) -> tuple[Status, str, Any, str]:
         value, problem = read_answer(text, request.schema)
         if not problem:
             return "ok", text, value, ""
-        if not problem.startswith("not JSON") or not REFUSAL.match(text):
+        if not problem.startswith("not JSON") or not is_refusal(text):
             return "invalid", text, None, problem
-    if REFUSAL.match(text):
+    if is_refusal(text):
         return "refused", text, None, "the answer is a refusal"
     return "ok", text, None, ""

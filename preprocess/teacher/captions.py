@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.program import InputError
 from data.store.json_text import parse_json
-from infer.chat.messages import REFUSAL
+from infer.chat.refusals import is_refusal
 
 IDS = ("id", "item_id", "raw_id")
 TEXTS = ("caption", "item_caption", "description", "text")
@@ -34,7 +34,7 @@ class Captions:
         text = text.strip()
         if not text:
             self.empty.add(key)
-        elif REFUSAL.match(text):
+        elif is_refusal(text):
             self.refused.add(key)
         else:
             self.texts[key] = text

@@ -20,8 +20,8 @@ import pyarrow as pa
 from configs.program import InputError
 from data.tids import MOST_TERMS
 from infer.chat.client import ChatRequest, ChatSettings
-from infer.chat.messages import REFUSAL
 from infer.chat.quoting import DATA_RULE, quoted
+from infer.chat.refusals import is_refusal
 
 SYSTEM = (
     "You write identifiers of catalogue items. Name the core of an item in at most {most} English terms, the most important "
@@ -93,7 +93,7 @@ def clean_term(term: str) -> str | None:
 
     clean_term(" Café-Style Mug. ") is "cafe-style mug"; sentences, refusals, other scripts and bare numbers are None.
     """
-    if REFUSAL.match(term.strip()):
+    if is_refusal(term):
         return None
     folded = unicodedata.normalize("NFKD", term)
     plain = "".join(mark for mark in folded if not unicodedata.combining(mark)).replace("\u2019", "'").lower()
