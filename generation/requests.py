@@ -192,7 +192,7 @@ def read_ids(path: Path, kind: Kind) -> set[str]:
     try:
         content = parse_json(text, where=path)
     except InputError:
-        content = text.split()
+        content = [uid for line in text.split("\n") if (uid := line.strip())]
     if isinstance(content, dict):
         content = content.get(kind)
     if isinstance(content, (int, str)):

@@ -154,9 +154,12 @@ def test_choices(tmp_path):
     for text in ('{"image": ["u7", "u2"]}', '["u2", "u7"]', "u2\nu7\n"):
         ids.write_text(text)
         assert uids(ids=str(ids)) == ["u2", "u7"]
-    ids.write_text("u2 gone")
+    ids.write_text("u2\ngone")
     with pytest.raises(InputError, match="names 1 uids that are not there .first: gone"):
         uids(ids=str(ids))
+    file.write_text('{"uid": "user 1", "prompt": "p"}\n{"uid": "user", "prompt": "p"}\n')
+    ids.write_text("\n user 1 \r\n\n")
+    assert uids(ids=str(ids)) == ["user 1"], "a uid may hold blanks"
     with pytest.raises(InputError, match="two ways to choose"):
         RequestSettings(first=1, sample=1)
 
