@@ -38,7 +38,8 @@ from data.store.output import require_manifest
 
 Kind = Literal["image", "video"]
 TAGS = re.compile(r"<think>.*?</think>|</?think>|<\|[^<>|]{1,40}\|>|<[a-z]{1,3}(?:_[a-z])?_\d+>", re.DOTALL)
-QUOTES = "\"'`“”‘’«» "
+QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
+APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 SEEDS = (1 << 31) - 1
 LONGEST_NAME = 120
 
@@ -127,7 +128,17 @@ def normalised(text: str) -> str:
     text = PLACEHOLDER.sub(" ", text)
     text = re.sub(r"[*#`_]{2,}|^\s*[#>*-]+\s", " ", text, flags=re.MULTILINE)
     kept = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-    return " ".join(kept.split()).strip(QUOTES)
+    return _without_quotes(" ".join(kept.split()))
+
+
+def _without_quotes(text: str) -> str:
+    """Without the pairs of quotation marks around all of it: a mark that has its other inside (a "sign", 10" x 12") stays."""
+    while len(text) > 1 and QUOTES.get(text[0]) == text[-1]:
+        inside = APOSTROPHE.sub("", text[1:-1])
+        if text[0] in inside or text[-1] in inside:
+            break
+        text = text[1:-1].strip()
+    return text
 
 
 def read_requests(

@@ -68,6 +68,32 @@ def test_normalised_prompts_are_one_plain_line():
     assert normalised(" \n ") == "" and normalised("5 x 3 <b> in") == "5 x 3 <b> in"
 
 
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ('"A bright photo."', "A bright photo."),
+        ("“A bright photo.”", "A bright photo."),
+        ("\"'A bright photo.' \"", "A bright photo."),
+        ("'A runner's shoe'", "A runner's shoe"),
+        ("‘A runner’s shoe’", "A runner’s shoe"),
+        ("«A lamp»", "A lamp"),
+        ("`A lamp`", "A lamp"),
+        ('""', ""),
+        ('A neon sign that says "OPEN"', 'A neon sign that says "OPEN"'),
+        ('"Welcome" mat on an oak floor', '"Welcome" mat on an oak floor'),
+        ('"Welcome" beside "Goodbye"', '"Welcome" beside "Goodbye"'),
+        ("“Welcome” beside “Goodbye”", "“Welcome” beside “Goodbye”"),
+        ('A frame of 10" x 12"', 'A frame of 10" x 12"'),
+        ('“A lamp"', '“A lamp"'),
+        ("”A lamp“", "”A lamp“"),
+        ("the dogs'", "the dogs'"),
+        ('"', '"'),
+    ],
+)
+def test_quotation_marks_go_where_they_stand_around_the_whole(text, plain):
+    assert normalised(text) == plain
+
+
 @given(st.text(max_size=200))
 def test_any_uid_is_a_safe_name_of_its_own(uid):
     name = request(uid).name
