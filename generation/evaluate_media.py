@@ -38,7 +38,7 @@ from data.store.output import open_output, require_manifest
 from data.tasks import row_key
 from generation import alignment
 from generation.gallery import Gallery, page, stories_of
-from generation.pictures import TINY, Faulty, difference_hash, near_pairs, open_picture, require_contrast
+from generation.pictures import BLANK, TINY, contrast_of, difference_hash, near_pairs, open_picture
 from infer.metrics.measure import entry, means_of_known
 from rq.vectors.encoders import image_processor
 from rq.vectors.parts import images_of
@@ -202,10 +202,7 @@ def shares(index: list[dict[str, Any]], media: Media) -> dict[str, dict[str, flo
     for file in media.pictures:
         picture = open_picture(file)
         hashes.append(difference_hash(picture))
-        try:
-            require_contrast(np.asarray(picture.convert("L")))
-        except Faulty:
-            blank += 1
+        blank += contrast_of(picture) <= BLANK
     made = len(media.rows)
     return {
         "all/made_share": entry(statuses["made"] / len(index)),

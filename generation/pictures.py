@@ -39,7 +39,7 @@ def check_picture(file: Path, *, size: tuple[int, int]) -> Facts:
     picture = open_picture(file)
     if picture.size != size:
         raise Faulty(f"{picture.width}x{picture.height} pixels in place of {size[0]}x{size[1]}")
-    return Facts(*picture.size, require_contrast(np.asarray(picture.convert("L"))))
+    return Facts(*picture.size, require_contrast(contrast_of(picture)))
 
 
 def open_picture(file: Path) -> Any:
@@ -53,13 +53,13 @@ def open_picture(file: Path) -> Any:
         raise Faulty(f"not decodable ({' '.join(str(error).split())[:80]})") from None
 
 
-def require_contrast(grey: np.ndarray) -> float:
-    """Standard deviation of grey levels; Faulty where there is next to none: black is what not-a-number looks like.
+def contrast_of(picture: Any) -> float:
+    """Standard deviation of a picture's grey levels: of its channels it would be large where one colour fills all of it."""
+    return float(np.asarray(picture.convert("L")).std(dtype=np.float64))
 
-    >>> require_contrast(np.array([[0, 255], [0, 255]], np.uint8))
-    127.5
-    """
-    contrast = float(grey.astype(np.float64).std())
+
+def require_contrast(contrast: float) -> float:
+    """The contrast; Faulty where there is next to none: black is what not-a-number looks like."""
     if contrast <= BLANK:
         raise Faulty(f"blank (contrast {contrast:.2f} of 255)")
     return contrast

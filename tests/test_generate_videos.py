@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs.program import EnvironmentFault, InputError
 from data import artifacts
 from generation.makers import frames
 from generation.makers.opensora import OpenSoraSettings, recipe, visible_gpus
-from generation.pictures import Faulty
+from generation.pictures import BLANK, Faulty
 from tests.handmade import run, succeed
 
 PROGRAM = "generation.generate_videos"
@@ -280,6 +281,27 @@ def test_frames_are_read_back(tmp_path):
         frames.write_video(made * 0, file, fps=8, container=container)
         with pytest.raises(Faulty, match="blank|frames in place"):  # WebP merges frames that are the same
             frames.check_video(file, frames=5, size=None)
+
+
+@pytest.mark.parametrize("colour", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)])
+def test_frames_of_one_colour_each_are_blank(tmp_path, colour):
+    levels = 200 + 5 * np.arange(5)  # frames that are the same would be merged
+    made = np.broadcast_to(levels[:, None, None, None] * np.array(colour), (5, 32, 32, 3)).astype(np.uint8)
+    frames.write_video(made, tmp_path / "a.webp", fps=8, container="webp")
+    with pytest.raises(Faulty, match="blank .contrast 0"):
+        frames.check_video(tmp_path / "a.webp", frames=5, size=(32, 32))
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_a_video_shows_something_in_whichever_channel(tmp_path, channel):
+    made = np.zeros((5, 32, 32, 3), np.uint8)
+    made[..., channel] = np.random.default_rng(0).integers(0, 256, (5, 32, 32))
+    frames.write_video(made, tmp_path / "a.webp", fps=8, container="webp")
+    greys = [
+        np.asarray(Image.fromarray(frame).convert("L")) for frame in frames.read_video(tmp_path / "a.webp")
+    ]
+    facts = frames.check_video(tmp_path / "a.webp", frames=5, size=(32, 32))
+    assert facts.contrast == pytest.approx(max(grey.std() for grey in greys)) and facts.contrast > BLANK
 
 
 @pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")

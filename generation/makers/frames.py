@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.program import EnvironmentFault
-from generation.pictures import Facts, Faulty, require_contrast
+from generation.pictures import Facts, Faulty, contrast_of, require_contrast
 
 READ = ("-v", "error", "-i")
 AS_PICTURES = ("-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-")
@@ -101,7 +101,7 @@ def check_video(file: Path, *, frames: int, size: tuple[int, int] | None) -> Fac
     shape, count, best, poster = None, 0, 0.0, None
     for frame in read_video(file):
         shape = shape or frame.shape
-        best = max(best, float(frame[..., 1].astype(np.float32).std()))
+        best = max(best, contrast_of(Image.fromarray(frame)))
         if count == frames // 2:
             poster = frame
         count += 1
@@ -109,7 +109,7 @@ def check_video(file: Path, *, frames: int, size: tuple[int, int] | None) -> Fac
         raise Faulty(f"{count} frames in place of {frames}")
     if size is not None and (shape[1], shape[0]) != size:
         raise Faulty(f"{shape[1]}x{shape[0]} pixels in place of {size[0]}x{size[1]}")
-    contrast = require_contrast(poster) if best <= 1 else best
+    contrast = require_contrast(best)
     beside = file.with_name(f"{file.name}.poster.tmp")
     Image.fromarray(poster).save(beside, "JPEG", quality=90)
     return Facts(shape[1], shape[0], contrast, count, str(beside))
