@@ -6,10 +6,14 @@
             conclude(out, requests, plan, kind="image")
 
 A file is written under a temporary name, checked, renamed, and then a record of it is written: a row is done when its record and
-its file are there and the record is of the same prompt and seed. So a run that was killed makes what is missing, with as many
-processes as it is given then. A row that fails costs its neighbours nothing: a batch that raises is made again row by row, and
-what fails still is recorded with its reason. At the end there is an index of all rows. Rows that failed leave the output
-unfinished: the same command makes those again. Rows whose prompt cannot be drawn (empty, too long) are `refused` for good.
+its file are there and the record is of the same prompt (another seed is another configuration, which `open_output` refuses). So a
+run that was killed makes what is missing, with as many processes as it is given then. A row that fails costs its neighbours
+nothing: a batch that raises is made again row by row, and what fails still is recorded with its reason. At the end there is an
+index of all rows. Rows that failed leave the output unfinished: the same command makes those again. Rows whose prompt cannot be
+drawn (empty, too long) are `refused` for good.
+
+The index names the seed that a file was made from. Where a maker draws several rows from one seed, it is that of the first of them:
+rows that are made again are drawn together with others, and so perhaps from another.
 """
 
 from __future__ import annotations
@@ -55,10 +59,12 @@ IN_A_ROW = 8  # failures without a success after which nothing more is tried
 
 
 class Maker(Protocol):
-    """What draws. `suffix` ends its files; `batch` requests are made together; `outside` where another program draws."""
+    """What draws. `suffix` ends its files; `batch` requests are made together, each `per_seed` of them from one seed; `outside`
+    where another program draws."""
 
     suffix: str
     batch: int
+    per_seed: int
     outside: bool
 
     def refusal(self, prompt: str) -> str | None:
@@ -93,18 +99,23 @@ class Production:
     def done(self, request: MediaRequest) -> bool:
         """Whether a row needs nothing more: its file is there, or it is refused."""
         record = read_record(self.record_file(request))
-        same = {"prompt_sha256": request.prompt_sha256, "seed": request.noise_seed(self.seed)}
-        if record is None or any(record[name] != value for name, value in same.items()):
+        if record is None or record["prompt_sha256"] != request.prompt_sha256:
             return False
         if record["status"] == MADE:
             file = self.out.path / record["path"]
             return file.is_file() and file.stat().st_size == record["bytes"]
         return record["status"] == REFUSED
 
-    def record(self, request: MediaRequest, status: str, **facts: Any) -> None:
+    def seeds(self, batch: Sequence[MediaRequest]) -> list[int]:
+        """Per request the seed of its noise: its own, or that of the first of those that are made from one."""
+        shared = self.maker.per_seed
+        return [batch[place - place % shared].noise_seed(self.seed) for place in range(len(batch))]
+
+    def record(self, request: MediaRequest, status: str, *, seed: int, **facts: Any) -> None:
+        """What became of a request; seed: the one that was drawn from, which may be another row's."""
         row = {
-            "name": request.name, "prompt_sha256": request.prompt_sha256, "seed": request.noise_seed(self.seed), "model": self.model,
-            "status": status, **facts,
+            "name": request.name, "prompt_sha256": request.prompt_sha256, "seed": seed, "model": self.model, "status": status,
+            **facts,
         }  # fmt: skip
         with self.out.replacing(str(self.record_file(request).relative_to(self.out.path))) as temporary:
             temporary.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -121,12 +132,13 @@ def produce(out: Output, requests: Sequence[MediaRequest], maker: Maker, *, seed
     work, plan = Production(out, maker, seed, model), share(requests, maker.batch)
     if out.leads:
         out.write_text(PROMPTS, as_lines(requests))
-    batches = [[requests[row] for row in plan.rows(chunk)] for chunk in plan.chunks(plan.shard)]
-    missing = [[request for request in batch if not work.done(request)] for batch in batches]
-    fresh = sum(map(len, missing)) == sum(map(len, batches))
+    rows = [requests[row] for chunk in plan.chunks(plan.shard) for row in plan.rows(chunk)]
+    missing = [request for request in rows if not work.done(request)]
+    fresh, drawn = len(missing) == len(rows), without_refused(work, missing)
+    batches = [drawn[start : start + maker.batch] for start in range(0, len(drawn), maker.batch)]
     clock, made, failed = Clock(), 0, 0
-    for batch in program.progress(missing, label=f"rank {plan.shard}", unit="batch"):
-        outcome = make_batch(work, without_refused(work, batch))
+    for batch in program.progress(batches, label=f"rank {plan.shard}", unit="batch"):
+        outcome = make_batch(work, batch)
         made += outcome.count(None)
         failed += len(outcome) - outcome.count(None)
         if fresh and not made and failed >= IN_A_ROW:
@@ -137,26 +149,24 @@ def produce(out: Output, requests: Sequence[MediaRequest], maker: Maker, *, seed
     shards.mark_done(out, plan, [(made, clock.seconds)], entries=made)
 
 
-def without_refused(work: Production, batch: Sequence[MediaRequest]) -> list[MediaRequest]:
-    """The rows of a batch whose prompts can be drawn; the others are recorded."""
-    reasons = [work.maker.refusal(r.prompt) if r.prompt else "the prompt is empty" for r in batch]
-    for request, reason in zip(batch, reasons, strict=True):
+def without_refused(work: Production, rows: Sequence[MediaRequest]) -> list[MediaRequest]:
+    """The rows whose prompts can be drawn; the others are recorded."""
+    reasons = [work.maker.refusal(r.prompt) if r.prompt else "the prompt is empty" for r in rows]
+    for request, reason in zip(rows, reasons, strict=True):
         if reason:
-            work.record(request, REFUSED, reason=reason)
-    return [request for request, reason in zip(batch, reasons, strict=True) if not reason]
+            work.record(request, REFUSED, seed=request.noise_seed(work.seed), reason=reason)
+    return [request for request, reason in zip(rows, reasons, strict=True) if not reason]
 
 
 def make_batch(work: Production, batch: Sequence[MediaRequest]) -> list[str | None]:
     """Per request None, or why it failed; each is recorded."""
-    if not batch:
-        return []
-    files = [work.file(request) for request in batch]
+    files, seeds = [work.file(request) for request in batch], work.seeds(batch)
     targets = [temporary_of(file) for file in files]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     clock = Clock()
     try:
-        outcome = work.maker.make(batch, [request.noise_seed(work.seed) for request in batch], targets)
+        outcome = work.maker.make(batch, seeds, targets)
     except ProgramError:
         raise
     except Exception as error:  # of a library, about one row or about all of them
@@ -166,15 +176,18 @@ def make_batch(work: Production, batch: Sequence[MediaRequest]) -> list[str | No
         outcome = [f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"]
     seconds = round(clock.seconds / len(batch), 3)
     for place, request in enumerate(batch):
-        outcome[place] = outcome[place] or _keep(work, request, targets[place], files[place], seconds)
+        told = {"seed": seeds[place], "seconds": seconds}
+        outcome[place] = outcome[place] or _keep(work, request, targets[place], files[place], told)
         if outcome[place]:
             targets[place].unlink(missing_ok=True)
-            work.record(request, FAILED, reason=outcome[place])
+            work.record(request, FAILED, seed=seeds[place], reason=outcome[place])
     return outcome
 
 
-def _keep(work: Production, request: MediaRequest, made: Path, file: Path, seconds: float) -> str | None:
-    """Check, rename and record one file; why it is not kept."""
+def _keep(
+    work: Production, request: MediaRequest, made: Path, file: Path, told: dict[str, Any]
+) -> str | None:
+    """Check, rename and record one file, with what is told of its making; why it is not kept."""
     try:
         facts = work.maker.check(made)
     except Faulty as fault:
@@ -191,7 +204,7 @@ def _keep(work: Production, request: MediaRequest, made: Path, file: Path, secon
     digest, size = sha256(made), made.stat().st_size
     os.replace(made, file)
     path = str(file.relative_to(work.out.path))
-    work.record(request, MADE, path=path, bytes=size, sha256=digest, seconds=seconds, **asdict(facts))
+    work.record(request, MADE, path=path, bytes=size, sha256=digest, **told, **asdict(facts))
     return None
 
 

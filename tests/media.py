@@ -32,12 +32,14 @@ def write_instructions(directory: Path, rows: Sequence[dict[str, Any]], **facts:
 
 
 class Sketch:
-    """A maker whose pictures are noise of their seed. `bad`: prompts that raise; `black`: prompts that come out black."""
+    """A maker whose pictures are noise of their seed, those of `per_seed` rows of one. `bad`: prompts that raise; `black`: prompts that come out black."""
 
     suffix, outside = ".png", False
 
-    def __init__(self, *, batch: int = 2, bad: Sequence[str] = (), black: Sequence[str] = ()) -> None:
-        self.batch, self.bad, self.black = batch, bad, black
+    def __init__(
+        self, *, batch: int = 2, per_seed: int = 1, bad: Sequence[str] = (), black: Sequence[str] = ()
+    ) -> None:
+        self.batch, self.per_seed, self.bad, self.black = batch, per_seed, bad, black
         self.drawn: list[str] = []
 
     def refusal(self, prompt: str) -> str | None:

@@ -198,6 +198,36 @@ def test_version_two_in_calls_of_several_rows(checkout):
         assert line in told
 
 
+def test_rows_of_a_call_are_listed_with_the_seed_that_it_used(checkout):
+    prompts = ("a bolt", "a drum", "", "a lamp", "SHORT", "a nut")
+    flags = ("--prompts", prompts_file(checkout, *prompts), "--output_dir", checkout / "o", *SHORT, "--opensora.rows_per_call", 2,
+             "--skip_refused", "true")  # fmt: skip
+    planned = [
+        line for line in succeed(PROGRAM, *flags, "--dry_run").splitlines() if "config.py: seed = " in line
+    ]
+
+    def used() -> dict[str, int]:
+        return {row: call["seed"] for call in calls(checkout) for row in call["rows"]}
+
+    def listed() -> dict[str, int]:
+        rows = artifacts.read_file(checkout / "o/index.parquet").to_pylist()
+        return {row["prompt"]: row["seed"] for row in rows if row["prompt"]}
+
+    assert run(PROGRAM, *flags).returncode == 5
+    first = used()
+    assert listed() == first and first["a bolt"] == first["a drum"] != first["a lamp"] == first["SHORT"]
+    assert [int(line.split()[-1]) for line in planned] == [
+        first[row] for row in ("a bolt", "a lamp", "a nut")
+    ]
+    for row in ("d1/u1", "d3/u1"):
+        (checkout / f"o/files/{row}.mp4").unlink()
+    (checkout / "calls").unlink()
+    assert run(PROGRAM, *flags).returncode == 5
+    again = used()
+    assert [call["rows"] for call in calls(checkout)] == [["SHORT"], ["a drum", "a lamp"]]
+    assert listed() == first | again and again["a lamp"] == again["a drum"] != first["a drum"]
+
+
 def test_all_settings_of_navigen_reach_version_13(checkout):
     flags = {
         "resolution": "480p",

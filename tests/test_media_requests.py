@@ -255,6 +255,20 @@ def test_a_bad_row_costs_its_neighbours_nothing_and_is_made_again(tmp_path):
         check_picture(tmp_path / "o" / row["path"], size=SIZE)
 
 
+def test_the_index_has_the_seed_of_every_picture(tmp_path):
+    requests = [request(f"u{i}", f"prompt {i}") for i in range(5)]
+    with pytest.raises(NumericError, match="1 of 5 rows failed"):
+        draw(tmp_path / "o", requests, Sketch(batch=4, per_seed=2, bad=["prompt 4"]))
+    (tmp_path / "o/files/d/u1.png").unlink()
+    draw(tmp_path / "o", requests, Sketch(batch=4, per_seed=2))
+    rows = artifacts.read(tmp_path / "o", artifacts.MEDIA).to_pylist()
+    own = [one.noise_seed(0) for one in requests]
+    assert [row["seed"] for row in rows] == [own[0], own[1], own[2], own[2], own[1]]
+    for row in rows:
+        noise = np.random.default_rng(row["seed"]).integers(0, 256, (*SIZE, 3), np.uint8)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / row["path"])), noise)
+
+
 def test_rows_of_awkward_names_are_made_once_each(tmp_path):
     names = [("a", "b/c"), ("a/b", "c"), ("shard-00000", "of"), ("shard-x", "1"), ("x" * 200, "y" * 200)]
     requests = [replace(request(uid, "prompt"), dataset=dataset) for dataset, uid in names]

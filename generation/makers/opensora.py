@@ -6,9 +6,9 @@ NaviGen drives. A call gets a file of prompts and a configuration that says only
 side. Files are found again by their number, checked, and moved.
 
 A call has one seed of noise (of its first prompt), and loads the model anew: `rows_per_call` 1 gives every video a seed of its own,
-more rows share one. Differs from NaviGen: its settings are the defaults of v13, but a call that fails is an error, a video that is
-cut short is none, and CUDA_VISIBLE_DEVICES is kept to. Not run: no machine with Open-Sora was at hand; commands and files are tested
-with a stand-in.
+more rows share one, which the index names for each. Differs from NaviGen: its settings are the defaults of v13, but a call that
+fails is an error, a video that is cut short is none, and CUDA_VISIBLE_DEVICES is kept to. Not run: no machine with Open-Sora was at
+hand; commands and files are tested with a stand-in.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ class OpenSora:
         self.checkout = require_checkout(settings.version)
         frames.require_ffmpeg()
         self.slots = gpu_slots(settings)
-        self.batch = settings.rows_per_call * len(self.slots)
+        self.per_seed = settings.rows_per_call
+        self.batch = self.per_seed * len(self.slots)
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def refusal(self, prompt: str) -> str | None:
@@ -249,7 +250,7 @@ class OpenSora:
         free: queue.Queue[list[str]] = queue.Queue()
         for slot in self.slots:
             free.put(slot)
-        rows = self.settings.rows_per_call
+        rows = self.per_seed
         starts = range(0, len(requests), rows)
 
         def run(start: int) -> list[str | None]:

@@ -63,7 +63,7 @@ class VideoSettings:
 class VideoDiffusers:
     """Makes videos with a local pipeline, one at a time."""
 
-    batch, outside = 1, False
+    batch, per_seed, outside = 1, 1, False
 
     def __init__(self, model: str, settings: VideoSettings, *, device: str | None) -> None:
         kind = pipelines.require_pipeline(model, tuple(CLASSES))

@@ -73,7 +73,7 @@ class ZImageSettings:
 class ZImage:
     """Draws with a local Z-Image pipeline."""
 
-    suffix, outside = ".png", False
+    suffix, per_seed, outside = ".png", 1, False
 
     def __init__(self, model: str, settings: ZImageSettings, *, device: str | None) -> None:
         self.settings, self.device = settings, pipelines.chosen_device(device)
