@@ -6,12 +6,11 @@ writes  <models_root>/{pop,last,recent,itemknn,itemknn_tuned}/: the models (infe
         <output_root>/{pop,last,...}.<split>/: predictions and a manifest; score = log-probability. Those of a directory have
         its last name
 
-Fitted on train rows only; nothing is masked, so an item of the history can be recommended again; zero scores
-are ordered by popularity and ties stand in random order. `last` counts what came next after the last item, `recent` what came
-within three places after it (1, 1/2, 1/3). `itemknn` is the plain cosine (last ten items, no decay, no shrinkage);
-`itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times exist) with the best NDCG@10 on valid.
-
-`itemknn_text` adds similar texts and a bonus for the history itself, both chosen so; `mixture` is infer/models/mixture.py.
+Counted on train rows only; zero scores are ordered by popularity and ties stand in random order. `last` counts what came next after the
+last item, `recent` what came within three places after it (1, 1/2, 1/3). `itemknn` is the plain cosine (last ten items, no decay, no
+shrinkage); `itemknn_tuned` takes the shrinkage and the decay (by position, or by time where times exist) with the best NDCG@10 on valid,
+`itemknn_text` adds similar texts; `mixture` is infer/models/mixture.py. What an item of the history counts, nothing at all included, is
+chosen on valid for all of them but `pop` and `itemknn`, whose history can be recommended again (infer/models/tuning.py).
 
 python -m infer.run_baselines --data data/toystore --output_root outputs/quickstart/eval --splits [valid,test]
 """
@@ -19,12 +18,10 @@ python -m infer.run_baselines --data data/toystore --output_root outputs/quickst
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from configs import program
 from configs.needs import Need, require_needs
@@ -33,56 +30,21 @@ from data import artifacts
 from data.rows import Rows, TrainLog, read_rows, read_train_log, sample_rows
 from data.store.lineage import require_same_data
 from data.store.output import Output, open_output
-from infer.metrics.ranking import ndcg_at_k
 from infer.models import contract
 from infer.models.answers import write_answers
 from infer.models.recency import with_ages
+from infer.models.tuning import TUNE_K, TuneArgs, best_own, tune_itemknn, tune_text
 
 if TYPE_CHECKING:
     from infer.models.counting import CountingModel
 
-VERSIONS = {"mixture": 2}  # of saved models: its weights have a prior; others 1
+# Of saved models, others 1: what a history item counts is chosen on valid; before that the mixture's weights got a prior.
+VERSIONS = {"mixture": 3, "last": 2, "recent": 2, "itemknn_tuned": 2, "itemknn_text": 2}
 LISTS_VERSION = 2  # ties are listed whole
 LAST_VERSION = 3  # what version 1 of `last` was is called `recent` now: infer/tables/results.py reads it so
 NAMES = ("pop", "last", "recent", "itemknn", "itemknn_tuned")
 MORE = ("repeat", "itemknn_text", "mixture", "trend")
-TUNED = ("itemknn_tuned", "itemknn_text")
-TUNE_K = 10
-
-
-@dataclass
-class TuneArgs:
-    """The grid of itemknn_tuned, searched on valid."""
-
-    decays: list[float] = field(default_factory=lambda: [1.0, 0.8, 0.7, 0.6, 0.5])
-    """weight of the next older history item relative to the newer one"""
-    shrinks: list[float] = field(default_factory=lambda: [0.0, 5.0, 20.0, 50.0])
-    """users added to the denominator of the cosine"""
-    half_lives: list[float] = field(default_factory=lambda: [30.0, 90.0, 365.0])
-    """days in which a history item loses half its weight, tried with the best shrinkage where the data has times; items
-    without a time keep the decay by position; [] = by position only"""
-    text_weights: list[float] = field(default_factory=lambda: [0.0, 0.3, 1.0, 3.0])
-    """weight of a squared text cosine beside the cosine of users; of itemknn_text"""
-    repeats: list[float] = field(default_factory=lambda: [0.0, 0.03, 0.1, 0.3])
-    """what an item of the history has in common with itself; of itemknn_text"""
-    max_rows: int = 5000
-    """valid rows that are scored, a seeded sample"""
-
-    def __post_init__(self) -> None:
-        if (
-            not self.decays
-            or not self.shrinks
-            or min(self.decays) <= 0
-            or min(self.shrinks) < 0
-            or min(self.half_lives, default=1.0) <= 0
-            or min(self.text_weights, default=-1.0) < 0
-            or min(self.repeats, default=-1.0) < 0
-            or self.max_rows < 1
-        ):
-            raise InputError(
-                f"tune {self}: decays, half_lives and max_rows must be positive, shrinks, text_weights and repeats not negative, "
-                "all but half_lives not empty"
-            )
+TUNED = ("last", "recent", "itemknn_tuned", "itemknn_text", "mixture")
 
 
 @dataclass
@@ -97,7 +59,7 @@ class RunBaselinesArgs:
     """folder of the saved models; null = baselines beside output_root, outputs/<run>/baselines"""
     models: list[str] = field(default_factory=lambda: list(NAMES))
     """which baselines: pop, last, recent, itemknn, itemknn_tuned, repeat (the user's own history, newest first), itemknn_text
-    (with similar texts and a repeat bonus, tuned on valid), mixture (counts and texts, weights by EM on valid), trend (how much
+    (with similar texts, tuned on valid), mixture (counts and texts, weights by EM on valid), trend (how much
     more popular an item is lately than in all of train: a member of products); or directories of saved item models of this
     data set"""
     splits: list[str] = field(default_factory=lambda: ["valid", "test"])
@@ -109,7 +71,7 @@ class RunBaselinesArgs:
     seed: int = 0
     """of that sample and of the tuning rows"""
     tune: TuneArgs = field(default_factory=TuneArgs)
-    """grid of itemknn_tuned"""
+    """what is tried on valid rows"""
     overwrite: bool = False
     """replace outputs of another configuration"""
 
@@ -210,16 +172,25 @@ class DataSource:
 def fit(source: DataSource, one: OneModel) -> tuple[Any, dict[str, Any]]:
     """(the model, the settings it was given or found)."""
     if one.model == "mixture":
-        return fit_mixture(source)
+        return fit_mixture(source, one)
     if one.model == "trend":
         return fit_trend(source)
-    return fit_counts(source, one)
+    if one.model in TUNED:
+        return fit_tuned(source, one)
+    return fit_plain(source, one.model), {"decay": 1.0, "shrink": 0.0} if one.model == "itemknn" else {}
 
 
-def fit_mixture(source: DataSource) -> tuple[Any, dict[str, Any]]:
-    """The mixture of counts and texts, and its weights."""
+def tuning_rows(source: DataSource, one: OneModel) -> Rows:
+    """The valid rows that numbers are chosen on."""
+    rows = source.rows("valid")
+    return rows.take(sample_rows(len(rows), one.tune.max_rows, one.seed))
+
+
+def fit_mixture(source: DataSource, one: OneModel) -> tuple[Any, dict[str, Any]]:
+    """The mixture of counts and texts, its weights, and the shift of the history."""
     from infer.models import mixture
     from infer.models.recency import recent_popularity
+    from infer.models.sequential.repeats import shift_of
 
     recent = recent_popularity(source.data, mixture.RECENT, num_items=source.num_items)
     found = list(mixture.components(source.train, source.similar, recent))
@@ -228,8 +199,11 @@ def fit_mixture(source: DataSource) -> tuple[Any, dict[str, Any]]:
     weights = {part.name: float(weight) for part, weight in zip(found, weight_C, strict=True)}
     beside = mixture.Beside(weights, source.similar, recent)
     model = mixture.MixtureModel.of(zip(found, weight_C, strict=True), source.num_items, beside)
+    by = f"ndcg@{TUNE_K}"
+    shift, means = shift_of(tuning_rows(source, one), model.score, num_items=source.num_items, by=by)
     shown = {name: round(weight, 4) for name, weight in weights.items()}
-    return model, {"weights": shown, "tuned_on": "valid"}
+    facts = {"weights": shown, "repeats": {"shift": shift, by: means}, "tuned_on": "valid"}
+    return replace(model, shift=shift), facts
 
 
 def fit_trend(source: DataSource) -> tuple[Any, dict[str, Any]]:
@@ -245,95 +219,51 @@ def fit_trend(source: DataSource) -> tuple[Any, dict[str, Any]]:
     return MixtureModel(trend(source.train.popularity_N, recent), []), {"latest": TREND}
 
 
-def fit_counts(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:
-    """The model of one matrix between items, and its settings."""
+def fit_plain(source: DataSource, name: str) -> CountingModel:
+    """The models that valid rows say nothing of."""
     from scipy import sparse
 
     from infer.models.counting import CountingModel, matrix_of
 
-    train, size = source.train, source.num_items
-    popularity_N = train.popularity_N
-    if one.model == "pop":
-        return CountingModel(popularity_N, sparse.csr_matrix((size, size)), counted={}), {}
-    if one.model == "repeat":
-        return CountingModel(popularity_N, sparse.identity(size, format="csr"), decay=0.5, counted={}), {}
-    if one.model in ("last", "recent"):
-        counted = {"reach": 1 if one.model == "last" else 3}
-        return CountingModel(popularity_N, matrix_of(train, counted), last=1, counted=counted), {}
-    if one.model == "itemknn":
-        counted = {"shrink": 0.0}
-        return CountingModel(popularity_N, matrix_of(train, counted), counted=counted), {
-            "decay": 1.0,
-            **counted,
-        }
-    rows = source.rows("valid")
-    rows = rows.take(sample_rows(len(rows), one.tune.max_rows, one.seed))
-    shrink, weights, ndcg = tune_itemknn(rows, train, one.tune)
-    counted: dict[str, float] | None = {"shrink": shrink}
-    chosen, matrix = {"shrink": shrink, **weights}, matrix_of(train, counted)
-    if one.model == "itemknn_text":
-        text_weight, repeat, ndcg = tune_text(rows, matrix, source, one.tune, weights)
-        chosen |= {"text_weight": text_weight, "repeat": repeat}
-        matrix, counted = with_text(matrix, source.similar, text_weight, repeat), None
-    chosen |= {f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
-    return CountingModel(popularity_N, matrix, **weights, counted=counted), chosen
+    size, popularity_N = source.num_items, source.train.popularity_N
+    if name == "pop":
+        return CountingModel(popularity_N, sparse.csr_matrix((size, size)), counted={})
+    if name == "repeat":
+        return CountingModel(popularity_N, sparse.identity(size, format="csr"), decay=0.5, counted={})
+    counted = {"shrink": 0.0}
+    return CountingModel(popularity_N, matrix_of(source.train, counted), counted=counted)
 
 
-def with_text(cosine: Any, similar: Any, text_weight: float, repeat: float) -> Any:
-    """cosine of users + text_weight * squared cosine of texts + repeat for the item itself, sparse [N, N]."""
-    from scipy import sparse
+def fit_tuned(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[str, Any]]:
+    """The model of one matrix between items with what valid rows chose of it, and that."""
+    from infer.models.counting import CountingModel, matrix_of
 
-    return sparse.csr_matrix(
-        cosine + text_weight * similar.power(2) + repeat * sparse.identity(cosine.shape[0], format="csr")
-    )
-
-
-def tune_text(
-    rows: Rows, cosine: Any, source: DataSource, grid: TuneArgs, weights: dict[str, Any]
-) -> tuple[float, float, float]:
-    """(text weight, repeat bonus, NDCG@10 on `rows`) of the best point; the first of equal ones."""
-    if source.similar is None:
+    if one.model == "itemknn_text" and source.similar is None:
         raise InputError(
             f"{source.data}: no item has text with a term of others, which itemknn_text needs -> leave it out of --models"
         )
-    points = []
-    for text_weight in program.progress(grid.text_weights, label="tune item-kNN with text", unit="weight"):
-        for repeat in grid.repeats:
-            matrix = with_text(cosine, source.similar, text_weight, repeat)
-            points.append((text_weight, repeat, ndcg_of(rows, source.train.popularity_N, matrix, **weights)))
-    return max(points, key=lambda point: point[2])
+    train, rows = source.train, tuning_rows(source, one)
+    if one.model in ("last", "recent"):
+        counted = {"reach": 1 if one.model == "last" else 3}
+        matrix = matrix_of(train, counted)
+        own, ndcg = best_own(rows, matrix, train.popularity_N, one.tune, last=1)
+        model = CountingModel(train.popularity_N, matrix, last=1, counted=counted, own=own)
+        return model, {"own": own, **chosen_on_valid(ndcg)}
+    found = tune_itemknn(rows, train, one.tune)
+    if one.model == "itemknn_text":
+        found = tune_text(rows, train, source.similar, one.tune, found)
+    counted = {"shrink": found.shrink}
+    matrix, chosen = matrix_of(train, counted), counted | found.weights
+    if one.model == "itemknn_text":
+        chosen |= {"text_weight": found.text_weight}
+        matrix, counted = matrix + found.text_weight * source.similar.power(2), None
+    model = CountingModel(train.popularity_N, matrix, **found.weights, counted=counted)
+    return model, chosen | chosen_on_valid(found.ndcg)
 
 
-def ndcg_of(rows: Rows, popularity_N: np.ndarray, matrix: Any, **weights: float | None) -> float:
-    """NDCG@10 of the model of a matrix."""
-    from infer.models.counting import CountingModel, target_places
-
-    scores = CountingModel(popularity_N, matrix, **weights).counts(rows)
-    placed = target_places(scores, rows.target_R, popularity_N)
-    return float(ndcg_at_k(placed.before_R, placed.group_R, TUNE_K).mean())
-
-
-def tune_itemknn(rows: Rows, train: TrainLog, grid: TuneArgs) -> tuple[float, dict[str, float | None], float]:
-    """(shrink, {decay, half_life}, NDCG@10 on `rows`) of the best point; the first of equal ones.
-
-    Shrinkage and decay by position first, then half-lives at the best of them, where any age is known.
-    """
-    from infer.models.counting import item_similarity
-
-    ndcg = partial(ndcg_of, rows, train.popularity_N)
-    points = []
-    for shrink in program.progress(grid.shrinks, label="tune item-kNN", unit="shrink"):
-        similarity = item_similarity(train, shrink=shrink)
-        for decay in grid.decays:
-            points.append((ndcg(similarity, decay=decay), shrink, {"decay": decay, "half_life": None}))
-    best = max(points, key=lambda point: point[0])
-    if rows.age_H is not None and not np.isnan(rows.age_H).all():
-        similarity = item_similarity(train, shrink=best[1])
-        for half_life in grid.half_lives:
-            weights = {"decay": best[2]["decay"], "half_life": half_life}
-            points.append((ndcg(similarity, **weights), best[1], weights))
-    value, shrink, weights = max(points, key=lambda point: point[0])
-    return shrink, weights, value
+def chosen_on_valid(ndcg: float) -> dict[str, Any]:
+    """What a manifest says of a choice."""
+    return {f"valid_ndcg@{TUNE_K}": round(ndcg, 6), "tuned_on": "valid"}
 
 
 def save_model(source: DataSource, one: OneModel, directory: Path) -> None:

@@ -25,6 +25,7 @@ source "$(dirname "$0")/env.sh"
 no_flags "$@"
 if [ "$PAPER" = best ]; then
     recipe="01 plan 02 04 07 baselines teacher generator ensemble report"
+    floors="pop last recent itemknn itemknn_tuned mixture"      # the mixture, a part of the teacher, is the best floor of many data sets
     export QUANTIZER=${QUANTIZER-balanced}      # the winner of scripts/reproduce/which_sids.sh (rq/README.md); empty: residual k-means
     export SIDS=${SIDS:-${QUANTIZER:-rqkmeans}} WEIGHTS=${WEIGHTS-likelihood}
     case $WEIGHTS in "" | likelihood) ;; *) echo "ERROR 2: WEIGHTS=$WEIGHTS -> likelihood, or empty for fixed ones" >&2; exit 2 ;; esac
@@ -87,7 +88,7 @@ for number in $STAGES; do
         12) NAME=$trained stage scripts/12_instruct.sh ;;
         13) NAME=$trained MODEL=${IMAGE_MODEL:-} stage scripts/13_generate_images.sh ;;
         14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} stage scripts/14_generate_videos.sh ;;
-        baselines) stage scripts/train_baselines.sh ;;
+        baselines) MODELS=${MODELS:-${floors:-}} stage scripts/train_baselines.sh ;;
         plan)
             if [ -n "$OVERWRITE" ] && [ -z "${DRY_RUN:-}" ]; then rm -rf "${OUTPUT_ROOT:?}/$RUN/plan"; fi
             "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" \

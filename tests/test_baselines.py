@@ -61,7 +61,7 @@ def test_history_weights_count_an_item_once_at_its_newest_place():
 
 
 def loop_scores(
-    name: str, walks: list[list[int]], past: list[int], *, decay: float, shrink: float
+    name: str, walks: list[list[int]], past: list[int], *, decay: float, shrink: float, own: float | None
 ) -> list[float]:
     """Scores of every item, straight from the definitions."""
     scores = [0.0] * ITEMS
@@ -81,11 +81,13 @@ def loop_scores(
                 if other != item and both:
                     size = math.sqrt(len(users[item]) * len(users[other]))
                     scores[other] += weight * both / (size + shrink)
-    return [round(score, 9) for score in scores]
+    for item in dict.fromkeys(past[::-1][: 1 if name in ("last", "recent") else 10]):
+        scores[item] += (own or 0.0) * decay ** past[::-1].index(item)
+    return [-1.0 if own is None and item in past else round(score, 9) for item, score in enumerate(scores)]
 
 
-def loop_figures(name: str, split_offset: int, **settings: float) -> tuple[float, float]:
-    """(HR@10, NDCG@10) over all users, history not masked, ties in random order."""
+def loop_figures(name: str, split_offset: int, **settings: float | None) -> tuple[float, float]:
+    """(HR@10, NDCG@10) over all users, ties in random order."""
     walks = sequences()
     train = [walk[:-2] for walk in walks]
     popularity = [sum(walk.count(item) for walk in train) for item in range(ITEMS)]
@@ -122,7 +124,11 @@ def run(tmp_path_factory):
 def test_program_and_evaluation_equal_the_loops(run, name):
     root, data, _ = run
     facts = read_manifest(root / "eval" / f"{name}.test")["facts"]
-    settings = {"decay": facts.get("decay", 1.0), "shrink": facts.get("shrink", 0.0)}
+    settings = {
+        "decay": facts.get("decay", 1.0),
+        "shrink": facts.get("shrink", 0.0),
+        "own": facts.get("own", 0.0),
+    }
     for offset, split in ((0, "test"), (1, "valid")):
         directory = root / "eval" / f"{name}.{split}"
         call("infer.evaluate", "--predictions", directory, "--data", data, "--resamples", 50)
@@ -130,7 +136,7 @@ def test_program_and_evaluation_equal_the_loops(run, name):
         hr, ndcg = loop_figures(name, offset, **settings)
         assert values["item_level/hr@10"]["value"] == pytest.approx(hr, abs=1e-6)
         assert values["item_level/ndcg@10"]["value"] == pytest.approx(ndcg, abs=1e-6)
-        assert 0 < values["item_level/hr@10"]["value"] < 1
+        assert 0 < values["item_level/ndcg@10"]["value"] < 1
         assert values["protocol"]["fitted_on"] == "train"
 
 
@@ -138,25 +144,61 @@ def test_tuning_takes_the_best_point_on_valid(run):
     root, _, _ = run
     facts = read_manifest(root / "eval" / "itemknn_tuned.test")["facts"]
     grid = {
-        (decay, shrink): loop_figures("itemknn", 1, decay=decay, shrink=shrink)[1]
+        (decay, shrink, own): loop_figures("itemknn", 1, decay=decay, shrink=shrink, own=own)[1]
         for decay in (1.0, 0.6)
         for shrink in (0.0, 4.0)
+        for own in (0.0, None, 0.03, 0.1, 0.3, 1.0)
     }
     assert facts["valid_ndcg@10"] == pytest.approx(max(grid.values()), abs=1e-6)
-    assert grid[facts["decay"], facts["shrink"]] == pytest.approx(max(grid.values()), abs=1e-9)
-    assert read_manifest(root / "eval" / "itemknn.test")["facts"]["decay"] == 1.0
+    assert grid[facts["decay"], facts["shrink"], facts["own"]] == pytest.approx(max(grid.values()), abs=1e-9)
+    own = {
+        own: loop_figures("recent", 1, decay=1.0, shrink=0.0, own=own)[1]
+        for own in (0.0, None, 0.03, 0.1, 0.3, 1.0)
+    }
+    chosen = read_manifest(root / "eval" / "recent.test")["facts"]
+    assert chosen["valid_ndcg@10"] == pytest.approx(max(own.values()), abs=1e-6)
+    assert own[chosen["own"]] == pytest.approx(max(own.values()), abs=1e-9)
+
+
+def test_a_history_that_never_comes_again_is_left_out(tmp_path):
+    """Permutations: what was taken is often the neighbour of what was taken, and never the target."""
+    rng = np.random.default_rng(0)
+    data = write_store(tmp_path / "store", [rng.permutation(ITEMS)[:12].tolist() for _ in range(60)])
+    names = ("last", "recent", "itemknn_tuned", "mixture")
+    call(
+        "infer.run_baselines",
+        "--data",
+        data,
+        "--output_root",
+        tmp_path / "eval",
+        "--models",
+        f"[{','.join(names)}]",
+    )
+    rows = pq.read_table(data / "sequences.parquet").to_pylist()
+    taken = {row["example_id"]: row["history"] for row in rows}
+    for name in names:
+        facts = read_manifest(tmp_path / "baselines" / name)["facts"]
+        if name == "mixture":
+            assert facts["repeats"]["shift"] < 0
+            continue
+        assert facts["own"] is None
+        lists = pq.read_table(
+            tmp_path / "eval" / f"{name}.test" / "predictions-00000-of-00001.parquet"
+        ).to_pylist()
+        assert not any(row["item_ids"][0] in taken[row["example_id"]] for row in lists if row["rank"] <= 10)
 
 
 def test_finished_directories_are_kept_and_a_sample_is_seeded(run):
     root, data, command = run
     assert succeed(*command, "--tune.shrinks", "[0.0,4.0]").count("already complete") == 10
+    assert "another run" in refuse(*command, "--tune.shrinks", "[0.0,4.0]", "--tune.repeats", "[null]")
     assert "another run" in refuse(*command[:-2], "--models", "[pop]", "--depth", 20)
     sampled = (
         "infer.run_baselines",
         "--data",
         data,
         "--models",
-        "[last]",
+        "[pop]",
         "--splits",
         "[test]",
         "--max_rows",
@@ -165,7 +207,7 @@ def test_finished_directories_are_kept_and_a_sample_is_seeded(run):
     for folder in ("a", "b"):
         call(*sampled, "--output_root", root / folder)
     first, second = (
-        pq.read_table(root / f / "last.test" / "predictions-00000-of-00001.parquet") for f in "ab"
+        pq.read_table(root / f / "pop.test" / "predictions-00000-of-00001.parquet") for f in "ab"
     )
     assert first.equals(second) and len(set(first["example_id"].to_pylist())) == 25
 

@@ -197,7 +197,7 @@ def test_merged_items_and_prefixes_equal_a_loop_over_rows(case, labels):
 def scored_rows(draw):
     """(scores [rows, items] with many ties, popularity, rows)."""
     num_items, num_rows = draw(st.integers(2, 9)), draw(st.integers(1, 4))
-    level = st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.5])
+    level = st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.5, counting.LEFT_OUT])
     scores = np.array([[draw(level) for _ in range(num_items)] for _ in range(num_rows)])
     popularity = np.array([draw(st.integers(0, 3)) for _ in range(num_items)])
     item = st.integers(0, num_items - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 from scipy import sparse
 
 from data.rows import TrainLog, read_rows, read_train_log
-from data.store.output import read_manifest
+from data.store.output import open_output, read_manifest
 from infer.models import contract, mixture
-from infer.models.counting import transition_matrix
+from infer.models.counting import item_similarity, transition_matrix
 from infer.models.recency import recent_popularity
-from tests.handmade import call, refuse
+from tests.handmade import Made, call, refuse
 from tests.store import ITEMS, sequences, write_store
 from tests.test_baselines import history
 
@@ -152,19 +153,32 @@ def test_the_saved_mixture(fitted):
 
 
 def test_item_knn_with_texts_and_a_repeat_bonus(fitted, tmp_path):
-    """Users who choose everything twice: an item is not its own neighbour, so only the bonus can say it again."""
+    """Users who choose everything twice: an item is not its own neighbour, so only what it has in common with itself says it again."""
     twice = write_store(
         tmp_path / "twice", [[item for item in walk for _ in (0, 1)][:-1] for walk in sequences(users=40)]
     )
     common = ("infer.run_baselines", "--data", twice, "--output_root", tmp_path / "eval")
-    grid = ("--tune.repeats", "[0.0,2.0]", "--tune.text_weights", "[0.0,0.5]")
-    call(*common, "--models", "[itemknn_tuned,itemknn_text]", *grid)
+    call(
+        *common,
+        "--models",
+        "[itemknn_tuned,itemknn_text,mixture]",
+        "--tune.repeats",
+        "[0.0,2.0]",
+        "--tune.text_weights",
+        "[0.0,0.5]",
+    )
+    call(*common[:-1], tmp_path / "never/eval", "--models", "[itemknn_tuned]", "--tune.repeats", "[0.0]")
     facts = {
-        name: read_manifest(tmp_path / f"eval/{name}.test")["facts"]
-        for name in ("itemknn_tuned", "itemknn_text")
+        name: read_manifest(tmp_path / f"{name}.test")["facts"]
+        for name in ("eval/itemknn_tuned", "eval/itemknn_text", "eval/mixture", "never/eval/itemknn_tuned")
     }
-    assert facts["itemknn_text"]["repeat"] == 2.0
-    assert facts["itemknn_text"]["valid_ndcg@10"] > facts["itemknn_tuned"]["valid_ndcg@10"] + 0.1
+    text, never = facts["eval/itemknn_text"], facts["never/eval/itemknn_tuned"]
+    assert text["own"] == facts["eval/itemknn_tuned"]["own"] == 2.0 and never["own"] == 0.0
+    assert (
+        min(text["valid_ndcg@10"], facts["eval/itemknn_tuned"]["valid_ndcg@10"])
+        > never["valid_ndcg@10"] + 0.1
+    )
+    assert facts["eval/mixture"]["repeats"]["shift"] >= 0
     call(
         "infer.evaluate",
         "--predictions",
@@ -175,16 +189,15 @@ def test_item_knn_with_texts_and_a_repeat_bonus(fitted, tmp_path):
         20,
     )
     metrics = json.loads((tmp_path / "eval/itemknn_text.valid/metrics/metrics.json").read_text())
-    assert metrics["item_level/ndcg@10"]["value"] == pytest.approx(
-        facts["itemknn_text"]["valid_ndcg@10"], abs=1e-6
-    )
+    assert metrics["item_level/ndcg@10"]["value"] == pytest.approx(text["valid_ndcg@10"], abs=1e-6)
     root, data = fitted
     call("infer.run_baselines", "--data", data, "--output_root", tmp_path / "text/eval", "--models", "[itemknn_text]",
          "--tune.repeats", "[0.3]", "--tune.text_weights", "[0.7]")  # fmt: skip
-    told, plain = (contract.load(place / "baselines" / name).matrix_NN.toarray()
-                   for place, name in ((tmp_path / "text", "itemknn_text"), (root, "itemknn_tuned")))  # fmt: skip
-    assert np.allclose(np.diag(told - plain), 0.3) and (told >= plain).all()
-    assert ((told - plain) > 0).sum() > ITEMS, "similar texts"
+    model = contract.load(tmp_path / "text/baselines/itemknn_text")
+    shrink = read_manifest(tmp_path / "text/baselines/itemknn_text")["facts"]["shrink"]
+    plain = item_similarity(read_train_log(data, num_items=ITEMS), shrink=shrink).toarray()
+    assert model.own == 0.3 and (model.matrix_NN.toarray() >= plain).all()
+    assert (model.matrix_NN.toarray() > plain).sum() > ITEMS, "similar texts"
     assert "text_weights and repeats not negative" in refuse(
         *common, "--models", "[pop]", "--tune.text_weights", "[-1]"
     )
@@ -214,3 +227,20 @@ def test_components_are_made_when_they_are_asked_for():
     listed = mixture.MixtureModel.of(((one, 0.1) for one in list(components(train, None, {}))), 6)
     for one, other in zip(model.parts, listed.parts, strict=True):
         assert (one.matrix != other.matrix).nnz == 0
+
+
+def test_a_shift_is_of_the_history_and_stays_with_the_model(fitted, tmp_path):
+    """Items 3 (twice) and 1 of a history by 1.5 nats each time; the rest keeps its proportions, whoever counts again or loads it."""
+    root, data = fitted
+    train = read_train_log(data, num_items=ITEMS)
+    plain = replace(contract.load(root / "baselines/mixture"), shift=0.0)
+    shifted, row = replace(plain, shift=1.5), history(3, 1, 3)
+    moved_N = shifted.score(row)[0].astype(float) - plain.score(row)[0]
+    others = np.setdiff1d(np.arange(ITEMS), [1, 3])
+    assert np.ptp(moved_N[others]) < 1e-5
+    assert moved_N[[3, 1]] - moved_N[others[0]] == pytest.approx([3.0, 1.5], abs=1e-5)
+    assert np.exp(shifted.score(row)).sum() == pytest.approx(1, abs=1e-5)
+    with open_output(Made(), "item model mixture", version=1, inputs={}, directory=tmp_path / "saved") as out:
+        shifted.save(out)
+    for again in (contract.load(tmp_path / "saved"), shifted.recounted(train)):
+        assert np.allclose(again.score(row), shifted.score(row), atol=1e-5)

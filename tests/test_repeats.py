@@ -18,6 +18,7 @@ from infer.models.contract import target_places
 from infer.models.retrievers.compact import CompactScorer
 from infer.models.retrievers.compact_network import CompactModel
 from infer.models.retrievers.compact_options import CompactOptions, CompactShape
+from infer.models.sequential import repeats as shifts
 from infer.models.sequential.model import SequentialModel
 from infer.models.sequential.options import SasRec, ScorerOptions, SequentialShape
 from infer.models.sequential.scoring import SequentialScorer
@@ -109,7 +110,7 @@ def test_every_shift_is_measured_as_if_the_model_had_it(made, share):
     shift, means = found["shift"], found["ndcg@3"]
     for bonus, first in zip(repeats.bonuses_of(model), start, strict=True):
         assert torch.allclose(bonus - first, torch.full_like(first, shift), atol=1e-6)
-    assert list(means) == [str(one) for one in repeats.SHIFTS.tolist()]
+    assert list(means) == [str(one) for one in shifts.SHIFTS.tolist()]
     real = {}
     for one in means:
         with torch.no_grad():
@@ -127,14 +128,14 @@ def test_measures_by_hand():
     second behind item 3 (1.2), the other target (0) third."""
     score_RN = np.tile(np.array([0.5, 0.4, 0.3, 0.2], np.float32), (2, 1))
     rows = rows_of([[3, 2, 3], [3, 2, 3]], [2, 0])
-    measure_SR = repeats.measured(score_RN, rows, positions=10, by="ndcg@10")
-    at = repeats.SHIFTS.tolist().index
+    measure_SR = shifts.measured(score_RN, rows, positions=10, by="ndcg@10")
+    at = shifts.SHIFTS.tolist().index
     ranks = {0.0: (3, 1), 0.5: (2, 3), -0.5: (3, 1), 4.0: (2, 3)}
     for shift, pair in ranks.items():
         assert measure_SR[at(shift)] == pytest.approx([1 / np.log2(rank + 1) for rank in pair], abs=1e-9), (
             shift
         )
-    read_SR = repeats.measured(score_RN, rows, positions=1, by="hr@1")  # only the newest item, 3, is read
+    read_SR = shifts.measured(score_RN, rows, positions=1, by="hr@1")  # only the newest item, 3, is read
     assert read_SR[at(0.5)].tolist() == [0, 0] and read_SR[at(0.0)].tolist() == [0, 1]
     assert score_RN[0].tolist() == pytest.approx([0.5, 0.4, 0.3, 0.2]), "the scores are not touched"
 
@@ -149,7 +150,7 @@ def test_places_are_those_of_a_ranking_again_for_every_shift(seed):
     histories = [rng.integers(0, size, rng.integers(0, 7)).tolist() for _ in range(count)]
     rows = rows_of(histories, rng.integers(0, size, count).tolist())
     for shift, before_R, group_R in zip(
-        repeats.SHIFTS, *repeats.places(score_RN, rows, positions), strict=True
+        shifts.SHIFTS, *shifts.places(score_RN, rows, positions), strict=True
     ):
         moved_RN = score_RN.copy()
         for row, history in enumerate(histories):
@@ -162,35 +163,35 @@ def test_places_are_those_of_a_ranking_again_for_every_shift(seed):
 @pytest.mark.parametrize("wins, lost", [(3, 2), (12, 2), (4, 1)])
 def test_a_shift_that_is_better_by_chance_is_not_taken(wins, lost):
     """Of 100 rows the farthest shift finds so many more, and loses some: 1 of 100 is below its standard error of .022, 10 and 3 (.022) are not."""
-    measure_SR = np.zeros((len(repeats.SHIFTS), 100))
+    measure_SR = np.zeros((len(shifts.SHIFTS), 100))
     measure_SR[:, wins : wins + lost] = 1.0
     measure_SR[-1] = 0.0
     measure_SR[-1, :wins] = 1.0
-    assert repeats.chosen(measure_SR) == (0.0 if wins == 3 else 4.0)
+    assert shifts.chosen(measure_SR) == (0.0 if wins == 3 else 4.0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 10, 11, 30, 4533])
 def test_one_row_decides_nothing(rows):
     """Its lead is its standard error, whatever rounding makes of them."""
-    measure_SR = np.zeros((len(repeats.SHIFTS), rows))
+    measure_SR = np.zeros((len(shifts.SHIFTS), rows))
     measure_SR[-1, rows // 2] = 1.0
-    assert repeats.chosen(measure_SR) == 0.0
+    assert shifts.chosen(measure_SR) == 0.0
 
 
 def test_of_equal_shifts_the_nearest_is_taken():
-    assert repeats.chosen(np.ones((len(repeats.SHIFTS), 5))) == 0.0
-    measure_SR = (repeats.SHIFTS >= 1.5)[:, None] * np.ones(5)
-    assert repeats.chosen(measure_SR) == 1.5
-    measure_SR = (np.abs(repeats.SHIFTS) == 1)[:, None] * np.ones(50)
-    measure_SR[repeats.SHIFTS == -1, :1] = 0.0
-    assert repeats.chosen(measure_SR) == 1.0, "of two that are as near the better one"
+    assert shifts.chosen(np.ones((len(shifts.SHIFTS), 5))) == 0.0
+    measure_SR = (shifts.SHIFTS >= 1.5)[:, None] * np.ones(5)
+    assert shifts.chosen(measure_SR) == 1.5
+    measure_SR = (np.abs(shifts.SHIFTS) == 1)[:, None] * np.ones(50)
+    measure_SR[shifts.SHIFTS == -1, :1] = 0.0
+    assert shifts.chosen(measure_SR) == 1.0, "of two that are as near the better one"
 
 
 @pytest.mark.parametrize("made", [sasrec, compact])
 def test_it_does_not_depend_on_how_rows_are_cut(made, monkeypatch):
     valid, found = drawn_rows(90, repeating=0.9), []
     for rows in (1, 7, 1000):
-        monkeypatch.setattr(repeats, "block_rows", lambda size, rows=rows: rows)
+        monkeypatch.setattr(shifts, "block_rows", lambda size, rows=rows: rows)
         found.append(task_of(spread(made()), valid).settle("hr@2"))
     assert found[0] == found[1] == found[2] and found[0]["shift"] > 0
 

@@ -1,7 +1,8 @@
 """Recommenders that count: popularity, transitions between items, item-kNN, the history itself. Train rows only.
 
 All of them are one model: the weights of a history (`history_weights`) times a matrix [N, N] between items gives positive
-scores; items without a score come after the others, most popular first, and equal items stand in random order.
+scores; items without a score come after the others, most popular first, and equal items stand in random order. Items of the history itself
+can have a score of their own (`own`), or come last of all.
 
   pop      no matrix: popularity alone          last     how often an item came next after the newest one
   repeat   the history itself, newest first     recent   the same within three places, 1, 1/2, 1/3
@@ -27,6 +28,8 @@ from infer.models.contract import block_rows, read_settings, save_settings
 HISTORY = 10
 BACKOFF = 0.01
 DIGITS = 9
+LEFT_OUT = -1.0  # the score of an item that comes last of all
+FAR = 30.0  # nats by which it is less likely than items without a score
 FILE = "counts.safetensors"
 
 
@@ -95,6 +98,30 @@ def history_weights(
     return sparse.csr_matrix((values, (row[first], item[first])), shape=(len(rows), num_items))
 
 
+def with_own(
+    scores: sparse.csr_matrix, weights: sparse.csr_matrix, rows: Rows, own: float | None
+) -> sparse.csr_matrix:
+    """Scores [R, N] of a history's neighbours plus `own` times the weights of its items themselves; None: `LEFT_OUT` for the whole history.
+
+    Those that differ by rounding are equal.
+    """
+    if own:
+        scores = scores + own * weights
+    scores = sparse.csr_matrix(scores, copy=True)
+    scores.sum_duplicates()
+    scores.data = np.round(scores.data, DIGITS)
+    scores.eliminate_zeros()
+    if own is not None:
+        return scores
+    seen = sparse.csr_matrix(
+        (np.ones(len(rows.history_H)), (rows.history_row_H, rows.history_H)), scores.shape
+    )
+    seen.data[:] = 1.0
+    others = scores - scores.multiply(seen)
+    others.eliminate_zeros()
+    return sparse.csr_matrix(others + LEFT_OUT * seen)
+
+
 def matrix_of(train: TrainLog, counted: dict[str, float]) -> sparse.csr_matrix:
     """`transition_matrix` of {"reach": ...}, `item_similarity` of {"shrink": ...}."""
     if "reach" in counted:
@@ -107,7 +134,7 @@ class CountingModel:
     """A matrix between items and how the history is weighed; saved by infer.run_baselines.
 
     popularity_N int64: train rows of every item; matrix_NN: positive float64. last, decay, half_life: `history_weights`.
-    counted: what the matrix is of train rows, {"reach": of transitions} or {"shrink": of a similarity}, {} where it is no count of them;
+    own: `with_own`. counted: what the matrix is of train rows, {"reach": of transitions} or {"shrink": of a similarity}, {} where it is no count of them;
     None where more than that went into it.
     """
 
@@ -117,6 +144,7 @@ class CountingModel:
     decay: float = 1.0
     half_life: float | None = None
     counted: dict[str, float] | None = None
+    own: float | None = 0.0
 
     @property
     def num_items(self) -> int:
@@ -138,7 +166,7 @@ class CountingModel:
         return replace(self, popularity_N=train.popularity_N, matrix_NN=matrix)
 
     def counts(self, rows: Rows) -> sparse.csr_matrix:
-        """The scores before they are probabilities, float64 [R, N]; 0: no score. Those that differ by rounding are equal.
+        """The scores before they are probabilities, float64 [R, N]; 0: no score, below 0: left out.
 
         InputError where the model weighs by age and the rows have none (infer.models.recency.with_ages adds them).
         """
@@ -147,11 +175,7 @@ class CountingModel:
         weights = history_weights(
             rows, self.num_items, last=self.last, decay=self.decay, half_life=self.half_life
         )
-        scores = sparse.csr_matrix(weights @ self.matrix_NN)
-        scores.sum_duplicates()
-        scores.data = np.round(scores.data, DIGITS)
-        scores.eliminate_zeros()
-        return scores
+        return with_own(weights @ self.matrix_NN, weights, rows, self.own)
 
     def score(self, rows: Rows, items_RC: np.ndarray | None = None) -> np.ndarray:
         """Log-probabilities as infer.models.contract.ItemModel says."""
@@ -175,7 +199,13 @@ class CountingModel:
         with out.replacing(FILE) as temporary:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
         save_settings(
-            out, "counting", last=self.last, decay=self.decay, half_life=self.half_life, counted=self.counted
+            out,
+            "counting",
+            last=self.last,
+            decay=self.decay,
+            half_life=self.half_life,
+            counted=self.counted,
+            own=self.own,
         )
 
 
@@ -189,14 +219,16 @@ def load(directory: Path) -> CountingModel:
     matrix = sparse.csr_matrix((arrays["values"], arrays["columns"], arrays["offsets"]), shape=(size, size))
     return CountingModel(
         arrays["popularity"], matrix, settings["last"], settings["decay"], settings["half_life"], settings.get("counted"),
+        settings.get("own", 0.0),
     )  # fmt: skip
 
 
 def log_probabilities(scores: sparse.csr_matrix, popularity_N: np.ndarray) -> np.ndarray:
-    """Probabilities in the order (score, popularity), float32 [R, N] of positive scores [R, N].
+    """Probabilities in the order (score, popularity), float32 [R, N] of scores [R, N]: positive ones, none, and `LEFT_OUT`.
 
     An item with a score has its share s / sum(s) and a floor of 2 b max(q), one without has b q, where q is its share of the
-    train rows (counts plus one) and b the back-off, .01; a row is then divided by its sum. Scores that float32 cannot
+    train rows (counts plus one) and b the back-off, .01; a row is then divided by its sum, in which what is left out does not count: it has
+    e^-30 of what it would have without a score. Scores that float32 cannot
     tell apart, and equal ones of different popularity, are set apart by its smallest steps, so that items are equal where
     score and popularity are and nowhere else (unscored ones with more than 300,000 train rows apart). Scores 3, 1, 0, 0 with popularity 1, 1, 3, 1 (q 1/5, 1/5, 2/5, 1/5): .758, .258, .004,
     .002 over their sum 1.022.
@@ -207,15 +239,19 @@ def log_probabilities(scores: sparse.csr_matrix, popularity_N: np.ndarray) -> np
     rows, offsets = scores.shape[0], scores.indptr
     share_N = (popularity_N + 1.0) / (popularity_N + 1.0).sum()
     row, item, score = np.repeat(np.arange(rows), np.diff(offsets)), scores.indices, scores.data
+    unscored_R = BACKOFF * (1 - np.bincount(row, share_N[item], minlength=rows)).clip(min=0)
+    left_row, left_item, kept = row[score < 0], item[score < 0], score > 0
+    unscored_R += BACKOFF * np.exp(-FAR) * np.bincount(left_row, share_N[left_item], minlength=rows)
+    row, item, score = row[kept], item[kept], score[kept]
     total_R = np.bincount(row, score, minlength=rows)
     weight = score / total_R[row] + 2 * BACKOFF * share_N.max()
-    unscored_R = BACKOFF * (1 - np.bincount(row, share_N[item], minlength=rows)).clip(min=0)
     log_sum_R = np.log(np.bincount(row, weight, minlength=rows) + unscored_R)
     result_RN = (np.log(BACKOFF * share_N) - log_sum_R[:, None]).astype(np.float32)
     order = np.lexsort((-popularity_N[item], -score, row))
     row, item, score = row[order], item[order], score[order]
     value = (np.log(weight[order]) - log_sum_R[row]).astype(np.float32)
     result_RN[row, item] = _set_apart(row, score, popularity_N[item], value)
+    result_RN[left_row, left_item] -= FAR
     return result_RN
 
 
@@ -239,19 +275,20 @@ def target_places(scores: sparse.csr_matrix, target_R: np.ndarray, popularity_N:
     target_score = np.bincount(row[mine], score[mine], minlength=num_rows)
     popularity = popularity_N[target_R]
     better = (score > target_score[row]) | (
-        (score == target_score[row]) & (score > 0) & (popularity_N[item] > popularity[row])
+        (score == target_score[row]) & (popularity_N[item] > popularity[row])
     )
-    equal = (score == target_score[row]) & (score > 0) & (popularity_N[item] == popularity[row])
+    equal = (score == target_score[row]) & (popularity_N[item] == popularity[row])
     before = np.bincount(row[better], minlength=num_rows).astype(np.float64)
     ties = np.bincount(row[equal], minlength=num_rows)
     # An unscored target also has the more popular unscored items ahead and ties with the equally popular ones.
     by_count = np.sort(popularity_N)
-    scored = score > 0
     more = len(by_count) - np.searchsorted(by_count, popularity, side="right")
     same = np.searchsorted(by_count, popularity, side="right") - np.searchsorted(
         by_count, popularity, side="left"
     )
-    more -= np.bincount(row[scored & (popularity_N[item] > popularity[row])], minlength=num_rows)
-    same -= np.bincount(row[scored & (popularity_N[item] == popularity[row])], minlength=num_rows)
+    more -= np.bincount(row[popularity_N[item] > popularity[row]], minlength=num_rows)
+    same -= np.bincount(row[popularity_N[item] == popularity[row]], minlength=num_rows)
     unscored = target_score == 0
+    # A target that is left out has all others ahead: the scored ones are counted among `before`, those without a score are not yet.
+    before += np.where(target_score < 0, len(by_count) - np.diff(scores.indptr), 0)
     return Placement(before + np.where(unscored, more, 0), np.where(unscored, same, ties))

@@ -13,13 +13,16 @@ that overfits valid.
   again again_last again_item   the history itself, and how often an item is chosen twice in a row
   popular, popular_<k>, any     train counts, those of the k latest interactions, all items alike
 
+Only then one number is added to the log-probability of every item of the history, for each time it stands there: how often something comes again is
+what components say badly together, each of them giving history items a part of its mass (`shift`; infer/models/sequential/repeats.py).
+
 Legend: R rows, N items, C components.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +40,7 @@ from infer.models.counting import (
     transition_matrix,
     without_self,
 )
+from infer.models.sequential.repeats import in_history
 
 FILE = "mixture.safetensors"
 RECENT = [1000, 3000, 9000]
@@ -187,11 +191,15 @@ class MixturePart(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureModel:
-    """An item model (infer/models/contract.py): base_N float64 plus, for each part, history weights times its matrix."""
+    """An item model (infer/models/contract.py): base_N float64 plus, for each part, history weights times its matrix.
+
+    shift: nats that are added to an item of the history for each time it stands there.
+    """
 
     base_N: np.ndarray
     parts: list[MixturePart]
     beside: Beside | None = None
+    shift: float = 0.0
 
     @property
     def num_items(self) -> int:
@@ -213,7 +221,7 @@ class MixtureModel:
             raise InputError(
                 "the mixture was saved without what counting again needs -> fit it again (infer.run_baselines --models [mixture] --overwrite), or 0 folds"
             )
-        return self.counted(train, self.beside)
+        return replace(self.counted(train, self.beside), shift=self.shift)
 
     @property
     def entries(self) -> int:
@@ -246,6 +254,9 @@ class MixtureModel:
             for last, decay, matrix in self.parts:
                 weights = shares(history_weights(chosen, self.num_items, last=last, decay=decay))
                 share_RN += (weights @ matrix).toarray()
+            if self.shift:
+                row_U, item_U, times_U = in_history(chosen, self.num_items)
+                share_RN[row_U, item_U] *= np.exp(self.shift * times_U)
             share_RN = np.log(share_RN / share_RN.sum(1, keepdims=True)).astype(np.float32)
             result[block] = (
                 share_RN if items_RC is None else np.take_along_axis(share_RN, items_RC[block], axis=1)
@@ -260,7 +271,8 @@ class MixtureModel:
         for number, part in enumerate(self.parts):
             arrays |= _stored(str(number), part.matrix)
         settings: dict[str, Any] = {
-            "parts": [{"last": part.last, "decay": part.decay} for part in self.parts]
+            "parts": [{"last": part.last, "decay": part.decay} for part in self.parts],
+            "shift": self.shift,
         }
         if self.beside is not None:
             arrays |= {} if self.beside.similar is None else _stored("similar", self.beside.similar)
@@ -281,10 +293,11 @@ def load(directory: Path) -> MixtureModel:
         for number, one in enumerate(settings["parts"])
     ]
     if "weights" not in settings:
-        return MixtureModel(arrays["base"], parts)
+        return MixtureModel(arrays["base"], parts, shift=settings.get("shift", 0.0))
     similar = _matrix("similar", arrays) if "similar.values" in arrays else None
     recent = {int(name.partition(".")[2]): arrays[name] for name in arrays if name.startswith("recent.")}
-    return MixtureModel(arrays["base"], parts, Beside(settings["weights"], similar, recent))
+    beside = Beside(settings["weights"], similar, recent)
+    return MixtureModel(arrays["base"], parts, beside, settings.get("shift", 0.0))
 
 
 def _stored(name: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
