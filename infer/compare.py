@@ -25,7 +25,7 @@ from pathlib import Path
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.program import AlreadyComplete, InputError, NumericError, say
+from configs.program import AlreadyComplete, InputError, NumericError, say, warn
 from data import artifacts
 from data.store.output import open_output
 from infer.tables import correlations, sheet, stored
@@ -161,6 +161,10 @@ def record(args: CompareArgs) -> None:
         raise InputError("command is missing -> a row says how it is made")
     for name, seeds in grouped(find_evaluations(args.runs, split=args.split), separate=False).items():
         made = stored.measured_row(seeds, command=args.command, hardware=args.hardware)
+        if left := sorted(rows.get(name, made)["runs"].keys() - made["runs"].keys()):
+            warn(
+                f"{path} {name}: the row no longer has {', '.join(left)} -> record it with them to have it back"
+            )
         rows = stored.with_row(rows, name, made)
         item = sheet.pair(made["metrics"], "item_level")
         say(f"compare: {path} {name}: {item}, {len(seeds)} runs, look {rows[name]['looks']} at {args.split}")

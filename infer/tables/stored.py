@@ -188,13 +188,21 @@ def one_metric(values: Sequence[Row]) -> Row:
 
 
 def with_row(rows: dict[str, Row], name: str, row: Row) -> dict[str, Row]:
-    """The rows with one more, or with one measured again: its looks go on counting."""
+    """The rows with one more, or with one measured again: its looks go on counting.
+
+    A row that is measured with fewer runs keeps what the others were (`earlier`), so that one of them made anew is another look.
+    """
     before = rows.get(name)
     if before:
-        known, runs = before["runs"], row["runs"]
+        known, runs = before.get("earlier", {}) | before["runs"], row["runs"]
         other = any(runs.get(run, made) != made for run, made in known.items())
-        exchanged = bool(runs.keys() - known.keys()) and bool(known.keys() - runs.keys())
-        row = row | {"looks": before["looks"] + (other or exchanged)}
+        exchanged = bool(runs.keys() - known.keys()) and bool(before["runs"].keys() - runs.keys())
+        earlier = {run: made for run, made in known.items() if run not in runs}
+        row = (
+            row
+            | {"looks": before["looks"] + (other or exchanged)}
+            | ({"earlier": earlier} if earlier else {})
+        )
     return rows | {name: row}
 
 
