@@ -33,7 +33,7 @@ from data.store.output import Output, open_output
 from infer.models import contract
 from infer.models.answers import write_answers
 from infer.models.recency import with_ages
-from infer.models.tuning import TUNE_K, TuneArgs, best_own, tune_itemknn, tune_text
+from infer.models.tuning import TUNE_K, TuneArgs, tune_itemknn, tune_own, tune_text
 
 if TYPE_CHECKING:
     from infer.models.counting import CountingModel
@@ -246,7 +246,7 @@ def fit_tuned(source: DataSource, one: OneModel) -> tuple[CountingModel, dict[st
     if one.model in ("last", "recent"):
         counted = {"reach": 1 if one.model == "last" else 3}
         matrix = matrix_of(train, counted)
-        own, ndcg = best_own(rows, matrix, train.popularity_N, one.tune, last=1)
+        own, ndcg = tune_own(rows, matrix, train.popularity_N, one.tune, last=1)
         model = CountingModel(train.popularity_N, matrix, last=1, counted=counted, own=own)
         return model, {"own": own, **chosen_on_valid(ndcg)}
     found = tune_itemknn(rows, train, one.tune)

@@ -115,7 +115,7 @@ def test_places_are_those_of_the_lists_whoever_counts_them(tmp_path):
     expected = by_name("ndcg@10", counted.before_R, counted.group_R)
     assert by_name("ndcg@10", listed.before_R, listed.group_R).tolist() == pytest.approx(expected.tolist())
     assert by_ranking(model.score, rows, 12)["ndcg@10"] == pytest.approx(expected.mean())
-    tuned = tuning.ndcg_of(model.counts(rows), rows, popularity_N)
+    tuned = tuning.ndcgs_of(model.counts(rows), rows, popularity_N).mean()
     assert tuned == pytest.approx(by_name("ndcg@10", counted.before_R, counted.group_R).mean())
     by_group = {0: 4, 4: 4, 8: 4}
     assert {int(b): int(g) for b, g in zip(counted.before_R, counted.group_R, strict=True)} == by_group

@@ -196,7 +196,7 @@ def with_row(rows: dict[str, Row], name: str, row: Row) -> dict[str, Row]:
     if before:
         known, runs = before.get("earlier", {}) | before["runs"], row["runs"]
         other = any(runs.get(run, made) != made for run, made in known.items())
-        exchanged = bool(runs.keys() - known.keys()) and bool(before["runs"].keys() - runs.keys())
+        exchanged = bool(runs.keys() - before["runs"].keys()) and bool(before["runs"].keys() - runs.keys())
         earlier = {run: made for run, made in known.items() if run not in runs}
         row = (
             row

@@ -101,11 +101,15 @@ def chosen(measure_SR: np.ndarray) -> float:
     >>> chosen(np.concatenate([np.array([[1.0, 1.0]]), np.zeros((16, 2))]))
     -4.0
     """
-    rows = measure_SR.shape[1]
-    if rows < 2:
+    good_S, mean_S = good_ones(measure_SR), measure_SR.mean(1)
+    if measure_SR.shape[1] < 2:
         return 0.0
-    mean_S = measure_SR.mean(1)
-    lead_SR = measure_SR[mean_S.argmax()] - measure_SR
-    error_S = lead_SR.std(1, ddof=1) / np.sqrt(rows)
-    good_S = np.flatnonzero(lead_SR.mean(1) <= error_S * (1 + 1e-9))  # equal where one row differs
     return float(SHIFTS[min(good_S, key=lambda number: (abs(SHIFTS[number]), -mean_S[number]))])
+
+
+def good_ones(measure_SR: np.ndarray) -> np.ndarray:
+    """Which of S choices are as good as the best but for chance, int64: their mean over rows R is less by no more than its standard error."""
+    lead_SR = measure_SR[measure_SR.mean(1).argmax()] - measure_SR
+    rows = measure_SR.shape[1]
+    error_S = lead_SR.std(1, ddof=1) / np.sqrt(rows) if rows > 1 else np.zeros(len(lead_SR))
+    return np.flatnonzero(lead_SR.mean(1) <= error_S * (1 + 1e-9))  # equal where one row differs
