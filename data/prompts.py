@@ -5,14 +5,20 @@ Fields: {sids} the history as semantic IDs, {titles} the history as titles, one 
 cutting its oldest items never touches the instruction.
 
 A name may begin with a frame, `alpaca:sentence`: the frame says how a prompt is laid out (FRAMES), the wording what it says.
+
+`ItemTexts` says which texts of items may stand in a prompt or an answer: examples leave the others out, and whoever asks later does as they did.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from configs.program import InputError
+from data.answers import listed
 from data.wordings import BARE, CODES, FIELDS, SENTENCE, SHORT, STEPS, STEPS_INSTRUCTIONS
 
 PLAIN = (
@@ -30,6 +36,9 @@ ALPACA = (
     "An instruction is given, and an input that it refers to. Write the response that the instruction asks for."
     "\n\n### Instruction:\n{instruction}\n\n### User Input:\n{content}\n\n### Response:\n"
 )
+MIN_TEXT = 3  # characters; a shorter title tells items apart by chance only
+# What a tokenizer may read as one of its markers, or as a semantic ID, although it is only text of a shop.
+RESERVED = re.compile(r"<\|[^<>]*\|>|<[^<>\s]+>|\[/?(?:INST|SYS|CLS|SEP|MASK|PAD|UNK|BOS|EOS)\]")
 TITLE_LINE = re.compile(r"^- [^\n]*$", re.MULTILINE)
 
 
@@ -136,3 +145,53 @@ def title_lines(titles: list[str]) -> str:
     '- Steel nut\\n- Wood glue'
     """
     return "\n".join(f"- {title}" for title in titles)
+
+
+@dataclass(frozen=True)
+class ItemTexts:
+    """One column of item texts, whitespace collapsed: `shown` with "" for what no task may show, and why that is so."""
+
+    shown: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    @classmethod
+    def read(
+        cls, texts: Sequence[str], kind: str, *, longest: int | None = None, shortest: int = MIN_TEXT
+    ) -> ItemTexts:
+        """Not shown are texts below `shortest` or above `longest` characters and those with a marker of a tokenizer or a SID.
+
+        >>> ItemTexts.read(["Steel  nut", "ab", "a <|end|>"], "title").reasons
+        ('', 'short_title', 'reserved_marker')
+        """
+        plain = plain_texts(texts)
+        reasons = tuple(_unusable(text, kind, longest, shortest) for text in plain)
+        shown = tuple("" if reason else text for text, reason in zip(plain, reasons, strict=True))
+        return cls(shown, reasons)
+
+    @classmethod
+    def of_terms(cls, terms: Sequence[Sequence[str]]) -> ItemTexts:
+        """Textual identifiers, as they stand in a JSON list."""
+        shown = tuple(map(listed, terms))
+        reasons = tuple(
+            "no_tid" if not text else "reserved_marker" if RESERVED.search(text) else "" for text in shown
+        )
+        return cls(shown, reasons)
+
+    @property
+    def usable_N(self) -> np.ndarray:
+        """bool [N]"""
+        return np.array([not reason for reason in self.reasons], bool)
+
+
+def plain_texts(texts: Sequence[str]) -> list[str]:
+    """Texts with whitespace collapsed, so that what a model writes can be compared with them."""
+    return [" ".join(text.split()) for text in texts]
+
+
+def _unusable(text: str, kind: str, longest: int | None, shortest: int) -> str:
+    """Why a text cannot be in a text task, or nothing."""
+    if len(text) < shortest:
+        return f"short_{kind}"
+    if longest is not None and len(text) > longest:
+        return f"long_{kind}"
+    return "reserved_marker" if RESERVED.search(text) else ""

@@ -9,7 +9,8 @@ writes  <output_dir>/  train.parquet, valid.parquet, test.parquet; with --held_o
         with --rows_per_file a split of more rows in parts: train-00000-of-00008.parquet, ...
 
 train holds the tasks that are asked for, one row per train sequence or item and task (train/README.md lists them); valid and
-test hold history_to_sid rows, and history_to_tid and history_to_instruction where train has them. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
+test hold history_to_sid rows, and history_to_tid and history_to_instruction where train has them; where train has no history_to_sid, valid
+holds rows of its other history tasks too, whose loss can choose a checkpoint. Item tasks cover the whole catalogue, items without train rows included: a title is metadata
 that a shop has before the first purchase, not an interaction.
 """
 
@@ -28,7 +29,7 @@ from configs import program
 from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
-from data.prompts import wording
+from data.prompts import MIN_TEXT, ItemTexts, wording
 from data.sid import read_sids, sid_format
 from data.signals import Signals, environment_words, item_words, user_words, write_signals
 from data.store.lineage import require_same_data
@@ -47,7 +48,7 @@ from preprocess.examples.mixture import (
     plan_split,
 )
 from preprocess.examples.preferences import read_preferences
-from preprocess.examples.rows import ItemTexts, check_belong, row_keys, schema, tables, text_kind
+from preprocess.examples.rows import check_belong, row_keys, schema, tables, text_kind
 from preprocess.examples.taught import item_narratives, read_taught, with_narratives
 
 STAGE, VERSION = "build_examples", 1
@@ -245,6 +246,9 @@ def main(args: BuildExamplesArgs) -> None:
             "wording": args.wording_name,
             "format": args.format,
             "tasks": list(args.shares),
+            "category": args.category,
+            "min_title": MIN_TEXT,
+            "max_title": args.max_title,
         }
 
 

@@ -24,13 +24,14 @@ from configs import program
 from configs.needs import Need, require_needs
 from configs.program import InputError
 from data import artifacts
+from data.prompts import plain_texts
 from data.releases.text import read_json
 from data.sid import SidTable, read_sids, sid_format
 from data.store.checkpoints import require_model
 from data.store.lineage import require_common_data
 from data.store.models import load_config, load_tokenizer, load_weights, write_model
 from data.store.output import open_output
-from preprocess.examples.rows import check_belong, plain_texts
+from preprocess.examples.rows import check_belong
 from preprocess.model.base_model import settle_generation
 from preprocess.model.row_sources import (
     RowSource,

@@ -29,10 +29,10 @@ from configs.needs import Need, require_needs
 from configs.program import InputError, ServiceError
 from data import artifacts
 from data import tids as identifiers
+from data.prompts import RESERVED
 from data.releases.navigen import read_terms_table
 from data.store import output
 from infer.chat.client import ChatRequest, chat_client, read_results
-from preprocess.examples.rows import RESERVED
 from preprocess.teacher.captions import read_captions
 from preprocess.teacher.foreign import LONGEST_TERM, read_item_terms
 from preprocess.teacher.terms import Keywords, TermChat, clean_terms

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import artifacts
-from data.prompts import wording
+from data.prompts import ItemTexts, plain_texts, wording
 from data.sid import SidTable, sid_format
 from data.store.lineage import recorded_data_hash
 from data.store.output import read_manifest
 from data.tasks import ID_STRIDE, Example, TaskContext, from_row, history_to_sid
-from preprocess.examples.rows import ItemTexts, Sequences, item_rows, plain_texts, tables, to_table
+from preprocess.examples.rows import Sequences, item_rows, tables, to_table
 from tests.handmade import CODES, SIZES, TITLES, call, refuse, succeed, write_data, write_sids
 
 PROGRAM = "preprocess.build_examples"
@@ -82,6 +82,9 @@ def test_manifest_says_what_was_made_and_skipped(store: Path) -> None:
         "wording": "sentence",
         "format": "navigen",
         "tasks": ["history_to_sid", "sid_to_title", "title_to_sid"],
+        "category": "items",
+        "min_title": 3,
+        "max_title": None,
     }
     titles = {"short_title": 2, "reserved_marker": 2}
     assert manifest["counts"]["tasks"]["train"] == {"history_to_sid": 4, "sid_to_title": 7, "title_to_sid": 7}

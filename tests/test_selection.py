@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from configs.program import InputError
 from data import artifacts
+from data.tasks import from_row
 from infer.engine import DecodeSettings, load_engine
 from tests import handmade
 from train.sft import SftArgs
@@ -39,8 +41,10 @@ def run(chain, output: Path, *flags: object) -> Path:
         9,
         "--tasks",
         "[history_to_sid]",
+        "--valid_rows",
+        20,
     ]
-    handmade.call("train.sft", *chain.flags(), *short, *flags, "--valid_rows", 20, "--output_dir", output)
+    handmade.call("train.sft", *chain.flags(), *short, *flags, "--output_dir", output)
     return output
 
 
@@ -87,6 +91,52 @@ def test_the_best_is_handed_on_and_training_stops_without_a_better_one(
     assert facts(output)[f"best_{by}"] == (min if by == "loss" else max)(dict(MEASURES)[by][:steps])
     assert same_weights(output / "final", output / f"checkpoint-{best}")
     assert steps == best or not same_weights(output / "final", output / f"checkpoint-{steps}")
+
+
+def test_the_loss_that_chooses_is_that_of_what_is_taught(chain, tmp_path) -> None:
+    """Titles alone: the least loss of valid titles, where that of semantic IDs, which nobody teaches, rises from the first on."""
+    made = [
+        "--data",
+        chain.data,
+        "--sids",
+        chain.sids,
+        "--output_dir",
+        tmp_path / "titles",
+        "--tasks",
+        "[titles_to_title]",
+    ]
+    handmade.call("preprocess.build_examples", *made)
+    flags = [
+        "--tasks",
+        "[titles_to_title]",
+        "--select_by",
+        "loss",
+        "--trainer.max_steps",
+        30,
+        "--trainer.eval_steps",
+        10,
+        "--valid_rows",
+        500,
+    ]
+    output = run(replace(chain, examples=tmp_path / "titles"), tmp_path / "run", *flags)
+    assert facts(output)["final_is"] == "checkpoint-30"
+    engine = load_engine(output / "final", chain.sids, tmp_path / "titles", DecodeSettings())
+    valid = artifacts.read_split(tmp_path / "titles", "valid").to_pylist()
+    total, count = 0.0, 0
+    for row in [row for row in valid if row["task"] == "titles_to_title"]:
+        prompt, answer = engine.renderer.supervised(from_row(row))
+        with torch.no_grad():
+            logps = (
+                engine.model(torch.tensor([[*prompt, *answer]]))
+                .logits[0, len(prompt) - 1 : -1]
+                .log_softmax(-1)
+            )
+        total -= float(logps.gather(1, torch.tensor(answer)[:, None]).sum())
+        count += len(answer)
+    assert facts(output)["best_loss"] == pytest.approx(total / count, rel=1e-4)
+    flags = ["--tasks", "[sid_to_title]", "--select_by", "loss"]
+    with pytest.raises(InputError, match="select_by loss: valid of .* has no row of sid_to_title"):
+        run(chain, tmp_path / "none", *flags)
 
 
 def test_a_run_stops_where_it_is_good_enough(chain, monkeypatch, tmp_path) -> None:

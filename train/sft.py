@@ -93,7 +93,7 @@ class SftArgs:
     """most of the run's work that validation may take (counted in multiplications): planned ones are left out until it holds;
     checkpoints between validations are left out while both take more of the time than that; 1 = none is left out"""
     select_by: Literal["ndcg@10", "hr@10", "loss"] = "ndcg@10"
-    """what chooses the checkpoint, on the validation rows"""
+    """what chooses the checkpoint, on the validation rows; loss: that of the trained tasks"""
     patience: int | None = None
     """stop after this many validations without a better one; null = train to the end"""
     enough: float | None = None
@@ -184,7 +184,7 @@ def train(args: SftArgs, out: Output) -> None:
     from train.arguments import trainer_arguments
     from train.safety import finish, selection, train_to_the_end
     from train.supervised.dropout import add_dropout
-    from train.supervised.rows import item_loss_batches, train_batches, validation_batches
+    from train.supervised.rows import item_loss_batches, loss_rows, train_batches, validation_batches
     from train.supervised.schedule import Enough, Patience
     from train.supervised.trainer import AnswerTrainer
     from train.trackers import tracker_callbacks
@@ -212,7 +212,7 @@ def train(args: SftArgs, out: Output) -> None:
     table, batches = train_batches(args, out, engine, config)
     foretell(args, config, engine, batches)
     validator = Validator(engine, args.examples, rows=args.valid_rows, seed=args.seed)
-    valid_batches = validation_batches(args, validator.examples, engine, config)
+    valid_batches = validation_batches(args, loss_rows(args, validator.examples, table), engine, config)
     item_batches = item_loss_batches(args, table, engine, config)
     trainer = AnswerTrainer(
         model=engine.model,

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts
+from data.prompts import ItemTexts
 from data.rows import sample_rows
 from data.sid import SidTable
 from data.signals import environment_words, item_values
@@ -19,7 +20,6 @@ from data.tasks import ITEM_TASKS, PREFERENCE_TASKS, TASKS, WINDOW_TASKS, Exampl
 from preprocess.examples.corpora import Converted
 from preprocess.examples.preferences import Preference, preference_examples
 from preprocess.examples.rows import (
-    ItemTexts,
     Sequences,
     distinct_rows,
     item_examples,
@@ -105,8 +105,7 @@ class SplitPlan:
 
 
 def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixture: TaskMixture) -> SplitPlan:
-    """The examples of one split: every task of the mixture in train, in valid and test histories with the next item, and with
-    its TID and instruction where train has them.
+    """The examples of one split, of its tasks (`tasks_of`).
 
     InputError for a task of train without a row, with the reasons.
     """
@@ -118,8 +117,7 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
         if len(kept) < len(rows):
             skipped["repeated"] = len(rows) - len(kept)
         rows = kept
-    asked = [task for task in mixture.shares if text_kind(task) == "tid" and task in WINDOW_TASKS]
-    for task in mixture.shares if split == "train" else ["history_to_sid", *asked]:
+    for task in tasks_of(split, mixture):
         if task in WINDOW_TASKS:
             chosen = _add_windows(plan, task, split, rows, skipped, context, sources, mixture)
         elif task in ITEM_TASKS:
@@ -146,6 +144,21 @@ def plan_split(split: str, context: TaskContext, sources: ExampleSources, mixtur
                 "data"
             )
     return plan
+
+
+def tasks_of(split: str, mixture: TaskMixture) -> list[str]:
+    """Every task of the mixture in train; in valid and test histories with the next item, and with its TID and instruction where
+    train has them.
+
+    A mixture without history_to_sid has its other questions about histories in valid too: a checkpoint that is chosen by the
+    loss of answers that nobody teaches is the first one.
+    """
+    if split == "train":
+        return list(mixture.shares)
+    asked = [task for task in mixture.shares if task in WINDOW_TASKS and task != "sequence_narrative"]
+    if split != "valid" or "history_to_sid" in asked:
+        asked = [task for task in asked if text_kind(task) == "tid"]
+    return ["history_to_sid", *asked]
 
 
 def plan_held_out(context: TaskContext, sources: ExampleSources, mixture: TaskMixture) -> SplitPlan:

@@ -6,7 +6,6 @@ Rows are made and written in chunks, so memory does not grow with their number.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from configs.program import InputError
 from data import artifacts
-from data.answers import listed
+from data.prompts import ItemTexts
 from data.rows import Rows, sample_rows
 from data.sid import SidTable
 from data.store.lineage import require_same_data
@@ -26,9 +25,6 @@ from data.tasks import ITEM_TASKS, TASKS, WINDOW_TASKS, Example, TaskContext, Ta
 from infer.models.recency import with_ages
 
 CHUNK = 20_000  # rows per row group
-MIN_TEXT = 3  # characters; a shorter title tells items apart by chance only
-# What a tokenizer may read as one of its markers, or as a semantic ID, although it is only text of a shop.
-RESERVED = re.compile(r"<\|[^<>]*\|>|<[^<>\s]+>|\[/?(?:INST|SYS|CLS|SEP|MASK|PAD|UNK|BOS|EOS)\]")
 
 
 @dataclass(frozen=True)
@@ -106,45 +102,6 @@ class Sequences:
         if self.age_values is None:
             return None
         return [None if np.isnan(age) else float(age) for age in self.age_values[start:end]]
-
-
-@dataclass(frozen=True)
-class ItemTexts:
-    """One column of item texts, whitespace collapsed: `shown` with "" for what no task may show, and why that is so."""
-
-    shown: tuple[str, ...]
-    reasons: tuple[str, ...]
-
-    @classmethod
-    def read(cls, texts: Sequence[str], kind: str, *, longest: int | None = None) -> ItemTexts:
-        """Not shown are texts below three or above `longest` characters and those with a marker of a tokenizer or a SID.
-
-        >>> ItemTexts.read(["Steel  nut", "ab", "a <|end|>"], "title").reasons
-        ('', 'short_title', 'reserved_marker')
-        """
-        plain = plain_texts(texts)
-        reasons = tuple(_unusable(text, kind, longest) for text in plain)
-        shown = tuple("" if reason else text for text, reason in zip(plain, reasons, strict=True))
-        return cls(shown, reasons)
-
-    @classmethod
-    def of_terms(cls, terms: Sequence[Sequence[str]]) -> ItemTexts:
-        """Textual identifiers, as they stand in a JSON list."""
-        shown = tuple(map(listed, terms))
-        reasons = tuple(
-            "no_tid" if not text else "reserved_marker" if RESERVED.search(text) else "" for text in shown
-        )
-        return cls(shown, reasons)
-
-    @property
-    def usable_N(self) -> np.ndarray:
-        """bool [N]"""
-        return np.array([not reason for reason in self.reasons], bool)
-
-
-def plain_texts(texts: Sequence[str]) -> list[str]:
-    """Texts with whitespace collapsed, so that what a model writes can be compared with them."""
-    return [" ".join(text.split()) for text in texts]
 
 
 def text_kind(task: str) -> str:
@@ -231,15 +188,6 @@ def sampled(task: str, total: int, *, share: float, cap: int | None, seed: int) 
     wanted = total if share >= 1 else max(min(total, 1), round(share * total))
     most = wanted if cap is None else min(wanted, cap)
     return sample_rows(total, most, [seed, len(artifacts.SPLITS), TASKS.index(task)])
-
-
-def _unusable(text: str, kind: str, longest: int | None) -> str:
-    """Why a text cannot be in a text task, or nothing."""
-    if len(text) < MIN_TEXT:
-        return f"short_{kind}"
-    if longest is not None and len(text) > longest:
-        return f"long_{kind}"
-    return "reserved_marker" if RESERVED.search(text) else ""
 
 
 def _consistent(questions: Sequence[Hashable], answers: Sequence[Hashable]) -> np.ndarray:

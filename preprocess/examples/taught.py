@@ -26,10 +26,11 @@ import pyarrow as pa
 
 from configs.program import say
 from data import artifacts
+from data.prompts import RESERVED
 from data.reasoning import ITEM, NARRATIVE, column_texts, rendered, texts_of_rows
 from data.store.output import read_manifest
 from data.tasks import TaskContext, TaskWindow
-from preprocess.examples.rows import RESERVED, Sequences
+from preprocess.examples.rows import Sequences
 
 THOUGHTS_OF = {
     "history_to_sid": ("history", "identifier"),

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from configs.program import InputError
+from data.prompts import RESERVED
 from data.reasoning import PLACEHOLDER, named_items, placeholder
 from infer.chat.quoting import DATA_RULE
 from infer.metrics.instructions import names
-from preprocess.examples.rows import RESERVED
 from preprocess.teacher import paragraphs
 from preprocess.teacher.placed import PlacedSample
 from preprocess.teacher.talks import shown_text

@@ -16,12 +16,14 @@ import pyarrow.compute as pc
 
 from configs.program import InputError
 from data import artifacts
+from data.rows import sample_rows
 from data.store.inputs import fingerprint
 from data.store.output import Output
 from data.tasks import SID_TASKS
+from infer.work.decoding import TASK
 from train.soft_targets import TaughtRows, data_of
 from train.supervised.batches import Batches
-from train.supervised.item_losses import item_tables
+from train.supervised.item_losses import answered, item_tables
 from train.supervised.soft_answers import SoftAnswers, Softened, soften
 from train.supervised.tokens import TokenRows, cached_rows, render, say_shortened
 from train.supervised.units import Units, single_units, tree_units
@@ -185,6 +187,27 @@ def train_batches(args: Any, out: Output, engine: Any, config: Any) -> tuple[pa.
         args, table, units, step_windows=step_windows, seed=args.seed, parts=parts, soft=soft, redraw=redraw
     )
     return table, batches
+
+
+def loss_rows(args: Any, decoded: pa.Table, trained: pa.Table) -> pa.Table:
+    """The validation rows whose loss is measured: those that are decoded where their task is trained, else a seeded sample of the
+    rows of trained tasks.
+
+    The loss of answers that nobody teaches rises while others are learned: InputError where it would choose the checkpoint.
+    """
+    tasks = sorted(set(trained["task"].unique().to_pylist()))
+    if TASK in tasks:
+        return decoded
+    valid = answered(args.examples)
+    valid = valid.filter(pc.is_in(valid["task"], value_set=artifacts.text_array(tasks)))
+    if valid.num_rows:
+        return valid.take(sample_rows(valid.num_rows, args.valid_rows, args.seed))
+    if args.select_by == "loss":
+        raise InputError(
+            f"select_by loss: valid of {args.examples} has no row of {', '.join(tasks)}, which are trained -> build the examples again "
+            "with a task of histories (scripts/07_build_examples.sh), or select_by ndcg@10"
+        )
+    return decoded
 
 
 def validation_batches(args: Any, examples: pa.Table, engine: Any, config: Any) -> Batches:
