@@ -351,10 +351,11 @@ class HistoryRenderer:
         *,
         mode: str = "direct",
         signals: Signals | None = None,
+        category: str = "items",
     ) -> None:
         self.renderer = renderer
         self.mode = mode
-        self.context = TaskContext(sids, renderer.vocab.format, wording, signals=signals)
+        self.context = TaskContext(sids, renderer.vocab.format, wording, category=category, signals=signals)
 
     def example(self, history: Sequence[int], *, user_id: int | None = None) -> Example:
         """The example of a history without a known target; InputError for an empty history or unknown items."""

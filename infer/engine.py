@@ -126,6 +126,7 @@ class Engine:
         mode: str = "direct",
         think: ThinkSettings | None = None,
         signals: Signals | None = None,
+        category: str = "items",
     ) -> None:
         if mode not in (*MODES, RACE):
             raise InputError(f"unknown mode {mode!r} -> one of {', '.join((*MODES, RACE))}")
@@ -133,8 +134,9 @@ class Engine:
         self.sids, self.settings, self.wording = sids, settings, wording
         self.races = mode == RACE
         self.mode, self.think = "think" if self.races else mode, think or ThinkSettings()
+        words = named_wording(wording)
         self.histories = HistoryRenderer(
-            renderer, sids, named_wording(wording), mode=self.mode, signals=signals
+            renderer, sids, words, mode=self.mode, signals=signals, category=category
         )
 
     def over(self, vocab: SidVocab, sids: SidTable, settings: DecodeSettings) -> Engine:
@@ -361,17 +363,10 @@ class Engine:
 
 
 def load_engine(
-    model_dir: str | Path,
-    sids_dir: str | Path,
-    examples_dir: str | Path,
-    settings: DecodeSettings,
-    *,
-    device: str | None = None,
-    trainable: bool = False,
-    loading: LoadSettings = USUAL,
-    mode: str = "direct",
+    model_dir: str | Path, sids_dir: str | Path, examples_dir: str | Path, settings: DecodeSettings, *,
+    device: str | None = None, trainable: bool = False, loading: LoadSettings = USUAL, mode: str = "direct",
     think: ThinkSettings | None = None,
-) -> Engine:
+) -> Engine:  # fmt: skip
     """An Engine from a model, the SIDs it was expanded with and examples of the same SIDs; InputError for a mixture.
 
     `trainable` loads float32 on the CPU: device and mixed precision are then the trainer's business, `loading` changes it.
@@ -393,8 +388,9 @@ def load_engine(
     renderer = Renderer(tokenizer, vocab, max_prompt=bound, json_sids=json_sids)
     signals = read_signals(examples_dir, tokenizer)
     engine = Engine(
-        model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think, signals=signals
-    )
+        model, renderer, sids, settings, wording=facts["wording"], mode=mode, think=think, signals=signals,
+        category=facts.get("category", "items"),  # examples of before it was a fact
+    )  # fmt: skip
     if bound is None:
         renderer.max_prompt = engine.prompt_room()
     return engine

@@ -35,6 +35,7 @@ from configs.needs import Need, require_needs
 from configs.program import InputError, say, warn
 from data import artifacts
 from data.predictions import THOUGHTS
+from data.prompts import MIN_TEXT, ItemTexts
 from data.sid import read_sids
 from data.store.checkpoints import found_model
 from data.store.claim import rank_and_world
@@ -45,10 +46,12 @@ from infer.loading import context_length, examples_facts, prompt_bound
 from infer.models.retrievers.engines import open_engine
 from infer.search.allowed import item_ids
 from infer.text.thinking import ThinkSettings, VllmWriter, needs_of_mode
+from infer.text.titles import TASK as TITLES
 from infer.text.titles import Titles
 from infer.work import shards
 from infer.work.decoding import (
     first_thoughts,
+    keep_room,
     predict,
     predict_behind,
     predict_titles,
@@ -191,7 +194,8 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
     # vLLM holds a model of its own: ours reaches the GPU when vLLM has left it.
     apart = args.thinks and args.think.writer == "vllm" and args.thoughts is None
     engine = load(args, device="cpu" if apart else args.device)
-    if cut := shortened_rows(engine, args.examples, args.split, plan.rows_N):
+    titles = read_titles(args, engine)
+    if titles is None and (cut := shortened_rows(engine, args.examples, args.split, plan.rows_N)):
         tokens, items = engine.renderer.max_prompt, engine.histories.most_items()
         room = (
             f"than the model reads ({items} items)"
@@ -208,8 +212,6 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
         engine = load(args, device=args.device) if apart else engine
     allowed = read_allowed_file(args.allowed, engine.sids.num_items)
     trie = None if allowed is None else engine.catalogues.stacked([allowed])
-
-    titles = read_titles(args, engine)
 
     def beams(chunk: int, examples: pa.Table) -> pa.Table:
         if titles is not None:
@@ -229,6 +231,10 @@ def decode(args: RecommendArgs, out: Output, plan: shards.Plan) -> dict[str, Any
         beams,
         show=program.progress,
     )
+    if titles is not None and (cut := engine.renderer.shortened[TITLES]):
+        warn(
+            f"{cut} histories lost their oldest items: before the longest title a prompt may have {engine.renderer.max_prompt} tokens"
+        )
     shards.write_part(out, plan, [*thought, made])
     return settings_facts(args)
 
@@ -240,7 +246,10 @@ def load(args: RecommendArgs, *, device: str | None) -> Engine:
 
 
 def read_titles(args: RecommendArgs, engine: Engine) -> Titles | None:
-    """The catalogue's titles with answers title and written, said how many items have none; InputError for a model without text."""
+    """The titles that training had, with answers title and written, said how many items have none, and room for the longest behind the prompts.
+
+    InputError for a model without text.
+    """
     if args.answers == "sid":
         return None
     if type(engine) is not Engine:
@@ -250,9 +259,16 @@ def read_titles(args: RecommendArgs, engine: Engine) -> Titles | None:
         raise InputError(
             f"{args.data} has {items.num_rows} items, {args.sids} {engine.sids.num_items} -> their data set"
         )
-    titles = Titles(items["title"].to_pylist(), engine.renderer)
+    facts = examples_facts(args.examples, engine.sids, args.sids)
+    shown = ItemTexts.read(
+        items["title"].to_pylist(), "title", longest=facts.get("max_title"), shortest=facts.get("min_title", MIN_TEXT)
+    ).shown  # fmt: skip
+    titles = Titles(shown, engine.renderer)
     if titles.untitled:
-        warn(f"{titles.untitled} items have no title: they are never recommended")
+        warn(f"{titles.untitled} items have no title that training could show: they are never recommended")
+    told = f"the longest title takes {titles.longest}"
+    smaller = "examples of a smaller max_title"
+    keep_room(engine, titles.longest, chosen=args.decode.max_prompt, told=told, smaller=smaller)
     return titles
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,12 +16,13 @@ import yaml
 from configs.program import ROOT, InputError
 from data import artifacts
 from data.predictions import read_predictions
-from data.tasks import TaskWindow, titles_to_title
+from data.tasks import ID_STRIDE, TaskWindow, from_row, titles_to_title
 from infer import recommend
 from infer.engine import DecodeSettings, load_engine
 from infer.models.listed import ListedScores
 from infer.models.members import members_of
-from infer.text.titles import Titles, title_vectors
+from infer.text.titles import title_vectors
+from infer.work import decoding
 from tests import handmade
 from tests.store import ITEMS
 from tests.test_grpo_program import SHORT
@@ -130,6 +133,17 @@ def titled(chain, tmp_path_factory):
     return root
 
 
+def opened(titled, chain, examples=None, **decode):
+    """An engine of the trained model and the titles of `examples`, as infer.recommend makes them."""
+    examples, settings = examples or titled / "examples", DecodeSettings(**decode)
+    model = str(titled / "sft/final")
+    args = recommend.RecommendArgs(
+        model, str(chain.sids), str(examples), "o", answers="title", data=str(chain.data), decode=settings
+    )
+    engine = load_engine(model, chain.sids, examples, settings)
+    return engine, recommend.read_titles(args, engine)
+
+
 def recommended(titled, chain, paper, output):
     config = recipe(f"{paper}/recommend.yaml")
     flags = [
@@ -160,9 +174,8 @@ def recommended(titled, chain, paper, output):
 
 def test_d3_ranks_the_catalogues_titles_by_their_likelihood(chain, titled, tmp_path):
     found = recommended(titled, chain, "d3", tmp_path / "d3.test")
-    engine = load_engine(titled / "sft/final", chain.sids, titled / "examples", DecodeSettings(beams=50))
-    titles = Titles(artifacts.read_items(chain.data)["title"].to_pylist(), engine.renderer)
-    assert titles.untitled == 1 and sum(map(len, titles.items)) == ITEMS - 1
+    engine, titles = opened(titled, chain, beams=50)
+    assert titles.untitled == 2 and sum(map(len, titles.items)) == ITEMS - 2, "one empty, one with a marker"
     rows = artifacts.read_file(titled / "examples/test.parquet").to_pylist()
     (row,) = [row for row in rows if row["example_id"] == found.example_ids_R[0]]
     context = replace(engine.histories.context, titles=titles.by_item)
@@ -186,10 +199,9 @@ def test_d3_ranks_the_catalogues_titles_by_their_likelihood(chain, titled, tmp_p
 
 def test_bigrec_grounds_what_is_written_in_the_nearest_titles(chain, titled, tmp_path):
     found = recommended(titled, chain, "bigrec", tmp_path / "bigrec.test")
-    assert np.diff(found.offsets).tolist() == [ITEMS - 1] * 6 and (found.score_E <= 0).all()
+    assert np.diff(found.offsets).tolist() == [ITEMS - 2] * 6 and (found.score_E <= 0).all()
     assert not members_of([tmp_path / "bigrec.test"])[0].has_probabilities, "distances"
-    engine = load_engine(titled / "sft/final", chain.sids, titled / "examples", DecodeSettings())
-    titles = Titles(artifacts.read_items(chain.data)["title"].to_pylist(), engine.renderer)
+    engine, titles = opened(titled, chain)
     vectors = title_vectors(engine.model, titles.ids, batch_size=7)
     alone = title_vectors(engine.model, titles.ids[3:4], batch_size=1)
     assert torch.allclose(vectors[3], alone[0], atol=1e-5), "padding has no part"
@@ -198,3 +210,79 @@ def test_bigrec_grounds_what_is_written_in_the_nearest_titles(chain, titled, tmp
     with pytest.raises(InputError, match="decode.length_penalty 1.0 is read only with answers sid"):
         decode = DecodeSettings(length_penalty=1.0)
         recommend.RecommendArgs("m", "s", "e", "o", answers="title", data="d", decode=decode)
+
+
+@pytest.fixture(scope="module")
+def office(chain, tmp_path_factory):
+    """Examples of titles that say what the shop sells and leave long titles out."""
+    examples = tmp_path_factory.mktemp("office") / "examples"
+    told = [
+        "--category",
+        "office products",
+        "--max_title",
+        40,
+    ]  # titles of items from 10 on have 41 characters
+    handmade.call(
+        "preprocess.build_examples",
+        "--config",
+        recipe("bigrec/examples.yaml"),
+        *told,
+        "--data",
+        chain.data,
+        "--sids",
+        chain.sids,
+        "--output_dir",
+        examples,
+    )
+    return examples
+
+
+def asked(monkeypatch, engine, titles, rows):
+    """The prompts of titles that are asked of `rows`, and what was found."""
+    prompts = []
+    search = decoding.decode_titles
+
+    def seen(model, ids, *args, **options):
+        prompts.extend(ids)
+        return search(model, ids, *args, **options)
+
+    monkeypatch.setattr(decoding, "decode_titles", seen)
+    return prompts, decoding.predict_titles(engine, rows, titles, how="title")
+
+
+def test_titles_are_asked_for_as_they_were_taught(chain, titled, office, monkeypatch):
+    """The same category, the same titles left out of histories and answers."""
+    engine, titles = opened(titled, chain, office)
+    valid = artifacts.read_split(office, "valid")
+    taught = {
+        row["example_id"] % ID_STRIDE: from_row(row)
+        for row in valid.filter(pc.equal(valid["task"], "titles_to_title")).to_pylist()
+    }
+    rows = valid.filter(pc.equal(valid["task"], "history_to_sid"))
+    rows = rows.filter(pc.is_in(rows["example_id"], pa.array(list(taught), pa.int64())))
+    prompts, found = asked(monkeypatch, engine, titles, rows)
+    expected = engine.renderer.prompts([taught[key] for key in rows["example_id"].to_pylist()])
+    assert prompts == expected and len(prompts) == len(taught) > 3
+    assert "office products" in engine.told(prompts[0]) and "Item 10" not in "".join(
+        map(engine.told, prompts)
+    )
+    shown = {item for items in found["item_ids"].to_pylist() for item in items}
+    assert shown == {0, *range(3, 10)}, "no title that training left out is an answer"
+
+
+def test_a_prompt_leaves_room_for_the_longest_title(chain, titled, monkeypatch):
+    """Without a bound of its own a model's context holds prompt and title; a bound that leaves too little is refused."""
+    engine, titles = opened(titled, chain)
+    rows = artifacts.read_split(titled / "examples", "test").slice(0, 1)
+    rows = rows.set_column(rows.column_names.index("history"), "history", [[[*range(3, ITEMS)] * 2]])
+    whole = len(asked(monkeypatch, engine, titles, rows)[0][0])
+    context = whole + titles.longest - 1
+    monkeypatch.setattr(decoding, "context_length", lambda _: context)
+    cut, again = opened(titled, chain)
+    (prompt,), _ = asked(monkeypatch, cut, again, rows)
+    assert whole - 30 < len(prompt) < whole and len(prompt) + titles.longest <= context
+    with pytest.raises(
+        InputError,
+        match=f"max_prompt of at most {context - titles.longest}, or examples of a smaller max_title",
+    ):
+        opened(titled, chain, max_prompt=whole)

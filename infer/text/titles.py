@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.program import InputError
+from data.prompts import plain_texts
 from data.renderer import Renderer
 from data.tasks import Answer, Example
 from infer.search.scoring import Parity
@@ -46,13 +47,13 @@ class FoundTitle:
 class Titles:
     """The titles of a catalogue as the tokens in which an answer is written.
 
-    Fields: by_item (every item's title), texts (different titles), items (per title all items that have it), ids (their answer tokens), untitled (how many items
-    have none). InputError for a catalogue without titles.
+    titles: what may be shown of each item, "" for nothing. Fields: by_item (every item's title), texts (different titles), items (per title all items that have
+    it), ids (their answer tokens), longest (most tokens of one), untitled (how many items have none). InputError for a catalogue without titles.
     """
 
     def __init__(self, titles: Sequence[str], renderer: Renderer) -> None:
         self.renderer = renderer
-        self.by_item = [" ".join(title.split()) for title in titles]
+        self.by_item = plain_texts(titles)
         known: dict[str, list[int]] = {}
         for item, title in enumerate(self.by_item):
             known.setdefault(title, []).append(item)
@@ -65,6 +66,7 @@ class Titles:
             ids = tuple(renderer.answer_ids(Example(0, TASK, ASKED, Answer(text=title))))
             by_ids.setdefault(ids, (title, []))[1].extend(items)
         self.ids = list(by_ids)
+        self.longest = max(map(len, self.ids))
         self.texts = [title for title, _ in by_ids.values()]
         self.items = [tuple(sorted(items)) for _, items in by_ids.values()]
         self._vectors: tuple[Any, Any] | None = None
@@ -107,7 +109,7 @@ def nearest_titles(
     """Per prompt the `beams` titles nearest to what the model writes, nearest first; `text` is what it wrote."""
     import torch
 
-    settings = TextSettings(max_new_tokens=max(map(len, titles.ids)) + 1, batch_size=batch_size)
+    settings = TextSettings(max_new_tokens=titles.longest + 1, batch_size=batch_size)
     ends = titles.renderer.terminator_ids()
     catalogue_SD = titles.vectors(model, batch_size=batch_size)
     made = []

@@ -22,6 +22,7 @@ from data.sid import SidTable
 from data.store.output import require_manifest
 from data.tasks import Answer, Example, TaskWindow, from_row, titles_to_title
 from infer.engine import Engine
+from infer.loading import context_length
 from infer.text.thinking import read_thoughts, thoughts_table
 from infer.text.titles import Titles, decode_titles, nearest_titles
 
@@ -136,6 +137,23 @@ def predict_behind(
     plain = engine.plain_prompts(unanswered(examples)) if engine.races else None
     nodes_NK, scores_NK = engine.rank_thoughts(prompts, read, keys=ids, without=plain, **restricted)
     return nodes_NK, scores_NK, np.array(ids, np.int64)
+
+
+def keep_room(engine: Engine, behind: int, *, chosen: int | None, told: str, smaller: str) -> None:
+    """Bound the prompts so that `behind` tokens have room after them in the model's context.
+
+    InputError where nothing is left, or where the bound that the user has `chosen` leaves too little; told: what takes up the tokens, smaller: what would
+    take fewer.
+    """
+    context = context_length(engine.model.config)
+    if context is None:
+        return
+    room = context - behind
+    if room < 1 or (chosen is not None and chosen > room):
+        raise InputError(
+            f"the model reads {context} tokens; {told} -> max_prompt of at most {room}, or {smaller}"
+        )
+    engine.renderer.max_prompt = min(engine.renderer.max_prompt or room, room)
 
 
 def predict_titles(engine: Engine, examples: pa.Table, titles: Titles, *, how: str) -> pa.Table:

@@ -18,17 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from configs.program import InputError, NumericError
+from configs.program import NumericError
 from data import artifacts
 from data.answers import BETWEEN, HEAD, INSTRUCTION_TASK, TEXT_END, listed, read_answer
 from data.renderer import THINK_END, THINK_START
 from infer.engine import Engine
-from infer.loading import context_length
 from infer.text.generate import TextSettings, generate_ids
 from infer.text.json_strings import JsonString, write_strings
 from infer.text.thinking import Thought, answer_prompts
 from infer.text.tids import DecodedTid, TidTrie, decode_tids
-from infer.work.decoding import prompts_of
+from infer.work.decoding import keep_room, prompts_of
 
 SCHEMA = pa.schema(list((artifacts.INSTRUCTIONS.required | artifacts.INSTRUCTIONS.optional).items()))
 
@@ -198,16 +197,14 @@ def make_room(engine: Engine, trie: TidTrie, *, longest_text: int, chosen: int |
 
     InputError where nothing is left, or where the bound that the user has `chosen` leaves too little.
     """
-    context = context_length(engine.model.config)
-    if context is None:
-        return
-    renderer = engine.renderer
-    close = len(renderer.close_thought(INSTRUCTION_TASK, finished=False)) if engine.mode == "think" else 0
-    thought = engine.think.max_tokens + close if engine.mode == "think" else 0
-    room = context - thought - trie.longest - longest_text
-    if room < 1 or (chosen is not None and chosen > room):
-        raise InputError(
-            f"the model reads {context} tokens; a thought takes up to {thought}, a TID {trie.longest}, an instruction "
-            f"{longest_text} -> max_prompt of at most {room}, or smaller text.max_new_tokens and think.max_tokens"
-        )
-    renderer.max_prompt = room if renderer.max_prompt is None else min(renderer.max_prompt, room)
+    thought = 0
+    if engine.mode == "think":
+        close = engine.renderer.close_thought(INSTRUCTION_TASK, finished=False)
+        thought = engine.think.max_tokens + len(close)
+    keep_room(
+        engine,
+        thought + trie.longest + longest_text,
+        chosen=chosen,
+        told=f"a thought takes up to {thought}, a TID {trie.longest}, an instruction {longest_text}",
+        smaller="smaller text.max_new_tokens and think.max_tokens",
+    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.program import InputError, say
+from configs.program import say
 from data.answers import BETWEEN
 from data.store.lineage import require_common_data
 from data.tids import read_tids
 from infer.engine import Engine
-from infer.loading import context_length
 from infer.text.tids import TidTrie
+from infer.work.decoding import keep_room
 from infer.work.instructing import make_room
 from train.policy.dropout import without_dropout
 from train.policy.text.instructions import InstructionPolicy
@@ -47,17 +47,14 @@ def make_router(args: Any, engine: Engine) -> Router:
 
 def make_room_for_lists(engine: Engine, policy: ThoughtPolicy, *, chosen: int | None) -> None:
     """Bound the prompts so that a thought and all its beams have room in the model's context; InputError where they have none."""
-    context = context_length(engine.model.config)
-    if context is None:
-        return
     behind = engine.thought_room + policy.list_tokens
-    room = context - behind
-    if room < 1 or (chosen is not None and chosen > room):
-        raise InputError(
-            f"the model reads {context} tokens; a thought with {policy.settings.beams} beams behind it takes up to {behind} -> "
-            f"max_prompt of at most {room}, or smaller thought.max_tokens and thought.beams"
-        )
-    engine.renderer.max_prompt = min(engine.renderer.max_prompt or room, room)
+    keep_room(
+        engine,
+        behind,
+        chosen=chosen,
+        told=f"a thought with {policy.settings.beams} beams behind it takes up to {behind}",
+        smaller="smaller thought.max_tokens and thought.beams",
+    )
 
 
 def make_text_trainer(asked: Any, router: Router, **common: Any) -> TextTrainer:
