@@ -31,6 +31,23 @@ def test_the_command_of_a_row_is_understood(command, tmp_path):
     assert TRAINED & set(parsed_programs(command, tmp_path)), command
 
 
+def test_sidreasoners_rows_name_their_semantic_ids_and_prompts():
+    """A released checkpoint speaks the published semantic IDs once its tokens are listed; stage 3 reads the prompts of its recipe."""
+    rows = [row for of_set in sheet.read_plan(ROOT / "configs/sidreasoner").values() for row in of_set]
+    released = [row.command.split(" && ") for row in rows if row.row == "released"]
+    assert len(released) == 3
+    for expand, evaluate in released:
+        assert "08_expand_vocab.sh" in expand and "MODEL=/path/to/checkpoint" in expand
+        data = next(word for word in expand.split() if word.startswith("DATASET="))
+        assert {"SIDS=published", data} <= set(expand.split()) & set(evaluate.split())
+        assert f"MODEL=outputs/sidreasoner-{data.removeprefix('DATASET=')}/vocab" in evaluate.split()
+    header = (ROOT / "configs/sidreasoner/grpo_published.yaml").read_text().split("\n", 1)[0].split()
+    told = {"STAGE", "RUN", "EXAMPLES", "NUM_GPUS"}
+    for row in rows:
+        if row.row == "grpo_published":
+            assert {word for word in header if word.split("=")[0] in told} <= set(row.command.split())
+
+
 @pytest.mark.parametrize(
     ("paper", "rows", "schedule", "tasks"),
     [
