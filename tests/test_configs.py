@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import re
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +298,36 @@ def test_control_header(tmp_path):
     path.write_text("# bash rl.sh\n# hardware: 2 CPU cores\nseed: 1  # expected\n")
     assert missing_from_header(header(path)) == ["expected result"]
     assert program_of(Path("configs/x/unheard_of.yaml")) is None
+
+
+def chat_clients(value: Any) -> Iterator[dict[str, Any]]:
+    """The settings of every chat client in a config."""
+    if isinstance(value, dict):
+        if isinstance(value.get("client"), dict):
+            yield value["client"]
+        for one in value.values():
+            yield from chat_clients(one)
+
+
+def test_chat_models_that_think_by_default_are_told_not_to():
+    """Answers have as many tokens as they need themselves: a thought before them would be cut off, and the answer with it."""
+    configs = {path: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
+    named = {
+        (path, client["model"]): client
+        for path, value in configs.items()
+        for client in chat_clients(value)
+        if "model" in client
+    }
+    thinking = {where: client for where, client in named.items() if where[1].startswith("qwen3")}
+    assert len(thinking) >= 6
+    assert [
+        where for where, client in thinking.items() if client.get("extra") != {"enable_thinking": False}
+    ] == []
+
+
+def test_the_second_stage_of_navigen_is_chosen_behind_thoughts():
+    """What is taught behind a thought is measured behind one, as SIDReasoner's is."""
+    taught = [ROOT / "configs/navigen/sft_dual.yaml", ROOT / "configs/sidreasoner/sft_think.yaml"]
+    assert all(parse_config(path).valid_thought >= 512 for path in taught)
+    first = (ROOT / "configs/navigen/recommend.yaml").read_text().split("\n", 1)[0]
+    assert "NAME=sft_dual" in first and "MODE=think" in first
