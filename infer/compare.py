@@ -200,7 +200,8 @@ def render(args: CompareArgs) -> None:
         readme = folder / "README.md"
         if readme.exists():
             text = readme.read_text(encoding="utf-8")
-            if (made := sheet.with_tables(text, tables, where=str(readme))) != text:
+            groups = sheet.group_tables_of(folder)
+            if (made := sheet.with_tables(text, tables, groups, where=str(readme))) != text:
                 stored.replace_text(readme, made)
 
 

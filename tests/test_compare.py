@@ -368,11 +368,8 @@ def test_a_table_shows_published_reproduced_and_ours(made, tmp_path):
     (paper / "results").mkdir(parents=True)
     shutil.copy(published, paper / "published.csv")
     seeds = find_evaluations([root / "seed1/eval/sft.test"], split="test")
-    row = measured_row(seeds, command="bash it.sh", hardware="a laptop") | {
-        "dirty": False,
-        "commit": "abc1234",
-        "date": "2026-01-02",
-    }
+    told = {"dirty": False, "commit": "abc1234", "date": "2026-01-02"}
+    row = measured_row(seeds, command="bash it.sh", hardware="a laptop") | told
     lines = [
         ",".join(sheet.COLUMNS),
         "store,sft,ours,TIGER,SASRec,,bash it.sh",
@@ -389,10 +386,13 @@ def test_a_table_shows_published_reproduced_and_ours(made, tmp_path):
     )
     assert second == "| theirs | .2000 / - |  |  |  |  |  |  |  |  |  | not run: needs 8 GPUs |"
     assert table.endswith("    bash it.sh\n    NUM_GPUS=8 bash sft.sh\n")
-    text = sheet.with_tables(
-        "# A\n<!-- rows of store -->\nold\n<!-- end of rows -->\nend\n", {"store": "new\n"}, where="x"
-    )
-    assert text == "# A\n<!-- rows of store -->\nnew\n<!-- end of rows -->\nend\n"
+    grouped = sheet.group_tables_of(paper)["store"].splitlines()
+    column = [cell.strip() for cell in grouped[0].split("|")].index("popularity tail")
+    tail = sheet.plain_number(row["metrics"]["item_level/popularity=tail/hr@10"])
+    assert [line.split("|")[column].strip() for line in grouped[2:]] == [tail], "measured rows alone"
+    kept = "# A\n<!-- rows of store -->\n{}\n<!-- end of rows -->\n<!-- groups of store -->\n{}\n<!-- end of groups -->\nend\n"
+    tables = {"store": "new\n"}, {"store": "newer\n"}
+    assert sheet.with_tables(kept.format("old", "older"), *tables, where="x") == kept.format("new", "newer")
     (paper / "results" / "store.json").write_text(stored_text({"other": row}))
     with pytest.raises(InputError, match="lacks rows that have results"):
         sheet.tables_of(paper)

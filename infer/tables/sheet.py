@@ -10,7 +10,8 @@ configs/<paper>/rows.csv                  which rows a table has, one a line:
 configs/<paper>/published.csv             infer/tables/published.py
 configs/<paper>/results/<dataset>.json    infer/tables/stored.py; a cell without a row there is empty
 
-A README holds the table between `<!-- rows of <dataset> -->` and `<!-- end of rows -->`.
+A README holds the table between `<!-- rows of <dataset> -->` and `<!-- end of rows -->`, and, where it has the place for it, the same rows by
+groups of targets and histories (cold and warm, head, torso and tail, categories) between `<!-- groups of <dataset> -->` and `<!-- end of groups -->`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ COLUMNS = ("dataset", "row", "model", "published", "reproduced", "needs", "comma
 HEADER = (
     "model", "published", "reproduced", "HR@10", "NDCG@10", "SID level", "seeds", "looks", "fitted on", "hours", "hardware", "made",
 )  # fmt: skip
-BLOCK = re.compile(r"<!-- rows of (?P<dataset>[\w-]+) -->\n.*?<!-- end of rows -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (?P<kind>rows|groups) of (?P<dataset>[\w-]+) -->\n.*?<!-- end of (?P=kind) -->", re.DOTALL
+)
+GROUP = re.compile(r"item_level/(?P<group>.+)/hr@10")
 PAPERS = ROOT / "configs"
 
 
@@ -94,6 +98,22 @@ def tables_of(paper: Path) -> dict[str, str]:
     return found
 
 
+def group_tables_of(paper: Path) -> dict[str, str]:
+    """{dataset: HR@10 at item level of its measured rows by group, Markdown} of one folder of configs/.
+
+    A group without rows, or that not all measured rows know, has an empty cell.
+    """
+    found = {}
+    for dataset, rows in read_plan(paper).items():
+        stored = read_stored(paper / "results" / f"{dataset}.json")
+        made = [(row.model, stored[row.row]["metrics"]) for row in rows if row.row in stored]
+        keys = dict.fromkeys(key for _, metrics in made for key in metrics if GROUP.fullmatch(key))
+        names = [GROUP.fullmatch(key)["group"].replace("=", " ") for key in keys]
+        cells = [[model, *(plain_number(metrics.get(key)) for key in keys)] for model, metrics in made]
+        found[dataset] = markdown_table(["HR@10", *names], cells, right=len(names)) + "\n"
+    return found
+
+
 def cells_of(row: PlannedRow, stored: Row | None, paper: Path) -> list[str]:
     """One line of a table. Ours: value, 95 % interval, and ± the spread over seeds."""
     theirs = ", ".join(quoted(name, row.dataset, paper) for name in row.published.split(";") if name)
@@ -146,21 +166,27 @@ def number(metric: Row | None) -> str:
     return text + (f" ± {metric['spread']:.4f}".replace("0.", ".") if "spread" in metric else "")
 
 
+def plain_number(metric: Row | None) -> str:
+    """`.1661`; empty where it was not measured."""
+    return "" if metric is None or metric["value"] is None else f"{metric['value']:.4f}".lstrip("0")
+
+
 def pair(metrics: dict[str, Row], level: str) -> str:
     """HR@10 / NDCG@10 of a level, with their intervals, or empty."""
     found = [number(metrics.get(f"{level}/{name}@10")) for name in ("hr", "ndcg")]
     return " / ".join(found) if all(found) else ""
 
 
-def with_tables(text: str, tables: dict[str, str], *, where: str) -> str:
+def with_tables(text: str, tables: dict[str, str], groups: dict[str, str], *, where: str) -> str:
     """A README with its tables made anew; InputError when it has a block of a data set without rows."""
+    made = {"rows": tables, "groups": groups}
 
     def block(match: re.Match[str]) -> str:
-        dataset = match["dataset"]
-        if dataset not in tables:
+        kind, dataset = match["kind"], match["dataset"]
+        if dataset not in made[kind]:
             raise InputError(
                 f"{where} has a table of {dataset}, rows.csv has no row of it -> add the rows, or remove the block"
             )
-        return f"<!-- rows of {dataset} -->\n{tables[dataset]}<!-- end of rows -->"
+        return f"<!-- {kind} of {dataset} -->\n{made[kind][dataset]}<!-- end of {kind} -->"
 
     return BLOCK.sub(block, text)

@@ -14,7 +14,7 @@ DATASET=toys14
 export PLAN_MINUTES=${PLAN_MINUTES:-30}   # of one generator with its teachers, by forecast, as chain.sh has it
 # A row of the table is a recipe, not what this machine has time for: no probe. Two sequential models of 7 epochs, 7 of the generator.
 export PLAN_SPEED=${PLAN_SPEED:-0.93}
-ROWS=${ROWS:-baselines mixture sasrec text compact compact_distilled fusion}
+ROWS=${ROWS:-baselines itemknn_text mixture sasrec text compact compact_distilled fusion}
 source "$(dirname "$0")/rows.sh"
 
 prepare
