@@ -12,7 +12,7 @@ Out (--sids SIDS --output_dir FOLDER): a sids directory in the published layouts
 
 python -m rq.import_sids --source Industrial_and_Scientific.index.json --data data/industrial --sizes [256,256,256] \\
     --output_dir data/industrial/sids/minionerec
-python -m rq.import_sids --sids data/toystore/sids/rqkmeans --output_dir outputs/export
+python -m rq.import_sids --sids data/toystore/sids/rqkmeans --output_dir outputs/export/sids
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ for number in $STAGES; do
         14) NAME=$trained MAKER=${MAKER:-${VIDEO_MODEL:+diffusers}} MODEL=${VIDEO_MODEL:-} stage scripts/14_generate_videos.sh ;;
         baselines) MODELS=${MODELS:-${floors:-}} stage scripts/train_baselines.sh ;;
         plan)
-            if [ -n "$OVERWRITE" ] && [ -z "${DRY_RUN:-}" ]; then rm -rf "${OUTPUT_ROOT:?}/$RUN/plan"; fi
+            if [ -n "$OVERWRITE" ] && [ -z "${DRY_RUN:-}" ]; then rm -f "$OUTPUT_ROOT/$RUN/plan/plan.json"; fi
             "$PYTHON" -m configs.sizes --data "$DATA_ROOT/$DATASET" --minutes "$PLAN_MINUTES" \
                 ${PLAN_SPEED:+--speed "$PLAN_SPEED"} --output_dir "$OUTPUT_ROOT/$RUN/plan"
             # A dry run leaves the old plan where it is, and the new one is not known.

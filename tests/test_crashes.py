@@ -50,10 +50,13 @@ def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A finished output with the output of another stage inside."""
+    """A finished output with outputs of other stages inside, and files that no stage wrote."""
     place = tmp_path / "old"
     write(place)
     write(place / "sids" / "x", size=7)
+    write(place / "deep" / "other", size=7)
+    for name in ("notes.txt", "deep/notes.txt"):
+        (place / name).write_text("mine")
     return place
 
 

@@ -268,11 +268,13 @@ def test_changed_data_make_all_of_a_chain_anew(planner, tmp_path):
     shop = {"PAPER": "best", "DATASET": "shop", "CONFIG": "magazine", "OUTPUT_ROOT": str(tmp_path / "out"),
             "DATA_ROOT": str(tmp_path / "data"), "PLAN_SPEED": "1.0"}  # fmt: skip
     script(planner, "scripts/chain.sh", STAGES="plan", **shop)
+    (plan / "notes.txt").write_text("mine")
     prepared(data, items=300)
     script(planner, "scripts/chain.sh", STAGES="01 plan 02 04", OVERWRITE="1", DRY_RUN="1", **shop)
     assert json.loads((plan / "plan.json").read_text())["counts"]["items"] == 200, "a dry run changes nothing"
     told = script(planner, "scripts/chain.sh", STAGES="plan 02 04 report", OVERWRITE="1", **shop)
     assert json.loads((plan / "plan.json").read_text())["counts"]["items"] == 300
+    assert (plan / "notes.txt").exists()
     programs = [line for line in told if line.startswith("-m ")]
     assert len(programs) >= 4 and all("--overwrite" in line for line in programs)
     assert "--overwrite" not in "".join(script(planner, "scripts/chain.sh", STAGES="02 report", **shop))

@@ -48,11 +48,15 @@ from data.store.checkpoints import marks
 from data.store.claim import announced, follow, locked, rank_and_world, require_same_inputs
 from data.store.configuration import config_hash, differences, earlier_configuration
 from data.store.directory import (
+    KEPT,
     LOG,
     PENDING,
     REPLACED,
     content,
+    files_of_others,
+    kept_files,
     own_files,
+    require_place,
     set_aside,
     settle,
     temporary_of,
@@ -81,6 +85,7 @@ class Output:
         self.path = path
         self.resuming = resuming
         self.leads = leads
+        self.kept = frozenset(kept_files(path) if leads else ())
         self.counts: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
 
@@ -113,6 +118,8 @@ class Output:
     def replacing(self, name: str) -> Iterator[Path]:
         """A temporary path that becomes `name` when the block ends without an error: written, synced, renamed."""
         final = self.path / name
+        if name in self.kept:
+            raise InputError(f"{final} is not of this stage, which writes a file of that name -> move it away, then run the same command again")  # fmt: skip
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_of(final)
         try:
@@ -149,7 +156,7 @@ def open_output(
             require_same_inputs({name: record["sha256"] for name, record in own.items()}, of_rank_0)
         yield Output(path, resuming=resuming, leads=False)
         return
-    _require_place(path)
+    require_place(path)
     records = hash_inputs(inputs, _earlier_manifest(path, overwrite=overwrite))
     identity = {
         "stage": stage,
@@ -168,9 +175,10 @@ def open_output(
             settle(path)
             pending = _pending(identity, args)
             resuming = announced(path, lambda: _decide(path, changes, pending, args), identity["inputs"])
-            out, earlier, trained = Output(path, resuming=resuming), read_record(path / PENDING), marks(path)
+            earlier, trained = read_record(path / PENDING), marks(path)
             identity |= {ALLOWED: pending[ALLOWED]} if ALLOWED in pending else {}
-            out.write_json(PENDING, pending)
+            Output(path, resuming=resuming).write_json(PENDING, pending)
+            out = Output(path, resuming=resuming)
             try:
                 with logged(path / LOG):
                     note(" ".join(["$", *sys.argv]))
@@ -217,26 +225,13 @@ def require_manifest(directory: str | Path, *, written_by: str) -> dict[str, Any
 
 
 def _earlier_manifest(path: Path, *, overwrite: bool) -> dict[str, Any] | None:
-    """The manifest that an output directory has from an earlier run; with `overwrite` a damaged one is none."""
+    """The manifest that an output directory has from an earlier run; with `overwrite` a damaged one says nothing."""
     try:
         return read_manifest(path)
     except InputError:
         if not overwrite:
             raise
-        return None
-
-
-def _require_place(path: Path) -> None:
-    """InputError where no output can be: a file, below a file, a folder of code."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output_dir {path} is a file -> choose another directory")
-    blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
-    if blocking is not None:
-        raise InputError(
-            f"output_dir {path} is below {blocking}, which is a file -> choose another directory"
-        )
-    if (path / "__init__.py").exists():
-        raise InputError(f"output_dir {path} holds code (__init__.py) -> choose another directory")
+        return {}
 
 
 def _pending(identity: dict[str, Any], args: Any) -> dict[str, Any]:
@@ -267,6 +262,7 @@ def _decide(
         reasons = "; ".join(damaged.values())
         print(f"WARNING: {reasons}: this stage runs again", file=sys.stderr, flush=True)
         identity |= {ALLOWED: manifest[ALLOWED]} if ALLOWED in manifest else {}
+        identity |= {KEPT: files_of_others(path)}
         Output(path, resuming=True).write_json(
             PENDING, identity
         )  # before the manifest goes: never without a record
@@ -278,12 +274,12 @@ def _decide(
         found = changes(pending)
         if {change.key for change in found} <= set(allowed or ()) - NEVER_ALLOWED:
             told = [*pending.get(ALLOWED, []), *(change.text for change in found)]
-            identity |= {ALLOWED: told} if told else {}
+            identity |= ({ALLOWED: told} if told else {}) | {KEPT: pending.get(KEPT, [])}
             return True
     entries = content(path)
     if not entries:
         return False
-    if not (path / MANIFEST).exists() and pending is None:
+    if manifest is None and pending is None:  # a manifest.json of another program is a file like others
         raise InputError(
             f"output_dir {path} holds files that no stage wrote ({entries[0].name}, ...) -> choose another directory"
         )
@@ -302,6 +298,7 @@ def _decide(
             f"output_dir {path} holds an output of stage {old_stage} -> choose another directory"
         )
     set_aside(path)
+    identity |= {KEPT: files_of_others(path)}
     return False
 
 
