@@ -77,7 +77,9 @@ DEFERRED: list[StopFlag] = []
 
 
 class Interrupted(BaseException):
-    """One of STOP_SIGNALS; the exit code is 130 for SIGINT, else 143, and the next run resumes."""
+    """One of STOP_SIGNALS; the exit code is 130 for SIGINT, else 143. `remedy`: what to do, where the next run does not resume."""
+
+    remedy = "run the same command again to resume"
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
@@ -255,9 +257,9 @@ def classify(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ProgramError):
         return error.code, _one_line(error)
     if isinstance(error, Interrupted):
-        return error.code, f"{error} -> run the same command again to resume"
+        return error.code, f"{error} -> {error.remedy}"
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted -> run the same command again to resume"
+        return 130, f"interrupted -> {Interrupted.remedy}"
     fault = environment_fault(error)
     if fault is not None:
         return 3, fault

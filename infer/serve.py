@@ -22,7 +22,7 @@ from typing import Any
 
 from configs import program
 from configs.needs import Need, require_needs
-from configs.program import EnvironmentFault, InputError, say
+from configs.program import EnvironmentFault, InputError, Interrupted, say
 from data.store.checkpoints import found_model
 from infer.engine import DecodeSettings
 from infer.models.retrievers.engines import open_engine
@@ -166,6 +166,15 @@ def serve(app: Any, bound: socket.socket) -> None:
 
 
 def main(args: ServeArgs) -> None:
+    try:
+        answer_requests(args)
+    except Interrupted as ended:
+        ended.remedy = "run the same command again to serve again"
+        raise
+
+
+def answer_requests(args: ServeArgs) -> None:
+    """Load, warm up, listen; ends by a signal."""
     require_packages()
     with bind(args.host, args.port) as bound:
         engine = open_engine(

@@ -94,7 +94,7 @@ def server(chain) -> Iterator[Server]:
     running = start(chain, "--max_body", "4000", "--seed", "1")
     yield running
     assert stop(running, signal.SIGTERM).splitlines() == [
-        "INTERRUPTED 143: interrupted by SIGTERM -> run the same command again to resume"
+        "INTERRUPTED 143: interrupted by SIGTERM -> run the same command again to serve again"
     ]
 
 

@@ -146,6 +146,19 @@ def test_errors_of_the_engine_do_not_leak(error, status, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error", [InputError("a thought is too long -> shorten it"), NumericError("NaN -> train again")]
+)
+def test_a_server_that_cannot_answer_says_so_as_it_starts(error):
+    """Nobody has asked yet: the error is that of the model and its options, with its exit code and its remedy."""
+
+    def failing(histories: Any, k: int, **options: Any) -> None:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        small_service(failing).warm_up()
+
+
 async def post(app: Any, body: bytes) -> tuple[int, str]:
     """One ASGI request to /api/recommend."""
     sent: list[dict[str, Any]] = []

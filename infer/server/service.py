@@ -159,9 +159,13 @@ class Service:
         }
 
     def warm_up(self) -> None:
-        """Build what the first request would otherwise wait for: trie, prefixes, categories."""
+        """Build what the first request would otherwise wait for: trie, prefixes, categories.
+
+        Whoever starts the server reads what is wrong with model or options, so errors keep their code and remedy.
+        """
         request = RecommendRequest((0,), 1, None, False)
-        self.recommend(request)
+        for best in self._turns.ask(request, request.kind):
+            self._place(1, best, ())
         _ = self.catalogue.categories
 
     def recommend(self, request: RecommendRequest) -> dict[str, Any]:
