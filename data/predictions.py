@@ -20,7 +20,7 @@ import pyarrow as pa
 from configs.program import InputError, NumericError
 from data import artifacts
 from data.sid import SidTable
-from data.store.output import Output, require_manifest
+from data.store.output import Output, read_manifest, require_manifest
 
 THOUGHTS = artifacts.Schema(
     "thoughts.parquet",
@@ -325,6 +325,13 @@ def align(
             f"{where}: {wanted - len(positions)} of {wanted} examples are missing{first} -> recommend again"
         )
     return positions
+
+
+def made_by(directory: str | Path) -> str:
+    """What makes these predictions again: many scripts run the programs that write predictions, the manifest names stage and model."""
+    manifest = read_manifest(directory) or {}
+    model = manifest.get("inputs", {}).get("model", {}).get("path")
+    return f"what made it (stage {manifest.get('stage')}{f', model {model}' if model else ''})"
 
 
 def refuse_other_sids(facts: dict[str, Any], table: SidTable, *, where: str | Path, sids: str | Path) -> None:

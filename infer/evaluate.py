@@ -26,7 +26,7 @@ from typing import Any
 from configs import program
 from configs.program import InputError, say, warn
 from data import artifacts
-from data.predictions import align, read_predictions, refuse_other_sids
+from data.predictions import align, made_by, read_predictions, refuse_other_sids
 from data.rows import products, read_columns, read_rows, read_train_log
 from data.sid import SidTable, read_sids
 from data.store.lineage import require_same_data
@@ -75,7 +75,7 @@ def main(args: EvaluateArgs) -> None:
     directory = args.output_dir or str(Path(args.predictions) / "metrics")
     with open_output(args, STAGE, version=VERSION, inputs=inputs, directory=directory) as out:
         # Example ids alone fit many data sets.
-        require_same_data(args.predictions, args.data, again="evaluate.sh")
+        require_same_data(args.predictions, args.data, again=made_by(args.predictions))
         if args.sids is not None:
             require_same_data(args.sids, args.data, again="scripts/04_build_sids.sh")
         predictions, manifest = read_predictions(args.predictions)

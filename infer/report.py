@@ -26,7 +26,6 @@ import pyarrow.compute as pc
 from configs import program
 from configs.program import AlreadyComplete, InputError
 from data import artifacts
-from data.predictions import refuse_other_sids
 from data.sid import read_sids
 from data.store.output import open_output
 from infer.page import sections as page
@@ -89,8 +88,6 @@ def build(args: ReportArgs, found: list[results.Result], links: list[Link]) -> p
     data, sids_dir, run = Path(args.data), Path(args.sids), Path(args.run)
     sids = read_sids(sids_dir)
     final = results.final_model(found, args.split, args.model)
-    for result in found:
-        refuse_other_sids(result.protocol, sids, where=result.directory, sids=sids_dir)
     months, timed, rows = page.reviews_over_time(data)
     items = artifacts.read_items(data)
     page.check_items(items, sids.num_items, data=data, sids=sids_dir)
@@ -127,7 +124,7 @@ def main(args: ReportArgs) -> None:
         watching.watch(args.watch, every=args.every)
         return
     run = Path(args.run)
-    found = results.read_results(run, data=Path(args.data))
+    found = results.read_results(run, data=Path(args.data), sids=Path(args.sids))
     links = pages_of_run(run, data=Path(args.data).resolve().name, own=Path(args.output_dir))
     inputs = {
         "data": args.data,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from configs import program
 from configs.program import InputError
-from data.predictions import refuse_other_sids
+from data.predictions import made_by, refuse_other_sids
 from data.sid import read_sids
 from data.store.lineage import require_same_data
 from data.store.output import require_manifest
@@ -46,7 +46,7 @@ class ShowArgs:
 
 
 def main(args: ShowArgs) -> None:
-    require_same_data(args.predictions, args.data, again="evaluate.sh")
+    require_same_data(args.predictions, args.data, again=made_by(args.predictions))
     sids = None if args.sids is None else read_sids(args.sids)
     if sids is not None:
         facts = require_manifest(args.predictions, written_by="evaluate.sh")["facts"]

@@ -333,12 +333,14 @@ def test_predictions_of_another_data_set_are_refused(made, tmp_path):
     with open_output(Made(), "build_examples", version=1, inputs={"data": other}, directory=examples) as out:
         out.write_json("facts.json", {})
     predicted = tmp_path / "eval" / "sft.test"
-    inputs = {"examples": examples}
+    inputs = {"examples": examples, "model": examples}
     with open_output(Made(), "recommend", version=1, inputs=inputs, directory=predicted) as out:
         write_predictions(out, table)
         out.facts |= {"split": "test", "fitted_on": "train"}
-    said = refuse("infer.evaluate", "--predictions", predicted, "--data", data)
-    assert f"{predicted} was made from another state of the data than {data}" in said
+    for program in ("infer.evaluate", "infer.show"):
+        said = refuse(program, "--predictions", predicted, "--data", data)
+        assert f"{predicted} was made from another state of the data than {data}" in said
+        assert said.endswith(f" -> run what made it (stage recommend, model {examples}) again")
     elsewhere = ("--output_dir", tmp_path / "metrics")
     said = refuse("infer.evaluate", "--predictions", made[5], "--data", other, "--sids", sids, *elsewhere)
     assert f"{sids} was made from another state of the data than {other}" in said

@@ -12,7 +12,7 @@ import pytest
 
 from data.rows import read_rows
 from data.sid import read_sids
-from data.store.output import open_output
+from data.store.output import open_output, read_manifest
 from infer.page import sections as page
 from infer.tables import results
 from rq.quality import charts
@@ -231,6 +231,34 @@ def test_metrics_of_other_predictions_or_data_are_refused(made, tmp_path):
     assert "is of older predictions" in refuse(*command(data, sids, stale))
     assert "no metrics of model nope" in refuse(*command(data, sids, run, "--model", "nope"))
     assert "run evaluate.sh" in refuse(*command(data, sids, tmp_path / "empty"))
+
+
+def test_rows_that_a_change_left_behind_stay_off_the_page(made, tmp_path, capsys):
+    """Of the data or semantic IDs of before: named once, with what to do; a page of nothing else is refused."""
+    root, data, sids, run = made
+    changed = shutil.copytree(data, tmp_path / "changed")
+    (changed / "note.txt").write_text("another state of the data")
+    resign(changed, files=read_manifest(changed)["files"] | {"note.txt": {}})
+    codes = write_sids(tmp_path / "sids", data=changed, codes=CODES[::-1].copy(), sizes=(5, 8))
+    ids = read_rows(changed, "test", num_items=ITEMS).example_ids_R
+    copy = shutil.copytree(run, tmp_path / "run")
+    table = prediction_table(ids, read_sids(codes), 5)
+    again = write_run(copy / "eval" / "again.test", [table], sids_sha256=read_sids(codes).sha256)
+    old = write_run(copy / "eval" / "old.test", [table], sids_sha256="0" * 64)
+    for predictions in (again, old):
+        call("infer.evaluate", "--predictions", predictions, "--data", changed, "--resamples", 20)
+    capsys.readouterr()
+    call(*command(changed, codes, copy))
+    told = capsys.readouterr()
+    (warning,) = told.err.splitlines()
+    assert warning.startswith(f"WARNING: left out of {copy}/eval: ")
+    assert warning.endswith(" -> predict and measure again, or remove them")
+    assert warning.count(f"(of another data set than {changed})") == 8
+    assert f"old.test (of other semantic IDs than {codes})" in warning and again.name not in warning
+    rows = [line.split("|")[1].strip() for line in told.out.splitlines() if line.startswith("| ")]
+    assert rows[-1] == "again" and not {"pop", "itemknn", "old", "grpo"} & set(rows)
+    shutil.rmtree(again)
+    assert "other semantic IDs than" in refuse(*command(changed, codes, copy))
 
 
 def test_a_broken_log_line_is_named_and_an_unfinished_one_is_not_read(tmp_path):

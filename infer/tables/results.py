@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from configs.program import InputError
+from configs.program import InputError, warn
 from data import artifacts
+from data.predictions import refuse_other_sids
+from data.sid import read_sids
 from data.store.fingerprints import sha256_bytes
 from data.store.json_text import parse_json
 from data.store.output import MANIFEST, read_manifest, require_manifest
@@ -60,25 +62,40 @@ class TrainingLog:
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
-def read_results(run: Path, *, data: Path) -> list[Result]:
-    """Every run/eval/*/metrics, baselines first, then models in the order in which they were trained.
+def read_results(run: Path, *, data: Path, sids: Path) -> list[Result]:
+    """Every run/eval/*/metrics of this data set and these semantic IDs, baselines first, then models in the order in which they were
+    trained. Others, which a change of either left behind, are named by a warning.
 
-    Raises InputError when metrics belong to older predictions or to another data set than `data`.
+    Raises InputError when metrics belong to older predictions, or when all of them are of another data set or other semantic IDs.
     """
     data_hash = require_manifest(data, written_by="scripts/01_prepare_data.sh")["content_hash"]
-    found = []
-    for path in sorted((run / "eval").glob("*/metrics/metrics.json")):
-        found.append(read_result(path.parent.parent))
-        evaluated = require_manifest(path.parent, written_by="infer.evaluate")["inputs"]
-        if evaluated["data"]["sha256"] != data_hash:
-            raise InputError(
-                f"{path} was computed on another data set than {data} -> pass the --data of this run"
-            )
-    if not found:
+    read = [read_result(path.parent.parent) for path in sorted((run / "eval").glob("*/metrics/metrics.json"))]
+    if not read:
         raise InputError(
             f"{run}/eval has no */metrics/metrics.json -> run evaluate.sh (or infer.evaluate) first"
         )
-    return sorted(found, key=position)
+    found = [one for one in read if _measured_on(one) == data_hash]
+    if not found:
+        raise InputError(
+            f"{read[0].directory}/metrics was computed on another data set than {data} -> pass the --data of this run"
+        )
+    table = read_sids(sids)
+    coded = [one for one in found if one.protocol.get("sids_sha256")]
+    others = [one for one in coded if one.protocol["sids_sha256"] != table.sha256]
+    if others == coded:
+        for one in others:
+            refuse_other_sids(one.protocol, table, where=one.directory, sids=sids)
+    left_out = [f"{one.directory.name} (of another data set than {data})" for one in read if one not in found]
+    left_out += [f"{one.directory.name} (of other semantic IDs than {sids})" for one in others]
+    if left_out:
+        warn(f"left out of {run}/eval: {', '.join(left_out)} -> predict and measure again, or remove them")
+    return sorted((one for one in found if one not in others), key=position)
+
+
+def _measured_on(result: Result) -> str:
+    """Content hash of the data set behind the metrics."""
+    metrics = require_manifest(result.directory / "metrics", written_by="infer.evaluate")
+    return metrics["inputs"]["data"]["sha256"]
 
 
 def read_result(directory: Path) -> Result:
