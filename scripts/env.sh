@@ -50,7 +50,8 @@ refuse_misspelt_variables
 # Which recipe, data and run: the folder $CONFIG of a paper holds what a data set changes in its recipe.
 CONFIG=${CONFIG:-${DATASET:-}}
 if [ -n "${PAPER:-}" ] && [ ! -d "configs/$PAPER" ]; then
-    echo "ERROR 2: there is no configs/$PAPER -> PAPER is a folder of configs/: $(ls -d configs/*/ | xargs -n 1 basename | tr '\n' ' ')" >&2
+    echo "ERROR 2: there is no configs/$PAPER -> PAPER is a folder of configs/:" \
+        "$(cd configs && ls -d */ | tr -d / | grep -v '^accelerate$\|^template_\|^__pycache__$' | xargs)" >&2
     exit 2
 fi
 LIKE=${PAPER:-}                     # the paper whose recipes stand in for those that this one lacks
@@ -79,15 +80,15 @@ config_flags() {
         if [ -f "$file" ]; then CONFIGS+=(--config "$file"); fi
     done
     if [ "${#CONFIGS[@]}" -eq 0 ]; then
+        local known
         if [ "$1" = prepare ]; then
-            local known
             known=$(cd configs && find "$PAPER" "$LIKE" -name prepare.yaml | cut -d/ -f2 | sort -u | xargs)
             echo "ERROR 2: no prepare.yaml in configs/$PAPER/$CONFIG -> ${known:+DATASET is one of $known; }for your own tables:" \
                 "cp -r configs/template_tables configs/$PAPER/$CONFIG" >&2
             exit 2
         fi
-        echo "ERROR 2: no $1.yaml in configs/$PAPER or configs/$PAPER/$CONFIG -> there are:" \
-            "$(cd "configs/$PAPER" && find . -name "${1%%_*}*.yaml" | sed 's|^\./||' | sort | tr '\n' ' ')" >&2
+        known=$(cd configs && ls "$PAPER" "$LIKE" "$PAPER/$CONFIG" 2>/dev/null | grep "^${1%%_*}.*[.]yaml$" | sort -u | xargs) || true
+        echo "ERROR 2: no $1.yaml in configs/$PAPER or configs/$PAPER/$CONFIG -> there are: ${known:-none of that kind, another PAPER has them}" >&2
         exit 2
     fi
 }

@@ -12,15 +12,21 @@ script_head() {
     done
 }
 
-# no_flags "$@": for a script that is told everything by variables. --help prints its head; any other word is an error.
+# no_flags "$@": for a script that is told everything by variables. --help prints its head; any other word is an error. --overwrite is
+# what the programs below it advise, so it is told how that is said here.
 no_flags() {
+    local instead="bash $0 --help names them"
     case ${1:-} in
         "") if [ $# -eq 0 ]; then return; fi ;;
         -h | --help)
             script_head
             exit 0
             ;;
+        --overwrite*)
+            instead="give it to the script of that stage (variables: bash $0 --help)"
+            if grep -q '^OVERWRITE=' "$0"; then instead="OVERWRITE=1 bash $0 (other variables: bash $0 --help)"; fi
+            ;;
     esac
-    echo "ERROR 2: $(basename "$0") takes variables and no flags, it was given: $1 -> bash $0 --help names them" >&2
+    echo "ERROR 2: $(basename "$0") takes variables and no flags, it was given: $1 -> $instead" >&2
     exit 2
 }

@@ -35,6 +35,11 @@ def test_a_flag_of_a_script_without_flags_is_an_error(echo, name):
     for flags in (["--overwrite"], [""]):
         (told,) = script(echo, name, *flags, code=2)
         assert told.startswith("ERROR 2: ") and "takes variables and no flags" in told and "--help" in told
+        if flags[0]:  # what the programs of its stages advise
+            advice = (
+                "OVERWRITE=1 bash " if name == "scripts/chain.sh" else "give it to the script of that stage"
+            )
+            assert f"was given: --overwrite -> {advice}" in told
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,29 @@ def test_an_unknown_data_set_says_which_there_are_and_how_to_make_one(echo):
     assert "configs/gpr/shop -> DATASET is one of all_beauty" in told, (
         "a paper without data sets of its own is like one that has"
     )
+
+
+@pytest.mark.parametrize(
+    ("paper", "own"), [("best", []), ("minionerec", []), ("lcrec", ["rqvae_lcrec"]), ("toy", ["hidvae"])]
+)
+def test_an_unknown_recipe_says_which_there_are_in_the_paper_and_in_the_one_it_is_like(echo, paper, own):
+    told = script(echo, "scripts/04_build_sids.sh", code=2, PAPER=paper, QUANTIZER="balancd")[-1]
+    assert told.startswith(f"ERROR 2: no quantizer_balancd.yaml in configs/{paper} or ")
+    there = told.split(" -> there are: ")[1].split()
+    assert {f"quantizer_{name}.yaml" for name in ("balanced", "rqvae", *own)} < set(there), there
+    assert len(set(there)) == len(there) and "quantizer.yaml" in there
+
+
+def test_a_recipe_that_no_paper_of_these_has_is_said_to_be_of_another(echo):
+    told = script(echo, "scripts/06_write_reasoning.sh", code=2, PAPER="minionerec")[-1]
+    assert told.endswith(" -> there are: none of that kind, another PAPER has them")
+
+
+def test_an_unknown_paper_is_told_papers_only(echo):
+    told = script(echo, "scripts/04_build_sids.sh", code=2, PAPER="minionrec")[-1]
+    named = set(told.split(" -> PAPER is a folder of configs/: ")[1].split())
+    assert {"minionerec", "best", "toy"} < named
+    assert not any(name == "accelerate" or name.startswith(("template_", "__")) for name in named)
 
 
 def test_rl_reads_its_configs_in_silence(echo):
