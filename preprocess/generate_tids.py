@@ -107,7 +107,7 @@ def main(args: GenerateTidsArgs) -> None:
         if args.ask.client.backend == "heuristic":
             program.say(f"generate_tids: keywords for {len(asked):,} items, nobody is asked")
             return
-        told = chat_client(args.ask.client).forecast(asked, Path(args.output_dir) / ANSWERS)
+        told = chat_client(args.ask.client, asks=False).forecast(asked, Path(args.output_dir) / ANSWERS)
         program.say(f"generate_tids: {told}")
         return
     inputs = {"data": args.data, "captions": args.captions, "given": args.given}

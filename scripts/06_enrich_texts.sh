@@ -26,10 +26,14 @@ config_flags enrich_items
 # shellcheck disable=SC2086
 single preprocess.enrich_items "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
     --output_dir "${WRITTEN}_items" $ASK_ARGS "$@"
+dry=()
+# shellcheck disable=SC2086
+if is_dry_run $ASK_ARGS "$@"; then dry=(--dry_run true); fi
 config_flags enrich_histories
 # shellcheck disable=SC2086
 single preprocess.enrich_histories "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS" \
-    --output_dir "${WRITTEN}_histories" $ASK_ARGS ${SHARED[@]+"${SHARED[@]}"} $HISTORY_ARGS
+    --output_dir "${WRITTEN}_histories" $ASK_ARGS ${SHARED[@]+"${SHARED[@]}"} ${dry[@]+"${dry[@]}"} $HISTORY_ARGS
+if [ "${#dry[@]}" -gt 0 ]; then exit; fi         # stories are told of histories that were not written
 # shellcheck disable=SC2086
 single preprocess.enrich_histories "${CONFIGS[@]}" --write narrative --data "$DATA_ROOT/$DATASET" \
     --sids "$DATA_ROOT/$DATASET/sids/$SIDS" --reasoning "${WRITTEN}_histories" \

@@ -28,6 +28,8 @@ config_flags reason
 # shellcheck disable=SC2086
 single preprocess.reason_identifiers "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" \
     --tids "$DATA_ROOT/$DATASET/tids/$TIDS" --output_dir "${WRITTEN}_identifiers" $ASK_ARGS "$@"
+# shellcheck disable=SC2086
+if is_dry_run $ASK_ARGS "$@"; then exit; fi      # the others ask about what this one has not written
 config_flags search
 # shellcheck disable=SC2086
 single preprocess.search_prompts "${CONFIGS[@]}" --reasoning "${WRITTEN}_identifiers" \

@@ -236,9 +236,14 @@ name_media() {
     if [ "$SOURCE" != prediction ]; then MEDIA=$MEDIA.$SOURCE; fi
 }
 
+# is_dry_run FLAGS...: whether a --dry_run is among them. What reads the output of such a program is not to run.
+is_dry_run() {
+    case " $* " in *" --dry_run false "*) return 1 ;; *" --dry_run"*) ;; *) return 1 ;; esac
+}
+
 # show_media KIND FLAGS...: measures and gallery of what stage 13 or 14 made; nothing after a --dry_run among its flags.
 show_media() {
-    case " $* " in *" --dry_run false "*) ;; *" --dry_run"*) return ;; esac
+    if is_dry_run "$@"; then return; fi
     # shellcheck disable=SC2086
     alone generation.evaluate_media --media "$OUTPUT_ROOT/$RUN/$1/$MEDIA" --data "$DATA_ROOT/$DATASET" \
         ${CLIP:+--model "$CLIP"} ${ITEM_IMAGES:+--item_images "$ITEM_IMAGES"} \

@@ -247,9 +247,11 @@ def test_items_without_an_answer_are_asked_again_by_the_next_run(data):
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(data, monkeypatch):
-    monkeypatch.setenv(KEY_NAME, "sk-none-0000")
-    with serving(write=teacher) as (url, log):
-        told = handmade.succeed("preprocess.generate_tids", *flags(url, data), "--dry_run")
+    monkeypatch.delenv(KEY_NAME, raising=False)  # who asks nobody needs no key
+    keyed = flags(url := "http://127.0.0.1:9/v1", data, **{"ask.client.api_key_env": KEY_NAME})
+    keyed += ["--ask.client.more", f"[{{base_url: '{url}', api_key_env: {KEY_NAME}}}]"]
+    with serving(write=teacher) as (_, log):
+        told = handmade.succeed("preprocess.generate_tids", *keyed, "--dry_run")
         assert "6 of 6 questions to ask: about " in told
         assert log.bodies == [] and not (data / "tids").exists()
 

@@ -106,6 +106,15 @@ def test_an_unknown_paper_is_told_papers_only(echo):
     assert not any(name == "accelerate" or name.startswith(("template_", "__")) for name in named)
 
 
+@pytest.mark.parametrize(("name", "forecasts"), [("06_write_reasoning", 1), ("06_enrich_texts", 2)])
+def test_a_forecast_of_a_stage_of_teachers_asks_by_none_of_its_programs(echo, name, forecasts):
+    """Those that read what was not written are left out."""
+    for flags, variables in ((["--dry_run"], {}), ([], {"ASK_ARGS": "--dry_run true"})):
+        calls = script(echo, f"scripts/{name}.sh", *flags, **variables)[1:]
+        assert len(calls) == forecasts and all("--dry_run" in call for call in calls), calls
+    assert len(script(echo, f"scripts/{name}.sh", "--dry_run", "false")[1:]) == 3
+
+
 def test_rl_reads_its_configs_in_silence(echo):
     done = subprocess.run(
         ["bash", str(ROOT / "rl.sh")], env=os.environ | {"PYTHON": str(echo)}, capture_output=True, text=True

@@ -329,7 +329,8 @@ def test_without_a_key_nothing_is_asked(data, monkeypatch):
         assert "TEACHER_KEYS" in handmade.refuse(SEARCH, *search(url, data, output_dir=data / "x", **keyed))
         assert "TEACHER_KEYS" in handmade.refuse(DISTILL, "--search", data / "reasoning/s", "--output_dir", data / "x", *flags(url, **keyed))  # fmt: skip
         assert log.bodies == [] and not (data / "x").exists()
-        told = handmade.succeed(SEARCH, *search(url, data, output_dir=data / "x", rounds=2), "--dry_run")
+        dry = search(url, data, output_dir=data / "x", rounds=2, **keyed)
+        told = handmade.succeed(SEARCH, *dry, "--dry_run")  # nor is a key needed for that
         assert "4 samples, 6 calls each; the first of each: 4 of 4 questions to ask" in told
         assert log.bodies == [] and not (data / "x").exists()
 

@@ -9,7 +9,7 @@ A program nests `ChatSettings` in its arguments. Keys come from the environment 
 Faults of the service are waited out with exponential backoff and jitter; useless answers (cut off, broken, not of the
 schema) are asked again with another seed and told what was wrong; what still fails is a result with status failed, refused or invalid, never an
 answer. A service that is down or rejects the key, and a spent budget, end the run with exit code 5, and the next run goes
-on from there. `client.forecast(requests, path)` says what a run is going to cost without asking anybody.
+on from there. `client.forecast(requests, path)` says what a run is going to cost without asking anybody (`asks=False`: without a key).
 """
 
 from __future__ import annotations
@@ -152,15 +152,19 @@ def _check_endpoint(base_url: str, api_key_env: str) -> None:
 
 
 def chat_client(
-    settings: ChatSettings, *, heuristic: Callable[[ChatRequest], Any] | None = None
+    settings: ChatSettings,
+    *,
+    heuristic: Callable[[ChatRequest], Any] | None = None,
+    asks: bool = True,
 ) -> ChatClient:
-    """The client that `settings` describe; `heuristic` is the program's own rule, used for backend `heuristic` only.
+    """The client that `settings` describe; `heuristic` is the program's own rule, used for backend `heuristic` only. One that asks
+    nobody, for `forecast` alone, needs no key.
 
     Raises InputError where no backend is chosen, the key is not in the environment or the model is not there.
     """
     backend: Backend
     if settings.backend == "openai":
-        places = [(place.base_url, place.api_key_env) for place in (settings, *settings.more)]
+        places = [(place.base_url, place.api_key_env if asks else "") for place in (settings, *settings.more)]
         backend = server_pool(
             places,
             requests_per_minute=settings.requests_per_minute,

@@ -191,7 +191,8 @@ def forecast(
     """What a run would cost, in words; nobody is asked. `calls` says how many of them a sample may take."""
     if ask.client.backend == "heuristic":
         return f"a rule for {len(talks):,} samples, nobody is asked"
-    told = chat_client(ask.client, heuristic=rule).forecast([talk.question() for talk in talks], answers)
+    client = chat_client(ask.client, heuristic=rule, asks=False)
+    told = client.forecast([talk.question() for talk in talks], answers)
     return f"{len(talks):,} samples, {calls}; the first of each: {told}"
 
 
