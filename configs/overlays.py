@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,14 @@ def merged(args_class: type, argv: list[str]) -> list[str]:
         else:
             rest.append(argv[position])
         position += 1
-    for flag in rest:
-        if flag.startswith("--"):
-            _require_flag(args_class, flag.split("=")[0])
     whole: dict[str, Any] = {}
     for file in files:
         whole = overlay(whole, read_config(file), args_class, where=file)
+    words = {value for value in whole.values() if isinstance(value, str)}
+    words |= {part.split("=")[-1] for part in rest}
+    for flag in rest:
+        if flag.startswith("--"):
+            _require_flag(args_class, flag.split("=")[0], words)
     return (["--config", json.dumps(whole, default=str)] if files else []) + rest
 
 
@@ -103,15 +105,17 @@ def dotted_names(args_class: type, prefix: str = "") -> Iterator[str]:
             yield from dotted_names(inner, f"{prefix}{entry.name}.")
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was most likely meant: the same word elsewhere in the tree, or the closest spelling."""
+def nearest(name: str, names: Iterable[str], words: Collection[str] = ()) -> str | None:
+    """The name that was most likely meant: the same word elsewhere in the tree, first in a group that is one of the `words` given
+    (`--constructor hidvae` chooses among the groups of constructors), or the closest spelling."""
     names = list(names)
     last = name.split(".")[-1]
     elsewhere = [other for other in names if other.split(".")[-1] == last]
+    elsewhere.sort(key=lambda other: other.split(".")[0] not in words)
     return next(iter(elsewhere or get_close_matches(name, names, n=1)), None)
 
 
-def _require_flag(args_class: type, flag: str) -> None:
+def _require_flag(args_class: type, flag: str, words: Collection[str]) -> None:
     name = flag[2:].rstrip("+")
     level: type | None = args_class
     if name in ALWAYS or not name:
@@ -120,7 +124,7 @@ def _require_flag(args_class: type, flag: str) -> None:
         if level is None:
             return  # below a free mapping, a list or a plain value: the parser knows
         if part not in {entry.name for entry in dataclasses.fields(level)}:
-            meant = nearest(name, [*dotted_names(args_class), *ALWAYS])
+            meant = nearest(name, [*dotted_names(args_class), *ALWAYS], words)
             hint = f"did you mean --{meant}?" if meant else "see `--help`"
             raise InputError(f"unknown flag {flag} -> {hint}")
         level = nested(level, part)

@@ -108,6 +108,21 @@ def test_an_unknown_flag_is_told_what_was_meant(flag: str, meant: str) -> None:
     with pytest.raises(InputError) as error:
         program.parse(Args, [flag, "1"])
     assert str(error.value) == f"unknown flag {flag.split('=')[0]} -> {meant}"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(["--data", "perhaps"], "perhaps"), (["--data=perhaps"], "perhaps"), (["--data", "d"], "inner")],
+)
+def test_of_several_groups_that_have_it_the_chosen_one_is_meant(
+    tmp_path: Path, given: list[str], meant: str
+) -> None:
+    """As `--constructor hidvae --epochs 3` means the epochs of hidvae, in a file too."""
+    with pytest.raises(InputError, match=f"did you mean --{meant}.depth?"):
+        program.parse(Args, [*given, "--depth", "2"])
+    (tmp_path / "0.yaml").write_text(f"data: {given[-1].split('=')[-1]}\n")
+    with pytest.raises(InputError, match=f"did you mean --{meant}.depth?"):
+        program.parse(Args, ["--config", str(tmp_path / "0.yaml"), "--depth", "2"])
     assert program.parse(Args, ["--trainer.anything", "1"])[0].trainer == {"anything": 1}
 
 

@@ -43,7 +43,7 @@ def readable(path: Path) -> Iterator[None]:
     except UNREADABLE as error:
         raise_environment_fault(error, where=f"while reading {path}")
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable parquet file: {str(error)[:100]}"
+            f"{path} ({path.stat().st_size} bytes) is not a readable parquet file: {str(error)[:100]} -> give parquet, or copy it again"
         ) from None
 
 
