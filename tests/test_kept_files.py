@@ -51,12 +51,12 @@ def test_an_unfinished_overwrite_leaves_it_too(tmp_path: Path) -> None:
     added = add_files(path)
     for size in (2, 3):
         with pytest.raises(RuntimeError), writing(path, size=size, overwrite=True) as out:
-            out.write_text("deep/work/x.txt", "half")
+            out.write_text("deep/half/x.txt", "half")
             raise RuntimeError("stop")
-        assert added.items() <= snapshot(path).items() and (path / "deep/work/x.txt").exists()
+        assert added.items() <= snapshot(path).items() and (path / "deep/half/x.txt").exists()
     make(path, size=3)  # goes on
     assert theirs(path) == added
-    assert set(read_manifest(path)["files"]) == {"a.txt", "deep/3.txt", "deep/work/x.txt"}
+    assert set(read_manifest(path)["files"]) == {"a.txt", "deep/3.txt", "deep/half/x.txt"}
 
 
 def test_other_outputs_inside_stay_and_measures_of_the_old_one_go(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -54,7 +54,6 @@ from data.store.directory import (
     REPLACED,
     content,
     files_of_others,
-    kept_files,
     own_files,
     require_place,
     set_aside,
@@ -79,13 +78,13 @@ class Change(NamedTuple):
 
 
 class Output:
-    """An output directory that is being written. `counts` and `facts` end up in its manifest."""
+    """An output directory that is being written. `counts` and `facts` end up in its manifest; files of `kept` are not its own."""
 
-    def __init__(self, path: Path, *, resuming: bool, leads: bool = True) -> None:
+    def __init__(self, path: Path, *, resuming: bool, leads: bool = True, kept: Iterable[str] = ()) -> None:
         self.path = path
         self.resuming = resuming
         self.leads = leads
-        self.kept = frozenset(kept_files(path) if leads else ())
+        self.kept = frozenset(kept)
         self.counts: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
 
@@ -149,9 +148,8 @@ def open_output(
     overwrite = vars(args).get("overwrite", False)
     if rank_and_world()[0] > 0:
         resuming, of_rank_0 = follow(path)
-        if (
-            os.environ.get("LOCAL_RANK") == "0"
-        ):  # the first of another machine, which may have files of its own
+        # The first of another machine may have files of its own.
+        if os.environ.get("LOCAL_RANK") == "0":
             own = hash_inputs(inputs, None)
             require_same_inputs({name: record["sha256"] for name, record in own.items()}, of_rank_0)
         yield Output(path, resuming=resuming, leads=False)
@@ -177,8 +175,8 @@ def open_output(
             resuming = announced(path, lambda: _decide(path, changes, pending, args), identity["inputs"])
             earlier, trained = read_record(path / PENDING), marks(path)
             identity |= {ALLOWED: pending[ALLOWED]} if ALLOWED in pending else {}
-            Output(path, resuming=resuming).write_json(PENDING, pending)
-            out = Output(path, resuming=resuming)
+            out = Output(path, resuming=resuming, kept=pending.get(KEPT, ()))
+            out.write_json(PENDING, pending)
             try:
                 with logged(path / LOG):
                     note(" ".join(["$", *sys.argv]))
