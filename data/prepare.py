@@ -27,6 +27,7 @@ from data.shaping.assemble import Prepared
 from data.shaping.findings import raise_first
 from data.shaping.spark import survivors
 from data.store.configuration import pace
+from data.store.csv_text import is_csv
 from data.store.output import open_output
 
 STAGE = "prepare"
@@ -86,9 +87,10 @@ def prepare(args: PrepareArgs) -> Prepared:
 
 
 def version(args: PrepareArgs) -> int:
-    """Of the stage: 2 where times are finer than seconds, which once did not tell the order within one; else 1."""
+    """Of the stage: 1, and 1 more where times are finer than seconds, which once did not tell the order within one, 2 more where
+    items are a csv, in which the price `12,50` was once 1250."""
     unit = getattr(args.options, "unit", getattr(args.options, "time_unit", "s"))
-    return 1 if unit == "s" else 2
+    return 1 + (unit != "s") + 2 * (args.adapter == "tables" and is_csv(Path(args.tables.items.file)))
 
 
 def main(args: PrepareArgs) -> None:

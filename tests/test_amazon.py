@@ -171,7 +171,9 @@ def test_titles(raw, bad, clean):
 @pytest.mark.parametrize(
     ("raw", "price"),
     [("$1,299.00", 1299.0), ("12.99", 12.99), (9.5, 9.5), ("$5.00 - $7.50", 5.0), (".a-box-inner{x", None), ("", None),
-     (True, None), (-1, None), (float("nan"), None)],
+     (True, None), (-1, None), (float("nan"), None), ("1,234,567.5", 1234567.5), ("from $1,299", 1299.0), (".99", 0.99),
+     ("12,50", None), ("12,5", None), ("0,99", None), ("0,999", None), ("1.299,00", None), ("12,50 - 13,00", None), ("1234,567", None),
+     ("EUR 43.61", 43.61), ("$ 3.99", 3.99), ("12.00 USD", 12.0), ("5 € - 7.50 €", 5.0), ("12.00 KGS", None), ("-5", None)],
 )  # fmt: skip
 def test_prices(raw, price):
     assert parse_price(raw) == price

@@ -361,7 +361,23 @@ def test_ratings_and_prices_as_text_are_read_as_in_dumps(tmp_path):
     loaded, findings = tables.load(tmp_path, options)
     assert findings == [] and loaded.items["price"].to_pylist() == [1299.0, None, None]
     assert np.isnan(loaded.rating).tolist() == [False, True, True] and loaded.rating[0] == 5
-    assert loaded.not_parsed == {"ratings_not_parsed": 1, "prices_not_parsed": 1}
+    assert [(name, lost[0].rows, lost[0].values) for name, lost in loaded.unread.items()] == [
+        ("ratings", (1,), ("'five'",)),
+        ("prices", (1,), ("'n/a'",)),
+    ]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_negative_price_is_none_whether_it_is_a_number_or_text(tmp_path, typed):
+    prices = [-5.0, 0.0, None, 12.5]
+    if not typed:
+        prices = [None if price is None else str(price) for price in prices]
+    write(tmp_path / "items.parquet", {"item_id": [0, 1, 2, 3], "price": prices})
+    write(tmp_path / "interactions.parquet", {"user_id": [1], "item_id": [0], "rating": [-5.0]})
+    loaded, findings = tables.load(tmp_path, TablesOptions())
+    assert findings == [] and loaded.items["price"].to_pylist() == [None, 0.0, None, 12.5]
+    assert [one.rows for one in loaded.unread["prices"]] == [(0,)]
+    assert loaded.rating.tolist() == [-5.0] and not loaded.unread["ratings"], "a scale may go below 0"
 
 
 def test_control_characters_go_also_where_text_is_kept(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from data.adapters.logs.delimited import Layout, Log
-from data.adapters.options import TablesOptions
+from data.adapters.options import TableFile, TablesOptions
 from data.adapters.times import in_seconds, not_of_unit
 from data.shaping.assemble import Prepared
 from tests import publishers
@@ -150,3 +151,11 @@ def test_sets_of_finer_times_made_before_are_refused():
         PrepareArgs(**made, adapter="mind"),
     ]
     assert [version(args) for args in fine + whole] == [2] * 3 + [1] * 4
+    csv = {"items": TableFile("items.csv.gz")}
+    prices = [
+        PrepareArgs(**made, adapter="tables", tables=replace(tables, **csv))
+        for tables in (TablesOptions(), OPTIONS)
+    ]
+    assert [version(args) for args in prices] == [3, 4], (
+        "prices of a csv were once read with a decimal comma left out"
+    )

@@ -235,6 +235,34 @@ def test_users_who_keep_the_file_order_for_want_of_a_time_are_said(tmp_path, cap
         assert "without a time" not in capsys.readouterr().out
 
 
+def test_prices_and_ratings_that_cannot_be_read_are_said_once_each(tmp_path, capsys):
+    (tmp_path / "items.csv").write_text('item_id,price\n0,"35,07"\n1,EUR 43.61\n2,"1,299.00"\n3,n/a\n')
+    log = "".join(f"{user},{item},{'good' if item % 2 else 4}\n" for user in range(2) for item in range(4))
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,rating\n{log}")
+    settings = {
+        "adapter": "tables",
+        "tables": {"items": {"file": "items.csv"}, "interactions": {"file": "log.csv"}},
+        "filters": {"user_k": 0, "item_k": 0},
+        "split": {"kind": "leave_one_out"},
+    }
+    (tmp_path / "own.yaml").write_text(json.dumps(settings))
+    told = [
+        "items.csv: column `price` rows 0 ('35,07'), 3 ('n/a'): 2 of 4 cells cannot be read and are left empty -> write them as"
+        " 12.50 or 1,250.00",
+        "log.csv: column `rating` rows 1 ('good'), 3 ('good'), 5 ('good'), ... (4 rows): 4 of 8 cells cannot be read and are left"
+        " empty -> write them as 4 or 4.5",
+    ]
+    given = ["--config", tmp_path / "own.yaml", "--raw", tmp_path]
+    for stage, more in (("validate", []), ("prepare", ["--output_dir", tmp_path / "data"])):
+        call(f"data.{stage}", *given, *more)
+        lines = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
+        assert sorted(lines) == [f"{stage}: {line}" for line in told]
+    funnel = json.loads((tmp_path / "data/funnel.json").read_text())
+    assert (funnel["prices_not_parsed"], funnel["ratings_not_parsed"]) == (2, 4)
+    prices = pq.read_table(tmp_path / "data/items.parquet")["price"].to_pylist()
+    assert prices[1:3] == pytest.approx([43.61, 1299.0]) and prices[0] is prices[3] is None
+
+
 @pytest.mark.parametrize(("user_k", "items"), [(0, 4), (2, 2)])
 def test_items_without_an_interaction_stay_only_where_nothing_is_filtered(tmp_path, capsys, user_k, items):
     pq.write_table(pa.table({"item_id": [0, 1, 2, 3]}), tmp_path / "items.parquet")

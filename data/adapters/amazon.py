@@ -80,6 +80,7 @@ def _items(
         files, metadata, codes, year=options.format, title_filter=options.title_filter
     )
     funnel.facts["prices_not_parsed"] = unparsed
+    funnel.note_unread("prices")
     return text.add_column(0, "raw_id", reviews.item_ids.take(pa.array(codes)))
 
 
@@ -104,6 +105,7 @@ def _count(reviews: dump.Reviews, metadata: dump.Metadata, funnel: Funnel) -> No
         "reviewed_items_without_metadata": int((metadata.file < 0).sum()),
         "reviewed_items_with_bad_title": int(metadata.bad_title.sum()),
     }
+    funnel.note_unread("ratings")
     for name in truncated:
         funnel.note(f"{name} ends in the middle; its whole lines are used")
     if any(broken):

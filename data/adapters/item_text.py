@@ -20,9 +20,11 @@ from data.releases.text import printed_list
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>|<(?:span|div)\b[^<>]*$|<[a-zA-Z]+\s[^<>]*=[^<>]*$")
 _SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 _SPAN = re.compile(r"<span\b", re.IGNORECASE)
-_PRICE = re.compile(
-    r"(?:from )?[$£€]?\s*(\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*-\s*[$£€]?\s*[\d,.]+)?", re.IGNORECASE
-)
+# A comma parts thousands, so three digits follow it: in `12,50` it may be a decimal mark, and nobody can tell.
+_AMOUNT = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
+_CURRENCY = "[$£€¥₹]|AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HKD|INR|JPY|KRW|MXN|NOK|NZD|PLN|SEK|SGD|USD"
+_MONEY = rf"(?:{_CURRENCY})?\s*({_AMOUNT})\s*(?:{_CURRENCY})?"
+_PRICE = re.compile(rf"(?:from )?{_MONEY}(?:\s*-\s*{_MONEY})?", re.IGNORECASE)
 MAX_TITLE_WORDS = 20
 # C0 without tab, line feed, carriage return; DEL; C1.
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10, 13}, " ")
@@ -101,7 +103,7 @@ def category_path(value: Any) -> list[str]:
 
 
 def parse_price(value: Any) -> float | None:
-    """A price as float, or None: `12.99`, `"$1,299.00"`; of a range the lower end; `""`, `"—"`, scripts are None."""
+    """A price as float, or None: `12.99`, `"$1,299.00"`, `"12.99 EUR"`; of a range the lower end; `""`, `"—"`, scripts, `"12,50"` are None."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):

@@ -325,19 +325,34 @@ def _typed(
 
 
 def amounts(
-    source: ColumnSource, column: str, parse: Callable[[Any], float | None]
-) -> tuple[pa.Array, int, list[Finding]]:
-    """(float32 column with nulls, cells that are there and no number, findings) of ratings or prices.
+    source: ColumnSource,
+    column: str,
+    parse: Callable[[Any], float | None],
+    *,
+    lowest: float | None = None,
+    write: str,
+) -> tuple[pa.Array, list[Finding], list[Finding]]:
+    """(float32 column with nulls, cells that are there and cannot be read: one finding or none, findings) of ratings or prices.
 
-    Text cells are read by `parse`, as every adapter does; what it cannot read is null and counted.
+    Text cells are read by `parse`, as every adapter does; what it cannot read is null, and so is a number below `lowest`.
+    `write`: how such cells are to be written.
     """
-    if not source.has(column) or not pa.types.is_string(source.table[column].type):
+    if not source.has(column):
+        return pa.nulls(source.rows, pa.float32()), [], []
+    cells, findings = source.cells(column), []
+    if pa.types.is_string(cells.type):
+        plain = cells.to_pylist()
+        values = pa.array([None if cell is None else parse(cell) for cell in plain], pa.float32())
+        there = np.fromiter((bool(cell and cell.strip()) for cell in plain), bool, len(plain))
+        lost = there & values.is_null().to_numpy(zero_copy_only=False)
+    else:
         values, findings = numbers(source, column, pa.float32())
-        return values, 0, findings
-    cells = source.cells(column).to_pylist()
-    values = [None if cell is None else parse(cell) for cell in cells]
-    lost = sum(v is None and bool(c and c.strip()) for v, c in zip(values, cells, strict=True))
-    return pa.array(values, pa.float32()), lost, []
+        lost = np.zeros(source.rows, bool)
+        if lowest is not None:
+            lost = pc.less(values, lowest).fill_null(False).to_numpy(zero_copy_only=False)
+            values = pc.if_else(lost, pa.scalar(None, pa.float32()), values)
+    what = f"{int(lost.sum())} of {source.rows} cells cannot be read and are left empty"
+    return values, source.at(column, lost, what, values=cells, fix=f"write them as {write}"), findings
 
 
 def whole(values: pa.ChunkedArray | pa.Array) -> pa.Array:

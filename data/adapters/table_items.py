@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,13 @@ class Items:
     """The items in order of their dense ids.
 
     table: columns of items.parquet; keys: each item's id in the user's tables, as text; cleaned: how many items' text
-    `clean_items` changed; prices_not_parsed: prices that are there and no number.
+    `clean_items` changed; unread: prices that are there and cannot be read, one finding or none.
     """
 
     table: pa.Table
     keys: pa.Array
     cleaned: int = 0
-    prices_not_parsed: int = 0
+    unread: Sequence[Finding] = ()
 
     def numbers(self, mentioned: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """(dense item int32, 0 where unknown; unknown bool, False where the id is empty) of ids as text."""
@@ -66,9 +66,11 @@ def load_items(raw: str | Path, spec: TableFile, *, clean: bool) -> tuple[Items 
         findings += found
     columns["categories"], found = text_lists(source, "categories")
     findings += found
-    unparsed = 0
+    unread: list[Finding] = []
     if source.has("price"):
-        columns["price"], unparsed, found = amounts(source, "price", parse_price)
+        columns["price"], unread, found = amounts(
+            source, "price", parse_price, lowest=0, write="12.50 or 1,250.00"
+        )
         findings += found
     for name in ("raw_id", "image", "item_type"):
         if source.has(name):
@@ -80,7 +82,7 @@ def load_items(raw: str | Path, spec: TableFile, *, clean: bool) -> tuple[Items 
     table = pa.table(columns).take(rows)
     table = table.add_column(0, "item_id", pa.array(np.arange(source.rows), pa.int32()))
     table, cleaned = clean_items(table, CLEANERS if clean else CONTROLS)
-    return (Items(table, ids.take(rows), cleaned, unparsed) if usable else None), findings
+    return (Items(table, ids.take(rows), cleaned, unread) if usable else None), findings
 
 
 def repeats(ids: pa.Array) -> np.ndarray:

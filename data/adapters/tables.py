@@ -59,7 +59,8 @@ class Tables:
     items: columns of items.parquet, row i is item i. user, item int32, rating float32 (NaN), timestamp int64, beyond int32
     (nanoseconds after it) or None, known bool (has a time), order int64 or None, split int8 or None (codes of SPLIT_NAMES,
     UNKNOWN_SPLIT = null) [interactions, file order]. sequences: columns of sequences.parquet without example_id, or None. users: columns of users.parquet.
-    cleaned: items whose text `clean_text` changed; not_parsed: ratings and prices that are there and no number.
+    cleaned: items whose text `clean_text` changed; unread: {"ratings", "prices": those that are there and cannot be read, one finding
+    or none}.
     """
 
     items: pa.Table
@@ -74,7 +75,7 @@ class Tables:
     sequences: pa.Table | None
     users: pa.Table
     cleaned: int
-    not_parsed: dict[str, int]
+    unread: dict[str, Sequence[Finding]]
 
 
 def files(raw: str | Path, options: TablesOptions) -> list[Path]:
@@ -97,7 +98,11 @@ def read(raw: str | Path, options: TablesOptions, funnel: Funnel) -> tuple[Loade
         tables.beyond,
     )  # fmt: skip
     funnel.count("interactions read", rows)
-    funnel.facts |= {"items_with_cleaned_text": tables.cleaned} | tables.not_parsed
+    funnel.facts["items_with_cleaned_text"] = tables.cleaned
+    for name, lost in tables.unread.items():
+        funnel.facts[f"{name}_not_parsed"] = sum(one.count for one in lost)
+        for one in lost:
+            funnel.note(str(one))
     users = tables.users.drop_columns(["user_id"])
     items = tables.items.drop_columns(["item_id"])
     return (
@@ -117,8 +122,8 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
     source, found = read_source(raw, options.interactions, required=("user_id", "item_id"), optional=wanted)
     findings += found
     users, sequences = Coder(), None
-    columns, unparsed, found = (
-        _load_interactions(source, options.time_unit, items, users) if source else ({}, 0, [])
+    columns, unread, found = (
+        _load_interactions(source, options.time_unit, items, users) if source else ({}, [], [])
     )
     findings += found
     if options.sequences.file:
@@ -141,15 +146,15 @@ def load(raw: str | Path, options: TablesOptions) -> tuple[Tables | None, list[F
         return None, findings
     loaded = Tables(
         items=items.table, user=codes[:rows], sequences=sequences, users=user_table, cleaned=items.cleaned,
-        not_parsed={"ratings_not_parsed": unparsed, "prices_not_parsed": items.prices_not_parsed}, **columns
+        unread={"ratings": unread, "prices": items.unread}, **columns
     )  # fmt: skip
     return loaded, findings
 
 
 def _load_interactions(
     source: ColumnSource, time_unit: str, items: Items | None, users: Coder
-) -> tuple[dict[str, np.ndarray | None], int, list[Finding]]:
-    """(item, timestamp, beyond, known, rating and split of `Tables`, ratings that are no number, findings).
+) -> tuple[dict[str, np.ndarray | None], list[Finding], list[Finding]]:
+    """(item, timestamp, beyond, known, rating and split of `Tables`, ratings that cannot be read, findings).
 
     The users are added to the coder.
     """
@@ -159,14 +164,14 @@ def _load_interactions(
     findings += found
     timestamp, beyond, known, found = timestamps(source, time_unit)
     findings += found
-    rating, unparsed, found = amounts(source, "rating", parse_rating)
+    rating, unread, found = amounts(source, "rating", parse_rating, write="4 or 4.5")
     findings += found
     split, found = _splits(source, SPLIT_NAMES)
     ratings = rating.to_numpy(zero_copy_only=False).astype(np.float32)
     columns = {
         "item": item, "timestamp": timestamp, "beyond": beyond, "known": known, "rating": ratings, "split": split
     }  # fmt: skip
-    return columns, unparsed, findings + found
+    return columns, unread, findings + found
 
 
 def _item_numbers(source: ColumnSource, column: str, items: Items | None) -> tuple[np.ndarray, list[Finding]]:

@@ -168,6 +168,11 @@ class Funnel:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def note_unread(self, name: str) -> None:
+        """Say how many `ratings` or `prices` were there and could not be read, where the facts count any."""
+        if count := self.facts[f"{name}_not_parsed"]:
+            self.note(f"{count} {name} cannot be read and are left empty")
+
     def step(self, name: str, rows: int, users: int | None = None, items: int | None = None) -> None:
         counts = {"rows": rows, "users": users, "items": items}
         self.steps.append({"step": name} | {key: int(n) for key, n in counts.items() if n is not None})

@@ -199,6 +199,7 @@ def _items(
         "prices_not_parsed": unparsed,
         "items_without_metadata": int((found.file[codes] < 0).sum()),
     }
+    funnel.note_unread("prices")
     if broken:
         first = next(account.first_broken for account in found.lines if account.broken)
         funnel.note(f"{broken} broken metadata lines are left out, first: {Path(first).name}")
