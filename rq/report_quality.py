@@ -37,7 +37,7 @@ from rq.stack import residual
 from rq.vectors import embedding_map
 from rq.vectors.embeddings import read_embeddings
 
-STAGE, VERSION = "report_quality", 1
+STAGE, VERSION = "report_quality", 2
 LIST_LENGTH = 10
 
 

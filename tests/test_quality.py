@@ -92,21 +92,38 @@ def test_lift_by_hand_and_the_shuffled_share_is_the_mean_over_shuffles():
     pairs = np.array([[0, 1], [2, 3], [0, 2], [3, 2], [3, 3], [1, 1]])
     found = quality.behaviour(codes, pairs)
     # With them, depth 1: 5 of 6 agree, shuffled 1/2 * 1/3 + 1/2 * 2/3; depth 2: 4 of 6, shuffled 1/2 * 2/3 + 1/6 * 1/3.
-    # Without the repeats, depth 1: firsts 0 1 0 1, seconds 0 1 1 1 -> agree 3 of 4; shuffled 1/2 * 1/4 + 1/2 * 3/4 = 1/2.
+    # Without the repeats, firsts are items 0 2 0 3, seconds 1 3 2 2: of 16 shuffled pairs 2 with 2 (twice) and 3 with 3 are no pairs.
+    # Depth 1: firsts 0 1 0 1, seconds 0 1 1 1 -> agree 3 of 4; shuffled (2 * 1 + 2 * 3 - 3) / (16 - 3).
     assert found["depth_1"] == pytest.approx(
-        {"agreement": 0.75, "shuffled": 0.5, "lift": 1.5, "lift_with_repeats": 5 / 3}
+        {"agreement": 0.75, "shuffled": 5 / 13, "lift": 0.75 * 13 / 5, "lift_with_repeats": 5 / 3}
     )
-    # Depth 2: firsts 00 10 00 10, seconds 01 10 10 10 -> agree 2 of 4; shuffled 1/2 * 3/4.
+    # Depth 2: firsts 00 10 00 10, seconds 01 10 10 10 -> agree 2 of 4; shuffled (2 * 3 - 3) / (16 - 3).
     assert found["depth_2"] == pytest.approx(
-        {"agreement": 0.5, "shuffled": 0.375, "lift": 0.5 / 0.375, "lift_with_repeats": 12 / 7}
+        {"agreement": 0.5, "shuffled": 3 / 13, "lift": 0.5 * 13 / 3, "lift_with_repeats": 12 / 7}
     )
     assert found["pairs"] == 6 and found["repeats"] == 2
     assert quality.behaviour(codes, pairs[4:]) is None, "only repeats"
 
-    pairs = pairs[:4]
+    rng, apart = np.random.default_rng(0), pairs[:4]
+    first, second = (rng.choice(side, 20_000) for side in apart.T)
+    shuffles = (codes[first] == codes[second])[first != second]
+    assert shuffles[:, 0].mean() == pytest.approx(5 / 13, abs=0.02)
+    assert shuffles.all(1).mean() == pytest.approx(3 / 13, abs=0.02)
+
+
+def test_random_codes_have_a_lift_of_one_on_a_small_catalogue():
+    """Of one in which few items are most of the pairs, so that an item meets itself often when these are shuffled."""
     rng = np.random.default_rng(0)
-    shuffles = [codes[pairs[:, 0], 0] == codes[rng.permutation(pairs[:, 1]), 0] for _ in range(2000)]
-    assert np.mean(shuffles) == pytest.approx(0.5, abs=0.02)
+    popular = rng.permutation(1 / np.arange(1, 61))
+    found = [
+        quality.behaviour(rng.integers(0, 8, (60, 2)), rng.choice(60, (400, 2), p=popular / popular.sum()))
+        for _ in range(300)
+    ]
+    for depth, of_codes in (("depth_1", 1 / 8), ("depth_2", 1 / 64)):
+        lifts = np.array([one[depth]["lift"] for one in found])
+        error = lifts.std() / len(lifts) ** 0.5
+        assert lifts.mean() == pytest.approx(1, abs=3 * error) and error < 0.05
+        assert np.mean([one[depth]["shuffled"] for one in found]) == pytest.approx(of_codes, rel=0.1)
 
 
 def test_lift_without_pairs_or_without_chance_agreement():

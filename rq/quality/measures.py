@@ -145,8 +145,8 @@ def behaviour(codes_NL: np.ndarray, pairs_P2: np.ndarray) -> dict[str, Any] | No
     """Share of pairs whose items share a prefix, beside the share when the second items are shuffled, and their ratio.
 
     Pairs of an item with itself agree whatever the codes are: they are counted as `repeats` and left out of all but
-    `lift_with_repeats`, the published measure. The shuffled share is the exact mean over all shuffles, sum_p share(first in
-    p) * share(second in p). None without other pairs.
+    `lift_with_repeats`, the published measure; out of the shuffled pairs too, so that random codes have a lift of 1. None
+    without other pairs.
     """
     apart = pairs_P2[pairs_P2[:, 0] != pairs_P2[:, 1]]
     if not len(apart):
@@ -154,21 +154,33 @@ def behaviour(codes_NL: np.ndarray, pairs_P2: np.ndarray) -> dict[str, Any] | No
     out: dict[str, Any] = {"pairs": len(pairs_P2), "repeats": len(pairs_P2) - len(apart)}
     for depth in range(1, codes_NL.shape[1] + 1):
         ids_N = prefix_ids(codes_NL, depth)
-        agreement, shuffled, lift = _agreement(ids_N, apart)
+        agreement, shuffled, lift = _agreement(ids_N, apart, repeats=False)
         out[f"depth_{depth}"] = {
             "agreement": agreement,
             "shuffled": shuffled,
             "lift": lift,
-            "lift_with_repeats": _agreement(ids_N, pairs_P2)[2],
+            "lift_with_repeats": _agreement(ids_N, pairs_P2, repeats=True)[2],
         }
     return out
 
 
-def _agreement(ids_N: np.ndarray, pairs_P2: np.ndarray) -> tuple[float, float, float | None]:
-    """(share of pairs with equal prefix ids, the same over all shuffles, their ratio)."""
-    first_P, second_P = ids_N[pairs_P2[:, 0]], ids_N[pairs_P2[:, 1]]
-    shares = [np.bincount(side, minlength=ids_N.max() + 1) / len(side) for side in (first_P, second_P)]
-    agreement, shuffled = float((first_P == second_P).mean()), float((shares[0] * shares[1]).sum())
+def _agreement(
+    ids_N: np.ndarray, pairs_P2: np.ndarray, *, repeats: bool
+) -> tuple[float, float, float | None]:
+    """(share of pairs with equal prefix ids, the same over all shuffles, their ratio).
+
+    A pair of shuffled sides is any first item beside any second one. Without `repeats` those of an item with itself are no pairs:
+    (sum_p F_p G_p - sum_i A_i B_i) / (P^2 - sum_i A_i B_i), A_i, B_i: how often item i is first, second; F_p, G_p: prefix p.
+    """
+
+    def equal(names_N: np.ndarray) -> int:
+        """How many of the P^2 shuffled pairs have the same name on both sides."""
+        first, second = (np.bincount(names_N[side], minlength=len(ids_N)) for side in pairs_P2.T)
+        return int(first @ second)
+
+    own = 0 if repeats else equal(np.arange(len(ids_N)))
+    agreement = float((ids_N[pairs_P2[:, 0]] == ids_N[pairs_P2[:, 1]]).mean())
+    shuffled = (equal(ids_N) - own) / (len(pairs_P2) ** 2 - own)
     return agreement, shuffled, agreement / shuffled if shuffled else None
 
 
