@@ -33,22 +33,27 @@ def script(echo: Path, name: str, *flags: str, code: int = 0, **variables: str) 
     return (done.stderr if code else done.stdout).splitlines()
 
 
-def parsed_programs(command: str, folder: Path) -> list[str]:
-    """The programs that a command would start, in order; each must take its recipe and its flags, names and values."""
+def programs_of(command: str, folder: Path) -> list[list[str]]:
+    """[program, flags...] of every one that a command would start, in order."""
     python = folder / "python"
     python.write_text("#!/usr/bin/env bash\nprintf '%s\\037' \"$@\"\necho\n")
     python.chmod(0o755)
-    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ} | {"PYTHON": str(python)}
     done = subprocess.run(
-        ["bash", "-c", command.replace("python -m", "$PYTHON -m")], cwd=ROOT, env=kept | {"PYTHON": str(python)},
-        capture_output=True, text=True,
+        ["bash", "-c", command.replace("python -m", "$PYTHON -m")], cwd=ROOT, env=kept, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    calls = [line.split("\037")[1:-1] for line in done.stdout.splitlines() if "\037" in line]
-    names = []
-    for name, *flags in calls:
+    found = []
+    for name, *flags in (line.split("\037")[1:-1] for line in done.stdout.splitlines() if "\037" in line):
         if name == "accelerate.commands.launch":  # the program that it starts on every GPU
             name, *flags = flags[flags.index("-m") + 1 :]
-        names.append(name)
+        found.append([name, *flags])
+    return found
+
+
+def parsed_programs(command: str, folder: Path) -> list[str]:
+    """The programs that a command would start, in order; each must take its recipe and its flags, names and values."""
+    found = programs_of(command, folder)
+    for name, *flags in found:
         program.parse(get_type_hints(import_module(name).main)["args"], [flag for flag in flags if flag])
-    return names
+    return [name for name, *_ in found]

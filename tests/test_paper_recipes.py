@@ -24,6 +24,7 @@ from infer.models.members import members_of
 from infer.text.titles import title_vectors
 from infer.work import decoding
 from tests import handmade
+from tests.shell import programs_of
 from tests.store import ITEMS
 from tests.test_grpo_program import SHORT
 from tests.test_sid_trainer import PROMPTS, trainer
@@ -66,6 +67,30 @@ def test_lc_recs_tasks_are_built_and_trained_together(chain, tmp_path):
         run,
     )
     assert (run / "final/model.safetensors").exists() and series(run, "loss")[-1] > 0
+
+
+def test_gprs_commands_can_be_followed(chain, tmp_path):
+    """Those of its README, one after the other, with a toy model and few steps."""
+    data, runs = tmp_path / "data", tmp_path / "outputs"
+    data.mkdir()
+    (data / "industrial").symlink_to(chain.data)
+    text = recipe("gpr/README.md").read_text().split("## Table")[0]
+    text = text.replace("/path/to/Qwen2.5-1.5B", str(chain.model.with_name("base")))
+    text = text.replace(" data/", f" {data}/").replace("NUM_GPUS=8", "NUM_GPUS=1")
+    unrated = ["--signals", "[item_type]"]  # the store knows no ratings
+    toy = {
+        "preprocess.build_examples": unrated,
+        "preprocess.expand_vocab": [],
+        "train.sft": TRAINER,
+        "train.grpo": SHORT,
+    }
+    started = []
+    for line in [line for line in text.splitlines() if line.startswith("    ")]:
+        for name, *flags in programs_of(f"DATA_ROOT={data} OUTPUT_ROOT={runs} SIDS=x {line}", tmp_path):
+            started.append(name)
+            handmade.call(name, *flags, *toy[name])
+    assert started == list(toy)
+    assert (runs / "gpr/grpo_hepo/final/model.safetensors").exists()
 
 
 def exact(batch):
