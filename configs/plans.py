@@ -7,7 +7,7 @@ they give its own recipes; they are no more than a start elsewhere:
 
   choice     by all valid rows, of the generator by 40,000 of them where there are more: to rank 26,000 items for that many took
              91 s of a busy core after every epoch of 217 s, and there are 87,000 (Amazon 2018 Office, all years)
-  codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them
+  codes      64 below 1,000 items, 256 to 50,000, 512 to 200,000, 1,024 above: three levels of them; below 256 items one for every four
   hidden     64 below 10,000 train rows, 128 above
   positions  ten history items are read; where more than half of the train rows have more, as many as the longest has, 50 at most, and a user's
              rows are one pass that is cut at another place in every epoch (`windows: cut`; MovieLens-100K, SASRec with texts, valid NDCG@10
@@ -43,6 +43,7 @@ LEAST, LEAST_GENERATOR = 1 / 3, 7  # of the epochs; epochs of the generator
 DRAWS, DRAWN_ABOVE = 16, 8_000  # items
 DRAWN_SHARE, DRAWN_DROPOUT = 0.3, 0.4
 TITLED = 0.5
+ITEMS_PER_CODE = 4  # fewer than this per code and most codes stand for single items
 CHOOSE = 40_000  # valid rows that choose a generator's state
 READ, READ_AT_MOST = 10, 50  # history items that a recipe reads, that any plan does
 LONG = 0.5  # of the train rows: where more have a longer history than READ, more of it is read
@@ -152,12 +153,13 @@ class SmallPlan:
 def codes_per_level(items: int) -> int:
     """Codes of each of three levels.
 
-    >>> [codes_per_level(items) for items in (85, 3_686, 60_000, 500_000)]
-    [64, 256, 512, 1024]
+    >>> [codes_per_level(items) for items in (85, 256, 3_686, 60_000, 500_000)]
+    [21, 64, 256, 512, 1024]
     """
-    return next(
+    codes = next(
         (codes for codes, most in ((64, 1_000), (256, 50_000), (512, 200_000)) if items <= most), 1_024
     )
+    return min(codes, max(1, items // ITEMS_PER_CODE))
 
 
 def longer(rows: int) -> float:

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from configs import sizes
 from configs.plans import Counts, plan_of
 from configs.program import ROOT, InputError
+from rq.stack.options import warn_of_sizes
 from tests.handmade import prepared, refuse, succeed
 from tests.shell import script
 
@@ -283,3 +285,13 @@ def test_changed_data_make_all_of_a_chain_anew(planner, tmp_path):
             planner, "scripts/chain.sh", code=2, STAGES="02", OVERWRITE=wrong[0], SUBMIT=wrong[1], **shop
         )
         assert said in told[-1]
+
+
+def test_a_small_catalogue_has_no_more_codes_than_its_items_can_fill(capsys):
+    """By the rule of stage 04's warning; 256 items fill what is the least above."""
+    for items, codes in ((5, 1), (100, 25), (233, 58), (256, 64), (1_000, 64)):
+        overlays = plan_of(Counts(items, 50, 900, 1.0), minutes=1, speed=1).overlays()
+        sizes = overlays["quantizer"]["rqkmeans"]["sizes"]
+        assert sizes == overlays["quantizer_balanced"]["balanced"]["sizes"] == [codes] * 3
+        warn_of_sizes(sizes, np.arange(items, dtype=np.float32)[:, None])
+        assert "codes in a level" not in capsys.readouterr().err

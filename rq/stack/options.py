@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from configs.plans import ITEMS_PER_CODE
 from configs.program import InputError, warn
 from rq.stack.vq import Distance, distinct_rows
 
-ITEMS_PER_CODE = 4  # fewer vectors than this per code and most codes stand for single items
 LOOKED_AT = 1 << 16  # items that are enough to see that there are enough: a memory map is not copied for it
 
 
