@@ -44,6 +44,7 @@ DRAWS, DRAWN_ABOVE = 16, 8_000  # items
 DRAWN_SHARE, DRAWN_DROPOUT = 0.3, 0.4
 TITLED = 0.5
 ITEMS_PER_CODE = 4  # fewer than this per code and most codes stand for single items
+LEAST_CODES = 4  # that every item of a handful finds a place of its own
 CHOOSE = 40_000  # valid rows that choose a generator's state
 READ, READ_AT_MOST = 10, 50  # history items that a recipe reads, that any plan does
 LONG = 0.5  # of the train rows: where more have a longer history than READ, more of it is read
@@ -153,13 +154,13 @@ class SmallPlan:
 def codes_per_level(items: int) -> int:
     """Codes of each of three levels.
 
-    >>> [codes_per_level(items) for items in (85, 256, 3_686, 60_000, 500_000)]
-    [21, 64, 256, 512, 1024]
+    >>> [codes_per_level(items) for items in (5, 85, 256, 3_686, 60_000, 500_000)]
+    [4, 21, 64, 256, 512, 1024]
     """
     codes = next(
         (codes for codes, most in ((64, 1_000), (256, 50_000), (512, 200_000)) if items <= most), 1_024
     )
-    return min(codes, max(1, items // ITEMS_PER_CODE))
+    return min(codes, max(LEAST_CODES, items // ITEMS_PER_CODE))
 
 
 def longer(rows: int) -> float:

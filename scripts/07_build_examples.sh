@@ -28,13 +28,13 @@ given=()
 made=$DATA_ROOT/$DATASET/reasoning/${REASONING:-teacher}
 case $TASKS in
     "") ;;
-    align) given=(--reasoning "[\"${made}_items\", \"${made}_narratives\"]") ;;
-    think) given=(--reasoning "[\"${made}_histories\"]") ;;
+    align) given=(--reasoning "$(list_of "${made}_items" "${made}_narratives")") ;;
+    think) given=(--reasoning "$(list_of "${made}_histories")") ;;
     *)
         given=(--tids "$DATA_ROOT/$DATASET/tids/$TIDS")
         made=$DATA_ROOT/$DATASET/reasoning/${REASONING:-$TIDS}
         if [ "$TASKS" = dual ]; then
-            given+=(--reasoning "[\"${made}_identifiers\", \"${made}_instructions\", \"${made}_thoughts\"]")
+            given+=(--reasoning "$(list_of "${made}_identifiers" "${made}_instructions" "${made}_thoughts")")
         fi
         ;;
 esac

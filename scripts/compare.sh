@@ -21,6 +21,6 @@ for name in "${names[@]}"; do folders+=("$OUTPUT_ROOT/$name"); done
 IFS=, read -ra names <<< "$PUBLISHED"
 for name in ${names[@]+"${names[@]}"}; do files+=("configs/$name/published.csv"); done
 
-"$PYTHON" -m infer.compare --runs "[$(IFS=,; echo "${folders[*]}")]" --published "[$(IFS=,; echo "${files[*]-}")]" \
+"$PYTHON" -m infer.compare --runs "$(list_of "${folders[@]}")" --published "$(list_of ${files[@]+"${files[@]}"})" \
     --dataset "$DATASET" --split "$SPLIT" --reference "$REFERENCE" \
     --output_dir "$OUTPUT_ROOT/compare/$DATASET.$SPLIT" "$@"

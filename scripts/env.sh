@@ -15,6 +15,12 @@ if [ -n "${DRY_RUN:-}" ]; then DRY_PYTHON=${DRY_PYTHON:-$PYTHON} PYTHON=scripts/
 # A scheduler's notice is for the programs (configs/program.py; scripts/slurm/notice.sh); a script waits for them and says 143 too.
 NOTICED=""
 trap 'NOTICED=yes' USR1
+case OUTPUT_ROOT=$OUTPUT_ROOT:RUN=${RUN:-} in
+    *,*)
+        echo "ERROR 2: OUTPUT_ROOT=$OUTPUT_ROOT RUN=${RUN:-} -> without a comma: MEMBERS and RUNS list folders of runs by it" >&2
+        exit 2
+        ;;
+esac
 if [ -n "${DATASET:-}" ] && { [ -e "data/$DATASET.py" ] || [ -e "data/$DATASET/__init__.py" ]; }; then
     echo "ERROR 2: DATASET=$DATASET is the name of a module or room in data/ -> choose another name" >&2
     exit 2
@@ -110,6 +116,26 @@ take_plan() {
     source "$1/choices.sh"
     export SEQUENTIAL=${sequential:-$SEQUENTIAL} TEACHER_SEEDS=${seeds:-$TEACHER_SEEDS}
     if [ "$trend" != "as planned" ]; then export TREND=$trend; fi
+}
+
+# need_sids: the semantic IDs that the metrics at the end are taken with are there, or nothing is begun. Not asked where nothing is run, where
+# there are no data, and where EVALUATE_ARGS names others.
+need_sids() {
+    local sids=$DATA_ROOT/$DATASET/sids
+    if [ -n "${DRY_RUN:-}" ] || [ ! -f "$DATA_ROOT/$DATASET/manifest.json" ] || [ -e "$sids/$SIDS" ]; then return; fi
+    case " ${EVALUATE_ARGS:-}" in *" --sids"*) return ;; esac
+    echo "ERROR 2: there are no semantic IDs $sids/$SIDS -> SIDS is one of: $(ls "$sids" 2>/dev/null | xargs); 04_build_sids.sh makes more" >&2
+    exit 2
+}
+
+# list_of WORDS...: them as the list that a flag takes, each in quotes, because a folder may have any character in its name.
+list_of() {
+    local word listed=""
+    for word in "$@"; do
+        word=${word//\\/\\\\}
+        listed="$listed, \"${word//\"/\\\"}\""
+    done
+    printf '[%s]' "${listed#, }"
 }
 
 # share_flags "MODULE ..." FLAGS...: for scripts of several programs. SHARED becomes the --overwrite among the flags, which all

@@ -23,6 +23,7 @@ EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go
 source "$(dirname "$0")/env.sh"
 
 share_flags "infer.fuse infer.evaluate" "$@"
+need_sids
 folders=()
 IFS=, read -ra names <<< "$MEMBERS"
 for name in "${names[@]}"; do
@@ -39,7 +40,7 @@ for name in "${names[@]}"; do
     fi
 done
 
-"$PYTHON" -m infer.fuse --members "[$(IFS=,; echo "${folders[*]}")]" --data "$DATA_ROOT/$DATASET" --splits "[${SPLITS// /,}]" \
+"$PYTHON" -m infer.fuse --members "$(list_of "${folders[@]}")" --data "$DATA_ROOT/$DATASET" --splits "[${SPLITS// /,}]" \
     --output_dir "$OUTPUT_ROOT/$RUN/baselines/$NAME" --output_root "$OUTPUT_ROOT/$RUN/eval" ${WEIGHTS:+--weights "$WEIGHTS"} "$@"
 for split in $SPLITS; do
     # shellcheck disable=SC2086

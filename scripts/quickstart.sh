@@ -24,7 +24,7 @@ export RAW=$DATA_ROOT/toystore/raw
 MODELS="pop last recent itemknn itemknn_tuned mixture" STAGES="01 02 04 07 baselines" bash scripts/chain.sh
 STAGES=teacher bash scripts/chain.sh
 # The ensemble on test, which nothing chose it by.
-"$PYTHON" -m infer.run_baselines --models "[\"$OUTPUT_ROOT/$RUN/baselines/teacher\"]" --data "$DATA_ROOT/$DATASET" \
+"$PYTHON" -m infer.run_baselines --models "$(list_of "$OUTPUT_ROOT/$RUN/baselines/teacher")" --data "$DATA_ROOT/$DATASET" \
     --output_root "$OUTPUT_ROOT/$RUN/eval" --splits '[test]'
 "$PYTHON" -m infer.evaluate --predictions "$OUTPUT_ROOT/$RUN/eval/teacher.test" --data "$DATA_ROOT/$DATASET" --sids "$DATA_ROOT/$DATASET/sids/$SIDS"
 STAGES="generator 08 09 11 10 11" bash scripts/chain.sh

@@ -26,7 +26,7 @@ fi
 bash scripts/05_generate_tids.sh
 bash scripts/06_write_reasoning.sh
 # Instructions without thoughts: a thought of a hundred words would fill this small model's context.
-TASKS=dual bash scripts/07_build_examples.sh --reasoning "[\"$DATA_ROOT/toystore/reasoning/keywords_instructions\"]"
+TASKS=dual bash scripts/07_build_examples.sh --reasoning "$(list_of "$DATA_ROOT/toystore/reasoning/keywords_instructions")"
 export EXAMPLES=dual
 STAGE=identifiers MODEL=$TRAINED bash sft.sh
 STAGE=dual bash sft.sh

@@ -20,6 +20,7 @@ EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate; trailing flags go
 source "$(dirname "$0")/env.sh"
 
 share_flags "infer.run_baselines infer.evaluate" "$@"
+need_sids
 "$PYTHON" -m infer.run_baselines --models "[${MODELS// /,}]" --data "$DATA_ROOT/$DATASET" --output_root "$OUTPUT_ROOT/$RUN/eval" --splits "[$SPLIT]" "$@"
 for name in $MODELS; do
     # shellcheck disable=SC2086

@@ -19,10 +19,11 @@ EVALUATE_ARGS=${EVALUATE_ARGS:-}    # flags of infer.evaluate
 source "$(dirname "$0")/env.sh"
 
 share_flags "train.train_sequential infer.run_baselines infer.evaluate" "$@"
+need_sids
 config_flags "sequential_$NAME"
 model="$OUTPUT_ROOT/$RUN/baselines/$NAME"
 "$PYTHON" -m train.train_sequential "${CONFIGS[@]}" --data "$DATA_ROOT/$DATASET" --output_dir "$model" "$@"
-"$PYTHON" -m infer.run_baselines --models "[\"$model\"]" --data "$DATA_ROOT/$DATASET" --output_root "$OUTPUT_ROOT/$RUN/eval" \
+"$PYTHON" -m infer.run_baselines --models "$(list_of "$model")" --data "$DATA_ROOT/$DATASET" --output_root "$OUTPUT_ROOT/$RUN/eval" \
     --splits "[${SPLITS// /,}]" ${SHARED[@]+"${SHARED[@]}"}
 for split in $SPLITS; do
     # shellcheck disable=SC2086

@@ -19,6 +19,7 @@ TREND=${TREND-trend}                # empty: without recent popularity, where tr
 source "$(dirname "$0")/env.sh"
 export PAPER DATASET SIDS
 share_flags "infer.run_baselines train.train_sequential infer.fuse" "$@"
+need_sids
 
 case $WEIGHTS in
     "" | likelihood) ;;

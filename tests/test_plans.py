@@ -289,7 +289,7 @@ def test_changed_data_make_all_of_a_chain_anew(planner, tmp_path):
 
 def test_a_small_catalogue_has_no_more_codes_than_its_items_can_fill(capsys):
     """By the rule of stage 04's warning; 256 items fill what is the least above."""
-    for items, codes in ((5, 1), (100, 25), (233, 58), (256, 64), (1_000, 64)):
+    for items, codes in ((16, 4), (100, 25), (233, 58), (256, 64), (1_000, 64)):
         overlays = plan_of(Counts(items, 50, 900, 1.0), minutes=1, speed=1).overlays()
         sizes = overlays["quantizer"]["rqkmeans"]["sizes"]
         assert sizes == overlays["quantizer_balanced"]["balanced"]["sizes"] == [codes] * 3

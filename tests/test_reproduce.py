@@ -64,7 +64,7 @@ def test_a_row_brings_what_it_needs_and_verify_runs_one_seed_of_it():
             for seed, line in enumerate(students)] == [True, True]  # fmt: skip
     lines = dry("verify", "minionerec_industrial", ROW="text")
     assert lines[-1].endswith("--verify configs/minionerec/results/industrial.json --tolerance 0.004")
-    assert "[outputs/verify/minionerec-industrial-s0/eval/text.test]" in lines[-1]
+    assert '["outputs/verify/minionerec-industrial-s0/eval/text.test"]' in lines[-1]
     assert "there is no" in dry("verify", "nowhere", code=2, ROW="compact")[-1]
     assert "which table and which row" in dry("verify", "minionerec_industrial", code=2)[-1]
 
@@ -102,7 +102,7 @@ def test_one_recommender_on_the_ids_of_every_constructor_and_a_scaling_curve():
     assert any("SIDS=shuffled ASSIGN_ARGS=--repair shuffled" in line for line in lines)
     assert any("rq.import_sids --source /p.parquet" in line for line in lines)
     assert (
-        "--runs [outputs/which-industrial-s0,outputs/which-industrial-s1] --split valid" in lines[-1]
+        '--runs ["outputs/which-industrial-s0", "outputs/which-industrial-s1"] --split valid' in lines[-1]
         and "--quality true" in lines[-1]
     )
     lines = dry("scaling", WIDTHS="32 64", SHARES="0.5 1", SEEDS="0")

@@ -6,6 +6,7 @@ import os
 import subprocess
 
 import pytest
+import yaml
 
 from configs.program import ROOT
 from tests.shell import script
@@ -138,3 +139,43 @@ def test_without_runs_the_list_of_runs_says_how_to_make_one(echo, tmp_path):
     assert script(echo, "scripts/status.sh", RUN="r", OUTPUT_ROOT=str(tmp_path / "none")) == [
         f"-m infer.status --root {tmp_path / 'none'}/r"
     ]
+
+
+TEACHER = ["r/baselines/mixture", "r-s0/baselines/text", "r-s1/baselines/text", "r/baselines/trend"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "listed", "variables"),
+    [
+        ("train_teacher", "members", TEACHER, {"TEACHER_SEEDS": "0 1"}),
+        ("train_sequential", "models", ["r/baselines/sasrec"], {}),
+        ("compare", "runs", ["a", "b"], {"RUNS": "a,b"}),
+        ("07_build_examples", "reasoning", ["industrial/reasoning/teacher_histories"], {"TASKS": "think", "PAPER": "sidreasoner"}),
+        ("reproduce/scaling", "runs", ["scaling-industrial-s0", "scaling-industrial-s1"], {"SEEDS": "0 1"}),
+    ],
+)  # fmt: skip
+def test_a_folder_may_have_any_character_but_a_comma(echo, tmp_path, name, flag, listed, variables):
+    root = f"{tmp_path}/aus & gabe #1 [x]: 'y' \"z\" \\"
+    variables = variables | {"OUTPUT_ROOT": root, "DATA_ROOT": root, "RUN": "r", "RAW": "raw"}
+    lines = script(echo, f"scripts/{name}.sh", **variables)
+    given = [line.split(f" --{flag} ")[1].split(" --")[0] for line in lines if f" --{flag} " in line]
+    found = [folders for folders in map(yaml.safe_load, given) if folders[0].startswith(root)]
+    assert found == [[f"{root}/{folder}" for folder in listed]]
+
+
+@pytest.mark.parametrize("name", ["OUTPUT_ROOT", "RUN"])
+def test_a_comma_in_the_folder_of_runs_is_refused_before_anything_runs(echo, name):
+    (told,) = script(echo, "scripts/train_teacher.sh", code=2, **{name: "a,b"})
+    assert told.startswith("ERROR 2: ") and "a,b" in told and "without a comma" in told
+
+
+@pytest.mark.parametrize("name", ["train_baselines", "train_sequential", "train_teacher", "fuse"])
+def test_missing_semantic_ids_are_refused_before_anything_runs(echo, tmp_path, name):
+    (tmp_path / "shop/sids/balanced").mkdir(parents=True)
+    (tmp_path / "shop/manifest.json").touch()
+    shop = {"DATA_ROOT": str(tmp_path), "OUTPUT_ROOT": str(tmp_path / "out"), "DATASET": "shop"}
+    (told,) = script(echo, f"scripts/{name}.sh", code=2, SIDS="nixda", **shop)
+    assert told.startswith("ERROR 2: ") and "shop/sids/nixda ->" in told and "one of: balanced;" in told
+    assert len(script(echo, f"scripts/{name}.sh", SIDS="balanced", **shop)) > 1
+    for silent in ({"DRY_RUN": "1"}, {"EVALUATE_ARGS": "--sids elsewhere"}):
+        script(echo, f"scripts/{name}.sh", SIDS="nixda", **shop | silent)

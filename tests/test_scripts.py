@@ -5,6 +5,7 @@ The programs are replaced by one that prints its own command line.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -270,7 +271,7 @@ def test_members_of_a_fusion_are_models_or_all_predictions_of_one(echo, tmp_path
     assert "[valid,test] " in told[1] and "both.valid " in told[2] and "both.test " in told[3]
     fuse, evaluate = script(echo, "scripts/fuse.sh", "--how", "pool", **variables, SPLITS="valid test")[1:]
     folders = [f"{tmp_path}/r/{place}" for place in ("baselines/text", "eval/grpo.valid", "eval/grpo.test")]
-    assert f"--members [{','.join([*folders, 'other/knn'])}] " in fuse and fuse.endswith("--how pool")
+    assert f"--members {json.dumps([*folders, 'other/knn'])} " in fuse and fuse.endswith("--how pool")
     assert (
         f"--splits [valid] --output_dir {tmp_path}/r/baselines/both --output_root {tmp_path}/r/eval" in fuse
     )
@@ -380,8 +381,8 @@ def test_a_plan_that_is_there_is_taken_and_its_ensembles_are_weighed_by_likeliho
         "configs/minionerec/sequential_companions.yaml", f"{plan}/sequential_companions.yaml",
     ]  # fmt: skip
     teacher, ensemble = (call for call in calls if "infer.fuse" in call)
-    assert "best-shop-s0/baselines/companions]" in teacher and "trend" not in teacher
-    assert "baselines/teacher," in ensemble and "baselines/compact_distilled]" in ensemble
+    assert 'best-shop-s0/baselines/companions"]' in teacher and "trend" not in teacher
+    assert 'baselines/teacher", ' in ensemble and 'baselines/compact_distilled"]' in ensemble
     assert all(call.endswith("--weights likelihood") for call in (teacher, ensemble))
     measured = [call for call in calls if "infer.evaluate" in call and "eval/ensemble." in call]
     assert [call.split("eval/ensemble.")[1].split()[0] for call in measured] == ["valid", "test"]

@@ -88,7 +88,7 @@ keep() {
     shift
     for run in "$@"; do folders+=("$OUTPUT_ROOT/$run/eval/$name.test"); done
     command="ROWS=${ASKED} SEEDS=\"$SEEDS\" bash scripts/reproduce/$(basename "$0")"
-    folders="[$(IFS=,; echo "${folders[*]}")]"
+    folders=$(list_of "${folders[@]}")
     if [ -n "$RECOMPUTE" ]; then
         for run in "$@"; do         # all of them before anything is removed
             if [ -z "${DRY:-}" ] && [ ! -f "$OUTPUT_ROOT/$run/eval/$name.test/manifest.json" ]; then

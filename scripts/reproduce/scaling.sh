@@ -26,6 +26,7 @@ for width in $WIDTHS; do
         done
     done
 done
-runs=$(printf "$OUTPUT_ROOT/scaling-$DATASET-s%s," "${seeds[@]}")
-act "$PYTHON" -m infer.compare --runs "[${runs%,}]" --split "$SPLIT" --intervals true --metrics '[hr@10,ndcg@10]' \
+runs=()
+for seed in "${seeds[@]}"; do runs+=("$OUTPUT_ROOT/scaling-$DATASET-s$seed"); done
+act "$PYTHON" -m infer.compare --runs "$(list_of "${runs[@]}")" --split "$SPLIT" --intervals true --metrics '[hr@10,ndcg@10]' \
     --output_dir "$OUTPUT_ROOT/compare/scaling.$DATASET"

@@ -43,6 +43,7 @@ for kind in $KINDS; do
         act SIDS="$ids" NAME="compact_$kind" RUN="which-$DATASET-s$seed" SPLITS="$SPLIT" bash scripts/train_compact.sh --seed "$seed" ${start[@]+"${start[@]}"}
     done
 done
-runs=$(printf "$OUTPUT_ROOT/which-$DATASET-s%s," "${seeds[@]}")
-act "$PYTHON" -m infer.compare --runs "[${runs%,}]" --split "$SPLIT" --intervals true --quality true --reference compact_rqkmeans \
+runs=()
+for seed in "${seeds[@]}"; do runs+=("$OUTPUT_ROOT/which-$DATASET-s$seed"); done
+act "$PYTHON" -m infer.compare --runs "$(list_of "${runs[@]}")" --split "$SPLIT" --intervals true --quality true --reference compact_rqkmeans \
     --metrics '[hr@10,ndcg@10]' --output_dir "$OUTPUT_ROOT/compare/which_sids.$DATASET"
