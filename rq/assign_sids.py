@@ -46,7 +46,7 @@ from rq.stack.residual import ResidualQuantizer
 from rq.vectors import embedding_map
 from rq.vectors.embeddings import read_embeddings
 
-STAGE, VERSION = "assign_sids", 3
+STAGE, VERSION = "assign_sids", 2
 
 
 @dataclass

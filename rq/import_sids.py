@@ -39,7 +39,7 @@ from rq.quality import page as quality_page
 from rq.quality.assessment import Evidence
 from rq.vectors import embedding_map
 
-VERSION = 2
+VERSION = 1
 INDEX_FILES = (
     "*.index.json*",
     "index/*.index.json*",
