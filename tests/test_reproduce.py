@@ -227,7 +227,7 @@ def test_a_plan_is_written_once_and_kept(tmp_path):
     assert (
         told[1] == f"{told[0]}kept as {plan / 'plan.json'} has it: remove the folder {plan} to plan again\n"
     )
-    assert "3 x 64 codes, hidden 64" in told[0] and "forecast" in told[0]
+    assert "3 x 50 codes, hidden 64" in told[0] and "forecast" in told[0]
     assert (plan / "choices.sh").read_text().splitlines() == [
         'export SEQUENTIAL="companions"', 'export TEACHER_SEEDS="0 1"', 'export TREND=""',
     ]  # fmt: skip

@@ -31,7 +31,7 @@ from infer.tables.comparison import Evaluation, intervals_of_mean
 from infer.tables.results import Result
 
 Row = dict[str, Any]
-LEVELS = ("sid_level", "item_level", "item_level_merged", "item_level_dedup")
+LEVELS = ("sid_level", "item_level", "item_level_merged", "item_level_dedup", "item_level_unseen")
 SHOWN = ("hr", "ndcg")
 CUTS = (1, 5, 10, 20, 50)
 GROUP_CUT = 10
