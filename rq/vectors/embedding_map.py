@@ -32,12 +32,15 @@ def coordinates(x_ND: np.ndarray, *, method: MapMethod, seed: int) -> np.ndarray
         out_N2[known] = projection.apply(x_ND[known])
         return out_N2
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     if len(known) > MOST_POINTS:
         known = np.sort(np.random.default_rng(seed).permutation(known)[:MOST_POINTS])
     perplexity = min(30.0, (len(known) - 1) / 3)
     tsne = TSNE(n_components=2, init="pca", perplexity=perplexity, max_iter=ITERATIONS, random_state=seed)
-    out_N2[known] = tsne.fit_transform(np.ascontiguousarray(x_ND[known], np.float32))
+    # Its threads wait for one another after every step: 2 s with one of them were 22 s with two on two cores that others used too.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        out_N2[known] = tsne.fit_transform(np.ascontiguousarray(x_ND[known], np.float32))
     return out_N2
 
 
