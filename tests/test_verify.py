@@ -22,7 +22,7 @@ def test_the_row_that_is_shown_is_stored(name):
     for row, table in shown:
         last = dry(table, ROWS=row, SEEDS="0")[-2]
         assert row in read_stored(ROOT / re.search(r"--record (\S+)", last)[1])
-        assert f"/eval/{row}.test]" in dry("verify", table, ROW=row)[-1]
+        assert f'/eval/{row}.test"]' in dry("verify", table, ROW=row)[-1]
 
 
 def kept(folder: Path, table: str, *rows: str) -> str:
