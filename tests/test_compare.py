@@ -299,6 +299,7 @@ def test_rows_of_a_table_are_recorded_and_held_to_their_runs(made, tmp_path):
     assert [run["seed"] for run in rows["pop"]["runs"].values()] == [None]
     told = rows["sft"]
     assert (told["fitted_on"], told["looks"], told["protocol"]["rows"]) == ("train", 1, 90)
+    assert "item_level_unseen/hr@10" in told["metrics"], "the history taken out of the lists"
     metric = rows["sft"]["metrics"]["item_level/ndcg@10"]
     assert (
         metric["value"] == pytest.approx(np.mean(metric["seeds"]), abs=1e-6)

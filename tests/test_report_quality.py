@@ -262,3 +262,19 @@ def test_an_item_without_title_is_named_by_its_source():
     items = pa.table({"title": ["", "Bolt"], "raw_id": ["B0002", "B1"], "categories": [[], []]})
     [shown] = assessment.samples(np.array([[3], [3]]), items, prefixes=1, per_prefix=2, seed=0)
     assert shown["titles"] == ["(no title, item B0002)", "Bolt"]
+
+
+def test_a_map_takes_one_thread_however_many_there_are(monkeypatch):
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    seen = []
+
+    def fit(self, x_ND):
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
+        return x_ND[:, :2]
+
+    monkeypatch.setattr(TSNE, "fit_transform", fit)
+    with threadpool_limits(limits=2, user_api="openmp"):
+        embedding_map.coordinates(np.random.default_rng(0).normal(size=(20, 4)), method="tsne", seed=0)
+    assert seen and set(seen) == {1}
